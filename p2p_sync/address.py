@@ -1,0 +1,84 @@
+"""Addresses of nodes: `ws://host:port`, and what people type instead of it.
+
+Text alone: nothing is resolved or dialled here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+from .errors import AddressError
+
+_SECURE = {"ws": False, "http": False, "wss": True, "https": True}
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_EXAMPLE = "an address looks like ws://host:8001, the peer port of a node"
+
+
+@dataclass(frozen=True, order=True)
+class Address:
+    """Where a node accepts peers; `str()` gives the one form used on the wire."""
+
+    host: str
+    port: int
+    secure: bool = False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Return the address that `text` means.
+
+    `localhost:8001`, `http://LOCALHOST:8001` and `ws://localhost:8001/` are the same; `https`
+    means `wss`; IPv6 hosts stand in brackets. Raises AddressError, whose text shows a right one.
+    """
+    scheme, separator, rest = text.strip().rpartition("://")
+    if separator and scheme.lower() not in _SECURE:
+        raise AddressError(f"{text[:80]!r} is not an address of a node: {_EXAMPLE}")
+    rest = rest.removesuffix("/")
+    host, colon, port = rest.rpartition(":")
+    if not colon or host.endswith(":") or (":" in host and not host.startswith("[")):
+        raise AddressError(f"{text[:80]!r} names no port: {_EXAMPLE}")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise AddressError(f"{text[:80]!r} has no port from 1 to 65535: {_EXAMPLE}")
+    return Address(_host(host, text), int(port), _SECURE[scheme.lower() or "ws"])
+
+
+def _host(host: str, text: str) -> str:
+    """Return `host` in its one form: lower case, IP addresses in their shortest spelling."""
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        return str(ipaddress.ip_address(host[1:-1] if bracketed else host))
+    except ValueError:
+        pass
+    try:
+        name = host.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        name = ""
+    labels = name.removesuffix(".").split(".")
+    if bracketed or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise AddressError(f"{text[:80]!r} has no host that can be one: {_EXAMPLE}")
+    if labels[-1].isdigit():
+        raise AddressError(f"{text[:80]!r} has no IP address that can be one: {_EXAMPLE}")
+    return name
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def reachable(host: str) -> str:
+    """Return a host for people to use where a port listens on `host`, which may mean all."""
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        everywhere = host == ""
+    return socket.gethostname().lower() if everywhere else host

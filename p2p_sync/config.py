@@ -1,0 +1,65 @@
+"""Every setting and limit: its default, its unit and its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .address import Address
+
+# What any node of ours takes from another, whatever its own settings are: were this a setting,
+# nodes could never agree on which messages exist. UTF-8 bytes.
+MAX_MESSAGE_BYTES = 128 * 1024
+
+# Addresses in one SOCKETS frame.
+MAX_ADDRESSES = 256
+
+# Addresses that are remembered.
+MAX_KNOWN_ADDRESSES = 1000
+
+# Unfinished opening handshakes at a time; the oldest makes room.
+MAX_HANDSHAKES = 64
+
+# The head of an HTTP request or answer in an opening handshake. Bytes.
+MAX_HANDSHAKE_BYTES = 16 * 1024
+
+# Dials under way at a time.
+MAX_DIALS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a node behaves; times are in seconds, sizes in bytes."""
+
+    # The interface that the peer port listens on. Loopback unless told otherwise.
+    host: str = "127.0.0.1"
+    # What to tell peers as our own address; None: they form it from the connection.
+    advertise: Address | None = None
+    # False: this node cannot be dialled and tells no address at all.
+    dialable: bool = True
+    # Addresses given by hand: dialled at the start, and again while the node runs.
+    peers: tuple[Address, ...] = field(default=())
+    # Learned addresses are dialled while there are fewer links than this.
+    target_links: int = 8
+    # Accepted links at a time.
+    max_peers: int = 128
+    # A message committed here.
+    max_message_bytes: int = 64 * 1024
+    # A frame, and what is put together from fragments. A message of the largest size stays below
+    # it, also with each of its bytes escaped in JSON.
+    max_frame_bytes: int = 1024 * 1024
+    # What may wait to be written to one link, messages apart.
+    max_outbox_bytes: int = 4 * 1024 * 1024
+    # A PING this often; a link that is silent for two of them is dropped.
+    heartbeat: float = 15.0
+    # A peer is cut when a write to it has not moved for this long.
+    send_timeout: float = 20.0
+    # An opening handshake takes at most this long, on either side.
+    handshake_timeout: float = 10.0
+    # The side that accepts hears the other out for this long before it tells its addresses, so
+    # that it knows whom it tells.
+    greeting_pause: float = 0.05
+    # A peer that says nothing for this long after the opening is taken for an original node.
+    introduction_timeout: float = 1.0
+    # The first pause before an address is dialled again, and the longest.
+    redial_first: float = 1.0
+    redial_longest: float = 60.0

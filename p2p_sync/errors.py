@@ -1,0 +1,58 @@
+"""The exceptions of p2p_sync.
+
+P2PSyncError
+|-- InputError (also a ValueError)   what the caller gave cannot be used; the text says what to do
+|   |-- AddressError                 no address of a node
+|   |-- MessageError                 no text that can be a message
+|       |-- MessageTooLong           more bytes than the limit
+|-- StartError                       a node cannot start here: port, data directory
+|-- DialError                        a peer cannot be reached; the text is the reason
+|-- ProtocolError                    the peer broke a rule of the wire (its fault, never ours)
+|-- LinkClosed                       the link is closed; nothing more is read or written
+"""
+
+from __future__ import annotations
+
+
+class P2PSyncError(Exception):
+    """The base of all that p2p_sync raises on purpose."""
+
+
+class InputError(P2PSyncError, ValueError):
+    """What the caller gave cannot be used."""
+
+
+class AddressError(InputError):
+    """A text that is no address of a node."""
+
+
+class MessageError(InputError):
+    """A text that cannot be a message."""
+
+
+class MessageTooLong(MessageError):
+    """A text with more bytes of UTF-8 than the limit."""
+
+
+class StartError(P2PSyncError):
+    """A node cannot start: a port or a data directory cannot be had."""
+
+
+class DialError(P2PSyncError):
+    """A peer cannot be reached, or does not speak WebSocket."""
+
+
+class ProtocolError(P2PSyncError):
+    """The peer broke a rule; the link is to be closed with `code` and `reason`.
+
+    `code` is a close code of RFC 6455, section 7.4; `reason` is a short sentence.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class LinkClosed(P2PSyncError):
+    """The connection has ended: by the peer, by a cut, or by this side."""

@@ -1,0 +1,282 @@
+"""One live link between two nodes, whichever side dialled: reading, writing, heartbeat, closing.
+
+A link has two threads. The one that calls `run` reads, and everything that arrives is handed to
+the handler in it. The sender writes: first what `send` has queued, then what the handler's
+`next_text` gives, so that a slow peer delays nobody but itself. `send`, `wake` and `close` may be
+called by any thread; they never block.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from typing import Protocol
+
+from . import frames
+from .config import Settings
+from .errors import LinkClosed, ProtocolError
+from .protocol import GOING_AWAY, NORMAL
+from .stream import Stream
+
+logger = logging.getLogger("p2p_sync")
+
+# How long the peer has, after our CLOSE, to answer and to end the connection. Seconds.
+_CLOSE_TIMEOUT = 1.0
+# PONGs that may wait; RFC 6455 asks only for the latest.
+_MAX_PONGS = 32
+
+_numbers = itertools.count(1)
+
+
+class Handler(Protocol):
+    """What a link tells its owner; all but `next_text` in the reader's thread."""
+
+    def opened(self, link: Link) -> None:
+        """The handshake is done and nothing has been read yet."""
+
+    def received(self, link: Link, message: str | bytes) -> None:
+        """A message arrived, text or binary; ProtocolError closes the link with its code."""
+
+    def waiting(self, link: Link) -> None:
+        """The peer has sent no message in the first `greeting_pause` seconds."""
+
+    def silent(self, link: Link) -> None:
+        """The peer has sent no message in the first `introduction_timeout` seconds."""
+
+    def closed(self, link: Link, reason: str) -> None:
+        """The link has ended, for `reason`. Called once, whatever happened."""
+
+    def next_text(self, link: Link) -> str | None:
+        """Return the next message to send; None: nothing now. Called in the sender's thread."""
+
+
+class Link:
+    """One connection after its opening handshake."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        handler: Handler,
+        settings: Settings,
+        remote: tuple[str, int],
+        dialled: str | None = None,
+        dial: int = 0,
+    ) -> None:
+        """Take over `stream`.
+
+        `remote` is the other end's IP address and port; `dialled` is the address that this side
+        dialled (None: it accepted) and `dial` the number of that dial.
+        """
+        self.number = next(_numbers)
+        self.remote = remote
+        self.local = stream.local
+        self.dialled = dialled
+        self.dial = dial
+        self._stream = stream
+        self._handler = handler
+        self._settings = settings
+        self._frames = frames.FrameReader(stream, dialled is None, settings.max_frame_bytes)
+        self._changed = threading.Condition()  # guards all below
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._pongs: deque[bytes] = deque(maxlen=_MAX_PONGS)
+        self._awake = True
+        self._close_payload: bytes | None = None
+        self._close_sent = False
+        self._reason = ""  # why this side ended the link
+        self._ended = False  # nothing more will be read
+        self._next_ping = time.monotonic() + settings.heartbeat
+
+    def __str__(self) -> str:
+        host, port = self.remote
+        return self.dialled or f"{f'[{host}]' if ':' in host else host}:{port}"
+
+    # -- any thread -----------------------------------------------------------------------------
+
+    def send(self, message: str | bytes) -> None:
+        """Queue a text or binary message; a peer that lets too much wait is cut."""
+        if isinstance(message, str):
+            data = self._format(frames.TEXT, message.encode("utf-8"))
+        else:
+            data = self._format(frames.BINARY, message)
+        with self._changed:
+            if self._close_payload is not None:
+                return
+            self._outbox.append(data)
+            self._outbox_bytes += len(data)
+            too_much = self._outbox_bytes > self._settings.max_outbox_bytes
+            self._changed.notify()
+        if too_much:
+            self.cut("too much waited to be sent to it")
+
+    def wake(self) -> None:
+        """Make the sender ask the handler for more."""
+        with self._changed:
+            self._awake = True
+            self._changed.notify()
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the link with `code` and `reason`, after what is queued. The first call counts."""
+        self._close(frames.close_payload(code, reason), reason)
+
+    def cut(self, reason: str) -> None:
+        """End the connection at once."""
+        with self._changed:
+            self._reason = self._reason or reason
+        self._stream.cut()
+
+    # -- the reader's thread --------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve the link until it has ended, and free the connection."""
+        sender = threading.Thread(target=self._send_all, name=f"send {self}", daemon=True)
+        reason = "this node failed; see its log"
+        try:
+            self._handler.opened(self)
+            sender.start()
+            reason = self._receive_all()
+        except Exception:
+            logger.exception("the link with %s failed", self)
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        try:
+            self._handler.closed(self, reason)
+        finally:
+            if sender.ident:
+                sender.join(_CLOSE_TIMEOUT)  # it may still have to write the CLOSE
+                self._stream.cut()
+                sender.join()
+            self._stream.close()
+
+    def _receive_all(self) -> str:
+        """Read until the end; return the reason of it."""
+        self._stream.patience = 2 * self._settings.heartbeat
+        opened = time.monotonic()
+        milestones = [
+            (opened + self._settings.greeting_pause, self._handler.waiting),
+            (opened + self._settings.introduction_timeout, self._handler.silent),
+        ]
+        try:
+            while True:
+                while milestones and not self._readable_by(milestones[0][0]):
+                    milestones.pop(0)[1](self)
+                received = self._frames.read()
+                if received.opcode == frames.CLOSE:
+                    return self._answer_close(received.data)
+                if received.opcode == frames.TEXT:
+                    milestones.clear()
+                self._take(received)
+        except ProtocolError as error:
+            self.close(error.code, error.reason)
+            self._drain()
+            return f"it broke the protocol: {error.reason}"
+        except LinkClosed as error:
+            with self._changed:
+                return self._reason or str(error)
+
+    def _readable_by(self, moment: float) -> bool:
+        return self._stream.wait_readable(moment - time.monotonic())
+
+    def _take(self, received: frames.Received) -> None:
+        if received.opcode == frames.PING:
+            with self._changed:
+                self._pongs.append(received.data)
+                self._changed.notify()
+        elif received.opcode != frames.PONG and not self._closing():
+            self._handler.received(self, received.data if received.text is None else received.text)
+
+    def _answer_close(self, payload: bytes) -> str:
+        """Echo the peer's CLOSE, unless it answers ours, and see the connection end."""
+        code, reason = frames.parse_close(payload)
+        self._close(payload[:2], "")
+        self._drain()
+        with self._changed:
+            if self._reason:
+                return self._reason
+        if code == GOING_AWAY:
+            return "it stops"
+        told = "" if code in (None, NORMAL) else f" with code {code}"
+        return f"it closed the link{told}" + (f": {reason!r}" if reason else "")
+
+    def _drain(self) -> None:
+        """Let the CLOSE go out: an end with bytes unread would destroy it on its way."""
+        try:
+            while True:
+                self._stream.read_some()
+        except LinkClosed:
+            return
+
+    # -- the sender's thread --------------------------------------------------------------------
+
+    def _send_all(self) -> None:
+        try:
+            while (data := self._next_data()) is not None:
+                self._stream.write(data, self._settings.send_timeout)
+            self._stream.end()
+            with self._changed:
+                if self._changed.wait_for(lambda: self._ended, _CLOSE_TIMEOUT):
+                    return
+            self.cut("it did not answer the CLOSE")
+        except LinkClosed as error:
+            self.cut(str(error))
+        except Exception:
+            logger.exception("sending to %s failed", self)
+            self.cut("this node failed; see its log")
+
+    def _next_data(self) -> bytes | None:
+        """Return what to write next, waiting for it; None when nothing more is to be written."""
+        while True:
+            with self._changed:
+                heartbeat = self._settings.heartbeat
+                if not self._changed.wait_for(self._due, self._next_ping - time.monotonic()):
+                    self._next_ping = time.monotonic() + heartbeat
+                    return self._format(frames.PING, b"")
+                if self._outbox or self._pongs or self._close_payload is not None:
+                    return self._take_queued()
+                if self._ended:
+                    return None
+                self._awake = False
+            text = self._handler.next_text(self)
+            if text is not None:
+                with self._changed:
+                    self._awake = True
+                return self._format(frames.TEXT, text.encode("utf-8"))
+
+    def _due(self) -> bool:
+        """With the lock held: whether there is something to do other than waiting."""
+        waiting = self._outbox or self._pongs or self._close_payload is not None
+        return bool(waiting or self._awake or self._ended)
+
+    def _take_queued(self) -> bytes | None:
+        """With the lock held: take all that waits; nothing follows a CLOSE."""
+        if self._close_sent:
+            return None
+        data = b"".join(self._format(frames.PONG, payload) for payload in self._pongs)
+        data += b"".join(self._outbox)
+        self._pongs.clear()
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        if self._close_payload is not None:
+            self._close_sent = True
+            data += self._format(frames.CLOSE, self._close_payload)
+        return data
+
+    # -- shared ---------------------------------------------------------------------------------
+
+    def _format(self, opcode: int, payload: bytes) -> bytes:
+        return frames.format_frame(opcode, payload, masked=self.dialled is not None)
+
+    def _close(self, payload: bytes, reason: str) -> None:
+        with self._changed:
+            if self._close_payload is None:
+                self._close_payload = payload
+                self._reason = self._reason or reason
+            self._changed.notify()
+
+    def _closing(self) -> bool:
+        with self._changed:
+            return self._close_payload is not None

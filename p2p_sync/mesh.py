@@ -1,0 +1,194 @@
+"""Keeps the links: what happens when one opens, says something or ends, and whom to dial when.
+
+The rules are the overlay's, the facts are the state's; here are the threads that act on them:
+`upkeep` starts dials when they are due, each dial has a thread, which goes on to read its link,
+and the links call back in their own threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterable
+
+from .address import Address, parse_address
+from .config import Settings
+from .dialer import Dialer, resolve
+from .errors import DialError, ProtocolError
+from .link import Link
+from .overlay import Close, Tell, Work
+from .protocol import GOING_AWAY, UNSUPPORTED_DATA, Heard, Ignored, Message, Sockets, decode, encode
+from .state import State
+from .store import Store
+
+logger = logging.getLogger("p2p_sync")
+
+# How long peers have to answer the CLOSE of a node that stops, and the threads to end. Seconds.
+_STOP_TIMEOUT = 1.0
+
+
+class Mesh:
+    """The links of one node. It is the handler of every link, accepted or dialled."""
+
+    def __init__(self, state: State, store: Store, settings: Settings) -> None:
+        self._state = state
+        self._store = store
+        self._settings = settings
+        self._dialer = Dialer(settings)
+        self._upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
+
+    # -- the owner's thread ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to dial: what was kept, and what the settings name."""
+        now = time.monotonic()
+        with self._state.overlay() as overlay:
+            for address, by_hand in self._store.addresses().items():
+                overlay.book.add(address, now, by_hand)
+            for peer in self._settings.peers:
+                overlay.book.add(str(peer), now, by_hand=True)
+        self._upkeep.start()
+
+    def stop(self) -> None:
+        """Close every link with 1001 and end all threads, within about two seconds."""
+        self._dialer.stop()
+        for link in self._state.sockets:
+            link.close(GOING_AWAY, "this node stops")
+        if not self._state.wait_unlinked(_STOP_TIMEOUT):
+            for link in self._state.sockets:
+                link.cut("it did not answer the CLOSE")
+            self._state.wait_unlinked(_STOP_TIMEOUT)
+        if self._upkeep.ident:
+            self._upkeep.join(_STOP_TIMEOUT)
+
+    # -- any thread -----------------------------------------------------------------------------
+
+    def connect(self, address: Address) -> None:
+        """Dial `address`, given by hand, and keep it; returns at once."""
+        with self._state.overlay() as overlay:
+            overlay.book.add(str(address), time.monotonic(), by_hand=True)
+
+    def wake_senders(self) -> None:
+        """Have every link look for messages to send."""
+        for link in self._state.sockets:
+            link.wake()
+
+    # -- the readers' threads -------------------------------------------------------------------
+
+    def opened(self, link: Link) -> None:
+        if not self._state.link_opened(link):
+            link.cut("this node stops")
+            return
+        now = time.monotonic()
+        work: list[Work] = []
+        with self._state.overlay() as overlay:
+            if link.dialled:
+                work = overlay.dialled(link.number, link.dialled, link.dial, link.remote, now)
+            else:
+                overlay.accepted(link.number, link.remote, link.local, now)
+        self._do(work)
+        logger.info("linked with %s, %s", link, "dialled" if link.dialled else "accepted")
+
+    def received(self, link: Link, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
+        frame = decode(message)
+        if not isinstance(frame, Sockets):
+            self.silent(link)  # whoever says something else first is an original
+        if isinstance(frame, Sockets):
+            with self._state.overlay() as overlay:
+                work = overlay.hello(link.number, frame, time.monotonic(), random.random)
+            self._do(work)
+            link.wake()
+        elif isinstance(frame, Message):
+            self._state.add(frame)
+        elif isinstance(frame, Heard):
+            self._state.commit(frame.data, heard=True)
+            self.wake_senders()
+        elif isinstance(frame, Ignored):
+            logger.info("ignored from %s: %s", link, frame.why)
+
+    def waiting(self, link: Link) -> None:
+        with self._state.overlay() as overlay:
+            work = overlay.greet(link.number, time.monotonic())
+        self._do(work)
+
+    def silent(self, link: Link) -> None:
+        with self._state.overlay() as overlay:
+            work = overlay.not_ours(link.number, time.monotonic())
+        self._do(work)
+        link.wake()
+
+    def closed(self, link: Link, reason: str) -> None:
+        with self._state.overlay() as overlay:
+            overlay.closed(link.number, reason, time.monotonic(), random.random)
+        self._state.link_closed(link)
+        logger.info("the link with %s ended: %s", link, reason)
+
+    # -- the senders' threads -------------------------------------------------------------------
+
+    def next_text(self, link: Link) -> str | None:
+        message = self._state.next_message(link)
+        return encode(message) if message else None
+
+    # -- the thread `upkeep` --------------------------------------------------------------------
+
+    def _keep_up(self) -> None:
+        kept: dict[str, bool] = {}
+        while (due := self._state.due()) is not None:
+            for address in due:
+                with self._state.overlay() as overlay:
+                    number = overlay.dial(address)
+                threading.Thread(
+                    target=self._dial, args=(address, number), name=f"dial {address}", daemon=True
+                ).start()
+            kept = self._keep_addresses(kept)
+
+    def _keep_addresses(self, kept: dict[str, bool]) -> dict[str, bool]:
+        """Write the addresses down if they have changed; return what is written down."""
+        addresses = self._state.addresses
+        if addresses == kept:
+            return kept
+        try:
+            self._store.keep_addresses(addresses)
+        except OSError as error:
+            logger.warning("the addresses could not be kept: %s", error)
+            return kept
+        return addresses
+
+    # -- the dials' threads ---------------------------------------------------------------------
+
+    def _dial(self, address: str, number: int) -> None:
+        """Dial `address`, and serve the link if it comes about."""
+        parsed = parse_address(address)
+        try:
+            endpoints = resolve(parsed)
+            with self._state.overlay() as overlay:
+                wanted = overlay.resolved(address, endpoints)
+            if not wanted:
+                logger.info("not dialled: a link leads to %s already", address)
+                return
+            stream, endpoint = self._dialer.dial(parsed, endpoints)
+        except DialError as error:
+            with self._state.overlay() as overlay:
+                overlay.book.failed(address, str(error), time.monotonic(), random.random)
+            logger.warning("dialling %s failed: %s", address, error)
+            return
+        Link(stream, self, self._settings, endpoint, address, number).run()
+
+    # -- shared ---------------------------------------------------------------------------------
+
+    def _do(self, work: Iterable[Work]) -> None:
+        """Carry out what the rules ask for; with no lock held."""
+        links = {link.number: link for link in self._state.sockets}
+        for item in work:
+            link = links.get(item.link)
+            if link is None:
+                continue
+            if isinstance(item, Tell):
+                link.send(encode(item.frame))
+            elif isinstance(item, Close):
+                logger.info("closing the link with %s: %s", link, item.reason)
+                link.close(item.code, item.reason)

@@ -1,0 +1,268 @@
+"""What can be said on the wire: JSON objects in text frames.
+
+A strict superset of the original system's two frames. What we add rides in further fields and
+further types, which an original node ignores:
+
+    SOCKETS  {"type": "SOCKETS", "addresses": ["ws://host:port", ...], ...}
+    MESSAGE  {"type": "MESSAGE", "data": "text", ...}
+
+No socket, lock or clock in here: text in, frame out, and back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from .address import parse_address
+from .config import MAX_ADDRESSES, MAX_MESSAGE_BYTES
+from .errors import AddressError, ProtocolError
+
+PROTOCOL_VERSION = 1
+
+# Numbers on the wire stay exact in every language: JSON readers with doubles hold these.
+MAX_NUMBER = 2**53 - 1
+
+# Close codes: RFC 6455, section 7.4.1, and our own from 4400.
+NORMAL = 1000
+GOING_AWAY = 1001
+PROTOCOL_ERROR = 1002
+UNSUPPORTED_DATA = 1003
+INVALID_TEXT = 1007
+POLICY_VIOLATION = 1008
+TOO_BIG = 1009
+TRY_AGAIN_LATER = 1013
+SAME_NODE = 4409
+
+_NODE_ID = re.compile(r"[0-9a-f]{16}")
+_ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,16}")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: who committed it, the how-many-eth there, when, and the text.
+
+    `origin` is the node's id, a dash and the number of its start; `seq` counts from 1 there;
+    `time` is in milliseconds since the epoch, UTC. `heard` marks a text that the origin heard
+    from an original node, so that others who heard the same commit can match theirs.
+    """
+
+    origin: str
+    seq: int
+    time: int
+    data: str
+    heard: bool = False
+
+    @property
+    def id(self) -> str:
+        """The identity: `origin:seq`."""
+        return f"{self.origin}:{self.seq}"
+
+    @property
+    def order(self) -> tuple[int, str, int]:
+        """The key of the order that is the same on every node."""
+        return self.time, self.origin, self.seq
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The first frame on every link, and again when there are addresses to tell.
+
+    `addresses` are texts as they came; those that are no address are left out. The rest is ours
+    alone: the sender's `node` id (None: an original node), the random number of its `start`, the
+    `port` where it accepts peers or the whole `address` that it advertises (neither: it cannot
+    be dialled), `link`, which counts the sender's dials, and about original nodes: `originals`,
+    those among the addresses, and `introduced` and `withdrawn` (see overlay.py).
+    """
+
+    addresses: tuple[str, ...] = ()
+    node: str | None = None
+    start: int = 0
+    protocol: int = PROTOCOL_VERSION
+    port: int | None = None
+    address: str | None = None
+    link: int = 0
+    originals: tuple[str, ...] = ()
+    introduced: dict[str, str] = field(default_factory=dict)
+    withdrawn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A MESSAGE without an identity: an original node's commit."""
+
+    data: str
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A frame that asks for nothing: of an unknown type, or an original node's odd one."""
+
+    why: str
+
+
+Frame = Sockets | Message | Heard | Ignored
+
+
+def encode(frame: Sockets | Message) -> str:
+    """Return the JSON text of `frame`."""
+    if isinstance(frame, Message):
+        fields: dict[str, Any] = {
+            "type": "MESSAGE",
+            "data": frame.data,
+            "origin": frame.origin,
+            "seq": frame.seq,
+            "time": frame.time,
+        }
+        if frame.heard:
+            fields["heard"] = True
+    else:
+        fields = {
+            "type": "SOCKETS",
+            "addresses": list(frame.addresses),
+            "id": frame.node,
+            "start": frame.start,
+            "protocol": frame.protocol,
+            "link": frame.link,
+        }
+        optional = {
+            "port": frame.port,
+            "address": frame.address,
+            "originals": list(frame.originals),
+            "introduced": frame.introduced,
+            "withdrawn": list(frame.withdrawn),
+        }
+        fields.update({name: value for name, value in optional.items() if value})
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def decode(text: str) -> Frame:
+    """Return the frame that `text` says.
+
+    Raises ProtocolError, with the close code and a reason, where it is not a JSON object or a
+    field has the wrong type. What original nodes are known to send by accident is Ignored.
+    """
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ProtocolError(PROTOCOL_ERROR, "a frame must be JSON") from None
+    if not isinstance(fields, dict):
+        raise ProtocolError(PROTOCOL_ERROR, "a frame must be a JSON object")
+    kind = fields.get("type")
+    decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
+    if decoder is None:
+        return Ignored(f"a frame of the unknown type {str(kind)[:40]!r}")
+    return decoder(fields)
+
+
+def check_text(data: str, limit: int) -> str | None:
+    """Return None if `data` can be a message of up to `limit` bytes, else the reason why not."""
+    try:
+        size = len(data.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "a message must be text that UTF-8 can hold; this one has a lone surrogate"
+    if size > limit:
+        return f"a message has at most {limit} bytes of UTF-8; this one has {size}"
+    return None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _wrong(name: str, expected: str) -> ProtocolError:
+    return ProtocolError(PROTOCOL_ERROR, f"the field {name!r} must be {expected}")
+
+
+def _number(fields: dict[str, Any], name: str, least: int = 0, most: int = MAX_NUMBER) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not least <= value <= most:  # bool is an int, and no number
+        raise _wrong(name, f"a whole number from {least} to {most}")
+    return value
+
+
+def _text(fields: dict[str, Any], name: str, pattern: re.Pattern[str], form: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise _wrong(name, form)
+    return value
+
+
+def _addresses(values: Any, name: str) -> tuple[str, ...]:
+    """Return the addresses of a list in their one form; what is no address is left out."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise _wrong(name, "a list of texts")
+    if len(values) > MAX_ADDRESSES:
+        raise ProtocolError(
+            POLICY_VIOLATION, f"{len(values)} {name}; at most {MAX_ADDRESSES} go in a frame"
+        )
+    found: dict[str, None] = {}
+    for value in values:
+        try:
+            found[str(parse_address(value))] = None
+        except AddressError:
+            continue
+    return tuple(found)
+
+
+def _decode_sockets(fields: dict[str, Any]) -> Sockets:
+    addresses = _addresses(fields.get("addresses"), "addresses")
+    if "id" not in fields:
+        return Sockets(addresses)
+    address = None
+    if "address" in fields:
+        address = next(iter(_addresses([fields["address"]], "address")), None)
+    introduced = fields.get("introduced", {})
+    if not isinstance(introduced, dict) or not _all_texts(introduced.values()):
+        raise _wrong("introduced", "an object of texts")
+    _addresses(list(introduced), "introduced")
+    return Sockets(
+        addresses,
+        _text(fields, "id", _NODE_ID, "16 hexadecimal digits"),
+        _number(fields, "start"),
+        _number(fields, "protocol", 1),
+        _number(fields, "port", 1, 65535) if "port" in fields else None,
+        address,
+        _number(fields, "link") if "link" in fields else 0,
+        _addresses(fields.get("originals", []), "originals"),
+        introduced,
+        _addresses(fields.get("withdrawn", []), "withdrawn"),
+    )
+
+
+def _all_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _decode_message(fields: dict[str, Any]) -> Message | Heard | Ignored:
+    data = fields.get("data")
+    if "origin" not in fields:
+        # An original node sends a list for `msg=a&msg=b` and no data at all for no `msg`.
+        if not isinstance(data, str):
+            return Ignored("a MESSAGE without a text")
+        data = data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        problem = check_text(data, MAX_MESSAGE_BYTES)
+        return Ignored(problem) if problem else Heard(data)
+    if not isinstance(data, str):
+        raise _wrong("data", "a text")
+    if problem := check_text(data, MAX_MESSAGE_BYTES):
+        raise ProtocolError(POLICY_VIOLATION, problem)
+    heard = fields.get("heard", False)
+    if not isinstance(heard, bool):
+        raise _wrong("heard", "true or false")
+    return Message(
+        _text(fields, "origin", _ORIGIN, "a node's id, a dash and a number"),
+        _number(fields, "seq", 1),
+        _number(fields, "time"),
+        data,
+        heard,
+    )
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any]], Frame]] = {
+    "SOCKETS": _decode_sockets,
+    "MESSAGE": _decode_message,
+}

@@ -1,0 +1,151 @@
+"""One TCP connection: buffered reads and whole writes, each with a deadline.
+
+A reader thread and a writer thread may use one stream at the same time; `cut` may be called by
+any thread and wakes both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from typing import Any
+
+from .errors import LinkClosed
+
+_READ_SIZE = 64 * 1024
+
+
+def plain_endpoint(address: Any) -> tuple[str, int]:
+    """Return the host and port of a socket's address; IPv4 in IPv6 is told as IPv4."""
+    if not isinstance(address, tuple):
+        return "", 0  # a socket pair of the tests has none
+    host, port = address[:2]
+    return host.removeprefix("::ffff:") if "." in host else host, port
+
+
+class Stream:
+    """A connected socket, which it owns and closes.
+
+    The reader gives up when nothing has come for `patience` seconds, and, where `deadline` (on
+    the monotonic clock) is set, when that is reached.
+    """
+
+    def __init__(self, connection: socket.socket, patience: float) -> None:
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):  # a socket pair of the tests has no such option
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection = connection
+        self.local = plain_endpoint(connection.getsockname())
+        self._buffer = bytearray()
+        self._taken = 0
+        self.patience = patience
+        self.deadline: float | None = None
+
+    # -- the reader's thread --------------------------------------------------------------------
+
+    def wait_readable(self, timeout: float) -> bool:
+        """Return whether there is something to read (or the end) within `timeout` seconds."""
+        return bool(self._buffer) or self._wait(select.POLLIN, timeout)
+
+    def read(self, count: int) -> bytes:
+        """Return exactly `count` bytes.
+
+        Raises LinkClosed at the end of the stream, or when it gives up; what was read of the
+        `count` bytes is then lost.
+        """
+        buffer = self._buffer
+        while len(buffer) - self._taken < count:
+            if self._taken:
+                del buffer[: self._taken]
+                self._taken = 0
+            self._fill()
+        start = self._taken
+        self._taken += count
+        data = bytes(memoryview(buffer)[start : self._taken])
+        if self._taken == len(buffer):
+            buffer.clear()
+            self._taken = 0
+        return data
+
+    def read_some(self) -> bytes:
+        """Return at least one byte; raises LinkClosed as `read` does."""
+        if not self._buffer:
+            self._fill()
+        return self.read(len(self._buffer) - self._taken)
+
+    def read_until(self, end: bytes, limit: int) -> bytes | None:
+        """Return all up to and with `end`; None where it has not come within `limit` bytes.
+
+        Raises LinkClosed as `read` does.
+        """
+        while (found := self._buffer.find(end, self._taken)) < 0:
+            if len(self._buffer) - self._taken > limit:
+                return None
+            self._fill()
+        length = found + len(end) - self._taken
+        return self.read(length) if length <= limit else None
+
+    def _fill(self) -> None:
+        while True:
+            try:
+                data = self._connection.recv(_READ_SIZE)
+            except BlockingIOError:
+                if not self._wait(select.POLLIN, self._time_left()):
+                    raise LinkClosed("nothing came from it in time") from None
+                continue
+            except OSError as error:
+                raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
+            if not data:
+                raise LinkClosed("the connection was cut")
+            self._buffer += data
+            return
+
+    def _time_left(self) -> float:
+        if self.deadline is None:
+            return self.patience
+        return min(self.patience, self.deadline - time.monotonic())
+
+    # -- the writer's thread --------------------------------------------------------------------
+
+    def write(self, data: bytes, timeout: float) -> None:
+        """Write all of `data`.
+
+        Raises LinkClosed when the connection ends or no byte could be written for `timeout`
+        seconds; part of `data` may then be on the wire, so nothing may be written after it.
+        """
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._connection.send(view) :]
+            except BlockingIOError:
+                if not self._wait(select.POLLOUT, timeout):
+                    raise LinkClosed(f"it took nothing for {timeout:g} s") from None
+            except OSError as error:
+                raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
+
+    # -- any thread -----------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Tell the other side that nothing more will be written."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """End the connection at once, and wake whoever reads or writes."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Free the socket. Only when no other thread uses the stream any more."""
+        self.cut()
+        self._connection.close()
+
+    def _wait(self, event: int, timeout: float) -> bool:
+        descriptor = self._connection.fileno()
+        if descriptor < 0:
+            raise LinkClosed("the connection was cut")
+        poll = select.poll()
+        poll.register(descriptor, event)
+        return bool(poll.poll(max(0.0, timeout) * 1000))

@@ -1,0 +1,1 @@
+"""The roof: the page and the server that serves it over HTTP."""

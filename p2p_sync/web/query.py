@@ -1,0 +1,36 @@
+"""Query strings, judged as they came: what is not valid is refused, not mended."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from ..errors import InputError
+
+_BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+def parameter(query: str, name: str, example: str) -> str:
+    """Return the parameter `name` of a raw query string.
+
+    `query` holds a character for each byte, as WSGI has it; `example` shows a right request.
+    Raises InputError where the parameter is missing or stands twice, for broken
+    percent-encoding, and for bytes that are not UTF-8.
+    """
+    raw = query.encode("latin-1")
+    if _BROKEN.search(raw):
+        raise InputError(f"a % must be followed by two hexadecimal digits: {example}")
+    found = None
+    for part in raw.split(b"&"):
+        key, _, value = part.partition(b"=")
+        if unquote_to_bytes(key) != name.encode():
+            continue
+        if found is not None:
+            raise InputError(f"{name} stands twice; one request takes one: {example}")
+        try:
+            found = unquote_to_bytes(value.replace(b"+", b" ")).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{name} must be UTF-8, percent-encoded: {example}") from None
+    if found is None:
+        raise InputError(f"{name} is missing: {example}")
+    return found
