@@ -1,0 +1,41 @@
+"""Answers Autobahn's fuzzingserver on the classes that the node dials with.
+
+python -m tests.echo_client URL, for example ws://127.0.0.1:9001
+"""
+
+from __future__ import annotations
+
+import sys
+
+from p2p_sync.address import parse_address
+from p2p_sync.dialer import Dialer, resolve
+from p2p_sync.link import Link
+from tests.echo_server import SETTINGS, Echo
+
+AGENT = "p2p_sync"
+
+
+class Collector(Echo):
+    """Keeps what arrives instead of echoing it."""
+
+    def __init__(self) -> None:
+        self.messages: list[str | bytes] = []
+
+    def received(self, link: Link, message: str | bytes) -> None:
+        self.messages.append(message)
+
+
+def run(url: str, path: str, handler: Echo) -> None:
+    """Dial `path` and serve the link until it ends."""
+    address = parse_address(url)
+    stream, endpoint = Dialer(SETTINGS).dial(address, resolve(address), path)
+    Link(stream, handler, SETTINGS, endpoint, str(address)).run()
+
+
+if __name__ == "__main__":
+    url = sys.argv[1]
+    counter = Collector()
+    run(url, "/getCaseCount", counter)
+    for case in range(1, int(counter.messages[0]) + 1):
+        run(url, f"/runCase?case={case}&agent={AGENT}", Echo())
+    run(url, f"/updateReports?agent={AGENT}", Collector())

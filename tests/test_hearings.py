@@ -1,0 +1,50 @@
+"""What an original commits is shown once, however many of ours heard it."""
+
+from __future__ import annotations
+
+import random
+
+from p2p_sync.hearings import WINDOW, shown
+from p2p_sync.protocol import Message
+
+A, B, C = (f"{digit * 16}-1" for digit in "abc")
+
+
+def heard(origin: str, seq: int, time: int, data: str = "text") -> Message:
+    return Message(origin, seq, time, data, heard=True)
+
+
+def test_one_commit_that_three_heard_is_shown_once() -> None:
+    messages = [heard(A, 1, 1000), heard(B, 1, 1002), heard(C, 1, 1900)]
+    assert shown(messages) == messages[:1]
+
+
+def test_two_commits_of_one_text_are_shown_twice() -> None:
+    messages = [heard(A, 1, 1), heard(B, 1, 2), heard(A, 2, 3), heard(B, 2, 4), heard(C, 1, 5)]
+    assert shown(messages) == [messages[0], messages[2]]
+
+
+def test_what_one_node_heard_twice_is_two_commits() -> None:
+    messages = [heard(A, 1, 1), heard(A, 2, 2)]
+    assert shown(messages) == messages
+
+
+def test_hearings_further_apart_than_the_window_are_two_commits() -> None:
+    messages = [heard(A, 1, 0), heard(B, 1, WINDOW), heard(C, 1, WINDOW + 1)]
+    assert shown(messages) == [messages[0], messages[2]]
+
+
+def test_a_commit_of_ours_is_never_taken_for_a_hearing() -> None:
+    messages = [heard(A, 1, 1), Message(B, 1, 2, "text"), heard(C, 1, 3)]
+    assert shown(messages) == messages[:2]
+
+
+def test_every_node_shows_the_same_whatever_came_first() -> None:
+    rng = random.Random(7)
+    held = [
+        heard(o, n, rng.randrange(60_000), rng.choice("xyz")) for o in (A, B) for n in range(50)
+    ]
+    expected = shown(sorted(held, key=lambda m: m.order))
+    for _ in range(10):
+        rng.shuffle(held)
+        assert shown(sorted(held, key=lambda m: m.order)) == expected

@@ -1,0 +1,268 @@
+"""The rules of the overlay, with no network: two of them wired together must agree."""
+
+from __future__ import annotations
+
+from p2p_sync.config import Settings
+from p2p_sync.overlay import Close, Overlay, Tell, Work
+from p2p_sync.protocol import SAME_NODE, Sockets
+
+LOCAL = ("10.0.0.1", 8001)
+
+
+def overlay(digit: str, settings: Settings | None = None, start: int = 1) -> Overlay:
+    return Overlay(digit * 16, start, settings or Settings(), 8001)
+
+
+def chance() -> float:
+    return 0.5
+
+
+class Wire:
+    """Overlays on hosts of their own, joined by links that carry frames in order."""
+
+    def __init__(self, **nodes: Overlay) -> None:
+        self.nodes = nodes
+        self.hosts = {name: f"10.0.0.{number}" for number, name in enumerate(nodes, 1)}
+        self.ends: dict[tuple[str, int], tuple[str, int]] = {}
+        self.waiting: list[tuple[str, Work]] = []
+        self.now = 0.0
+
+    def address(self, name: str) -> str:
+        return f"ws://{self.hosts[name]}:8001"
+
+    def open(self, dialler: str, acceptor: str) -> None:
+        """One dial, up to where both sides know of the link and nothing has arrived."""
+        number = len(self.ends)
+        self.ends[dialler, number] = (acceptor, number + 1)
+        self.ends[acceptor, number + 1] = (dialler, number)
+        one, other = self.nodes[dialler], self.nodes[acceptor]
+        address = self.address(acceptor)
+        one.book.add(address, self.now)
+        dial = one.dial(address)
+        other.accepted(number + 1, (self.hosts[dialler], 40000), (self.hosts[acceptor], 8001), 0)
+        self._do(dialler, one.dialled(number, address, dial, (self.hosts[acceptor], 8001), 0))
+        self._do(acceptor, other.greet(number + 1, 0))
+
+    def run(self) -> None:
+        """Carry all that waits, and what comes of it."""
+        while self.waiting:
+            sender, work = self.waiting.pop(0)
+            end = self.ends.get((sender, work.link))
+            if end is None:
+                continue
+            receiver, link = end
+            if isinstance(work, Tell):
+                more = self.nodes[receiver].hello(link, work.frame, self.now, chance)
+                self._do(receiver, more)
+            else:
+                del self.ends[sender, work.link], self.ends[receiver, link]
+                self.nodes[sender].closed(work.link, work.reason, self.now, chance)
+                self.nodes[receiver].closed(link, work.reason, self.now, chance)
+
+    def dial_due(self) -> None:
+        """Let every node dial what it wants, until nobody wants more."""
+        for _ in range(10):
+            self.now += 1
+            for name, node in self.nodes.items():
+                for address in node.due(self.now):
+                    self.open(name, next(n for n in self.nodes if self.address(n) == address))
+            self.run()
+
+    def _do(self, name: str, work: list[Work]) -> None:
+        self.waiting += [(name, item) for item in work]
+
+    def counts(self) -> list[int]:
+        return [node.count() for node in self.nodes.values()]
+
+
+def test_two_that_dial_each_other_at_once_keep_one_link_the_same_on_both_sides() -> None:
+    wire = Wire(a=overlay("a"), b=overlay("b"))
+    wire.open("a", "b")
+    wire.open("b", "a")
+    wire.run()
+    (kept,) = wire.nodes["a"].peers
+    assert wire.ends["a", kept][1] in wire.nodes["b"].peers
+    assert wire.nodes["a"].peers[kept].dialled, "the smaller id's dial stays"
+    wire.dial_due()
+    assert len(wire.ends) == 2, "and nobody dials again"
+
+
+def test_of_two_dials_by_one_side_the_newer_stays() -> None:
+    wire = Wire(a=overlay("b"), b=overlay("a"))
+    wire.open("a", "b")
+    wire.open("a", "b")
+    wire.run()
+    assert [list(node.peers) for node in wire.nodes.values()] == [[2], [3]]
+
+
+def test_three_become_a_full_mesh_in_any_way_of_joining() -> None:
+    for joins in (["ab", "ac"], ["ab", "ca"], ["ab", "cb"]):
+        for at_once in (True, False):
+            wire = Wire(a=overlay("a"), b=overlay("b"), c=overlay("c"))
+            for one, other in joins:
+                wire.open(one, other)
+                if not at_once:
+                    wire.run()
+            wire.run()
+            wire.dial_due()
+            assert wire.counts() == [2, 2, 2], joins
+            assert len(wire.ends) == 6, joins
+
+
+def test_a_link_to_oneself_is_closed_and_not_dialled_again() -> None:
+    wire = Wire(a=overlay("a"))
+    wire.open("a", "a")
+    wire.run()
+    wire.dial_due()
+    assert (wire.counts(), wire.ends) == ([0], {})
+
+
+def test_a_copied_data_directory_is_refused_by_both() -> None:
+    one, other = overlay("a", start=1), overlay("a", start=2)
+    for node in (one, other):
+        node.accepted(1, ("10.0.0.9", 1), LOCAL, 0)
+    for node, start in ((one, 2), (other, 1)):
+        *_, last = node.hello(1, Sockets((), "a" * 16, start), 0, chance)
+        assert isinstance(last, Close) and last.code == SAME_NODE
+
+
+def test_redialling_begins_after_a_second_and_doubles_to_a_minute() -> None:
+    node = overlay("a")
+    node.book.add("ws://10.0.0.2:1", 0.0, by_hand=True)
+    now, pauses = 0.0, []
+    for _ in range(9):
+        assert node.due(now) == ["ws://10.0.0.2:1"]
+        node.dial("ws://10.0.0.2:1")
+        assert node.due(now) == [], "no two dials to one address at a time"
+        node.book.failed("ws://10.0.0.2:1", "refused", now, chance)
+        pause = node.pause(now)
+        assert pause and node.due(now + pause - 0.01) == []
+        pauses.append(pause)
+        now += pause
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_learned_addresses_are_dialled_up_to_the_target_and_those_by_hand_always() -> None:
+    node = overlay("a", Settings(target_links=2))
+    for port in range(1, 6):
+        node.book.add(f"ws://10.0.0.2:{port}", 0.0)
+    node.book.add("ws://10.0.0.3:1", 0.0, by_hand=True)
+    assert node.due(0.0) == ["ws://10.0.0.3:1", "ws://10.0.0.2:1", "ws://10.0.0.2:2"]
+    for address in node.due(0.0):
+        node.dial(address)
+    assert node.due(0.0) == []
+    assert node.pause(0.0) is None, "there is nothing to wake up for"
+
+
+def original_dials(node: Overlay, link: int, host: str, *listed: str) -> list[str]:
+    """An original dials `node`; return all that it is told."""
+    node.accepted(link, (host, 40000 + link), LOCAL, 0)
+    work = node.hello(link, Sockets(listed), 0, chance)
+    return [a for item in work if isinstance(item, Tell) and item.link == link for a in
+            item.frame.addresses]  # fmt: skip
+
+
+def join(node: Overlay, link: int, digit: str, *listed: str) -> list[Work]:
+    """Another node of ours, on host 10.0.1.`link`, dials `node`; return the work."""
+    node.accepted(link, (f"10.0.1.{link}", 50000), LOCAL, 0)
+    return node.hello(link, Sockets(listed, digit * 16, 1, port=8001), 0, chance)
+
+
+def told(work: list[Work], link: int) -> list[str]:
+    tells = [item for item in work if isinstance(item, Tell) and item.link == link]
+    return [address for tell in tells for address in tell.frame.addresses]
+
+
+def test_an_original_that_dialled_us_is_told_of_ours_and_ours_not_of_it() -> None:
+    node = overlay("a")
+    join(node, 1, "b")
+    assert original_dials(node, 2, "10.0.2.1") == ["ws://10.0.1.1:8001"]
+    work = join(node, 3, "c")
+    assert told(work, 2) == ["ws://10.0.1.3:8001"]
+    assert told(work, 3) == ["ws://10.0.1.1:8001"]
+
+
+def test_an_original_that_dialled_several_of_ours_is_told_by_the_first_alone() -> None:
+    node = overlay("a")
+    join(node, 1, "b")
+    assert original_dials(node, 2, "10.0.2.1", "ws://10.0.1.1:8001") == []
+    assert told(join(node, 3, "c"), 2) == []
+
+
+def dial_original(node: Overlay, link: int = 9) -> list[Work]:
+    node.book.add("ws://10.0.2.1:7001", 0.0, by_hand=True)
+    dial = node.dial("ws://10.0.2.1:7001")
+    work = node.dialled(link, "ws://10.0.2.1:7001", dial, ("10.0.2.1", 7001), 0)
+    return [*work, *node.hello(link, Sockets(()), 0, chance)]
+
+
+def test_an_original_that_we_dialled_is_told_of_the_others_who_are_told_to_expect_it() -> None:
+    node = overlay("a")
+    join(node, 1, "b")
+    notice, opening = dial_original(node)
+    assert isinstance(notice, Tell) and notice.link == 1
+    assert notice.frame.introduced == {"ws://10.0.2.1:7001": "10.0.2.1"}
+    assert told([opening], 9) == ["ws://10.0.1.1:8001"]
+
+
+def test_who_joins_after_an_original_is_told_of_it_and_it_is_not_told_of_who_joins() -> None:
+    node = overlay("a")
+    dial_original(node)
+    work = join(node, 1, "b")
+    assert told(work, 1) == ["ws://10.0.2.1:7001"]
+    assert told(work, 9) == []
+    (tell,) = [item for item in work if isinstance(item, Tell) and item.link == 1]
+    assert tell.frame.originals == ("ws://10.0.2.1:7001",)
+    node.closed(9, "cut", 0, chance)
+    assert told(dial_original(node, 10), 10) == [], "nor when it comes back"
+
+
+def test_who_is_told_of_an_original_by_ours_dials_it_and_tells_it_nothing() -> None:
+    node = overlay("c")
+    join(node, 1, "b")
+    address = "ws://10.0.2.1:7001"
+    node.hello(1, Sockets((address,), "b" * 16, 1, originals=(address,)), 0, chance)
+    dial = node.dial(address)
+    assert told(node.dialled(9, address, dial, ("10.0.2.1", 7001), 0), 9) == []
+
+
+def test_an_expected_original_is_not_dialled_and_known_when_it_comes() -> None:
+    node = overlay("b")
+    address = "ws://10.0.2.1:7001"
+    join(node, 1, "a")
+    node.hello(1, Sockets((), "a" * 16, 1, introduced={address: "10.0.2.1"}), 0, chance)
+    node.book.add(address, 0.0)
+    assert address not in node.due(1.0)
+    assert original_dials(node, 2, "10.0.2.1") == [], "who introduced it has told it of all"
+    assert node.peers[2].address == address
+    assert address not in node.due(100.0), "it is linked"
+
+
+def test_an_expected_original_that_does_not_come_is_dialled() -> None:
+    node = overlay("b")
+    address = "ws://10.0.2.1:7001"
+    join(node, 1, "a")
+    node.hello(1, Sockets((), "a" * 16, 1, introduced={address: "10.0.2.1"}), 0, chance)
+    node.book.add(address, 0.0)
+    assert node.due(100.0) == [address]
+
+
+def test_a_dial_to_an_original_that_has_dialled_us_is_given_up() -> None:
+    node = overlay("a")
+    original_dials(node, 1, "10.0.2.1")
+    node.book.add("ws://10.0.2.1:7001", 0.0)
+    dial = node.dial("ws://10.0.2.1:7001")
+    node.dialled(2, "ws://10.0.2.1:7001", dial, ("10.0.2.1", 7001), 0)
+    *_, last = node.hello(2, Sockets((f"ws://{LOCAL[0]}:{LOCAL[1]}",)), 0, chance)
+    assert isinstance(last, Close) and last.link == 2
+    node.closed(2, last.reason, 0, chance)
+    assert node.due(100.0) == []
+
+
+def test_a_name_that_leads_where_a_link_leads_already_is_not_dialled() -> None:
+    node = overlay("a")
+    dial_original(node)
+    node.book.add("ws://original.example:7001", 0.0, by_hand=True)
+    node.dial("ws://original.example:7001")
+    assert not node.resolved("ws://original.example:7001", (("10.0.2.1", 7001),))
+    assert node.due(100.0) == []

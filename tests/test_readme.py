@@ -1,0 +1,33 @@
+"""The README is true: its program runs, and its tables name every option."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from p2p_sync.cli import run_node
+from tests.support import DEADLINE, ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_library_example_runs_and_is_short() -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(program.splitlines()) < 15
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.stderr == ""
+    assert sorted(done.stdout.splitlines()) == ["['hello']", "arrived: hello"]
+
+
+def test_every_option_is_in_the_table_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(--[a-z-]+)`[^|]*\|([^|]*)\|", README, re.M))
+    for parameter in run_node.params:
+        for name in parameter.opts:
+            if not name.startswith("--") or name in ("--version", "--help"):
+                continue
+            assert name in rows, f"{name} is not in the README"
+            if isinstance(parameter.default, (str, int)) and not parameter.is_flag:
+                assert f"{parameter.default}" in rows[name], name
