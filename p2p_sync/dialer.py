@@ -42,6 +42,8 @@ class Dialer:
 
         Raises DialError with the reason, within `handshake_timeout` seconds.
         """
+        if address.secure:
+            raise DialError("wss cannot be dialled yet, and nothing is said in plaintext instead")
         deadline = time.monotonic() + self._settings.handshake_timeout
         failure = DialError("it has no address")
         for endpoint in endpoints:

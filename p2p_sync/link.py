@@ -35,7 +35,7 @@ class Handler(Protocol):
     """What a link tells its owner; all but `next_text` in the reader's thread."""
 
     def opened(self, link: Link) -> None:
-        """The handshake is done and nothing has been read yet."""
+        """The handshake is done and nothing has been read yet; LinkClosed ends the link."""
 
     def received(self, link: Link, message: str | bytes) -> None:
         """A message arrived, text or binary; ProtocolError closes the link with its code."""
@@ -138,6 +138,8 @@ class Link:
             self._handler.opened(self)
             sender.start()
             reason = self._receive_all()
+        except LinkClosed as error:
+            reason = str(error)
         except Exception:
             logger.exception("the link with %s failed", self)
         with self._changed:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from .address import Address, parse_address
 from .config import Settings
 from .dialer import Dialer, resolve
-from .errors import DialError, ProtocolError
+from .errors import DialError, LinkClosed, ProtocolError
 from .link import Link
 from .overlay import Close, Tell, Work
 from .protocol import GOING_AWAY, UNSUPPORTED_DATA, Heard, Ignored, Message, Sockets, decode, encode
@@ -79,8 +79,7 @@ class Mesh:
 
     def opened(self, link: Link) -> None:
         if not self._state.link_opened(link):
-            link.cut("this node stops")
-            return
+            raise LinkClosed("this node stops")
         now = time.monotonic()
         work: list[Work] = []
         with self._state.overlay() as overlay:

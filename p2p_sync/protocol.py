@@ -151,11 +151,12 @@ def decode(text: str) -> Frame:
         raise ProtocolError(PROTOCOL_ERROR, "a frame must be JSON") from None
     if not isinstance(fields, dict):
         raise ProtocolError(PROTOCOL_ERROR, "a frame must be a JSON object")
-    kind = fields.get("type")
-    decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
-    if decoder is None:
-        return Ignored(f"a frame of the unknown type {str(kind)[:40]!r}")
-    return decoder(fields)
+    kind = fields.get("type", "")
+    if not isinstance(kind, str):
+        raise _wrong("type", "a text")
+    if kind not in _DECODERS:
+        return Ignored(f"a frame of the unknown type {kind[:40]!r}")
+    return _DECODERS[kind](fields)
 
 
 def check_text(data: str, limit: int) -> str | None:
@@ -240,9 +241,12 @@ def _all_texts(values: Iterable[Any]) -> bool:
 def _decode_message(fields: dict[str, Any]) -> Message | Heard | Ignored:
     data = fields.get("data")
     if "origin" not in fields:
-        # An original node sends a list for `msg=a&msg=b` and no data at all for no `msg`.
-        if not isinstance(data, str):
+        # An original node sends no data for no `msg`, a list for `msg=a&msg=b`, an object for
+        # `msg[a]=b`.
+        if "data" not in fields or isinstance(data, (list, dict)):
             return Ignored("a MESSAGE without a text")
+        if not isinstance(data, str):
+            raise _wrong("data", "a text")
         data = data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         problem = check_text(data, MAX_MESSAGE_BYTES)
         return Ignored(problem) if problem else Heard(data)

@@ -97,6 +97,8 @@ class PeerServer(websocket_server.WebsocketServer):
             self._handshakes[request] = None
             oldest = next(iter(self._handshakes))
             too_many = len(self._handshakes) > MAX_HANDSHAKES
+            if too_many:
+                del self._handshakes[oldest]
         if too_many:
             _cut(oldest)
         super().process_request(request, client_address)
@@ -178,7 +180,7 @@ class PeerConnection(websocket_server.WebSocketHandler):
             )
         request, *lines = head[:-4].decode("latin-1").split("\r\n")
         method, _, rest = request.partition(" ")
-        if not rest.rpartition(" ")[2].startswith("HTTP/1."):
+        if rest.rpartition(" ")[2] != "HTTP/1.1":
             raise _bad("A handshake begins with GET, a path and HTTP/1.1.")
         fields: dict[str, str] = {}
         for line in lines:

@@ -69,7 +69,7 @@ SOCKETS = {"type": "SOCKETS", "addresses": [], "id": "0123456789abcdef", "start"
     + [{**MESSAGE, "time": bad} for bad in (-1, None, "now")]
     + [{**MESSAGE, "origin": bad} for bad in (1, "", "X-1", ORIGIN + "\n")]
     + [{**MESSAGE, "data": bad} for bad in (1, None, ["a"], "\ud800", "x" * 131073)]
-    + [{**MESSAGE, "heard": 1}]
+    + [{**MESSAGE, "heard": 1}, {"type": 5}, {"type": "MESSAGE", "data": 5}]
     + [{**SOCKETS, "addresses": bad} for bad in (None, "ws://a:1", [1], {}, ["ws://a:1"] * 257)]
     + [{**SOCKETS, "id": bad} for bad in (None, "x", 1)]
     + [{**SOCKETS, "start": bad} for bad in (None, -1, "1")]

@@ -1,0 +1,154 @@
+"""What a node says when it dials, and what it makes of answers that are none."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import select
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.raw import TEXT, RawServer, frame, read_head, welcome
+from tests.support import SCALE, NodeProcess, free_port_pair, wait_until
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[NodeProcess]:
+    """A node whose environment names a proxy that nobody serves."""
+    proxy = f"http://127.0.0.1:{free_port_pair()}"
+    names = ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY")
+    with NodeProcess(environment={**dict.fromkeys(names, proxy), "no_proxy": ""}) as node:
+        yield node
+        assert "Traceback" not in node.log(), node.log()
+
+
+def test_the_opening_has_no_origin_and_goes_past_proxies(node: NodeProcess) -> None:
+    with RawServer() as server:
+        node.add(server.address)
+        with server.accept() as peer:
+            start, *lines = peer.head.split("\r\n")
+            fields = {name.lower(): value for name, _, value in (x.partition(": ") for x in lines)}
+            assert start == "GET / HTTP/1.1"
+            assert fields["host"] == f"127.0.0.1:{server.port}"
+            assert fields["upgrade"].lower() == "websocket"
+            assert "upgrade" in fields["connection"].lower()
+            assert fields["sec-websocket-version"] == "13"
+            assert len(base64.b64decode(fields["sec-websocket-key"])) == 16
+            assert "origin" not in fields
+            assert peer.read_json()["type"] == "SOCKETS"
+
+
+def test_frames_may_come_in_the_segment_of_the_answer(node: NodeProcess) -> None:
+    with RawServer() as server:
+        node.add(server.address)
+        with server.accept_tcp() as sock:
+            head, _ = read_head(sock)
+            early = b'{"type":"MESSAGE","data":"early"}'
+            sock.sendall(welcome(head) + frame(TEXT, early, masked=False))
+            wait_until(lambda: "early" in node.messages(), "the message is shown")
+
+
+def wrong_accept(head: str) -> bytes:
+    return welcome(head.replace("Key: ", "Key: x"))
+
+
+def without(line: bytes) -> Callable[[str], bytes]:
+    return lambda head: b"\r\n".join(x for x in welcome(head).split(b"\r\n") if line not in x)
+
+
+def instead(answer: bytes) -> Callable[[str], bytes]:
+    return lambda head: answer
+
+
+NO_WELCOMES: dict[str, Callable[[str], bytes]] = {
+    "nothing": instead(b""),
+    "half an answer": lambda head: welcome(head)[:50],
+    "not HTTP": instead(b"220 mail.example ESMTP\r\n\r\n"),
+    "a page": instead(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+    "no room": instead(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"),
+    "a wrong accept": wrong_accept,
+    "no accept": without(b"Accept"),
+    "no upgrade": without(b"Upgrade: "),
+    "an extension that was not asked for": lambda head: welcome(head).replace(
+        b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    ),
+    "bytes that are no text": instead(b"HTTP/1.1 \xff\xfe\r\n\x00\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("answer", NO_WELCOMES.values(), ids=NO_WELCOMES)
+def test_an_answer_that_is_no_welcome_is_logged(
+    node: NodeProcess, answer: Callable[[str], bytes]
+) -> None:
+    with RawServer() as server:
+        node.add(server.address)
+        with server.accept_tcp() as sock:
+            head, _ = read_head(sock)
+            sock.sendall(answer(head))
+            sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                while sock.recv(4096):
+                    pass  # the node ends the connection
+        wait_until(lambda: server.address in node.log(), "logged with its address")
+    assert node.sockets() == 0
+
+
+def test_an_endless_answer_is_cut(node: NodeProcess) -> None:
+    with RawServer() as server:
+        node.add(server.address)
+        with server.accept_tcp() as sock:
+            read_head(sock)
+            sent = sock.send(b"HTTP/1.1 101 Switching Protocols\r\n")
+            with contextlib.suppress(ConnectionError):
+                while sent < 16 << 20:
+                    sent += sock.send(b"X-Filler: " + b"x" * 1000 + b"\r\n")
+            assert sent < 16 << 20, "16 MiB of headers were taken"
+        wait_until(lambda: server.address in node.log(), "logged with its address")
+
+
+def test_nothing_is_said_in_plaintext_to_a_wss_address(node: NodeProcess) -> None:
+    with RawServer() as server:
+        address = f"wss://127.0.0.1:{server.port}"
+        refused = node.add(address).status == 400
+        dialled = select.select([server.listener], [], [], 0 if refused else 2 * SCALE)[0]
+        if dialled:
+            with server.accept_tcp() as sock:
+                assert sock.recv(1) in (b"\x16", b""), "a TLS ClientHello, if anything"
+                sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        wait_until(lambda: refused or address in node.log(), "the failure is logged")
+    assert node.sockets() == 0
+
+
+def test_peers_that_die_in_any_phase_of_a_dial_are_dialled_again(node: NodeProcess) -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(RawServer()) for _ in range(4)]
+        for server in servers:
+            node.add(server.address)
+        servers[0].accept_tcp().close()
+        with servers[1].accept_tcp() as sock:
+            read_head(sock)
+        with servers[2].accept_tcp() as sock:
+            sock.sendall(welcome(read_head(sock)[0])[:50])
+        servers[3].accept().abort()
+        for server in servers:
+            peer = stack.enter_context(server.accept())
+            peer.send_sockets()
+            peer.ping()
+        wait_until(lambda: node.sockets() == 4, "all are linked")
+    wait_until(lambda: node.sockets() == 0, "all have left")
+
+
+def test_dialling_the_port_of_the_page_names_the_likely_one(node: NodeProcess) -> None:
+    with NodeProcess() as other:
+        node.add(f"http://127.0.0.1:{other.port}")
+        wait_until(
+            lambda: [
+                line
+                for line in node.log().splitlines()
+                if f":{other.port}" in line and str(other.port + 1) in line
+            ],
+            "the log names the port and the likely one",
+        )
+        assert node.sockets() == 0
