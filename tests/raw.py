@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPResponse
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support import DEADLINE, Answer, NodeProcess
+from tests.support import DEADLINE, Answer, NodeProcess, wait_until
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 FRAME_LIMIT = 1 << 20
@@ -136,15 +137,22 @@ class RawPeer:
         key = bytes(4) if self.client else self.read_bytes(4)
         return Frame(bool(first & 0x80), first & 0x0F, mask(key, self.read_bytes(length)))
 
+    def frames(self) -> Iterator[Frame]:
+        """The frames that come; they are not to go on beyond the deadline."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            yield self.read()
+        raise AssertionError(f"not within {DEADLINE:g} s, though frames keep coming")
+
     def read_until(self, opcode: int) -> Frame:
         """The next frame of this kind, answering PINGs; anything else is passed over."""
-        while True:
-            found = self.read()
+        for found in self.frames():
             if found.opcode == opcode:
-                return found
+                break
             if found.opcode == PING:
                 self.send(PONG, found.payload)
             assert found.opcode != CLOSE, f"closed: {found.payload!r}"
+        return found
 
     def read_json(self) -> Any:
         return json.loads(self.read_until(TEXT).payload)
@@ -163,8 +171,7 @@ class RawPeer:
 
     def read_close(self) -> tuple[int | None, str]:
         """The code and the reason of the CLOSE that comes, answered; then the connection ends."""
-        while (found := self.read()).opcode != CLOSE:
-            pass
+        found = next(found for found in self.frames() if found.opcode == CLOSE)
         with contextlib.suppress(OSError):
             if not self._said_close:
                 self.send(CLOSE, found.payload[:2])
@@ -178,9 +185,11 @@ class RawPeer:
 
     def read_end(self) -> None:
         """Wait until the node has ended the stream, whatever comes before."""
+        deadline = time.monotonic() + DEADLINE
         with contextlib.suppress(EOFError):
-            while True:
+            while time.monotonic() < deadline:
                 self.read_bytes(len(self._rest) + 1)
+            raise AssertionError("the node does not end the connection")
 
     # Ending
 
@@ -335,6 +344,20 @@ def linked(
             peer = stack.enter_context(server.accept())
         peer.send_sockets()
         yield peer
+
+
+@contextlib.contextmanager
+def alone(direction: str, node: NodeProcess) -> Iterator[RawPeer]:
+    """As `linked`; in the end the link is gone, it alone, and no traceback was logged."""
+    before = node.sockets()
+    with linked("accepted", node.address, node.add) as bystander:
+        with linked(direction, node.address, node.add) as peer:
+            wait_until(lambda: node.sockets() == before + 2, "the links are counted")
+            yield peer
+        wait_until(lambda: node.sockets() == before + 1, "the link leaves the list")
+        bystander.ping()
+    wait_until(lambda: node.sockets() == before, "the bystander leaves, too")
+    assert "Traceback" not in node.log()
 
 
 def held(node: NodeProcess, what: str) -> int:

@@ -9,6 +9,7 @@ import queue
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ class WsPeer:
 
     def next(self, kind: str) -> list[Any]:
         """What the next event of this kind says; those before it are passed over."""
+        deadline = time.monotonic() + DEADLINE
         while True:
-            event = self.events.get(timeout=DEADLINE)
+            event = self.events.get(timeout=max(0.0, deadline - time.monotonic()))
             if event[0] == kind:
                 return event[1:]
 

@@ -41,8 +41,9 @@ class HttpServer:
         except (OSError, ValueError) as error:
             wasyncore.close_all(self._sockets)
             reason = getattr(error, "strerror", None) or error
+            way_out = "choose a PORT above 1023" if port < 1024 else "choose another PORT"
             raise StartError(
-                f"the HTTP port {port} on {host} cannot be had ({reason}); choose another PORT"
+                f"the HTTP port {port} on {host} cannot be had ({reason}); {way_out}"
             ) from None
 
     def run(self, application: Any) -> None:
