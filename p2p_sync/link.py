@@ -195,7 +195,8 @@ class Link:
         """Echo the peer's CLOSE, unless it answers ours, and see the connection end."""
         code, reason = frames.parse_close(payload)
         self._close(payload[:2], "")
-        self._drain()
+        if self.dialled:  # RFC 6455, section 7.1.1: the side that accepted ends the connection
+            self._drain()
         with self._changed:
             if self._reason:
                 return self._reason

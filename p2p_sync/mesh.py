@@ -25,8 +25,8 @@ from .store import Store
 
 logger = logging.getLogger("p2p_sync")
 
-# How long peers have to answer the CLOSE of a node that stops, and the threads to end. Seconds.
-_STOP_TIMEOUT = 1.0
+# How long peers have to answer the CLOSE of a node that stops, and then the threads to end. Seconds.
+_STOP_TIMEOUT = 0.7
 
 
 class Mesh:
