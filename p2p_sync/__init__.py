@@ -3,6 +3,8 @@
 from .errors import (
     AddressError,
     InputError,
+    LogError,
+    LogFull,
     MessageError,
     MessageTooLong,
     P2PSyncError,
@@ -15,6 +17,8 @@ from .version import __version__
 __all__ = [
     "AddressError",
     "InputError",
+    "LogError",
+    "LogFull",
     "Message",
     "MessageError",
     "MessageTooLong",

@@ -38,6 +38,14 @@ class StartError(P2PSyncError):
     """A node cannot start: a port or a data directory cannot be had."""
 
 
+class LogError(P2PSyncError):
+    """The log cannot be read or written now; nothing is lost of what was acknowledged."""
+
+
+class LogFull(LogError):
+    """The log has no room on its disk."""
+
+
 class DialError(P2PSyncError):
     """A peer cannot be reached, or does not speak WebSocket."""
 

@@ -13,9 +13,9 @@ from typing import Any
 import websocket
 
 from .address import Address
+from .codes import INVALID_TEXT, PROTOCOL_ERROR, TOO_BIG
 from .config import MAX_HANDSHAKE_BYTES
 from .errors import DialError, LinkClosed, ProtocolError
-from .protocol import INVALID_TEXT, PROTOCOL_ERROR, TOO_BIG
 from .stream import Stream
 
 CONTINUATION = websocket.ABNF.OPCODE_CONT

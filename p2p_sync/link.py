@@ -2,7 +2,7 @@
 
 A link has two threads. The one that calls `run` reads, and everything that arrives is handed to
 the handler in it. The sender writes: first what `send` has queued, then what the handler's
-`next_text` gives, so that a slow peer delays nobody but itself. `send`, `wake` and `close` may be
+`next_texts` gives, so that a slow peer delays nobody but itself. `send`, `wake` and `close` may be
 called by any thread; they never block.
 """
 
@@ -13,12 +13,13 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 from . import frames
+from .codes import GOING_AWAY, NORMAL
 from .config import Settings
 from .errors import LinkClosed, ProtocolError
-from .protocol import GOING_AWAY, NORMAL
 from .stream import Stream
 
 logger = logging.getLogger("p2p_sync")
@@ -28,11 +29,14 @@ _CLOSE_TIMEOUT = 1.0
 # PONGs that may wait; RFC 6455 asks only for the latest.
 _MAX_PONGS = 32
 
+# The round trip that is assumed before it has been measured. Seconds.
+_FIRST_RTT = 0.05
+
 _numbers = itertools.count(1)
 
 
 class Handler(Protocol):
-    """What a link tells its owner; all but `next_text` in the reader's thread."""
+    """What a link tells its owner; all but `next_texts` in the reader's thread."""
 
     def opened(self, link: Link) -> None:
         """The handshake is done and nothing has been read yet; LinkClosed ends the link."""
@@ -49,8 +53,11 @@ class Handler(Protocol):
     def closed(self, link: Link, reason: str) -> None:
         """The link has ended, for `reason`. Called once, whatever happened."""
 
-    def next_text(self, link: Link) -> str | None:
-        """Return the next message to send; None: nothing now. Called in the sender's thread."""
+    def next_texts(self, link: Link) -> tuple[list[str], float]:
+        """Return the next messages to send, and with none, when to be asked again at the latest.
+
+        The time is on the monotonic clock, infinity for never. Called in the sender's thread.
+        """
 
 
 class Link:
@@ -88,7 +95,10 @@ class Link:
         self._close_sent = False
         self._reason = ""  # why this side ended the link
         self._ended = False  # nothing more will be read
+        self._again = 0.0  # when to ask the handler for more without being woken
         self._next_ping = time.monotonic() + settings.heartbeat
+        self._pinged = 0.0
+        self.rtt = _FIRST_RTT
 
     def __str__(self) -> str:
         host, port = self.remote
@@ -111,6 +121,12 @@ class Link:
             self._changed.notify()
         if too_much:
             self.cut("too much waited to be sent to it")
+
+    def ping(self) -> None:
+        """Measure the round trip now; `rtt` (seconds) is a guess until the answer is in."""
+        with self._changed:
+            self._next_ping = 0.0
+            self._changed.notify()
 
     def wake(self) -> None:
         """Make the sender ask the handler for more."""
@@ -188,7 +204,11 @@ class Link:
             with self._changed:
                 self._pongs.append(received.data)
                 self._changed.notify()
-        elif received.opcode != frames.PONG and not self._closing():
+        elif received.opcode == frames.PONG:
+            with self._changed:
+                if received.data == repr(self._pinged).encode():
+                    self.rtt = time.monotonic() - self._pinged
+        elif not self.closing():
             self._handler.received(self, received.data if received.text is None else received.text)
 
     def _answer_close(self, payload: bytes) -> str:
@@ -234,25 +254,33 @@ class Link:
         """Return what to write next, waiting for it; None when nothing more is to be written."""
         while True:
             with self._changed:
-                heartbeat = self._settings.heartbeat
-                if not self._changed.wait_for(self._due, self._next_ping - time.monotonic()):
-                    self._next_ping = time.monotonic() + heartbeat
-                    return self._format(frames.PING, b"")
+                now = time.monotonic()
+                if not self._changed.wait_for(self._due, min(self._next_ping, self._again) - now):
+                    now = time.monotonic()
+                    if now >= self._next_ping:
+                        return self._ping(now)
                 if self._outbox or self._pongs or self._close_payload is not None:
                     return self._take_queued()
                 if self._ended:
                     return None
                 self._awake = False
-            text = self._handler.next_text(self)
-            if text is not None:
-                with self._changed:
-                    self._awake = True
-                return self._format(frames.TEXT, text.encode("utf-8"))
+            texts, again = self._handler.next_texts(self)
+            with self._changed:
+                self._awake = self._awake or bool(texts)
+                self._again = again
+            if texts:
+                return b"".join(self._format(frames.TEXT, text.encode("utf-8")) for text in texts)
 
     def _due(self) -> bool:
         """With the lock held: whether there is something to do other than waiting."""
         waiting = self._outbox or self._pongs or self._close_payload is not None
         return bool(waiting or self._awake or self._ended)
+
+    def _ping(self, now: float) -> bytes:
+        """With the lock held: return a PING, whose answer tells the round trip."""
+        self._next_ping = now + self._settings.heartbeat
+        self._pinged = now
+        return self._format(frames.PING, repr(now).encode())
 
     def _take_queued(self) -> bytes | None:
         """With the lock held: take all that waits; nothing follows a CLOSE."""
@@ -280,6 +308,13 @@ class Link:
                 self._reason = self._reason or reason
             self._changed.notify()
 
-    def _closing(self) -> bool:
+    def closing(self) -> bool:
+        """Return whether a CLOSE is out or on its way."""
         with self._changed:
             return self._close_payload is not None
+
+
+def wake(links: Iterable[Link]) -> None:
+    """Have the senders of `links` look for work."""
+    for link in links:
+        link.wake()

@@ -14,26 +14,39 @@ import time
 from collections.abc import Iterable
 
 from .address import Address, parse_address
+from .codes import GOING_AWAY, UNSUPPORTED_DATA
 from .config import Settings
 from .dialer import Dialer, resolve
-from .errors import DialError, LinkClosed, ProtocolError
-from .link import Link
+from .errors import DialError, LogError, ProtocolError
+from .link import Link, wake
+from .log import Log
+from .logframes import LOG_FRAMES, Messages, Run
 from .overlay import Close, Tell, Work
-from .protocol import GOING_AWAY, UNSUPPORTED_DATA, Heard, Ignored, Message, Sockets, decode, encode
+from .protocol import Heard, Ignored, Message, Sockets, decode, encode
+from .replica_link import Ship
+from .replica_link import Work as LinkWork
 from .state import State
 from .store import Store
 
 logger = logging.getLogger("p2p_sync")
 
-# How long peers have to answer the CLOSE of a node that stops, and then the threads to end. Seconds.
+# How long peers have to answer the CLOSE of a node that stops, and then its threads. Seconds.
 _STOP_TIMEOUT = 0.7
+
+
+# Bytes of text in one MESSAGES frame; six times as much, each byte escaped, stays below the limit
+# of a frame.
+BATCH_BYTES = 160 * 1024
+# Messages that an original node is sent at a time, a frame each.
+_ORIGINAL_BATCH = 20
 
 
 class Mesh:
     """The links of one node. It is the handler of every link, accepted or dialled."""
 
-    def __init__(self, state: State, store: Store, settings: Settings) -> None:
+    def __init__(self, state: State, store: Store, log: Log, settings: Settings) -> None:
         self._state = state
+        self._log = log
         self._store = store
         self._settings = settings
         self._dialer = Dialer(settings)
@@ -70,16 +83,10 @@ class Mesh:
         with self._state.overlay() as overlay:
             overlay.book.add(str(address), time.monotonic(), by_hand=True)
 
-    def wake_senders(self) -> None:
-        """Have every link look for messages to send."""
-        for link in self._state.sockets:
-            link.wake()
-
     # -- the readers' threads -------------------------------------------------------------------
 
     def opened(self, link: Link) -> None:
-        if not self._state.link_opened(link):
-            raise LinkClosed("this node stops")
+        self._state.link_opened(link)
         now = time.monotonic()
         work: list[Work] = []
         with self._state.overlay() as overlay:
@@ -94,20 +101,34 @@ class Mesh:
         if isinstance(message, bytes):
             raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
         frame = decode(message)
-        if not isinstance(frame, Sockets):
-            self.silent(link)  # whoever says something else first is an original
         if isinstance(frame, Sockets):
             with self._state.overlay() as overlay:
                 work = overlay.hello(link.number, frame, time.monotonic(), random.random)
             self._do(work)
+            if frame.node:
+                link.ping()  # the rules of the log count in round trips
+            wake(self._state.link_known(link))
             link.wake()
-        elif isinstance(frame, Message):
+            return
+        if isinstance(frame, LOG_FRAMES):
+            woken, wrong = self._state.receive(link, frame)
+            wake(woken)
+            for sentence in wrong:
+                logger.warning("from %s: %s", link, sentence)
+            return
+        self.silent(link)  # whoever says something else first is an original
+        if isinstance(frame, Message):
             self._state.add(frame)
         elif isinstance(frame, Heard):
-            self._state.commit(frame.data, heard=True)
-            self.wake_senders()
+            self._hear(link, frame)
         elif isinstance(frame, Ignored):
             logger.info("ignored from %s: %s", link, frame.why)
+
+    def _hear(self, link: Link, frame: Heard) -> None:
+        try:
+            self._state.wait_stored(self._state.commit([frame.data], heard=True))
+        except LogError as error:
+            logger.error("a message of the original node %s is lost here: %s", link, error)
 
     def waiting(self, link: Link) -> None:
         with self._state.overlay() as overlay:
@@ -123,21 +144,59 @@ class Mesh:
     def closed(self, link: Link, reason: str) -> None:
         with self._state.overlay() as overlay:
             overlay.closed(link.number, reason, time.monotonic(), random.random)
-        self._state.link_closed(link)
+        wake(self._state.link_closed(link))
         logger.info("the link with %s ended: %s", link, reason)
 
     # -- the senders' threads -------------------------------------------------------------------
 
-    def next_text(self, link: Link) -> str | None:
-        message = self._state.next_message(link)
-        return encode(message) if message else None
+    def next_texts(self, link: Link) -> tuple[list[str], float]:
+        try:
+            work = self._state.take(link)
+            if work is None:
+                return self._texts_for_original(link), float("inf")
+            return self._texts(link, work), work.until
+        except LogError as error:
+            link.cut(str(error))
+            return [], float("inf")
+
+    def _texts(self, link: Link, work: LinkWork) -> list[str]:
+        """Return what the rules would have sent to a node of ours."""
+        texts = [encode(frame) for frame in work.frames]
+        runs: list[Run] = []
+        room = BATCH_BYTES
+        for origin, after, upto in work.ships:
+            run, room = self._log.read(origin, after, upto, room)
+            runs.append(run)
+            if room <= 0:
+                break
+        if runs:
+            self._state.shipped(link, [Ship(run.origin, run.after, run.end) for run in runs])
+            texts.append(encode(Messages(tuple(runs), work.have, work.ack)))
+        return texts
+
+    def _texts_for_original(self, link: Link) -> list[str]:
+        """Return what an original node is sent: the commits of this node itself, one by one."""
+        ship = self._state.take_for_original(link, _ORIGINAL_BATCH)
+        if ship is None:
+            return []
+        texts = []
+        after = ship.after
+        while after < ship.upto:
+            run, _ = self._log.read(ship.origin, after, ship.upto, BATCH_BYTES)
+            for seq, entry in enumerate(run.messages, after + 1):
+                if not entry.heard:
+                    texts.append(encode(Message(run.origin, seq, entry.time, entry.text)))
+            after = run.end
+        return texts
 
     # -- the thread `upkeep` --------------------------------------------------------------------
 
     def _keep_up(self) -> None:
         kept: dict[str, bool] = {}
         while (due := self._state.due()) is not None:
-            for address in due:
+            addresses, woken = due
+            wake(woken)
+            for address in addresses:
                 with self._state.overlay() as overlay:
                     number = overlay.dial(address)
                 threading.Thread(
@@ -152,7 +211,7 @@ class Mesh:
             return kept
         try:
             self._store.keep_addresses(addresses)
-        except OSError as error:
+        except LogError as error:
             logger.warning("the addresses could not be kept: %s", error)
             return kept
         return addresses

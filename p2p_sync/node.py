@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .address import Address, parse_address, reachable
+from .clock import MAX_AHEAD_MS, HybridClock
+from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES, Settings
-from .errors import InputError, MessageError, MessageTooLong, StartError
+from .errors import InputError, LogError, MessageError, MessageTooLong, StartError
+from .log import Log
 from .mesh import Mesh
 from .overlay import Overlay
-from .protocol import MAX_NUMBER, Message, check_text
+from .protocol import PROTOCOL_VERSION, Message, check_text
+from .replica import Replica
 from .server import PeerServer
-from .state import State
+from .state import State, Ticket
 from .store import Store
+from .vector import digest
+from .version import __version__
+from .writer import Writer
 
 logger = logging.getLogger("p2p_sync")
 
 _STOP_TIMEOUT = 1.0
+
+# Messages, and characters of text, of a bulk commit that go to the writer together.
+_BATCH = 1000
+_BATCH_SIZE = 1024 * 1024
 
 
 class Node:
@@ -99,23 +113,101 @@ class Node:
         """
         self._running().mesh.connect(parse_address(address))
 
-    def commit(self, text: str) -> Message:
-        """Add a message, have it sent to all peers, and return it.
+    def commit(self, text: str, copies: int = 0, timeout: float = 5.0) -> Message:
+        """Add a message, and return it once it is on disk; peers are sent it.
 
-        Raises MessageTooLong or MessageError where `text` cannot be a message.
+        With `copies` it waits, `timeout` seconds at most, until that many other nodes hold it
+        too; the message's `copies` tells how many do. Raises MessageTooLong or MessageError where
+        `text` cannot be a message, LogFull or LogError where it cannot be stored.
         """
         parts = self._running()
+        self.check(text)
+        ticket = parts.state.commit([text], ack=copies > 0)
+        parts.state.wait_stored(ticket)
+        message = ticket.message()
+        reached = self.wait_copies(message, copies, timeout) if copies else 0
+        return replace(message, copies=reached)
+
+    def commit_all(self, texts: Iterable[str]) -> Iterator[Message]:
+        """Add a message for each of `texts`, many in a transaction, and yield those on disk.
+
+        Raises as `commit` does; what was yielded before is stored.
+        """
+        state = self._running().state
+        waiting: deque[Ticket] = deque()
+        problem: InputError | None = None
+        try:
+            for batch in self._batches(texts):
+                waiting.append(state.commit(batch))
+                if len(waiting) > 2:
+                    yield from _stored(state, waiting.popleft())
+        except InputError as error:
+            problem = error
+        for ticket in waiting:
+            yield from _stored(state, ticket)
+        if problem:
+            raise problem
+
+    def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
+        """Wait, `timeout` seconds at most, until `copies` other nodes hold a message of this
+        node's own; return how many do."""
+        return self._running().state.wait_copies(message.origin, message.seq, copies, timeout)
+
+    def check(self, text: str) -> None:
+        """Raise MessageTooLong or MessageError where `text` cannot be a message."""
         limit = self._settings.max_message_bytes
         if problem := check_text(text, limit):
             long = len(text.encode("utf-8", "surrogatepass")) > limit
             raise (MessageTooLong if long else MessageError)(problem)
-        message = parts.state.commit(text)
-        parts.mesh.wake_senders()
-        return message
+
+    def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        """Yield `texts` in batches for one transaction; those before a bad one come first."""
+        batch: list[str] = []
+        size = 0
+        try:
+            for text in texts:
+                self.check(text)
+                batch.append(text)
+                size += len(text)
+                if len(batch) == _BATCH or size > _BATCH_SIZE:
+                    yield batch
+                    batch, size = [], 0
+        except InputError:
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
 
     def messages(self) -> list[Message]:
-        """Return the messages, in the order that is the same on every node."""
-        return self._running().state.messages
+        """Return the messages, in the order that is the same on every node.
+
+        All of them are in memory then; `log` reads a part.
+        """
+        return list(self._running().state.messages)
+
+    @property
+    def log(self) -> Log:
+        """The log, to read pages of it."""
+        return self._running().log
+
+    def status(self) -> dict[str, Any]:
+        """Return what the node is and holds, as `GET /api/v1/status` tells it."""
+        parts = self._running()
+        held, hidden = parts.log.count()
+        return {
+            "node": {
+                "id": parts.store.node,
+                "address": parts.address,
+                "version": __version__,
+                "protocol": PROTOCOL_VERSION,
+                "started": parts.started,
+            },
+            "sockets": parts.state.count(),
+            "messages": {"count": held - hidden, "digest": digest(parts.state.vector())},
+            "behind": parts.state.behind(),
+            "conflicts": parts.state.conflicts(),
+        }
 
     def sockets(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""
@@ -148,6 +240,12 @@ class Node:
         return parts
 
 
+def _stored(state: State, ticket: Ticket) -> Iterator[Message]:
+    state.wait_stored(ticket)
+    for index in range(len(ticket.messages)):
+        yield ticket.message(index)
+
+
 class _Parts:
     """What exists from a node's start to its stop."""
 
@@ -157,23 +255,38 @@ class _Parts:
         self.store = Store(data_dir)
         try:
             self.server = PeerServer(port, settings)
+            self.log = Log(self.store)
         except OSError as error:
             self.store.close()
             raise StartError(
                 f"the peer port {port} on {settings.host} cannot be had "
                 f"({error.strerror or error}); choose another with --peer-port"
             ) from None
+        except BaseException:
+            self.store.close()
+            raise
+        wall = int(time.time() * 1000)
+        clock = HybridClock()
+        clock.observe(self.log.newest_time(wall + MAX_AHEAD_MS), wall)
         start = secrets.randbelow(MAX_NUMBER)
+        replica = Replica(self._new_origin(start), self.log.vector(), random.Random())
         overlay = Overlay(self.store.node, start, settings, self.server.port)
-        self.state = State(f"{self.store.node}-{start}", overlay, time.time)
-        self.mesh = Mesh(self.state, self.store, settings)
+        self.state = State(overlay, replica, self.log, clock, self._new_origin)
+        self.mesh = Mesh(self.state, self.store, self.log, settings)
+        self.writer = Writer(self.state, self.log)
         self.address = str(
             settings.advertise or Address(reachable(settings.host), self.server.port)
         )
+        self.started = wall
         self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)
+
+    def _new_origin(self, number: int | None = None) -> str:
+        return f"{self.store.node}-{secrets.randbelow(MAX_NUMBER) if number is None else number}"
 
     def start(self, callbacks: list[Callable[[Message], object]]) -> None:
         self._callbacks = callbacks
+        self._delivered = self.log.last_arrival()
+        self.writer.start()
         self.server.start(self.mesh)
         self.mesh.start()
         self._delivery.start()
@@ -182,18 +295,27 @@ class _Parts:
         self.state.stop()
         self.mesh.stop()
         self.server.stop()
+        self.writer.stop()
         if threading.current_thread() is not self._delivery:
             self._delivery.join(_STOP_TIMEOUT)
         self.store.close()
 
     def _deliver(self) -> None:
         """The thread `callbacks`: hand on each message, in order of arrival."""
-        delivered = 0
-        while (messages := self.state.arrivals(delivered)) is not None:
-            delivered += len(messages)
-            for message in messages:
-                for callback in list(self._callbacks):
-                    try:
-                        callback(message)
-                    except Exception:
-                        logger.exception("the callback %r failed", callback)
+        while self.state.wait_arrival(self._delivered):
+            try:
+                self._deliver_new()
+            except LogError as error:
+                logger.error("messages could not be read for callbacks: %s", error)
+                return
+
+    def _deliver_new(self) -> None:
+        newest = self.log.last_arrival()
+        page = self.log.arrivals(self._delivered, _BATCH)
+        self._delivered = page[-1][0] if len(page) == _BATCH else max(newest, *(a for a, _ in page))
+        for _, message in page if self._callbacks else ():
+            for callback in list(self._callbacks):
+                try:
+                    callback(message)
+                except Exception:
+                    logger.exception("the callback %r failed", callback)

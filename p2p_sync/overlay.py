@@ -24,8 +24,9 @@ from dataclasses import dataclass, field, replace
 
 from .address import Address
 from .addressbook import AddressBook, Endpoint, Known, Random, place
+from .codes import NORMAL, SAME_NODE
 from .config import MAX_ADDRESSES, MAX_DIALS, Settings
-from .protocol import NORMAL, SAME_NODE, Sockets
+from .protocol import Sockets
 
 # How long an introduced original has to dial us. Seconds.
 INTRODUCTION_LASTS = 15.0

@@ -4,7 +4,9 @@ A strict superset of the original system's two frames. What we add rides in furt
 further types, which an original node ignores:
 
     SOCKETS  {"type": "SOCKETS", "addresses": ["ws://host:port", ...], ...}
-    MESSAGE  {"type": "MESSAGE", "data": "text", ...}
+    MESSAGE  {"type": "MESSAGE", "data": "text", ...}   to and from original nodes
+
+Between nodes of ours the frames of logframes.py carry the log.
 
 No socket, lock or clock in here: text in, frame out, and back.
 """
@@ -18,24 +20,12 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from .address import parse_address
+from .codes import MAX_NUMBER, POLICY_VIOLATION, PROTOCOL_ERROR
 from .config import MAX_ADDRESSES, MAX_MESSAGE_BYTES
 from .errors import AddressError, ProtocolError
+from .logframes import LOG_FRAMES, LOG_TYPES, LogFrame, from_dict, to_dict
 
 PROTOCOL_VERSION = 1
-
-# Numbers on the wire stay exact in every language: JSON readers with doubles hold these.
-MAX_NUMBER = 2**53 - 1
-
-# Close codes: RFC 6455, section 7.4.1, and our own from 4400.
-NORMAL = 1000
-GOING_AWAY = 1001
-PROTOCOL_ERROR = 1002
-UNSUPPORTED_DATA = 1003
-INVALID_TEXT = 1007
-POLICY_VIOLATION = 1008
-TOO_BIG = 1009
-TRY_AGAIN_LATER = 1013
-SAME_NODE = 4409
 
 _NODE_ID = re.compile(r"[0-9a-f]{16}")
 _ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,16}")
@@ -47,7 +37,8 @@ class Message:
 
     `origin` is the node's id, a dash and the number of its start; `seq` counts from 1 there;
     `time` is in milliseconds since the epoch, UTC. `heard` marks a text that the origin heard
-    from an original node, so that others who heard the same commit can match theirs.
+    from an original node, so that others who heard the same commit can match theirs. `copies`
+    is how many other nodes are known to hold it, where that was asked for.
     """
 
     origin: str
@@ -55,6 +46,7 @@ class Message:
     time: int
     data: str
     heard: bool = False
+    copies: int = field(default=0, compare=False)
 
     @property
     def id(self) -> str:
@@ -104,11 +96,17 @@ class Ignored:
     why: str
 
 
-Frame = Sockets | Message | Heard | Ignored
+Frame = Sockets | Message | Heard | Ignored | LogFrame
 
 
-def encode(frame: Sockets | Message) -> str:
+def encode(frame: Sockets | Message | LogFrame) -> str:
     """Return the JSON text of `frame`."""
+    return json.dumps(_fields(frame), ensure_ascii=False, separators=(",", ":"))
+
+
+def _fields(frame: Sockets | Message | LogFrame) -> dict[str, Any]:
+    if isinstance(frame, LOG_FRAMES):
+        return to_dict(frame)
     if isinstance(frame, Message):
         fields: dict[str, Any] = {
             "type": "MESSAGE",
@@ -136,7 +134,7 @@ def encode(frame: Sockets | Message) -> str:
             "withdrawn": list(frame.withdrawn),
         }
         fields.update({name: value for name, value in optional.items() if value})
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return fields
 
 
 def decode(text: str) -> Frame:
@@ -269,4 +267,5 @@ def _decode_message(fields: dict[str, Any]) -> Message | Heard | Ignored:
 _DECODERS: dict[str, Callable[[dict[str, Any]], Frame]] = {
     "SOCKETS": _decode_sockets,
     "MESSAGE": _decode_message,
+    **dict.fromkeys(LOG_TYPES, from_dict),
 }

@@ -1,57 +1,97 @@
 """The shared state of a node: sockets, addresses and messages, behind one lock.
 
-Every method may be called by any thread. None blocks, sends or calls back: what is to be done is
-returned, and done by the caller after the lock is free.
+Every method may be called by any thread, unless it says otherwise. None sends, syncs or calls
+back while it holds the lock: what is to be done is returned, and done by the caller after it.
+The rules are the overlay's (links and addresses) and the replica's (what is held, what to send).
 """
 
 from __future__ import annotations
 
-import bisect
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from . import hearings
-from .link import Link
+from .clock import HybridClock
+from .errors import LinkClosed, LogError
+from .link import Link, wake
+from .log import Log
+from .logframes import Entry, LogFrame, Messages, Run
 from .overlay import Overlay
 from .protocol import Message
+from .replica import Conflict, Replica
+from .replica_link import ReplicaLink, Ship, Work
+
+# What may wait for the writer before those who bring more have to wait. Messages.
+_MAX_PENDING = 20_000
+
+# Conflicts that are kept to be shown.
+_MAX_CONFLICTS = 1000
 
 
 @dataclass
 class _Socket:
-    """A link, and how far its sender has come in the arrivals."""
+    """A link, and what goes to its peer: the log of ours, or to an original our own commits."""
 
     link: Link
-    sent: int
+    replica: ReplicaLink | None = None
+    # For an original: which of our origins it was last sent of, and up to where.
+    origin: str = ""
+    sent: int = 0
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Messages that were committed here and are on their way to the disk."""
+
+    origin: str
+    first: int
+    messages: tuple[Entry, ...]
+    failures: int
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.messages) - 1
+
+    def message(self, index: int = 0) -> Message:
+        """Return one of the messages with its identity."""
+        entry = self.messages[index]
+        return Message(self.origin, self.first + index, entry.time, entry.text, entry.heard)
 
 
 class State:
     """What one node holds."""
 
-    def __init__(self, origin: str, overlay: Overlay, clock: Callable[[], float]) -> None:
-        """`origin` is that of the messages committed here; `clock` is the time of day, seconds."""
-        self.origin = origin
+    def __init__(
+        self,
+        overlay: Overlay,
+        replica: Replica,
+        log: Log,
+        clock: HybridClock,
+        new_origin: Callable[[], str],
+    ) -> None:
+        """`new_origin` names the origin to commit under when the old one may not be used on."""
+        self.log = log
+        self._new_origin = new_origin
         self._clock = clock
         self._lock = threading.Lock()  # guards all below
-        self._arrived = threading.Condition(self._lock)
+        self._pending_changed = threading.Condition(self._lock)
+        self._stored = threading.Condition(self._lock)
+        self._told = threading.Condition(self._lock)
         self._relinked = threading.Condition(self._lock)
         self._overlay = overlay
+        self._replica = replica
         self._sockets: dict[int, _Socket] = {}
-        self._arrivals: list[Message] = []
-        self._ordered: list[Message] = []
-        self._held: set[tuple[str, int]] = set()
-        self._seq = 0
-        self._time = 0
+        self._pending: list[Run] = []
+        self._pending_messages = 0
+        self._failures = 0
+        self._failure: LogError | None = None
+        self._conflicts: set[Conflict] = set()
+        self._waking = float("inf")  # when `upkeep` comes back by itself
         self._stopped = False
 
-    @contextmanager
-    def overlay(self) -> Iterator[Overlay]:
-        """Hold the lock and lend the overlay's rules; whoever waits for a change is woken."""
-        with self._lock:
-            yield self._overlay
-            self._relinked.notify_all()
+    # -- the three -------------------------------------------------------------------------------
 
     @property
     def sockets(self) -> list[Link]:
@@ -67,92 +107,248 @@ class State:
             return {entry.address: entry.by_hand for entry in known if not entry.oneself}
 
     @property
-    def messages(self) -> list[Message]:
-        """The messages shown, in the order that is the same on every node."""
-        with self._lock:
-            ordered = self._ordered[:]
-        return hearings.shown(ordered)
+    def messages(self) -> Iterator[Message]:
+        """The messages shown, in the order that is the same on every node; read as you go."""
+        return self.log.all()
 
     def count(self) -> int:
         """Return the number of connected sockets, a node of ours counted once."""
         with self._lock:
             return self._overlay.count()
 
+    def vector(self) -> dict[str, tuple[int, str]]:
+        """Return what is held: origin -> (number of messages, running hash)."""
+        with self._lock:
+            return self._replica.vector()
+
+    def behind(self) -> int:
+        """Return how many messages live links have told of and this node does not hold yet."""
+        with self._lock:
+            return self._replica.behind(time.monotonic())
+
+    def conflicts(self) -> int:
+        """Return how often two contents were seen under one identity, and not taken."""
+        with self._lock:
+            return len(self._conflicts)
+
     # -- links ----------------------------------------------------------------------------------
 
-    def link_opened(self, link: Link) -> bool:
-        """Add `link`; False when the node has stopped meanwhile."""
+    @contextmanager
+    def overlay(self) -> Iterator[Overlay]:
+        """Hold the lock and lend the overlay's rules; `upkeep` looks again after it."""
         with self._lock:
-            if not self._stopped:
-                self._sockets[link.number] = _Socket(link, len(self._arrivals))
-            return not self._stopped
-
-    def link_closed(self, link: Link) -> None:
-        """Remove `link`, if it is still there."""
-        with self._lock:
-            self._sockets.pop(link.number, None)
+            yield self._overlay
             self._relinked.notify_all()
 
-    def next_message(self, link: Link) -> Message | None:
-        """Return the next message that the peer on `link` is to be sent, None with none now.
+    def link_opened(self, link: Link) -> None:
+        """Add `link`; raises LinkClosed when the node has stopped meanwhile."""
+        with self._lock:
+            if self._stopped:
+                raise LinkClosed("this node stops")
+            origin = self._replica.origin
+            self._sockets[link.number] = _Socket(link, None, origin, self._replica.held(origin))
 
-        Each node sends what it committed itself since the link's opening; what it heard from an
-        original node goes to nodes of ours alone. Called by the link's sender only.
+    def link_known(self, link: Link) -> list[Link]:
+        """Let the log flow once the peer on `link` has shown that it is one of ours."""
+        with self._lock:
+            socket = self._sockets.get(link.number)
+            peer = self._overlay.peers.get(link.number)
+            if socket and peer and peer.node and not socket.replica and not link.closing():
+                socket.replica = self._replica.open(peer.node, link.rtt, time.monotonic())
+            return self._woken()
+
+    def link_closed(self, link: Link) -> list[Link]:
+        """Remove `link`, if it is still there; return the links to wake."""
+        with self._lock:
+            socket = self._sockets.pop(link.number, None)
+            if socket and socket.replica:
+                self._replica.close(socket.replica, time.monotonic())
+            self._relinked.notify_all()
+            self._told.notify_all()
+            return self._woken()
+
+    def receive(self, link: Link, frame: LogFrame) -> tuple[list[Link], list[str]]:
+        """Take a frame about the log; return the links to wake, and what is wrong with it.
+
+        Called by the link's reader. Where the writer is behind, it waits, and so does the peer.
+        """
+        newest = 0
+        if isinstance(frame, Messages):
+            newest = max((e.time for run in frame.runs for e in run.messages), default=0)
+        with self._lock:
+            self._pending_changed.wait_for(self._has_room)
+            socket = self._sockets.get(link.number)
+            if socket is None or socket.replica is None:
+                return [], []
+            socket.replica.rtt = link.rtt
+            runs = self._replica.receive(socket.replica, frame, time.monotonic())
+            wrong = self._take_conflicts()
+            if runs:
+                wrong += self._observe(newest, runs)
+                self._put(runs)
+            if frame.have:
+                self._told.notify_all()
+            return self._woken(), wrong
+
+    def take(self, link: Link) -> Work | None:
+        """Return what the sender of `link` has to send to a node of ours; None to an original."""
+        with self._lock:
+            socket = self._sockets.get(link.number)
+            if socket is None or socket.replica is None:
+                return None
+            return socket.replica.take(time.monotonic())
+
+    def shipped(self, link: Link, ships: Sequence[Ship]) -> None:
+        """Note what the sender of `link` sends of the log."""
+        with self._lock:
+            socket = self._sockets.get(link.number)
+            if socket and socket.replica:
+                socket.replica.shipped(ships, time.monotonic())
+
+    def take_for_original(self, link: Link, limit: int) -> Ship | None:
+        """Return what the original on `link` is to be sent of our own commits, None with nothing.
+
+        It counts as sent. Called by the link's sender.
         """
         with self._lock:
-            peer = self._overlay.peers.get(link.number)
             socket = self._sockets.get(link.number)
-            if peer is None or socket is None or not peer.introduced:
+            peer = self._overlay.peers.get(link.number)
+            if socket is None or peer is None or not peer.original:
                 return None
-            while socket.sent < len(self._arrivals):
-                message = self._arrivals[socket.sent]
-                socket.sent += 1
-                if message.origin == self.origin and (peer.ours or not message.heard):
-                    return message
-            return None
+            held = self._replica.held(socket.origin)
+            if socket.sent == held and socket.origin != self._replica.origin:
+                socket.origin, socket.sent = self._replica.origin, 0
+                held = self._replica.held(socket.origin)
+            if socket.sent >= held:
+                return None
+            ship = Ship(socket.origin, socket.sent, min(held, socket.sent + limit))
+            socket.sent = ship.upto
+            return ship
 
-    # -- messages -------------------------------------------------------------------------------
+    # -- commits --------------------------------------------------------------------------------
 
-    def commit(self, data: str, heard: bool = False) -> Message:
-        """Add a message of this node's own and return it."""
+    def commit(self, texts: Sequence[str], heard: bool = False, ack: bool = False) -> Ticket:
+        """Give messages of this node's own their identities and hand them to the writer.
+
+        `ack`: somebody waits for copies of them. Raises LogError while the log cannot be written.
+        """
         with self._lock:
-            self._seq += 1
-            self._time = max(self._time, int(self._clock() * 1000))
-            message = Message(self.origin, self._seq, self._time, data, heard)
-            self._add(message)
-            return message
+            self._pending_changed.wait_for(self._has_room)
+            if self._stopped or self._failure:
+                raise self._failure or LogError("this node is stopping")
+            wall = int(time.time() * 1000)
+            entries = tuple(Entry(self._clock.tick(wall), text, heard) for text in texts)
+            run = self._replica.commit(entries, time.monotonic(), ack)
+            self._put([run])
+            return Ticket(run.origin, run.after + 1, entries, self._failures)
 
-    def add(self, message: Message) -> bool:
-        """Add a message of another node; False if it is held already."""
+    def add(self, message: Message) -> None:
+        """Take a message of another node that came alone, if it is the next of its origin."""
+        entry = Entry(message.time, message.data, message.heard)
         with self._lock:
-            if (message.origin, message.seq) in self._held:
-                return False
-            self._add(message)
-            return True
+            run = (
+                None if self._stopped else self._replica.take_in(message.origin, message.seq, entry)
+            )
+            if run:
+                self._observe(message.time, [run])
+                self._put([run])
 
-    def _add(self, message: Message) -> None:
-        self._held.add((message.origin, message.seq))
-        self._arrivals.append(message)
-        bisect.insort(self._ordered, message, key=lambda m: m.order)
-        self._arrived.notify_all()
+    def wait_stored(self, ticket: Ticket) -> None:
+        """Wait until the messages of `ticket` are on disk; raises LogError if they cannot be."""
+        with self._lock:
+            while self._replica.held(ticket.origin) < ticket.last:
+                if self._failures > ticket.failures:
+                    raise self._failure or LogError("the log could not be written; try again")
+                if self._stopped:
+                    raise LogError("this node is stopping")
+                self._stored.wait()
+
+    def wait_copies(self, origin: str, seq: int, copies: int, timeout: float) -> int:
+        """Wait until `copies` other nodes hold a message, `timeout` seconds at most.
+
+        Returns how many do.
+        """
+
+        def reached() -> int:
+            return len(self._replica.copies(origin, seq))
+
+        with self._lock:
+            if origin == self._replica.origin and reached() < copies:
+                self._replica.expect_copies(seq)
+            woken = self._woken()
+        wake(woken)
+        with self._lock:
+            self._told.wait_for(lambda: self._stopped or reached() >= copies, timeout)
+            return reached()
+
+    # -- the writer's thread --------------------------------------------------------------------
+
+    def pending(self) -> list[Run] | None:
+        """Wait for runs to store, and take them all; None after `stop`."""
+        with self._lock:
+            self._pending_changed.wait_for(lambda: self._pending or self._stopped)
+            runs, self._pending = self._pending, []
+            self._pending_messages = 0
+            self._pending_changed.notify_all()
+            return runs or None
+
+    def stored(self, runs: Sequence[Run]) -> list[Link]:
+        """Note that `runs` are on disk; return the links to wake."""
+        with self._lock:
+            self._replica.stored(runs, time.monotonic())
+            self._stored.notify_all()
+            woken = self._woken()
+            if any(run.origin == self._replica.origin for run in runs):
+                woken += [s.link for s in self._sockets.values() if s.replica is None]
+            return woken
+
+    def failed(self, error: LogError) -> None:
+        """Note that the log could not be written; all that waited for it is dropped.
+
+        Commits go on under a new origin, lest an identity that is half on disk is used again.
+        """
+        with self._lock:
+            self._replica.failed(time.monotonic())
+            self._replica.renew(self._new_origin())
+            self._pending.clear()
+            self._pending_messages = 0
+            self._failures += 1
+            self._failure = error
+            self._stored.notify_all()
+            self._pending_changed.notify_all()
+
+    def recovered(self) -> list[Link]:
+        """Note that the log can be written again; return the links to wake."""
+        with self._lock:
+            self._failure = None
+            self._replica.resume(time.monotonic())
+            return self._woken()
 
     # -- waiting --------------------------------------------------------------------------------
 
-    def arrivals(self, after: int) -> list[Message] | None:
-        """Wait for messages beyond the first `after`, in order of arrival; None after `stop`."""
+    def wait_arrival(self, after: int) -> bool:
+        """Wait for an arrival with a number above `after`; False after `stop`."""
         with self._lock:
-            self._arrived.wait_for(lambda: self._stopped or len(self._arrivals) > after)
-            return self._arrivals[after:] or None
+            self._stored.wait_for(lambda: self._stopped or self.log.last_arrival() > after)
+            return not self._stopped
 
-    def due(self) -> list[str] | None:
-        """Wait until there are addresses to dial, and return them; None after `stop`."""
+    def due(self) -> tuple[list[str], list[Link]] | None:
+        """Wait until there are addresses to dial or links to wake; None after `stop`.
+
+        Called by the thread `upkeep`.
+        """
         with self._lock:
             while not self._stopped:
                 now = time.monotonic()
-                due = self._overlay.due(now)
-                if due:
-                    return due
-                self._relinked.wait(self._overlay.pause(now))
+                self._replica.tick(now)
+                due, woken = self._overlay.due(now), self._woken()
+                if due or woken:
+                    return due, woken
+                pause = self._overlay.pause(now)
+                dialling = float("inf") if pause is None else now + pause
+                self._waking = min(dialling, self._replica.next_deadline())
+                left = self._waking - now
+                self._relinked.wait(None if left == float("inf") else max(0.0, left))
             return None
 
     def wait_unlinked(self, timeout: float) -> bool:
@@ -164,5 +360,59 @@ class State:
         """Wake all who wait, and let no further link in."""
         with self._lock:
             self._stopped = True
-            self._arrived.notify_all()
+            for condition in (self._pending_changed, self._stored, self._told, self._relinked):
+                condition.notify_all()
+
+    # -- with the lock held ---------------------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        return self._stopped or self._pending_messages < _MAX_PENDING
+
+    def _put(self, runs: Sequence[Run]) -> None:
+        self._pending += runs
+        self._pending_messages += sum(len(run.messages) for run in runs)
+        self._pending_changed.notify_all()
+
+    def _take_conflicts(self) -> list[str]:
+        """Keep the conflicts that are new, to be shown, and return a sentence for each.
+
+        One over our own origin means that this machine is a snapshot that came back to life: what
+        it commits goes under another origin from now on.
+        """
+        found, self._replica.conflicts = self._replica.conflicts, []
+        if any(conflict.origin == self._replica.origin for conflict in found):
+            self._replica.renew(self._new_origin())
+        new = [conflict for conflict in found if conflict not in self._conflicts]
+        if len(self._conflicts) < _MAX_CONFLICTS:
+            self._conflicts.update(new)
+        return [
+            f"two contents under one identity: {c.origin}:{c.seq}, or one before it, is not the "
+            f"same at node {c.peer}, and is not taken from there"
+            for c in new
+        ]
+
+    def _observe(self, newest: int, runs: Sequence[Run]) -> list[str]:
+        """Follow the times of messages that others committed, as far as the clock's rule allows.
+
+        Returns a sentence for each origin whose time is not followed.
+        """
+        wall = int(time.time() * 1000)
+        if self._clock.observe(newest, wall):
+            return []
+        return [
+            f"a message of {run.origin} is from more than 60 s ahead of this machine's clock; "
+            "its time is kept and not followed"
+            for run in runs
+            if False in [self._clock.observe(entry.time, wall) for entry in run.messages]
+        ]
+
+    def _woken(self) -> list[Link]:
+        """Return the links whose senders have work; see to it that `upkeep` is in time."""
+        if self._replica.next_deadline() < self._waking:
+            self._waking = float("-inf")
             self._relinked.notify_all()
+        if not self._replica.woken:
+            return []
+        woken = [s.link for s in self._sockets.values() if s.replica in self._replica.woken]
+        self._replica.woken.clear()
+        return woken

@@ -8,26 +8,60 @@ from __future__ import annotations
 
 import fcntl
 import os
+import queue
 import secrets
 import sqlite3
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
-from .errors import StartError
+from .errors import LogError, LogFull, StartError
 
-_SCHEMA_VERSION = 1
+Database: TypeAlias = sqlite3.Connection
+
 _APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-_SCHEMA = f"""
-CREATE TABLE identity (node TEXT NOT NULL);
-CREATE TABLE addresses (address TEXT PRIMARY KEY, by_hand INTEGER NOT NULL) WITHOUT ROWID;
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_SCHEMA_VERSION};
-"""
+# One step a version: the first makes version 1 of nothing, and so on.
+_MIGRATIONS = [
+    f"""
+    CREATE TABLE identity (node TEXT NOT NULL);
+    CREATE TABLE addresses (address TEXT PRIMARY KEY, by_hand INTEGER NOT NULL) WITHOUT ROWID;
+    PRAGMA application_id = {_APPLICATION_ID};
+    """,
+    """
+    CREATE TABLE origins (
+        origin TEXT PRIMARY KEY,
+        n INTEGER NOT NULL,          -- messages held: 1 to n
+        hash BLOB NOT NULL           -- running hash over them
+    ) WITHOUT ROWID;
+    CREATE TABLE messages (
+        arrival INTEGER PRIMARY KEY, -- counts up as they come to be shown here
+        origin TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        hash BLOB NOT NULL,          -- running hash up to and with this one
+        heard INTEGER NOT NULL,
+        leader INTEGER               -- of a hearing: arrival of the one that is shown for it
+    );
+    CREATE UNIQUE INDEX by_identity ON messages (origin, seq);
+    CREATE INDEX by_place ON messages (time, origin, seq);
+    CREATE INDEX by_text ON messages (data, time, origin, seq) WHERE heard;
+    CREATE INDEX hidden ON messages (arrival) WHERE leader <> arrival;
+    """,
+]
+# Connections to read with, and how long one may be waited for. Seconds.
+_READERS = 4
+_READER_TIMEOUT = 10.0
+# Up to this size a database is checked whole at the start, which takes a moment. Bytes.
+_CHECK_SIZE = 64 * 1024 * 1024
+# How much of the write-ahead log may pile up before it is folded into the database. Pages.
+_CHECKPOINT_PAGES = 4000
 
 
 class Store:
-    """A node's identity and the addresses it knows. For any thread."""
+    """A node's directory: its identity, its addresses, and the database for its log."""
 
     def __init__(self, directory: str | os.PathLike[str] | None) -> None:
         """Open or make the data directory; None keeps nothing.
@@ -35,9 +69,10 @@ class Store:
         Raises StartError, which says what to do, where it cannot be used.
         """
         self.directory = Path(directory) if directory is not None else None
-        self._lock = threading.Lock()  # one statement at a time
         self._lock_file: int | None = None
-        self._database: sqlite3.Connection | None = None
+        self._writing = threading.Lock()  # one transaction at a time
+        self._writer: Database | None = None
+        self._readers: queue.LifoQueue[Database] = queue.LifoQueue()
         try:
             self._open()
         except StartError:
@@ -53,26 +88,61 @@ class Store:
 
     def _open(self) -> None:
         if self.directory is None:
-            database = sqlite3.connect(":memory:", check_same_thread=False)
+            self._writer = self._connect(":memory:")
         else:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._check_files(self.directory)
             self._lock_directory(self.directory)
-            database = sqlite3.connect(self.directory / "node.db", check_same_thread=False)
-        self._database = database
+            path = self.directory / "node.db"
+            self._check(path)
+            self._writer = self._connect(path)
+        self._migrate(self._writer)
+        self.node = str(self._writer.execute("SELECT node FROM identity").fetchone()[0])
+        if self.directory is not None:
+            for _ in range(_READERS):
+                self._readers.put(self._connect(self.directory / "node.db"))
+
+    @staticmethod
+    def _connect(path: Path | str) -> Database:
+        database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            with database:
-                database.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
-        elif version > _SCHEMA_VERSION:
+        database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        return database
+
+    def _check(self, path: Path) -> None:
+        """Refuse a database that is newer or damaged; of a large one only the ends are read."""
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            head = file.read(64)  # the version is at byte 60, until then nothing is touched
+            if int.from_bytes(head[60:64], "big") > len(_MIGRATIONS):
+                raise StartError(
+                    f"the data directory {self.directory} was written by a newer p2p_sync; "
+                    "run that, or choose another directory with --data-dir"
+                )
+        database = sqlite3.connect(path)
+        try:
+            problem = "ok"
+            if path.stat().st_size <= _CHECK_SIZE:
+                (problem,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            elif database.execute("PRAGMA user_version").fetchone()[0] >= 2:
+                database.execute("SELECT max(arrival), max(time) FROM messages").fetchone()
+                database.execute("SELECT count(*) FROM origins").fetchone()
+        except sqlite3.DatabaseError as error:
+            problem = str(error)
+        finally:
+            database.close()
+        if problem != "ok":
             raise StartError(
-                f"the data directory {self.directory} was written by a newer p2p_sync; "
-                "run that, or choose another directory with --data-dir"
+                f"the log {path} is damaged ({problem}) and left as it is; put it aside and start "
+                "again: the other nodes send what they hold"
             )
-        self.node = str(database.execute("SELECT node FROM identity").fetchone()[0])
+
+    def _migrate(self, database: Database) -> None:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        for number, step in enumerate(_MIGRATIONS[version:], version + 1):
+            database.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
+        if not database.execute("SELECT count(*) FROM identity").fetchone()[0]:
+            database.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
 
     def _check_files(self, directory: Path) -> None:
         names = {entry.name for entry in directory.iterdir()}
@@ -102,34 +172,82 @@ class Store:
                 "stop that one, or choose another directory with --data-dir"
             ) from None
 
+    # -- any thread -----------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[Database]:
+        """Lend the database for one transaction: on disk when the block ends, or undone.
+
+        Raises LogFull or LogError where the disk does not take it.
+        """
+        with self._writing, _errors():
+            database = self._writer
+            if database is None:
+                raise sqlite3.ProgrammingError("the data directory is closed")
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """Lend a database to read from, while others write; raises LogError."""
+        if self.directory is None:
+            with self._writing, _errors():
+                if self._writer is None:
+                    raise sqlite3.ProgrammingError("the data directory is closed")
+                yield self._writer
+            return
+        if self._writer is None:
+            raise LogError("the data directory is closed")
+        try:
+            database = self._readers.get(timeout=_READER_TIMEOUT)
+        except queue.Empty:
+            raise LogError("the log is busy; try again") from None
+        try:
+            with _errors():
+                yield database
+        finally:
+            if self._writer is None:
+                database.close()
+            else:
+                self._readers.put(database)
+
     def addresses(self) -> dict[str, bool]:
         """Return the addresses kept, each with whether it was given by hand."""
-        with self._lock:
-            rows = self._open_database().execute("SELECT address, by_hand FROM addresses")
-            kept = rows.fetchall()
-        return {address: bool(by_hand) for address, by_hand in kept}
+        with self.reading() as database:
+            rows = database.execute("SELECT address, by_hand FROM addresses").fetchall()
+        return {address: bool(by_hand) for address, by_hand in rows}
 
     def keep_addresses(self, addresses: dict[str, bool]) -> None:
-        """Keep exactly these; raises OSError where the disk does not take them."""
-        try:
-            with self._lock, self._open_database() as database:
-                database.execute("DELETE FROM addresses")
-                database.executemany("INSERT INTO addresses VALUES (?, ?)", addresses.items())
-        except sqlite3.Error as error:
-            raise OSError(str(error)) from None
-
-    def _open_database(self) -> sqlite3.Connection:
-        """With the lock held: the database; an error once the store is closed."""
-        if self._database is None:
-            raise sqlite3.ProgrammingError("the data directory is closed")
-        return self._database
+        """Keep exactly these; raises LogError where the disk does not take them."""
+        with self.writing() as database:
+            database.execute("DELETE FROM addresses")
+            database.executemany("INSERT INTO addresses VALUES (?, ?)", addresses.items())
 
     def close(self) -> None:
         """Let go of the directory. A second call does nothing."""
-        with self._lock:
-            if self._database:
-                self._database.close()
-                self._database = None
+        with self._writing:
+            writer, self._writer = self._writer, None
+            with suppress(queue.Empty):
+                while True:
+                    self._readers.get_nowait().close()
+            if writer:
+                writer.close()
             if self._lock_file is not None:
                 os.close(self._lock_file)
                 self._lock_file = None
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn SQLite's errors into ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = "full" in str(error)
+        raise (LogFull if full else LogError)(f"the log cannot be used: {error}") from None

@@ -1,23 +1,46 @@
-"""The page and the three addresses of the original system: the one door to Flask."""
+"""The page, the three addresses of the original system, and the API: the one door to Flask."""
 
 from __future__ import annotations
 
 import datetime
+import itertools
+import json
 import logging
+from collections.abc import Iterator
 from http import HTTPStatus
+from typing import Any
 
 from flask import Flask, Response, make_response, redirect, render_template, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, ServiceUnavailable
+from werkzeug.exceptions import (
+    HTTPException,
+    MethodNotAllowed,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+)
 from werkzeug.wrappers import Response as AnyResponse
 
-from ..errors import InputError, MessageTooLong
+from ..codes import MAX_NUMBER
+from ..errors import InputError, LogError, LogFull, MessageTooLong
+from ..log import Place
 from ..node import Node
+from ..protocol import Message
+from .bodies import Lines, message_of
 from .query import parameter
 
 logger = logging.getLogger("p2p_sync")
 
-# Messages on the page; scripts get all of them. The newest stand on top.
+# Messages on a page, the newest on top; scripts get all of them.
 PAGE_MESSAGES = 200
+
+# Messages in an answer of the API.
+_DEFAULT_LIMIT = 100
+_MOST_LIMIT = 1000
+
+# Bytes of a JSON body; NDJSON is read line by line and may be larger.
+_MOST_BODY = 1024 * 1024
+
+# Seconds that a request may wait for copies.
+_MOST_TIMEOUT = 60.0
 
 _ADD_EXAMPLE = "/add?address=ws://host:8001"
 
@@ -25,28 +48,23 @@ _ADD_EXAMPLE = "/add?address=ws://host:8001"
 def create_app(node: Node) -> Flask:
     """Return the WSGI application that shows and drives `node`."""
     app = Flask(__name__)
-
-    @app.get("/")
-    def index() -> Response:
-        return _index(node) if _wants_page() else _text(_line(node))
-
-    @app.get("/add")
-    def add() -> AnyResponse:
-        _only_on_purpose()
-        node.connect(parameter(request.environ["QUERY_STRING"], "address", _ADD_EXAMPLE))
-        return redirect("/")
-
-    @app.get("/commit")
-    def commit() -> AnyResponse:
-        _only_on_purpose()
-        node.commit(parameter(request.environ["QUERY_STRING"], "msg", "/commit?msg=text"))
-        return redirect("/")
+    _add_original(app, node)
+    _add_api(app, node)
 
     @app.errorhandler(InputError)
     def refused(error: InputError) -> Response:
         long = isinstance(error, MessageTooLong)
         return _error(
             node, HTTPStatus.REQUEST_ENTITY_TOO_LARGE if long else HTTPStatus.BAD_REQUEST, error
+        )
+
+    @app.errorhandler(LogError)
+    def not_stored(error: LogError) -> Response:
+        full = isinstance(error, LogFull)
+        return _error(
+            node,
+            HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE,
+            f"{error}; nothing that was acknowledged is lost, try again later",
         )
 
     @app.errorhandler(HTTPException)
@@ -64,6 +82,31 @@ def create_app(node: Node) -> Flask:
     return app
 
 
+# -- the original system's addresses ------------------------------------------------------------
+
+
+def _add_original(app: Flask, node: Node) -> None:
+    @app.get("/")
+    def index() -> Response:
+        if not _wants_page():
+            return Response(_line(node), content_type="text/plain; charset=utf-8")
+        before = request.args.get("before")
+        return _index(node, before=_place(before) if before else None)
+
+    @app.get("/add")
+    def add() -> AnyResponse:
+        _only_on_purpose()
+        node.connect(parameter(request.environ["QUERY_STRING"], "address", _ADD_EXAMPLE))
+        return redirect("/")
+
+    @app.get("/commit")
+    def commit() -> AnyResponse:
+        _only_on_purpose()
+        text = parameter(request.environ["QUERY_STRING"], "msg", "/commit?msg=text")
+        node.commit(text, *_waiting())
+        return redirect("/")
+
+
 def _only_on_purpose() -> None:
     """Refuse what is not a person's or a script's own wish: HEAD, and a browser's guess."""
     if request.method == "HEAD":
@@ -73,29 +116,159 @@ def _only_on_purpose() -> None:
         raise ServiceUnavailable("this address does something; it is not for prefetching")
 
 
+def _line(node: Node) -> Iterator[str]:
+    """Yield the original system's line in pieces; the one format that its users' scripts read."""
+    messages = node.log.all()
+    first = ",".join(message.data for message in itertools.islice(messages, PAGE_MESSAGES))
+    yield f"No. sockets {node.sockets()} {first}"
+    while page := [message.data for message in itertools.islice(messages, PAGE_MESSAGES)]:
+        yield "," + ",".join(page)
+
+
+# -- the API ------------------------------------------------------------------------------------
+
+
+def _add_api(app: Flask, node: Node) -> None:
+    @app.get("/api/v1/status")
+    def status() -> Response:
+        return _json(node.status())
+
+    @app.get("/api/v1/messages")
+    def messages() -> Response:
+        limit = _number("limit", _DEFAULT_LIMIT, 1, _MOST_LIMIT)
+        after = request.args.get("after", "")
+        order = request.args.get("order", "arrival")
+        if order == "time":
+            place = _place(after) if after else (-1, "", 0)
+            page = node.log.ordered(place, limit)
+            return _json(
+                {
+                    "messages": [_fields(message) for message in page],
+                    "next": _token(page[-1].order if page else place),
+                }
+            )
+        if order != "arrival":
+            raise InputError(f"order is arrival or time, not {order[:40]!r}")
+        arrival = _number("after", 0, 0, 2**63 - 1)
+        arrived = node.log.arrivals(arrival, limit)
+        return _json(
+            {
+                "messages": [_fields(message) for _, message in arrived],
+                "next": str(arrived[-1][0] if arrived else arrival),
+            }
+        )
+
+    @app.post("/api/v1/messages")
+    def post_messages() -> Response:
+        copies, timeout = _waiting()
+        if request.mimetype == "application/x-ndjson":
+            return _commit_lines(node, copies, timeout)
+        if (request.content_length or 0) > _MOST_BODY:
+            raise RequestEntityTooLarge(f"a JSON body has at most {_MOST_BODY} bytes")
+        message = node.commit(message_of(request.get_data()), copies, timeout)
+        reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
+        return _json({**_fields(message), "copies": message.copies}, reached)
+
+
+def _commit_lines(node: Node, copies: int, timeout: float) -> Response:
+    """Commit each line of the body; a bad one ends it, and those before it are stored."""
+    count = 0
+    first: Message | None = None
+    last: Message | None = None
+    lines = Lines(request.stream)
+    try:
+        for last in node.commit_all(lines):
+            first = first or last
+            count += 1
+    except InputError as error:
+        status = MessageTooLong if isinstance(error, MessageTooLong) else InputError
+        raise status(f"line {lines.line}: {error}; the {count} before it are stored") from None
+    answer: dict[str, Any] = {"count": count, "first": first and first.id, "last": last and last.id}
+    if last and copies:
+        answer["copies"] = node.wait_copies(last, copies, timeout)
+        if answer["copies"] < copies:
+            return _json(answer, HTTPStatus.ACCEPTED)
+    return _json(answer, HTTPStatus.CREATED)
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "origin": message.origin,
+        "seq": message.seq,
+        "time": message.time,
+        "data": message.data,
+    }
+
+
+def _waiting() -> tuple[int, float]:
+    """Return how many copies the request waits for, and for how long at most."""
+    copies = _number("copies", 0, 0, 1000)
+    text = request.args.get("timeout", "5")
+    try:
+        timeout = float(text)
+    except ValueError:
+        timeout = -1.0
+    if not 0 <= timeout <= _MOST_TIMEOUT:
+        raise InputError(
+            f"timeout is a number of seconds up to {_MOST_TIMEOUT:g}, not {text[:40]!r}"
+        )
+    return copies, timeout
+
+
+def _number(name: str, default: int, least: int, most: int) -> int:
+    text = request.args.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20) or not least <= int(text) <= most:
+        raise InputError(f"{name} is a whole number from {least} to {most}, not {text[:40]!r}")
+    return int(text)
+
+
+def _token(place: Place) -> str:
+    time, origin, seq = place
+    return f"{time}.{origin}.{seq}" if origin else ""
+
+
+def _place(token: str) -> Place:
+    """Return the place in the shared order that `_token` made the text of."""
+    time, _, rest = token.partition(".")
+    origin, _, seq = rest.partition(".")
+    numbers = all(part.isascii() and part.isdigit() and len(part) < 17 for part in (time, seq))
+    if not numbers or max(int(time), int(seq)) > MAX_NUMBER:
+        raise InputError("after is what an answer gave as next; leave it out to begin")
+    return int(time), origin, int(seq)
+
+
+# -- answers ------------------------------------------------------------------------------------
+
+
+def _json(value: Any, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Response(text, status, content_type="application/json")
+
+
 def _wants_page() -> bool:
     return "text/html" in request.headers.get("Accept", "").lower()
 
 
-def _line(node: Node) -> str:
-    """Return the original system's line; the one format that its users' scripts read."""
-    return f"No. sockets {node.sockets()} {','.join(m.data for m in node.messages())}"
-
-
-def _text(text: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    response = make_response(text, status)
-    response.headers["Content-Type"] = "text/plain; charset=utf-8"
-    return response
-
-
-def _index(node: Node, status: HTTPStatus = HTTPStatus.OK, problem: object = "") -> Response:
-    messages = node.messages()
+def _index(
+    node: Node,
+    status: HTTPStatus = HTTPStatus.OK,
+    problem: object = "",
+    before: Place | None = None,
+) -> Response:
+    messages = node.log.newest(PAGE_MESSAGES, before)
+    told = node.status()
     page = render_template(
         "page.html",
-        node=node,
-        sockets=node.sockets(),
-        count=len(messages),
-        messages=messages[: -PAGE_MESSAGES - 1 : -1],
+        node=told["node"],
+        sockets=told["sockets"],
+        count=told["messages"]["count"],
+        conflicts=told["conflicts"],
+        messages=messages,
+        paged=before is not None,
+        older=_token(messages[-1].order) if len(messages) == PAGE_MESSAGES else "",
         problem=problem,
         when=_when,
     )
@@ -103,8 +276,14 @@ def _index(node: Node, status: HTTPStatus = HTTPStatus.OK, problem: object = "")
 
 
 def _error(node: Node, status: HTTPStatus, problem: object) -> Response:
-    """Answer in kind: the page with the sentence on top, or the sentence."""
-    return _index(node, status, problem) if _wants_page() else _text(f"{problem}\n", status)
+    """Answer in kind: a problem document, the page with the sentence on top, or the sentence."""
+    if request.path.startswith("/api/"):
+        response = _json({"status": status, "title": status.phrase, "detail": str(problem)}, status)
+        response.content_type = "application/problem+json"
+        return response
+    if _wants_page():
+        return _index(node, status, problem)
+    return Response(f"{problem}\n", status, content_type="text/plain; charset=utf-8")
 
 
 def _when(milliseconds: int) -> str:

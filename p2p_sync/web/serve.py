@@ -16,6 +16,9 @@ _THREADS = 32
 # A request line that holds the largest message with each byte percent-encoded, and headers.
 _MAX_HEAD_BYTES = 3 * MAX_MESSAGE_BYTES + 64 * 1024
 
+# The body of a bulk commit; what is large waits in a file.
+_MAX_BODY_BYTES = 1024 * 1024 * 1024
+
 _STOP_TIMEOUT = 0.5
 
 
@@ -35,7 +38,7 @@ class HttpServer:
                 threads=_THREADS,
                 asyncore_use_poll=True,
                 max_request_header_size=_MAX_HEAD_BYTES,
-                max_request_body_size=1024 * 1024,
+                max_request_body_size=_MAX_BODY_BYTES,
                 ident="p2p_sync",
             )
         except (OSError, ValueError) as error:

@@ -1,0 +1,328 @@
+"""One link, as the replica sees it: what its peer holds, and what to send to it next.
+
+The log is the queue. A link keeps per origin where the peer is; what lies between that and the end
+of our log is read from there when its sender has time. News of what we hold (HAVE) are worked out
+when they are due, from the order in which the version vector changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
+
+from .codes import POLICY_VIOLATION
+from .errors import ProtocolError
+from .logframes import (
+    MAX_BATCH,
+    MAX_ENTRIES,
+    Graft,
+    Have,
+    LogFrame,
+    Prune,
+    Vector,
+)
+from .vector import Origin, VersionVector
+
+HAVE_INTERVAL = 1.0
+"""Seconds between HAVEs of news on a link; the first change after a quiet second goes at once."""
+HAVE_RIDE = 0.2
+"""Seconds after which news ride along with a frame that is sent anyway."""
+HAVE_SOON = 0.05
+"""Seconds, in place of HAVE_INTERVAL, while a commit waits for copies."""
+AUDIT_INTERVAL = 30.0
+"""Seconds, less up to a quarter, between HAVEs that tell a piece of the vector, news or not."""
+AUDIT_ENTRIES = 500
+"""Origins in such a piece; the next one goes on where it ended."""
+HOLD_TRIPS, HOLD_MARGIN = 1.25, 0.01
+"""Round trips, and seconds on top, for which what follows an origin's first message is held."""
+MAX_ORIGINS = 100_000
+"""Origins that a node holds, and that a peer may tell of."""
+NEVER = float("inf")
+
+
+class Ship(NamedTuple):
+    """Messages `after`+1 ... `upto` of `origin`, to be read from the log and sent."""
+
+    origin: str
+    after: int
+    upto: int
+
+
+class Work(NamedTuple):
+    """What a link's sender has to do, in this order: send `frames` as they are; read `ships` and
+    send them as one MESSAGES frame with `have` and `ack`, as far as its bytes allow, then call
+    `shipped`. With neither, there is nothing to do before `until`, or until the link is woken."""
+
+    frames: Sequence[LogFrame]
+    ships: Sequence[Ship]
+    have: Vector
+    ack: bool
+    until: float
+
+
+def _table() -> Any:
+    return field(default_factory=dict)
+
+
+class Commits:
+    """Our own commits, as far as links need to know: `origin`, and up to where one `waits` for
+    copies."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.waits = 0
+
+
+@dataclass(slots=True, eq=False)
+class ReplicaLink:
+    """One live link to another node of ours.
+
+    The sender's thread of the link calls `take` and `shipped`, with the state's lock held; the
+    shell keeps `rtt` up. The rest is the replica's.
+    """
+
+    peer: str  # the other end's node id
+    rtt: float  # the round trip, in seconds
+    _vector: VersionVector
+    _commits: Commits
+    _woken: dict[ReplicaLink, None]
+    _rng: random.Random
+    _linger: float
+
+    introduced: bool = False  # the peer has told its whole vector
+    holds: dict[str, int] = _table()  # origin -> what the peer durably holds, as it said
+    grafts: dict[str, None] = _table()  # origins to GRAFT
+    prunes: dict[str, None] = _table()  # origins to PRUNE
+    pruned: set[str] = field(default_factory=set)  # those pruned, and not grafted since
+    refusals: dict[str, None] = _table()  # origins to refuse
+    refused: set[str] = field(default_factory=set)  # those with a conflict
+    acks: dict[str, int] = _table()  # origin -> position that a commit of the peer waits for
+    told_at: float = -NEVER  # when the peer got the last HAVE
+    until: float = NEVER  # when the sender comes back by itself
+
+    _cursor: dict[str, int] = _table()  # origin -> where shipping is, when beyond `holds`
+    _ready: dict[str, None] = _table()  # origins with something to ship, in turn
+    _ready_since: float = 0.0
+    _held: dict[str, float] = _table()  # flooded origin -> when to ship more (0: nothing shipped)
+    _soon: dict[str, None] = _table()  # origins to tell of soon, even if the peer holds them
+    _told: int = 0  # the peer has been told of the vector's changes up to this revision
+    _opening: bool = True  # ... but not of all that was there before
+    _audit: int = 0  # the index of the next name to tell, news or not
+    _audit_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._told = self._vector.revision
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be work for the sender."""
+        self._woken[self] = None
+
+    # -- What the peer has and gets --------------------------------------------------------------
+
+    def position(self, name: str) -> int:
+        """Up to where the peer holds an origin, or will when all that was sent is stored."""
+        cursor = self._cursor.get(name)
+        return self.holds.get(name, 0) if cursor is None else cursor
+
+    def note(self, name: str, n: int) -> None:
+        """The peer durably holds `n` of an origin. Raises ProtocolError for too many origins."""
+        if n > self.holds.get(name, 0):
+            self.holds[name] = n
+            if self._cursor.get(name, NEVER) <= n:
+                del self._cursor[name]
+            if len(self.holds) > MAX_ORIGINS:
+                raise ProtocolError(POLICY_VIOLATION, f"more than {MAX_ORIGINS} origins")
+
+    def rewind(self, name: str, after: int) -> None:
+        """The peer has asked to be shipped an origin from `after` on."""
+        self._cursor[name] = after
+        if self.holds.get(name, 0) > after:
+            self.holds[name] = after
+        self._held.pop(name, None)
+
+    def hold(self, name: str) -> None:
+        """A new origin floods: ship its first message, what follows a round trip later, so that a
+        PRUNE comes first."""
+        self._held[name] = 0.0
+
+    def offer(self, name: str, now: float) -> None:
+        """Ship what the peer lacks of an origin."""
+        if not self._ready:
+            self._ready_since = now
+        self._ready[name] = None
+        self.wake()
+
+    def withhold(self, name: str) -> None:
+        """Ship no more of an origin."""
+        self._held.pop(name, None)
+        if name in self._ready:
+            del self._ready[name]
+            if self.position(name) < self._vector.origins[name].n:
+                self.tell_soon(name)  # it was left out of HAVE, for it was to be shipped
+
+    # -- What the peer is told of ----------------------------------------------------------------
+
+    def grown(self, names: Iterable[str]) -> None:
+        """The log has grown: see whether the sender has to come back earlier to tell of it."""
+        origins = self._vector.origins
+        for name, n in list(self.acks.items()):
+            if name in origins and origins[name].n >= n:
+                del self.acks[name]
+                self.tell_soon(name)
+        if any(self.position(name) < origins[name].n for name in names):
+            self.wake()
+
+    def tell_soon(self, name: str) -> None:
+        """Tell of an origin soon, even if the peer is known to hold as much."""
+        self._soon[name] = None
+        self.wake()
+
+    def tell_when(self, name: str, n: int) -> None:
+        """A commit of the peer waits: tell soon once we durably hold `n` of an origin."""
+        origin = self._vector.origins.get(name)
+        if origin is not None and origin.n >= n:
+            self.tell_soon(name)
+        elif len(self.acks) < AUDIT_ENTRIES:
+            self.acks[name] = n
+
+    # -- The sender ------------------------------------------------------------------------------
+
+    def take(self, now: float) -> Work:
+        """Return what to send now; call it again until there is nothing, then wait."""
+        until = self._have_at()
+        urgent = self._ready or self.grafts or self.prunes or self.refusals
+        if now < until and not urgent:  # the usual end of a sender's round
+            self.until = until
+            return Work((), (), {}, False, until)
+        frames: list[LogFrame] = []
+        if self.prunes or self.refusals:
+            frames.append(Prune(_pop(self.prunes, MAX_ENTRIES), _pop(self.refusals, MAX_ENTRIES)))
+        if self.grafts:
+            names = _pop(self.grafts, MAX_ENTRIES)
+            frames.append(Graft({name: self._vector.get(name).staged for name in names}))
+        ships: Sequence[Ship] = ()
+        until = NEVER
+        if self._ready and self.introduced:
+            ships, until = self._ships(now)
+        have: Vector = {}
+        if self._opening:
+            piece = self._piece(MAX_ENTRIES, now)
+            frames.append(Have(piece, last=not self._opening))
+        elif self._tells(now, bool(ships or frames)):
+            have = self._news(now)
+        ack = self._commits.waits > 0 and self._waits(ships, have)
+        if have and not ships:
+            if frames:
+                frames[0] = replace(frames[0], have=have, ack=ack)
+            else:
+                frames.append(Have(have, ack=ack))
+        self.until = min(until, self._have_at())
+        return Work(frames, ships, have, ack, self.until)
+
+    def shipped(self, ships: Iterable[Ship], now: float) -> None:
+        """These pieces have been sent, `upto` being where the frame was full."""
+        self._ready_since = now
+        for name, after, upto in ships:
+            if self.position(name) != after:
+                continue  # the peer has asked for another position meanwhile
+            self._cursor[name] = upto
+            if name in self._ready:
+                del self._ready[name]
+                if upto < self._vector.origins[name].n:
+                    self._ready[name] = None  # the others first
+            if name in self._held:
+                self._held[name] = now + HOLD_TRIPS * self.rtt + HOLD_MARGIN
+
+    def _ships(self, now: float) -> tuple[list[Ship], float]:
+        """The pieces of the log to ship, a fair share of each origin; and when to come back."""
+        if self._linger and now < self._ready_since + self._linger:
+            return [], self._ready_since + self._linger
+        ships: list[Ship] = []
+        until = NEVER
+        share = max(1, MAX_BATCH // len(self._ready))
+        for name in list(self._ready):
+            n, after = self._vector.origins[name].n, self.position(name)
+            if after >= n:
+                del self._ready[name]
+                continue
+            held = self._held.get(name)
+            if held:
+                if now < held:
+                    until = min(until, held)
+                    continue
+                del self._held[name]
+            ships.append(Ship(name, after, min(n, after + share)))
+            if len(ships) == MAX_BATCH:
+                break
+        return ships, until
+
+    def _have_at(self) -> float:
+        """When the next HAVE is due."""
+        if self._opening:
+            return -NEVER
+        if self._soon:
+            return self.told_at + HAVE_SOON
+        if self._told < self._vector.revision:
+            return min(self.told_at + HAVE_INTERVAL, self._audit_at)
+        return self._audit_at
+
+    def _tells(self, now: float, riding: bool) -> bool:
+        """Whether to tell now, where something else is sent anyway (`riding`) or not."""
+        if now >= self._have_at():
+            return True
+        news = self._soon or self._told < self._vector.revision
+        return riding and bool(news) and now >= self.told_at + HAVE_RIDE
+
+    def _news(self, now: float) -> dict[str, tuple[int, str]]:
+        """What to tell: the changes that the peer may not know of, and what is asked for."""
+        have = {name: self._vector.origins[name].entry for name in _pop(self._soon, AUDIT_ENTRIES)}
+        if now >= self._audit_at:
+            have.update(self._piece(AUDIT_ENTRIES, now))
+        news = [origin for origin in self._vector.changed_since(self._told) if self._lacks(origin)]
+        rest = len(news) - (MAX_ENTRIES - 2 * AUDIT_ENTRIES)
+        if rest > 0:  # the oldest now, the rest at once after them
+            news = news[rest:]
+            self._told = news[0].revision
+        else:
+            self._told = self._vector.revision
+            if news or have:
+                self.told_at = now
+        have.update((origin.name, origin.entry) for origin in news)
+        return have
+
+    def _lacks(self, origin: Origin) -> bool:
+        """Whether the peer may not know of the end of an origin, and is not about to get it."""
+        lack = origin.n - self.position(origin.name)
+        return lack > MAX_BATCH or (lack > 0 and origin.name not in self._ready)
+
+    def _piece(self, limit: int, now: float) -> dict[str, tuple[int, str]]:
+        """The next piece of the vector, told whether it is news or not."""
+        piece = self._vector.names[self._audit : self._audit + limit]
+        self._audit += limit
+        self._audit_at = now + AUDIT_INTERVAL * self._rng.uniform(0.75, 1.0)
+        if self._audit >= len(self._vector.names):
+            self._audit = 0
+            self._opening = False
+        return {name: self._vector.origins[name].entry for name in piece}
+
+    def _waits(self, ships: Sequence[Ship], have: Vector) -> bool:
+        """Whether a commit of ours waits for the peer to hold something of this."""
+        own, waits = self._commits.origin, self._commits.waits
+        if any(name == own and after < waits for name, after, _ in ships):
+            return True
+        return own in have and self.holds.get(own, 0) < waits
+
+
+_V = TypeVar("_V")
+
+
+def _pop(table: dict[str, _V], limit: int) -> tuple[str, ...]:
+    """Take out the first `limit` entries and return their names."""
+    names = tuple(itertools.islice(table, limit))
+    for name in names:
+        del table[name]
+    return names

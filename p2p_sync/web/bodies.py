@@ -1,0 +1,61 @@
+"""What POST requests bring: one message as JSON, or many as NDJSON, read line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ..config import MAX_MESSAGE_BYTES
+from ..errors import InputError
+
+# The longest line of NDJSON: the longest message, each byte escaped, and the rest of an object.
+_MAX_LINE = 6 * MAX_MESSAGE_BYTES + 1024
+
+
+class Readable(Protocol):
+    """A body, as WSGI has it."""
+
+    def readline(self, size: int) -> bytes: ...
+
+
+def message_of(body: bytes) -> str:
+    """Return the text of a JSON object {"data": text}; raises InputError."""
+    value = _json(body)
+    if not isinstance(value, dict):
+        raise InputError('the body must be a JSON object: {"data": "text"}')
+    return _text(value)
+
+
+class Lines:
+    """The texts of an NDJSON body, one a line: a JSON string, or an object as for one message.
+
+    Empty lines are passed over. Iterating raises InputError at the first that is wrong; `line` is
+    the number of the last that was read, from 1.
+    """
+
+    def __init__(self, body: Readable) -> None:
+        self._body = body
+        self.line = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._body.readline(_MAX_LINE):
+            self.line += 1
+            if len(line) >= _MAX_LINE:
+                raise InputError("it is longer than any message can be")
+            if line.strip():
+                yield _text(_json(line))
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError("it is not JSON in UTF-8") from None
+
+
+def _text(value: Any) -> str:
+    text = value.get("data") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise InputError('it must be a text, or an object with one: {"data": "text"}')
+    return text

@@ -1,0 +1,66 @@
+"""Group commit: one thread stores what many commit and many links bring, a transaction at a time.
+
+While one transaction is on its way to the disk, what comes meanwhile gathers for the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from .errors import LogError
+from .link import wake
+from .log import Log
+from .state import State
+
+logger = logging.getLogger("p2p_sync")
+
+# How long after a failure the disk is tried again. Seconds.
+_RETRY = 1.0
+
+_STOP_TIMEOUT = 2.0
+
+
+class Writer:
+    """The thread `writer`."""
+
+    def __init__(self, state: State, log: Log) -> None:
+        self._state = state
+        self._log = log
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to store what the state hands out."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; the state has to be stopped before."""
+        self._stopping.set()
+        if self._thread.ident:
+            self._thread.join(_STOP_TIMEOUT)
+
+    def _run(self) -> None:
+        while (runs := self._state.pending()) is not None:
+            try:
+                self._log.append(runs)
+            except LogError as error:
+                self._fail(error)
+            except Exception as error:
+                logger.exception("storing messages failed")
+                self._fail(LogError(f"this node failed: {error}"))
+            else:
+                wake(self._state.stored(runs))
+
+    def _fail(self, error: LogError) -> None:
+        """Drop all that waits, and try the disk until it takes something again."""
+        logger.error("messages cannot be stored, and none are taken: %s", error)
+        self._state.failed(error)
+        while not self._stopping.wait(_RETRY):
+            try:
+                self._log.probe()
+            except LogError:
+                continue
+            logger.info("messages can be stored again")
+            wake(self._state.recovered())
+            return
