@@ -27,8 +27,8 @@ class Echo:
 
     def closed(self, link: Link, reason: str) -> None: ...
 
-    def next_text(self, link: Link) -> str | None:
-        return None
+    def next_texts(self, link: Link) -> tuple[list[str], float]:
+        return [], float("inf")
 
 
 if __name__ == "__main__":

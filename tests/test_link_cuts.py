@@ -36,8 +36,8 @@ class Keeper:
     def closed(self, link: Link, reason: str) -> None:
         self.ends.append(reason)
 
-    def next_text(self, link: Link) -> str | None:
-        return None
+    def next_texts(self, link: Link) -> tuple[list[str], float]:
+        return [], float("inf")
 
 
 class Ended:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from p2p_sync.codes import SAME_NODE
 from p2p_sync.config import Settings
 from p2p_sync.overlay import Close, Overlay, Tell, Work
-from p2p_sync.protocol import SAME_NODE, Sockets
+from p2p_sync.protocol import Sockets
 
 LOCAL = ("10.0.0.1", 8001)
 

@@ -1,0 +1,265 @@
+"""Short random histories with faults of every kind; in the end the promises must hold.
+
+python -m tests.histories --count 1000          many seeds
+python -m tests.histories --seed 7 --trace      one of them, with all that happens
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+import traceback
+from collections import Counter
+
+from p2p_sync.logframes import Have
+from p2p_sync.vector import digest
+from tests.simulator import Node, Simulation, Wire
+
+LIMIT = 100.0
+"""Seconds after the last fault within which all nodes have to be equal. Disks take up to a second,
+a frame of three messages up to a half, so this is far from what to expect of a mesh."""
+
+
+class History:
+    """One random history."""
+
+    def __init__(self, seed: int, *, trace: bool = False) -> None:
+        self.sim = Simulation(seed, trace=trace, careful=True)
+        self.rng = rng = self.sim.rng
+        for _ in range(rng.randint(3, 8)):
+            self.sim.add(
+                1,
+                disk=rng.choice((0.0, 0.0, 0.005, 0.1, 1.0)),
+                skew_ms=rng.choice((0, 0, 0, 500, -500, 50_000, -3_600_000, 10**11)),
+                slow=rng.choice((0.0, 0.0, 0.0, 0.5)),
+                batch=rng.choice((1_000, 1_000, 3)),
+                linger=rng.choice((0.0, 0.0, 0.0, 0.1)),
+            )
+        self.nodes = self.sim.nodes
+        self.latency = rng.choice((0.001, 0.02, 0.1, 0.4))
+        self.jitter = self.latency * rng.choice((0.0, 0.5, 3.0))
+        self.pace = rng.choice((0.01, 0.1, 1.0))  # seconds between steps, on average
+        self.wires: dict[tuple[int, int], Wire] = {}
+        self.backups = {node: node.disk_copy() for node in self.nodes}
+        self.forking = rng.random() < 0.1
+        self.texts = itertools.count()
+        self.steps: Counter[str] = Counter()
+
+    def run(self) -> float:
+        """Run it; return how long after the last fault all were equal, in simulated seconds.
+
+        Raises AssertionError where a promise is broken.
+        """
+        sim, rng = self.sim, self.rng
+        for pair in self._topology():
+            self._link(*pair)
+        steps = [self._commit] * 6 + [self._cut] * 2 + [self._open] * 2 + [self._crash] * 2
+        steps += [self._burst, self._part, self._freeze, self._wipe, self._backup, self._restore]
+        steps += [self._fill, self._repair]
+        for _ in range(rng.randint(10, 60)):
+            step = rng.choice(steps)
+            self.steps[step.__name__] += 1
+            step()
+            sim.run(sim.now + rng.expovariate(1 / self.pace))
+        if self.forking:
+            self._fork()
+        self._peace()
+        began = sim.now
+        if sim.forked:
+            sim.run(began + LIMIT)
+        else:
+            assert sim.run(began + LIMIT, sim.equal), f"not equal {LIMIT} s after the last fault"
+        took = sim.now - began
+        sim.run(sim.now + 6.0)  # until each cut is noticed: over a lost link claims stand
+        self._check()
+        self._check_quiet()
+        return took
+
+    # -- Faults ----------------------------------------------------------------------------------
+
+    def _topology(self) -> list[tuple[int, int]]:
+        n, rng = len(self.nodes), self.rng
+        line = [(i, i + 1) for i in range(n - 1)]
+        full = list(itertools.combinations(range(n), 2))
+        return rng.choice(
+            (
+                line,
+                [*line, (0, n - 1)],
+                [(0, i) for i in range(1, n)],
+                [(rng.randrange(i), i) for i in range(1, n)],
+                [pair for pair in full if rng.random() < 0.5],
+                full,
+            )
+        )
+
+    def _link(self, a: int, b: int) -> None:
+        old = self.wires.get((a, b))
+        one, other = self.nodes[a], self.nodes[b]
+        if one.up and other.up and (old is None or old.lost):
+            self.sim.trace(one, "and", other, "are linked")
+            self.wires[a, b] = Wire(one, other, self.latency, self.jitter)
+
+    def _any(self) -> Node:
+        return self.rng.choice(self.nodes)
+
+    def _any_wire(self) -> Wire | None:
+        live = [wire for wire in self.wires.values() if not wire.lost]
+        return self.rng.choice(live) if live else None
+
+    def _commit(self) -> None:
+        self._any().commit(f"text {next(self.texts)}", ack=self.rng.random() < 0.2)
+
+    def _burst(self) -> None:
+        node = self._any()
+        for _ in range(self.rng.randint(1, 30)):
+            node.commit(f"text {next(self.texts)}", "and more")
+
+    def _cut(self) -> None:
+        wire = self._any_wire()
+        if wire:
+            wire.cut(self.rng.choice((0.0, 0.1, 5.0)))
+
+    def _open(self) -> None:
+        self._link(*sorted(self.rng.sample(range(len(self.nodes)), 2)))
+
+    def _freeze(self) -> None:
+        wire = self._any_wire()
+        if wire:
+            wire.frozen = self.sim.now + self.rng.uniform(0.0, 20.0)
+            self.sim.trace("frozen:", *(end.node for end in wire.ends))
+
+    def _part(self) -> None:
+        half = set(self.rng.sample(range(len(self.nodes)), len(self.nodes) // 2))
+        for (a, b), wire in self.wires.items():
+            if (a in half) != (b in half):
+                wire.cut(self.rng.choice((0.0, 5.0)))
+
+    def _crash(self) -> None:
+        node = self._any()
+        if node.up:
+            node.crash()
+        else:
+            node.start()
+
+    def _wipe(self) -> None:
+        self._replace(self._any(), {}, {})
+
+    def _backup(self) -> None:
+        node = self._any()
+        self.backups[node] = node.disk_copy()
+
+    def _restore(self) -> None:
+        node = self._any()
+        log, hashes = self.backups[node]
+        self._replace(node, {k: v[:] for k, v in log.items()}, {k: v[:] for k, v in hashes.items()})
+
+    def _replace(self, node: Node, log: dict, hashes: dict, origin: str | None = None) -> None:
+        if node.up:
+            node.crash()
+        node.replace_disk((log, hashes))
+        node.start(origin)
+
+    def _fill(self) -> None:
+        self._any().full = True
+
+    def _repair(self) -> None:
+        self._any().repair()
+
+    def _fork(self) -> None:
+        """Bring a machine back to life as it ran some commits before."""
+        node = self._any()
+        if not node.up:
+            return
+        origin = node.replica.origin
+        node.commit("before")
+        disk = node.disk_copy()
+        node.commit("once")
+        self.sim.run(self.sim.now + self.rng.choice((0.0, 0.1, 2.0)))
+        self.sim.forked.add(origin)
+        self._replace(node, *disk, origin)
+        for _ in range(self.rng.randint(0, 2)):
+            node.commit("otherwise")
+        self.sim.run(self.sim.now + self.rng.choice((0.0, 0.1, 2.0)))
+
+    def _peace(self) -> None:
+        """End all faults: all nodes run, and are connected."""
+        self.sim.trace("peace")
+        for node in self.nodes:
+            node.repair()
+            if not node.up:
+                node.start()
+        for i in range(len(self.nodes) - 1):
+            self._link(i, i + 1)
+
+    # -- Promises --------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        sim, nodes = self.sim, self.nodes
+        for node in nodes:
+            held = {name: (len(log), node.hashes[name][-1]) for name, log in node.log.items()}
+            assert node.replica.vector() == held
+            for (name, seq), message in node.acknowledged.items():
+                if name not in sim.forked:
+                    for other in nodes:
+                        assert other.log[name][seq - 1] == message, f"{other} lacks {name}:{seq}"
+        if not sim.forked:
+            assert len({digest(node.replica.vector()) for node in nodes}) == 1
+            assert all(node.log == nodes[0].log for node in nodes)
+            assert not any(node.replica.behind(sim.now) for node in nodes)
+            assert not any(node.conflicts for node in nodes)
+        for one, other in self.wires:
+            if not self.wires[one, other].lost:
+                self._check_noticed(nodes[one], nodes[other])
+
+    def _check_quiet(self) -> None:
+        """With nothing to do, links carry a HAVE each 30 s or a little less, and no more."""
+        sim = self.sim
+        sim.run(sim.now + 40.0)  # the last GRAFT may be answered by a frozen wire
+        before = sim.frames.copy()
+        sim.run(sim.now + 60.0)
+        sent = sim.frames - before
+        links = sum(len(node.ends) for node in self.nodes)
+        assert set(sent) <= {Have}, f"{sent} with nothing to do"
+        assert links <= sent[Have] <= 3 * links or not self.nodes[0].log
+
+    def _check_noticed(self, one: Node, other: Node) -> None:
+        """What two linked nodes hold differently is known to both."""
+        for name in one.log.keys() | other.log.keys():
+            if one.log.get(name) != other.log.get(name):
+                assert name in self.sim.forked, f"{one} and {other} differ in {name}"
+                assert (other.id, name) in one.conflicts, f"{one} has not noticed {name}"
+                assert (one.id, name) in other.conflicts, f"{other} has not noticed {name}"
+
+
+def failing(seeds: range) -> list[int]:
+    """Run the histories of these seeds; print and return those that break a promise."""
+    bad = []
+    for seed in seeds:
+        try:
+            History(seed).run()
+        except Exception:
+            traceback.print_exc()
+            print(f"seed {seed} fails; see it by: python -m tests.histories --seed {seed} --trace")
+            bad.append(seed)
+    return bad
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1_000, help="how many seeds (1000)")
+    parser.add_argument("--seed", type=int, help="the first one (0), or the only one")
+    parser.add_argument("--trace", action="store_true", help="one seed, and all that happens")
+    options = parser.parse_args()
+    if options.trace:
+        print(f"equal after {History(options.seed or 0, trace=True).run():.1f} s")
+        return 0
+    first = options.seed or 0
+    began = time.process_time()
+    bad = failing(range(first, first + options.count))
+    print(f"{options.count} histories, {len(bad)} fail, {time.process_time() - began:.0f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,672 @@
+"""The rules of the replicated log, one by one, without a network."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from p2p_sync import replica as rules
+from p2p_sync import replica_link
+from p2p_sync.errors import ProtocolError
+from p2p_sync.logframes import (
+    MAX_ENTRIES,
+    NO_HASH,
+    Entry,
+    Graft,
+    Have,
+    Messages,
+    Prune,
+    Run,
+    chain,
+)
+from p2p_sync.replica import Conflict, Replica
+from p2p_sync.replica_link import NEVER, ReplicaLink
+from p2p_sync.vector import digest
+
+US = "0" * 16 + "-1"
+O = "a" * 16 + "-1"  # noqa: E741 - an origin
+P = "b" * 16 + "-1"
+RTT = 0.2
+
+
+def run(origin: str, after: int, end: int, prefix: str = "") -> Run:
+    """Messages after+1 ... end of an origin; another `prefix` makes other contents."""
+    messages = tuple(Entry(n, f"{prefix}{n}") for n in range(1, end + 1))
+    hashes = chain(NO_HASH, messages)
+    whole = Run(origin, 0, NO_HASH, messages, hashes)
+    return whole.beyond(after)
+
+
+def entry(n: int, prefix: str = "") -> tuple[int, str]:
+    """What HAVE says of the first n messages of an origin."""
+    return n, run(O, 0, n, prefix).hashes[-1]
+
+
+class Bench:
+    """A replica with a time, a writer that stores at once, and links whose frames are seen."""
+
+    def __init__(self, linger: float = 0.0, **held: int) -> None:
+        vector = {{"O": O, "P": P, "US": US}[name]: entry(n) for name, n in held.items()}
+        self.replica = Replica(US, vector, random.Random(1), linger)
+        self.now = 100.0
+
+    def link(self, peer: str = "peer", /, **holds: int) -> ReplicaLink:
+        """Open a link over which both sides have told their vectors."""
+        link = self.replica.open(peer, RTT, self.now)
+        told = {{"O": O, "P": P, "US": US}[name]: entry(n) for name, n in holds.items()}
+        self.receive(link, Have(told, last=True))
+        self.sent(link)
+        return link
+
+    def receive(self, link: ReplicaLink, frame: Any, store: bool = True) -> list[Run]:
+        accepted = self.replica.receive(link, frame, self.now)
+        if store and accepted:
+            self.replica.stored(accepted, self.now)
+        return accepted
+
+    def arrive(self, link: ReplicaLink, *runs: Run) -> list[Run]:
+        return self.receive(link, Messages(runs))
+
+    def commit(self, count: int = 1, ack: bool = False) -> None:
+        messages = [Entry(1, "text")] * count
+        self.replica.stored([self.replica.commit(messages, self.now, ack)], self.now)
+
+    def later(self, seconds: float) -> None:
+        """Let time pass, and the timer tick when it has to."""
+        until = self.now + seconds
+        while self.replica.next_deadline() <= until:
+            self.now = max(self.now, self.replica.next_deadline())
+            self.replica.tick(self.now)
+        self.now = until
+
+    def sent(self, link: ReplicaLink) -> list[Any]:
+        """What the link's sender sends now: frames, and what it ships as (origin, after, upto)."""
+        seen: list[Any] = []
+        while True:
+            work = link.take(self.now)
+            seen += work.frames
+            seen += [tuple(ship) for ship in work.ships]
+            if work.ships and (work.have or work.ack):
+                seen.append(Have(work.have, ack=work.ack))
+            if work.ships:
+                link.shipped(work.ships, self.now)
+            if not work.frames and not work.ships:
+                return seen
+
+
+# -- The first message, feeders and PRUNE ---------------------------------------------------------
+
+
+def test_FirstMessage_Committed_ShippedOnAllLinks() -> None:
+    bench = Bench()
+    links = [bench.link(), bench.link()]
+    bench.commit()
+    assert [bench.sent(link) for link in links] == [[(US, 0, 1)]] * 2
+
+
+def test_FirstMessage_Received_ShippedOnAllOtherLinks() -> None:
+    bench = Bench()
+    source, other = bench.link(), bench.link()
+    assert bench.arrive(source, run(O, 0, 1)) == [run(O, 0, 1)]
+    assert bench.sent(other) == [(O, 0, 1)]
+    assert bench.sent(source) == []
+
+
+def test_SecondMessage_WithinARoundTrip_HeldThenShipped() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.commit()
+    bench.sent(link)
+    bench.commit()
+    assert bench.sent(link) == []
+    bench.now = link.until
+    assert RTT < bench.now - 100.0 < 2 * RTT
+    assert bench.sent(link) == [(US, 1, 2)]
+
+
+def test_SecondMessage_PrunedMeanwhile_NotShipped() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.commit()
+    bench.sent(link)
+    bench.receive(link, Prune((US,)))
+    bench.commit()
+    bench.later(1.0)
+    assert bench.sent(link) == [Have({US: bench.replica.vector()[US]})]
+
+
+def test_Duplicate_FromAnotherLink_PrunedOnce() -> None:
+    bench = Bench()
+    feeder, other = bench.link(), bench.link()
+    bench.arrive(feeder, run(O, 0, 1))
+    assert bench.arrive(other, run(O, 0, 1)) == []
+    assert bench.sent(other) == [Prune((O,))]
+    bench.arrive(other, run(O, 0, 1))
+    assert bench.sent(other) == []
+
+
+def test_Duplicate_FromTheFeeder_NotPruned() -> None:
+    bench = Bench()
+    feeder = bench.link()
+    bench.arrive(feeder, run(O, 0, 1))
+    bench.arrive(feeder, run(O, 0, 1))
+    assert bench.sent(feeder) == []
+
+
+def test_Duplicate_OfAnOwnMessage_Pruned() -> None:
+    bench = Bench()
+    bench.commit()
+    link = bench.link()
+    own = Run(US, 0, NO_HASH, (Entry(1, "text"),), chain(NO_HASH, [Entry(1, "text")]))
+    assert bench.arrive(link, own) == []
+    assert bench.sent(link) == [Prune((US,))]
+
+
+def test_NewMessage_NotFromTheFeeder_TakenAndPruned() -> None:
+    bench = Bench()
+    feeder, other = bench.link(), bench.link()
+    bench.arrive(feeder, run(O, 0, 1))
+    assert bench.arrive(other, run(O, 1, 2)) == [run(O, 1, 2)]
+    assert bench.sent(other) == [Prune((O,))]
+
+
+def test_Run_PartlyKnown_OnlyTheRestIsNew() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.arrive(link, run(O, 0, 3))
+    assert bench.arrive(link, run(O, 1, 5)) == [run(O, 3, 5)]
+
+
+def test_Run_WithTheWriterAlready_NotNewAgain() -> None:
+    bench = Bench()
+    one, other = bench.link(), bench.link()
+    assert bench.receive(one, Messages((run(O, 0, 2),)), store=False)
+    assert bench.receive(other, Messages((run(O, 0, 2),)), store=False) == []
+
+
+# -- Links that open ------------------------------------------------------------------------------
+
+
+def test_Opening_PeersVectorUnknown_NothingShipped() -> None:
+    bench = Bench()
+    bench.commit()
+    link = bench.replica.open("peer", RTT, bench.now)
+    bench.receive(link, Graft({US: 0}))
+    assert [type(frame) for frame in bench.sent(link)] == [Have]
+    bench.receive(link, Have({}, last=True))
+    assert bench.sent(link) == [(US, 0, 1)]
+
+
+def test_Opening_LargeVector_ToldInPiecesTheLastMarked() -> None:
+    names = [f"{n:016x}-1" for n in range(MAX_ENTRIES + 1)]
+    replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
+    link = replica.open("peer", RTT, 0.0)
+    pieces = [link.take(0.0).frames[0] for _ in range(2)]
+    assert [(len(have.have), have.last) for have in pieces if isinstance(have, Have)] == [
+        (MAX_ENTRIES, False),
+        (1, True),
+    ]
+    assert link.take(0.0).frames == ()
+
+
+def test_Opening_PeerLacksHistory_PulledByGraftOnly() -> None:
+    bench = Bench(O=5)
+    link = bench.link()
+    assert bench.sent(link) == []
+    bench.receive(link, Graft({O: 2}))
+    assert bench.sent(link) == [(O, 2, 5)]
+
+
+def test_Opening_WeLackHistory_PulledOverOneLink() -> None:
+    bench = Bench()
+    one = bench.replica.open("one", RTT, bench.now)
+    other = bench.replica.open("other", RTT, bench.now)
+    for link in (one, other):
+        bench.receive(link, Have({O: entry(5)}, last=True))
+    assert Graft({O: 0}) in bench.sent(one)
+    assert not any(isinstance(frame, Graft) for frame in bench.sent(other))
+
+
+def test_Opening_HistoryPulled_NotFlooded() -> None:
+    bench = Bench()
+    source, other = bench.link(O=5), bench.link()
+    bench.arrive(source, run(O, 0, 5))
+    assert bench.sent(other) == [Have({O: entry(5)})]
+
+
+def test_Opening_EqualAndUnfed_PeerBecomesFeeder() -> None:
+    bench = Bench(O=5)
+    link = bench.replica.open("peer", RTT, bench.now)
+    bench.receive(link, Have({O: entry(5)}, last=True))
+    assert Graft({O: 5}) in bench.sent(link)
+
+
+def test_Opening_WipedPeer_GetsAllAgain() -> None:
+    bench = Bench()
+    old = bench.link("peer")
+    bench.arrive(bench.link(), run(O, 0, 3))
+    bench.sent(old)
+    bench.receive(old, Have({O: entry(3)}))
+    bench.replica.close(old, bench.now)
+    new = bench.link("peer")
+    bench.receive(new, Graft({O: 0}))
+    assert bench.sent(new) == [(O, 0, 3)]
+
+
+# -- Being behind: HAVE and GRAFT -----------------------------------------------------------------
+
+
+def fed() -> tuple[Bench, ReplicaLink, ReplicaLink]:
+    """A node that holds one message of O, with a feeder and a lazy link."""
+    bench = Bench()
+    feeder, lazy = bench.link("feeder"), bench.link("lazy")
+    bench.arrive(feeder, run(O, 0, 1))
+    bench.arrive(lazy, run(O, 0, 1))
+    bench.later(5.0)
+    bench.sent(lazy), bench.sent(feeder)
+    return bench, feeder, lazy
+
+
+def test_Have_FeederDelivers_NoGraft() -> None:
+    bench, feeder, lazy = fed()
+    bench.receive(lazy, Have({O: entry(2)}))
+    bench.arrive(feeder, run(O, 1, 2))
+    bench.later(5.0)
+    assert bench.sent(lazy) == []
+
+
+def test_Have_FeederSilent_GraftAfterAWhile() -> None:
+    bench, _, lazy = fed()
+    bench.receive(lazy, Have({O: entry(2)}))
+    assert bench.sent(lazy) == []
+    bench.later(0.5)
+    assert bench.sent(lazy) == [Graft({O: 1})]
+
+
+def test_Have_WhileAGraftIsPending_RaisesWhatIsWaitedFor() -> None:
+    bench, _, lazy = fed()
+    bench.receive(lazy, Have({O: entry(2)}))
+    bench.receive(lazy, Have({O: entry(4)}))
+    bench.arrive(lazy, run(O, 1, 2))
+    bench.sent(lazy)
+    assert bench.replica.behind(bench.now) == 2
+    bench.later(1.0)
+    assert Graft({O: 2}) in bench.sent(lazy)
+
+
+def test_Graft_Answered_FeederChanges() -> None:
+    bench, feeder, lazy = fed()
+    bench.receive(lazy, Have({O: entry(2)}))
+    bench.later(0.5)
+    bench.arrive(lazy, run(O, 1, 2))
+    bench.arrive(feeder, run(O, 1, 2))
+    assert bench.sent(feeder) == [Prune((O,))]
+    assert not any(isinstance(frame, Prune) for frame in bench.sent(lazy))
+
+
+def test_Graft_FeederIsFasterAfterAll_FeederStays() -> None:
+    bench, feeder, lazy = fed()
+    bench.receive(lazy, Have({O: entry(2)}))
+    bench.later(0.5)
+    bench.sent(lazy)
+    bench.arrive(feeder, run(O, 1, 2))
+    bench.arrive(lazy, run(O, 1, 2))
+    assert Prune((O,)) in bench.sent(lazy)
+
+
+def test_Graft_NotAnswered_AnotherLinkAsked() -> None:
+    bench, _, lazy = fed()
+    third = bench.link("third", O=1)
+    bench.receive(lazy, Have({O: entry(2)}))
+    bench.later(0.5)
+    bench.receive(third, Have({O: entry(2)}))
+    assert bench.sent(lazy) == [Graft({O: 1})]
+    assert bench.sent(third) == []
+    bench.later(3.0)
+    assert bench.sent(third) == [Graft({O: 1})]
+
+
+def test_Graft_NeverAnswered_AskedAgainEverMoreSlowly() -> None:
+    bench, _, lazy = fed()
+    bench.receive(lazy, Have({O: entry(2)}))
+    grafts = 0
+    for _ in range(600):
+        bench.later(1.0)
+        grafts += bench.sent(lazy).count(Graft({O: 1}))
+    assert 20 <= grafts <= 30
+
+
+def test_Have_NoFeeder_GraftAtOnce() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.receive(link, Have({O: entry(3)}))
+    assert bench.sent(link) == [Graft({O: 0})]
+
+
+def test_FeederLost_SilentOrigin_LazyLinkGraftedAtOnce() -> None:
+    bench, feeder, lazy = fed()
+    bench.replica.close(feeder, bench.now)
+    assert bench.sent(lazy) == [Graft({O: 1})]
+
+
+def test_FeederLost_OnlyChildrenLeft_OneAsked() -> None:
+    bench = Bench()
+    feeder, child = bench.link(), bench.link()
+    bench.arrive(feeder, run(O, 0, 1))
+    assert bench.sent(child) == [(O, 0, 1)]
+    bench.replica.close(feeder, bench.now)
+    assert bench.sent(child) == [Graft({O: 1})]
+
+
+def test_Graft_FromTheFeeder_AnotherLinkAsked() -> None:
+    bench, feeder, lazy = fed()
+    bench.receive(feeder, Graft({O: 1}))
+    assert bench.sent(lazy) == [Graft({O: 1})]
+
+
+def test_Graft_FromTheOnlyLink_NotAskedBack() -> None:
+    bench = Bench()
+    feeder = bench.link()
+    bench.arrive(feeder, run(O, 0, 1))
+    bench.receive(feeder, Graft({O: 1}))
+    assert bench.sent(feeder) == []
+
+
+def test_Gap_FromTheFeeder_GraftOnceForAPosition() -> None:
+    bench = Bench()
+    feeder = bench.link()
+    bench.arrive(feeder, run(O, 0, 1))
+    for after in (3, 4, 5):
+        assert bench.arrive(feeder, run(O, after, after + 1)) == []
+    assert bench.sent(feeder) == [Graft({O: 1})]
+
+
+def test_Graft_WhileAFrameIsOnItsWay_PositionOfTheGraftHolds() -> None:
+    bench = Bench(O=9)
+    link = bench.link()
+    bench.receive(link, Graft({O: 5}))
+    work = link.take(bench.now)
+    bench.receive(link, Graft({O: 2}))
+    link.shipped(work.ships, bench.now)
+    assert bench.sent(link) == [(O, 2, 9)]
+
+
+# -- What is shipped ------------------------------------------------------------------------------
+
+
+def test_Ships_LargeBacklog_OthersGetTheirShare() -> None:
+    bench = Bench(O=5_000, P=5_000)
+    link = bench.link()
+    bench.receive(link, Graft({O: 0, P: 0}))
+    assert [tuple(ship) for ship in link.take(bench.now).ships] == [(O, 0, 500), (P, 0, 500)]
+
+
+def test_Ships_FrameFull_GoesOnWhereItEnded() -> None:
+    bench = Bench(O=100)
+    link = bench.link()
+    bench.receive(link, Graft({O: 0}))
+    (ship,) = link.take(bench.now).ships
+    link.shipped([ship._replace(upto=30)], bench.now)
+    assert bench.sent(link) == [(O, 30, 100)]
+
+
+def test_Ships_NotDurable_NotShippedNorTold() -> None:
+    bench = Bench()
+    link = bench.link()
+    staged = bench.replica.commit([Entry(1, "text")], bench.now)
+    bench.later(60.0)
+    assert bench.sent(link) == []
+    assert bench.replica.vector() == {}
+    bench.replica.stored([staged], bench.now)
+    assert bench.sent(link) == [(US, 0, 1)]
+
+
+def test_Ships_PeerHoldsIt_NotShipped() -> None:
+    bench = Bench()
+    one, other = bench.link(), bench.link()
+    bench.arrive(one, run(O, 0, 1))
+    bench.receive(other, Have({O: entry(1)}))
+    assert bench.sent(other) == []
+
+
+def test_Linger_ManyMessages_OneFrame() -> None:
+    bench = Bench(linger=0.1)
+    link = bench.link()
+    bench.receive(link, Graft({}))
+    bench.commit()
+    bench.later(0.05)
+    bench.commit()
+    assert bench.sent(link) == []
+    bench.later(0.06)
+    assert bench.sent(link) == [(US, 0, 2)]
+
+
+# -- HAVE -----------------------------------------------------------------------------------------
+
+
+def test_Have_FirstChangeAfterAQuietSecond_AtOnceThenOncePerSecond() -> None:
+    bench, feeder, lazy = fed()
+    for n in range(2, 12):
+        bench.arrive(feeder, run(O, n - 1, n))
+        told = bench.sent(lazy)
+        assert told == ([Have({O: entry(n)})] if n == 2 else []), n
+        bench.later(0.05)
+    bench.later(0.6)
+    assert bench.sent(lazy) == [Have({O: entry(11)})]
+
+
+def test_Have_PeerKnownToHoldIt_LeftOut() -> None:
+    bench, feeder, lazy = fed()
+    bench.receive(lazy, Have({O: entry(2)}))
+    bench.arrive(feeder, run(O, 1, 2))
+    bench.later(2.0)
+    assert bench.sent(lazy) == bench.sent(feeder) == []
+
+
+def test_Have_SomethingElseIsSent_RidesAlong() -> None:
+    bench, feeder, lazy = fed()
+    bench.receive(lazy, Graft({P: 0}))
+    bench.arrive(feeder, run(O, 1, 2))
+    bench.sent(lazy)
+    bench.later(0.5)
+    bench.arrive(feeder, run(O, 2, 3))
+    assert bench.sent(lazy) == []
+    bench.commit()
+    assert bench.sent(lazy) == [(US, 0, 1), Have({O: entry(3)})]
+
+
+def test_Have_IdleLink_EachHalfMinute() -> None:
+    bench = Bench(O=3)
+    link = bench.link(O=3)
+    times = []
+    for _ in range(1_200):
+        bench.later(0.1)
+        if bench.sent(link):
+            times.append(bench.now)
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert all(22.0 < gap < 31.0 for gap in gaps) and len(gaps) >= 2
+
+
+def test_Have_LargeVector_AuditedPieceByPiece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_link, "AUDIT_ENTRIES", 2)
+    names = [f"{n:016x}-1" for n in range(5)]
+    replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
+    link = replica.open("peer", RTT, 0.0)
+    told = []
+    for minute in range(1, 7):
+        for frame in link.take(60.0 * minute).frames:
+            told.append(len(frame.have))
+            link.take(60.0 * minute)
+    assert told == [5, 2, 2, 1, 2, 2]
+
+
+def test_Ack_CommitWaits_PeerTellsSoonAfterItIsDurable() -> None:
+    bench = Bench()
+    link = bench.link()
+    runs = bench.receive(link, Messages((run(O, 0, 1),), ack=True), store=False)
+    bench.later(1.0)
+    assert bench.sent(link) == []
+    bench.replica.stored(runs, bench.now)
+    bench.later(0.05)
+    assert bench.sent(link) == [Have({O: entry(1)})]
+
+
+def test_Ack_CommitWaits_AskedOnEagerAndLazyLinks() -> None:
+    bench = Bench()
+    eager, lazy = bench.link("eager"), bench.link("lazy")
+    bench.commit()
+    bench.sent(eager), bench.sent(lazy)
+    bench.receive(lazy, Prune((US,)))
+    bench.later(5.0)
+    bench.commit(ack=True)
+    assert bench.sent(eager) == [(US, 1, 2), Have({}, ack=True)]
+    assert bench.sent(lazy) == [Have({US: bench.replica.vector()[US]}, ack=True)]
+    bench.receive(lazy, Have({US: bench.replica.vector()[US]}))
+    assert bench.replica.copies(US, 2) == {"lazy"}
+
+
+# -- Disk trouble ---------------------------------------------------------------------------------
+
+
+def test_Failed_ThenRoom_AskedAgain() -> None:
+    bench = Bench()
+    link = bench.link()
+    assert bench.receive(link, Messages((run(O, 0, 2),)), store=False)
+    bench.replica.failed(bench.now)
+    assert bench.arrive(link, run(O, 2, 3)) == []
+    bench.later(10.0)
+    assert not any(isinstance(frame, Graft) for frame in bench.sent(link))
+    assert bench.replica.behind(bench.now) == 3
+    bench.replica.resume(bench.now)
+    assert bench.sent(link) == [Graft({O: 0})]
+    assert bench.arrive(link, run(O, 0, 3)) == [run(O, 0, 3)]
+
+
+def test_Failed_OwnCommits_NumbersUsedAgain() -> None:
+    bench = Bench()
+    bench.replica.commit([Entry(1, "lost")], bench.now)
+    bench.replica.failed(bench.now)
+    bench.replica.resume(bench.now)
+    assert bench.replica.commit([Entry(2, "kept")], bench.now).after == 0
+
+
+# -- Conflicts ------------------------------------------------------------------------------------
+
+
+def test_Conflict_EqualNumberOtherHash_RefusedOnThatLinkOnly() -> None:
+    bench = Bench(O=3)
+    bad, good = bench.link("bad"), bench.link("good", O=3)
+    bench.receive(bad, Have({O: entry(3, "other"), P: entry(1)}))
+    assert bench.replica.conflicts == [Conflict("bad", O, 3)]
+    assert bench.sent(bad) == [Prune((), (O,)), Graft({P: 0})]
+    assert bench.arrive(bad, run(O, 3, 4)) == []
+    assert bench.arrive(bad, run(P, 0, 1)) == [run(P, 0, 1)]
+    assert bench.arrive(good, run(O, 3, 4)) == [run(O, 3, 4)]
+
+
+@pytest.mark.parametrize("after, end", [(3, 4), (1, 3), (1, 5)])
+def test_Conflict_ShippedContentsDiffer_NothingTaken(after: int, end: int) -> None:
+    bench = Bench(O=3)
+    link = bench.link()
+    assert bench.arrive(link, run(O, after, end, "other")) == []
+    assert bench.replica.conflicts == [Conflict("peer", O, 3)]
+    assert bench.replica.vector()[O] == entry(3)
+
+
+def test_Conflict_PeerRefuses_KnownHereToo() -> None:
+    bench = Bench(O=3)
+    link = bench.link()
+    bench.receive(link, Prune((), (O,)))
+    assert bench.replica.conflicts == [Conflict("peer", O, 3)]
+
+
+def test_Conflict_PeerHoldsMoreOfOurOwn_ReportedThenRenewed() -> None:
+    bench = Bench()
+    bench.commit()
+    link = bench.link()
+    bench.receive(link, Have({US: entry(5)}))
+    assert bench.replica.conflicts == [Conflict("peer", US, 5)]
+    bench.sent(link)
+    bench.replica.renew(P)
+    bench.receive(link, Have({US: entry(5)}))
+    assert bench.sent(link) == [Graft({US: 1})]
+    bench.commit()
+    assert bench.replica.vector()[P][0] == 1
+
+
+def test_Conflict_WithTheFeeder_AnotherLinkAsked() -> None:
+    bench, feeder, lazy = fed()
+    bench.receive(feeder, Messages((run(O, 1, 2, "other"),)))
+    assert bench.sent(lazy) == [Graft({O: 1})]
+
+
+# -- Questions and bounds -------------------------------------------------------------------------
+
+
+def test_Behind_NothingShippedForAMinute_NoLongerCounts() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.receive(link, Have({O: entry(7)}))
+    assert bench.replica.behind(bench.now) == 7
+    bench.later(59.0)
+    bench.arrive(link, run(O, 0, 2))
+    assert bench.replica.behind(bench.now) == 5
+    bench.later(59.0)
+    assert bench.replica.behind(bench.now) == 5
+    bench.later(2.0)
+    assert bench.replica.behind(bench.now) == 0
+
+
+def test_Behind_LinkLost_ItsClaimsGo() -> None:
+    bench = Bench()
+    one, other = bench.link(), bench.link()
+    bench.receive(one, Have({O: entry(7)}))
+    bench.receive(other, Have({O: entry(3)}))
+    bench.replica.close(one, bench.now)
+    assert bench.replica.behind(bench.now) == 3
+    assert bench.sent(other) == [Graft({O: 0})]
+
+
+def test_Copies_PeersThatTold_Counted() -> None:
+    bench = Bench(O=3)
+    bench.link("one", O=3), bench.link("two", O=2)
+    assert bench.replica.copies(O, 3) == {"one"}
+    assert bench.replica.copies(O, 2) == {"one", "two"}
+
+
+def test_Lag_PeerLacksSome_Counted() -> None:
+    bench = Bench(O=3, P=2)
+    assert bench.replica.lag(bench.link("peer", O=1)) == 4
+
+
+def test_Digest_OrderOfArrival_DoesNotMatter() -> None:
+    one, other = Bench(O=3, P=2), Bench(P=2, O=3)
+    assert digest(one.replica.vector()) == digest(other.replica.vector())
+    assert digest(one.replica.vector()) != digest(Bench(O=3).replica.vector())
+
+
+def test_Origins_MoreClaimedThanAllowed_ProtocolError(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_link, "MAX_ORIGINS", 1)
+    bench = Bench()
+    with pytest.raises(ProtocolError, match="more than 1 origins"):
+        bench.link("peer", O=1, P=1)
+
+
+def test_Origins_MoreHeldThanAllowed_NewOnesNotTaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "MAX_ORIGINS", 1)
+    bench = Bench(O=1)
+    link = bench.link()
+    assert bench.arrive(link, run(P, 0, 1)) == []
+    assert bench.arrive(link, run(O, 1, 2)) == [run(O, 1, 2)]
+
+
+def test_Close_Twice_Harmless() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.replica.close(link, bench.now)
+    bench.replica.close(link, bench.now)
+    assert bench.receive(link, Have({O: entry(1)})) == []
+    assert bench.replica.next_deadline() == NEVER
