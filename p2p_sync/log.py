@@ -89,8 +89,8 @@ class Log:
                     ],
                 )  # fmt: skip
                 database.execute(
-                    "INSERT INTO origins VALUES (?1, ?2, ?3) "
-                    "ON CONFLICT DO UPDATE SET n = ?2, hash = ?3",
+                    "INSERT INTO origins VALUES (?, ?, ?) "
+                    "ON CONFLICT (origin) DO UPDATE SET n = excluded.n, hash = excluded.hash",
                     (run.origin, run.end, bytes.fromhex(run.hashes[-1])),
                 )
                 for entry in run.messages:

@@ -34,8 +34,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .codes import POLICY_VIOLATION
+from .errors import ProtocolError
 from .logframes import Entry, Graft, Have, LogFrame, Messages, Prune, Run, Vector, chain
-from .replica_link import HAVE_INTERVAL, MAX_ORIGINS, NEVER, Commits, ReplicaLink
+from .replica_link import NEVER, Commits, ReplicaLink
 from .vector import Origin, VersionVector
 
 GRAFT_DELAY = 0.1
@@ -44,6 +46,8 @@ ANSWER_DELAY = 2.0
 """Seconds, and a hop, for a feeder that has what we lack to go on shipping it."""
 MAX_DELAY = 30.0
 """Seconds; the two delays double up to this while nothing comes."""
+MAX_ORIGINS = 100_000
+"""Origins that a node holds, and (give or take a frame) that a peer may tell of."""
 CLAIM_LIFE = 60.0
 """Seconds after which a claim that nothing was shipped for no longer counts as `behind`."""
 
@@ -149,6 +153,10 @@ class Replica:
             self._lower(name)
         for tree in orphans:
             self._refeed(tree, now)
+        empty = [name for name, tree in self._trees.items() if tree.origin.staged == 0]
+        for name in empty:  # was only claimed
+            if name not in self._wants:
+                del self._trees[name], self._vector.origins[name]
 
     # -- Frames (the reader of a link) -----------------------------------------------------------
 
@@ -160,6 +168,8 @@ class Replica:
         """
         if link not in self._links:
             return []  # closed while the frame was on its way to us
+        if len(link.holds) > MAX_ORIGINS:  # looked at here: what is staged has to be handed on
+            raise ProtocolError(POLICY_VIOLATION, f"more than {MAX_ORIGINS} origins")
         accepted = []
         if isinstance(frame, Messages):
             for run in frame.runs:
@@ -259,7 +269,7 @@ class Replica:
         """A new origin: make all links eager."""
         name = tree.origin.name
         for link in self._links:
-            if link.introduced and link is not source and name not in link.refused:
+            if link.introduced and link is not source and link not in tree.eager:
                 tree.eager += (link,)
                 link.hold(name)
 
@@ -366,7 +376,7 @@ class Replica:
         best: list[ReplicaLink] = []
         for link in self._links:
             n = link.position(name)
-            if n < most or link in besides:
+            if n < most or link in besides or name in link.refused:
                 continue
             if n > most:
                 best, most = [], n
@@ -407,10 +417,12 @@ class Replica:
 
     def next_deadline(self) -> float:
         """When `tick` is due; infinity with nothing to wait for."""
-        return self._timers[0][0] if self._timers else NEVER
+        return self._timers[0][0] if self._timers and not self.paused else NEVER
 
     def tick(self, now: float) -> None:
         """Ask other links for what did not come."""
+        if self.paused:
+            return  # nobody is asked now; the timers stay for when it goes on
         while self._timers and self._timers[0][0] <= now:
             deadline, name = heapq.heappop(self._timers)
             want = self._wants.get(name)
@@ -486,7 +498,7 @@ class Replica:
                 del self._wants[name]
         names = [run.origin for run in runs]
         for link in self._links:
-            if link.acks or link.until > link.told_at + HAVE_INTERVAL:
+            if link.attentive:
                 link.grown(names)
 
     def failed(self, now: float) -> None:
@@ -506,6 +518,7 @@ class Replica:
         for name, want in list(self._wants.items()):
             want.asked.clear()
             want.delay = 0.0
+            self._look_again(self._trees[name], want, None, now)
             self._refeed(self._trees[name], now)
 
     # -- Questions -------------------------------------------------------------------------------

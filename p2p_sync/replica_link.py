@@ -11,10 +11,8 @@ import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from .codes import POLICY_VIOLATION
-from .errors import ProtocolError
 from .logframes import (
     MAX_BATCH,
     MAX_ENTRIES,
@@ -38,8 +36,6 @@ AUDIT_ENTRIES = 500
 """Origins in such a piece; the next one goes on where it ended."""
 HOLD_TRIPS, HOLD_MARGIN = 1.25, 0.01
 """Round trips, and seconds on top, for which what follows an origin's first message is held."""
-MAX_ORIGINS = 100_000
-"""Origins that a node holds, and that a peer may tell of."""
 NEVER = float("inf")
 
 
@@ -99,9 +95,7 @@ class ReplicaLink:
     pruned: set[str] = field(default_factory=set)  # those pruned, and not grafted since
     refusals: dict[str, None] = _table()  # origins to refuse
     refused: set[str] = field(default_factory=set)  # those with a conflict
-    acks: dict[str, int] = _table()  # origin -> position that a commit of the peer waits for
-    told_at: float = -NEVER  # when the peer got the last HAVE
-    until: float = NEVER  # when the sender comes back by itself
+    attentive: bool = True  # `grown` is to be called when the log has grown
 
     _cursor: dict[str, int] = _table()  # origin -> where shipping is, when beyond `holds`
     _ready: dict[str, None] = _table()  # origins with something to ship, in turn
@@ -110,6 +104,8 @@ class ReplicaLink:
     _soon: dict[str, None] = _table()  # origins to tell of soon, even if the peer holds them
     _told: int = 0  # the peer has been told of the vector's changes up to this revision
     _opening: bool = True  # ... but not of all that was there before
+    _acks: dict[str, int] = _table()  # origin -> position that a commit of the peer waits for
+    _told_at: float = -NEVER  # when the peer got the last HAVE
     _audit: int = 0  # the index of the next name to tell, news or not
     _audit_at: float = 0.0
 
@@ -129,13 +125,11 @@ class ReplicaLink:
         return self.holds.get(name, 0) if cursor is None else cursor
 
     def note(self, name: str, n: int) -> None:
-        """The peer durably holds `n` of an origin. Raises ProtocolError for too many origins."""
+        """The peer durably holds `n` of an origin."""
         if n > self.holds.get(name, 0):
             self.holds[name] = n
             if self._cursor.get(name, NEVER) <= n:
                 del self._cursor[name]
-            if len(self.holds) > MAX_ORIGINS:
-                raise ProtocolError(POLICY_VIOLATION, f"more than {MAX_ORIGINS} origins")
 
     def rewind(self, name: str, after: int) -> None:
         """The peer has asked to be shipped an origin from `after` on."""
@@ -169,9 +163,9 @@ class ReplicaLink:
     def grown(self, names: Iterable[str]) -> None:
         """The log has grown: see whether the sender has to come back earlier to tell of it."""
         origins = self._vector.origins
-        for name, n in list(self.acks.items()):
+        for name, n in list(self._acks.items()):
             if name in origins and origins[name].n >= n:
-                del self.acks[name]
+                del self._acks[name]
                 self.tell_soon(name)
         if any(self.position(name) < origins[name].n for name in names):
             self.wake()
@@ -186,42 +180,48 @@ class ReplicaLink:
         origin = self._vector.origins.get(name)
         if origin is not None and origin.n >= n:
             self.tell_soon(name)
-        elif len(self.acks) < AUDIT_ENTRIES:
-            self.acks[name] = n
+        elif len(self._acks) < AUDIT_ENTRIES:
+            self._acks[name] = n
+            self.attentive = True
 
     # -- The sender ------------------------------------------------------------------------------
 
     def take(self, now: float) -> Work:
         """Return what to send now; call it again until there is nothing, then wait."""
-        until = self._have_at()
-        urgent = self._ready or self.grafts or self.prunes or self.refusals
-        if now < until and not urgent:  # the usual end of a sender's round
-            self.until = until
-            return Work((), (), {}, False, until)
+        frames: list[LogFrame] = []
+        ships: Sequence[Ship] = ()
+        have: Vector = {}
+        ack = False
+        until = NEVER
+        if self._ready or self.grafts or self.prunes or self.refusals or now >= self._have_at():
+            opening = self._opening
+            frames = self._control(now)
+            if self._ready and self.introduced:
+                ships, until = self._ships(now)
+            if not opening and self._tells(now, bool(ships or frames)):
+                have = self._news(now)
+            ack = self._commits.waits > 0 and self._waits(ships, have)
+            if have and not ships:
+                if frames:
+                    frames[0] = replace(frames[0], have=have, ack=ack)
+                else:
+                    frames.append(Have(have, ack=ack))
+        until = min(until, self._have_at())
+        self.attentive = bool(self._acks) or until > self._told_at + HAVE_INTERVAL
+        return Work(frames, ships, have, ack, until)
+
+    def _control(self, now: float) -> list[LogFrame]:
+        """PRUNE, GRAFT, and the next piece of the vector while the link opens."""
         frames: list[LogFrame] = []
         if self.prunes or self.refusals:
             frames.append(Prune(_pop(self.prunes, MAX_ENTRIES), _pop(self.refusals, MAX_ENTRIES)))
         if self.grafts:
             names = _pop(self.grafts, MAX_ENTRIES)
             frames.append(Graft({name: self._vector.get(name).staged for name in names}))
-        ships: Sequence[Ship] = ()
-        until = NEVER
-        if self._ready and self.introduced:
-            ships, until = self._ships(now)
-        have: Vector = {}
         if self._opening:
             piece = self._piece(MAX_ENTRIES, now)
             frames.append(Have(piece, last=not self._opening))
-        elif self._tells(now, bool(ships or frames)):
-            have = self._news(now)
-        ack = self._commits.waits > 0 and self._waits(ships, have)
-        if have and not ships:
-            if frames:
-                frames[0] = replace(frames[0], have=have, ack=ack)
-            else:
-                frames.append(Have(have, ack=ack))
-        self.until = min(until, self._have_at())
-        return Work(frames, ships, have, ack, self.until)
+        return frames
 
     def shipped(self, ships: Iterable[Ship], now: float) -> None:
         """These pieces have been sent, `upto` being where the frame was full."""
@@ -265,9 +265,9 @@ class ReplicaLink:
         if self._opening:
             return -NEVER
         if self._soon:
-            return self.told_at + HAVE_SOON
+            return self._told_at + HAVE_SOON
         if self._told < self._vector.revision:
-            return min(self.told_at + HAVE_INTERVAL, self._audit_at)
+            return min(self._told_at + HAVE_INTERVAL, self._audit_at)
         return self._audit_at
 
     def _tells(self, now: float, riding: bool) -> bool:
@@ -275,7 +275,7 @@ class ReplicaLink:
         if now >= self._have_at():
             return True
         news = self._soon or self._told < self._vector.revision
-        return riding and bool(news) and now >= self.told_at + HAVE_RIDE
+        return riding and bool(news) and now >= self._told_at + HAVE_RIDE
 
     def _news(self, now: float) -> dict[str, tuple[int, str]]:
         """What to tell: the changes that the peer may not know of, and what is asked for."""
@@ -290,7 +290,7 @@ class ReplicaLink:
         else:
             self._told = self._vector.revision
             if news or have:
-                self.told_at = now
+                self._told_at = now
         have.update((origin.name, origin.entry) for origin in news)
         return have
 
@@ -317,10 +317,7 @@ class ReplicaLink:
         return own in have and self.holds.get(own, 0) < waits
 
 
-_V = TypeVar("_V")
-
-
-def _pop(table: dict[str, _V], limit: int) -> tuple[str, ...]:
+def _pop(table: dict[str, None], limit: int) -> tuple[str, ...]:
     """Take out the first `limit` entries and return their names."""
     names = tuple(itertools.islice(table, limit))
     for name in names:

@@ -112,14 +112,17 @@ class Store:
 
     def _check(self, path: Path) -> None:
         """Refuse a database that is newer or damaged; of a large one only the ends are read."""
-        with suppress(FileNotFoundError), path.open("rb") as file:
+        if not path.exists():
+            return
+        with path.open("rb") as file:
             head = file.read(64)  # the version is at byte 60, until then nothing is touched
             if int.from_bytes(head[60:64], "big") > len(_MIGRATIONS):
                 raise StartError(
                     f"the data directory {self.directory} was written by a newer p2p_sync; "
                     "run that, or choose another directory with --data-dir"
                 )
-        database = sqlite3.connect(path)
+        # Read only, or closing it would fold the write-ahead log into what is damaged.
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
             problem = "ok"
             if path.stat().st_size <= _CHECK_SIZE:
@@ -149,8 +152,8 @@ class Store:
         if names <= {"lock"} or self._is_ours(directory / "node.db"):
             return
         raise StartError(
-            f"the data directory {directory} holds files that are not a node's; "
-            "choose an empty or a new one with --data-dir"
+            f"the data directory {directory} holds files that are not a node's, or whose first "
+            "page is damaged; choose an empty or a new one with --data-dir"
         )
 
     @staticmethod

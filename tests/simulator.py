@@ -200,14 +200,7 @@ class Node:
         if watch:
             for seq in range(run.after + 1, run.end + 1):
                 self.sim.started[run.origin, seq] = self.sim.now
-        self._write([run])
-        self.pump()
-
-    def receive(self, end: End, frame: LogFrame) -> None:
-        """A frame has come over a link."""
-        runs = self.replica.receive(end.link, frame, self.sim.now)
-        if runs:
-            self._write(runs)
+        self.write([run])
         self.pump()
 
     def _tick(self) -> None:
@@ -242,7 +235,8 @@ class Node:
                 self.replica.renew(f"{self.id}-{self.starts}")
         self.replica.conflicts.clear()
 
-    def _write(self, runs: list[Run]) -> None:
+    def write(self, runs: list[Run]) -> None:
+        """Hand runs to the writer."""
         if self.disk == 0.0 and not self.full:
             self._stored(runs)
             return
@@ -270,17 +264,18 @@ class Node:
         self.pump()
 
     def _stored(self, runs: list[Run]) -> None:
-        sim = self.sim
+        sim, own = self.sim, self.replica.origin
         self._append(runs)
         self.replica.stored(runs, sim.now)
         for run in runs:
-            if run.origin == self.replica.origin:
-                for seq, message in enumerate(run.messages, run.after + 1):
-                    self.acknowledged[run.origin, seq] = message
+            messages = run.messages
+            if run.origin == own:
+                for seq, message in enumerate(messages, run.after + 1):
+                    self.acknowledged[own, seq] = message
             else:
-                sim.delivered += len(run.messages)
-                self.clock.observe(run.messages[-1].time, self.wall())
-            for seq in range(run.after + 1, run.end + 1):
+                sim.delivered += len(messages)
+                self.clock.observe(messages[-1].time, self.wall())
+            for seq in range(run.after + 1, run.end + 1) if sim.started else ():
                 key = (run.origin, seq)
                 if key in sim.started:
                     sim.holders[key] += 1
@@ -294,10 +289,10 @@ class Node:
                 self.log[name], self.hashes[name] = [], []
             log = self.log[name]
             assert len(log) == run.after, f"{self}: {run.after} of {name} after {len(log)}"
-            for seq, message in enumerate(run.messages, run.after + 1):
-                known = committed.setdefault((name, seq), message)
-                assert known == message or name in self.sim.forked, f"{self}: {name}:{seq} differs"
-            log += run.messages
+            for message in run.messages:
+                log.append(message)
+                known = committed.setdefault((name, len(log)), message)
+                assert known is message or known == message or name in self.sim.forked
             self.hashes[name] += run.hashes
 
     def read(self, ships: Sequence[Ship]) -> tuple[tuple[Run, ...], list[Ship]]:
@@ -433,7 +428,11 @@ class End:
                 self.sim.received += len(run.messages)
                 if run.after == 0:
                     self.sim.received_first += 1
-        self.node.receive(self, frame)
+        node = self.node
+        runs = node.replica.receive(self.link, frame, self.sim.now)
+        if runs:
+            node.write(runs)
+        node.pump()
 
 
 def short(origin: str) -> str:

@@ -108,8 +108,9 @@ def test_an_endless_answer_is_cut(node: NodeProcess) -> None:
         wait_until(lambda: server.address in node.log(), "logged with its address")
 
 
-def test_nothing_is_said_in_plaintext_to_a_wss_address(node: NodeProcess) -> None:
-    with RawServer() as server:
+def test_nothing_is_said_in_plaintext_to_a_wss_address() -> None:
+    # A node of its own: another may redial what had this port before.
+    with NodeProcess() as node, RawServer() as server:
         address = f"wss://127.0.0.1:{server.port}"
         refused = node.add(address).status == 400
         dialled = select.select([server.listener], [], [], 0 if refused else 2 * SCALE)[0]
@@ -118,7 +119,7 @@ def test_nothing_is_said_in_plaintext_to_a_wss_address(node: NodeProcess) -> Non
                 assert sock.recv(1) in (b"\x16", b""), "a TLS ClientHello, if anything"
                 sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         wait_until(lambda: refused or address in node.log(), "the failure is logged")
-    assert node.sockets() == 0
+        assert node.sockets() == 0
 
 
 def test_peers_that_die_in_any_phase_of_a_dial_are_dialled_again(node: NodeProcess) -> None:

@@ -432,9 +432,9 @@ def damage(path: Path, begin: int, end: int) -> None:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """What a data directory holds; the index of the write-ahead log is made anew at each use."""
-    names = ("node.db", "node.db-wal")
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name in names}
+    """The log in a data directory: the database, and the write-ahead log if there is anything."""
+    files = (directory / "node.db", directory / "node.db-wal")
+    return {p.name: p.read_bytes() for p in files if p.exists() and p.stat().st_size}
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])

@@ -122,7 +122,7 @@ def test_SecondMessage_WithinARoundTrip_HeldThenShipped() -> None:
     bench.sent(link)
     bench.commit()
     assert bench.sent(link) == []
-    bench.now = link.until
+    bench.now = link.take(bench.now).until
     assert RTT < bench.now - 100.0 < 2 * RTT
     assert bench.sent(link) == [(US, 1, 2)]
 
@@ -135,6 +135,18 @@ def test_SecondMessage_PrunedMeanwhile_NotShipped() -> None:
     bench.receive(link, Prune((US,)))
     bench.commit()
     bench.later(1.0)
+    assert bench.sent(link) == [Have({US: bench.replica.vector()[US]})]
+
+
+def test_SecondMessage_HeldThenPruned_ToldSoon() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.commit()
+    bench.sent(link)
+    bench.commit()
+    assert bench.sent(link) == []
+    bench.receive(link, Prune((US,)))
+    bench.later(0.05)
     assert bench.sent(link) == [Have({US: bench.replica.vector()[US]})]
 
 
@@ -209,7 +221,17 @@ def test_Opening_LargeVector_ToldInPiecesTheLastMarked() -> None:
         (MAX_ENTRIES, False),
         (1, True),
     ]
-    assert link.take(0.0).frames == ()
+    assert not link.take(0.0).frames
+
+
+def test_Opening_LogGrowsMeanwhile_VectorToldWholeAllTheSame() -> None:
+    bench = Bench(O=3)
+    link = bench.replica.open("peer", RTT, bench.now)
+    bench.commit()
+    told: dict[str, Any] = {}
+    for frame in bench.sent(link):
+        told.update(frame.have)
+    assert told == bench.replica.vector()
 
 
 def test_Opening_PeerLacksHistory_PulledByGraftOnly() -> None:
@@ -503,6 +525,27 @@ def test_Have_LargeVector_AuditedPieceByPiece(monkeypatch: pytest.MonkeyPatch) -
     assert told == [5, 2, 2, 1, 2, 2]
 
 
+def test_Have_VeryManyChangesAtOnce_AllTold() -> None:
+    bench = Bench()
+    feeder, lazy = bench.link(O=1), bench.link()
+    names = [f"{n:016x}-1" for n in range(1, 4_001)]
+    bench.receive(feeder, Have({name: entry(1) for name in names}))
+    bench.arrive(feeder, *(run(name, 0, 1) for name in names))
+    told: set[str] = set()
+    for frame in bench.sent(lazy):
+        assert len(frame.have) <= MAX_ENTRIES
+        told.update(frame.have)
+    assert told == set(names)
+
+
+def test_Graft_PeerHoldsLessThanItTold_NoCopyAnyMore() -> None:
+    bench = Bench(O=3)
+    link = bench.link("peer", O=3)
+    bench.receive(link, Graft({O: 1}))
+    assert bench.replica.copies(O, 2) == set()
+    assert bench.sent(link) == [(O, 1, 3)]
+
+
 def test_Ack_CommitWaits_PeerTellsSoonAfterItIsDurable() -> None:
     bench = Bench()
     link = bench.link()
@@ -583,6 +626,17 @@ def test_Conflict_PeerRefuses_KnownHereToo() -> None:
     assert bench.replica.conflicts == [Conflict("peer", O, 3)]
 
 
+def test_Conflict_FeederLost_RefusingPeerNotAsked() -> None:
+    bench = Bench()
+    feeder, other = bench.link(), bench.link()
+    bench.arrive(feeder, run(O, 0, 1))
+    bench.sent(other)
+    bench.receive(other, Prune((), (O,)))
+    bench.sent(other)
+    bench.replica.close(feeder, bench.now)
+    assert bench.sent(other) == []
+
+
 def test_Conflict_PeerHoldsMoreOfOurOwn_ReportedThenRenewed() -> None:
     bench = Bench()
     bench.commit()
@@ -649,10 +703,22 @@ def test_Digest_OrderOfArrival_DoesNotMatter() -> None:
 
 
 def test_Origins_MoreClaimedThanAllowed_ProtocolError(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_link, "MAX_ORIGINS", 1)
+    monkeypatch.setattr(rules, "MAX_ORIGINS", 1)
     bench = Bench()
+    link = bench.link("peer", O=1, P=1)
     with pytest.raises(ProtocolError, match="more than 1 origins"):
-        bench.link("peer", O=1, P=1)
+        bench.receive(link, Have({}))
+
+
+def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
+    bench = Bench(O=1)
+    link, other = bench.link(), bench.link()
+    names = [f"{n:016x}-1" for n in range(1, 100)]
+    bench.receive(link, Have({name: entry(1) for name in names}))
+    bench.receive(other, Have({names[0]: entry(1)}))
+    bench.replica.close(link, bench.now)
+    assert set(bench.replica._trees) == {O, names[0]}
+    assert bench.sent(other) == [Graft({names[0]: 0})]
 
 
 def test_Origins_MoreHeldThanAllowed_NewOnesNotTaken(monkeypatch: pytest.MonkeyPatch) -> None:
