@@ -311,9 +311,11 @@ class _Parts:
 
     def _deliver_new(self) -> None:
         newest = self.log.last_arrival()
-        page = self.log.arrivals(self._delivered, _BATCH)
-        self._delivered = page[-1][0] if len(page) == _BATCH else max(newest, *(a for a, _ in page))
-        for _, message in page if self._callbacks else ():
+        page = self.log.arrivals(self._delivered, _BATCH) if self._callbacks else []
+        numbers = [number for number, _ in page]
+        # A short page is the last one; what was passed over in it is not shown.
+        self._delivered = numbers[-1] if len(page) == _BATCH else max([newest, *numbers])
+        for _, message in page:
             for callback in list(self._callbacks):
                 try:
                     callback(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from p2p_sync import LogError, Message, MessageError, Node
+from tests.original import Original
 from tests.support import DEADLINE, SCALE, NodeProcess, wait_until
 
 PROBE = "is the link open?"
@@ -275,3 +277,25 @@ def test_the_clock_goes_on_from_the_log_after_a_restart(tmp_path: Path) -> None:
     with Node(0, data_dir=tmp_path) as node:
         node.commit("after a restart")
         assert texts(node) == ["ahead", "after a restart"]
+
+
+def test_callbacks_go_on_after_a_hearing_that_is_not_shown() -> None:
+    """The hearing of the other node comes later, so that it is hidden, and it arrives alone."""
+    arrived: queue.Queue[str] = queue.Queue()
+    with (
+        Node(0, advertise="none") as here,
+        Node(0, advertise="none") as there,
+        Original() as first,
+        Original() as second,
+    ):
+        here.on_message(lambda message: arrived.put(message.data))
+        there.connect(here.address)
+        first.add(here.address)
+        second.add(there.address)
+        wait_until(lambda: here.sockets() == there.sockets() == 2, "each has its original")
+        first.commit("heard by both")
+        wait_until(lambda: there.log.count() == (1, 0), "the first hearing is held by both")
+        second.commit("heard by both")
+        wait_until(lambda: here.log.count() == (2, 1), "the second one is held, and hidden")
+        there.commit("after")
+        assert [arrived.get(timeout=DEADLINE) for _ in range(2)] == ["heard by both", "after"]
