@@ -241,7 +241,7 @@ def _rematch(database: Database, text: str, first: int, last: int, arrival: int)
         "SELECT arrival, leader, time, origin FROM messages "
         "WHERE heard AND data = ? AND time >= ? ORDER BY time, origin, seq",
         (text, first - WINDOW),
-    ).fetchall()
+    )
     matcher = Matcher()
     new_leaders: dict[int, int] = {}
     shown: list[int] = []
@@ -260,6 +260,7 @@ def _rematch(database: Database, text: str, first: int, last: int, arrival: int)
             hidden += (found != number) - was_hidden
             if was_hidden and found == number:
                 shown.append(number)
+    rows.close()
     database.executemany(
         "UPDATE messages SET leader = ? WHERE arrival = ?",
         [(leader, number) for number, leader in new_leaders.items()],
