@@ -9,6 +9,7 @@ import ipaddress
 import re
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .errors import AddressError
 
@@ -73,6 +74,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@lru_cache(4096)
+def place(address: str) -> tuple[str, int]:
+    """Return what is the same for all spellings of one place on this machine."""
+    parsed = parse_address(address)
+    return "localhost" if is_loopback(parsed.host) else parsed.host, parsed.port
+
+
+def is_local(address: str) -> bool:
+    """Return whether `address` says that it is on this machine."""
+    return place(address)[0] == "localhost"
 
 
 def reachable(host: str) -> str:

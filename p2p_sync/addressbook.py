@@ -1,20 +1,35 @@
-"""The addresses that a node knows, and when to dial them.
+"""The addresses that a node knows: what is known of each, when to dial it, which to forget.
 
-Pure: time is an argument (seconds, of any steady clock), and so is randomness.
+Pure: time is an argument (seconds, of any steady clock), chance a generator that is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ipaddress
+import random
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from .address import Address, is_loopback, parse_address
-from .config import MAX_KNOWN_ADDRESSES, Settings
+from .address import is_local, place
+from .config import (
+    MAX_ADDRESSES,
+    MAX_KNOWN_ADDRESSES,
+    STRANGERS_A_MINUTE,
+    STRANGERS_AT_ONCE,
+    Settings,
+)
+from .errors import DialError
 
 # An IP address and a port.
 Endpoint = tuple[str, int]
-# Returns a number from 0 to 1, as random.random does.
-Random = Callable[[], float]
+
+NEVER = float("inf")
+# A learned address to which every dial has failed for this long is forgotten. Seconds.
+GIVE_UP = 86_400.0
+# Where a link was closed because one side has enough, the next try comes after this. Seconds.
+SHED_PAUSE = 60.0
+# Those who told us of addresses, and have an allowance of their own.
+_MAX_SOURCES = 1000
 
 
 @dataclass
@@ -24,43 +39,150 @@ class Known:
     address: str
     # Given by hand: dialled whatever the count of links, and never forgotten.
     by_hand: bool = False
-    # It leads to this very node.
-    oneself: bool = False
+    # It may lead to this machine: it was learned over loopback, or given by hand.
+    local: bool = False
+    # Who told of it: a node's id or a host.
+    source: str = ""
     # The id of the node of ours that was last found there.
     node: str | None = None
     # An original node was found there, or a node of ours says so.
     original: bool = False
+    # Dials and links that have failed or ended since one lasted.
+    attempts: int = 0
+    last_error: str = ""
+    # When a node last answered there, and since when every dial has failed.
+    worked: float | None = None
+    failing: float | None = None
+    # The rest is not kept over a restart. It leads to this very node.
+    oneself: bool = False
+    # A node of ours says that a node of ours is there.
+    ours: bool = False
     # Who tells this original of the others: we (True), another node (False), not settled (None).
     introducer: bool | None = None
     # Ids of our nodes that were told of this original, and that it is therefore not told of.
     told_to: set[str] = field(default_factory=set)
     # What it resolved to.
     endpoints: tuple[Endpoint, ...] = ()
+    # A dial is under way, one that is not needed (see overlay.py).
     dialling: bool = False
-    attempts: int = 0
+    probing: bool = False
     next_try: float = 0.0
-    last_error: str = ""
+    # The other end turned us down, or may not be dialled.
+    refused: bool = False
+    # When it was learned, and then when its last dial or link began or ended.
+    changed: float = 0.0
+
+    @property
+    def stranger(self) -> bool:
+        """Whether there is nothing but a peer's word for it."""
+        return self.worked is None and not self.by_hand
+
+    @property
+    def use(self) -> tuple[int, float]:
+        """How useful it is to remember it; of two the lesser goes first."""
+        if self.worked is None:
+            return (0 if self.failing is not None else 1), self.changed
+        return (2 if self.failing is not None else 3), self.worked
+
+
+@dataclass
+class _Allowance:
+    """How many strangers a source may still have us dial."""
+
+    left: float
+    at: float
 
 
 class AddressBook:
     """What is known, by address in its one form."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, rng: random.Random) -> None:
         self.known: dict[str, Known] = {}
+        self.by_hand: dict[str, Known] = {}  # those of them that were given by hand
+        self.revision = 0  # grows with each change that is to be kept soon
         self._settings = settings
+        self._rng = rng
         self._own: set[tuple[str, int]] = set()
+        self._allowances: dict[str, _Allowance] = {}
 
-    def add(self, address: str, now: float, by_hand: bool = False) -> None:
-        """Remember `address`; one given by hand is due at once, whatever came before."""
-        known = self.known.get(address)
-        if known is None:
-            if len(self.known) >= MAX_KNOWN_ADDRESSES and not self._forget_one():
-                return
-            known = self.known[address] = Known(address, next_try=now)
-        if by_hand:
-            known.by_hand = True
-            known.next_try = now
-            known.attempts = 0
+    # -- learning and forgetting ----------------------------------------------------------------
+
+    def add(self, address: str, now: float) -> Known:
+        """Remember `address`, given by hand: it is due at once, whatever came before."""
+        self.revision += 1
+        known = self.known.setdefault(address, Known(address, changed=now))
+        known.by_hand = known.local = True
+        self.by_hand[address] = known
+        known.next_try = now
+        known.attempts = 0
+        return known
+
+    def restore(self, known: Known, now: float) -> None:
+        """Take back what was known before a restart; all of it is due."""
+        known.next_try = known.changed = now
+        self.known[known.address] = known
+        if known.by_hand:
+            self.by_hand[known.address] = known
+
+    def learn(
+        self,
+        addresses: Iterable[str],
+        source: str,
+        now: float,
+        *,
+        over_loopback: bool,
+        pause: float = 0.0,
+        in_use: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """Remember addresses that a peer tells of, to be dialled `pause` seconds from now.
+
+        `source` is who it is. Loopback addresses are taken over loopback alone. When the book is
+        full the least useful makes room, except for those `in_use`.
+        """
+        fit = [a for a in addresses if over_loopback or not is_local(a)]
+        for address in fit:
+            if over_loopback and address in self.known:
+                self.known[address].local = True
+        new = [address for address in fit if address not in self.known]
+        if new:
+            of_source = sum(k.stranger and k.source == source for k in self.known.values())
+            new = new[: max(0, MAX_ADDRESSES - of_source)]
+            new = new[: self._make_room(len(new), in_use)]
+        for address in new:
+            self.revision += 1
+            self.known[address] = Known(
+                address, local=over_loopback, source=source, next_try=now + pause, changed=now
+            )
+
+    def _make_room(self, count: int, in_use: Callable[[], Collection[str]]) -> int:
+        """Forget what is of little use, as far as needed; return the room, `count` at most."""
+        room = MAX_KNOWN_ADDRESSES - len(self.known)
+        if room < count:
+            keep = in_use()
+            useless = [
+                known
+                for known in self.known.values()
+                if known.use[0] < 3 and not (known.by_hand or known.oneself or known.dialling)
+                if known.address not in keep
+            ]
+            useless.sort(key=lambda known: known.use)
+            for known in useless[: count - room]:
+                del self.known[known.address]
+            room = MAX_KNOWN_ADDRESSES - len(self.known)
+        return max(0, min(room, count))
+
+    def forget(self, known: Known) -> None:
+        """Forget an address, whoever gave it."""
+        self.revision += 1
+        self.known.pop(known.address, None)
+        self.by_hand.pop(known.address, None)
+
+    def moved(self, node: str, address: str, in_use: Callable[[], Collection[str]]) -> None:
+        """Note that `node` says to be at `address`: where it was found before is forgotten."""
+        for known in [known for known in self.known.values() if known.node == node]:
+            needed = known.address == address or known.by_hand or known.dialling
+            if not needed and known.address not in in_use():
+                self.forget(known)
 
     def is_oneself(self, address: str) -> None:
         """Note that `address` leads to this very node, so that it is never dialled."""
@@ -71,41 +193,109 @@ class AddressBook:
         """Return whether one of `addresses` is known to lead to this very node."""
         return any(place(address) in self._own for address in addresses)
 
-    def dialled(self, address: str, endpoints: tuple[Endpoint, ...] | None = None) -> None:
-        """Note that a dial of `address` is under way, and what it resolves to."""
-        known = self.known[address]
-        known.dialling = True
-        known.endpoints = endpoints or known.endpoints
+    # -- whom to dial ---------------------------------------------------------------------------
 
-    def linked(self, address: str) -> Known:
-        """Note that a dial of `address` has succeeded."""
-        known = self.known[address]
-        known.dialling = False
-        known.last_error = ""
-        return known
+    def pick(self, candidates: Iterable[Known], room: int, now: float) -> tuple[list[Known], float]:
+        """Return up to `room` of the candidates to dial now, and when to look again.
 
-    def failed(self, address: str, error: str, now: float, random: Random) -> None:
-        """Note that a dial of `address` has failed or its link has ended, and when to try again.
-
-        The first pause doubles up to the longest; each is a quarter shorter or longer by chance.
+        Those that worked lately come first, else chance decides.
         """
-        known = self.known[address]
-        known.dialling = False
-        known.last_error = error
-        pause = self._settings.redial_first * 2 ** min(known.attempts, 16)
-        pause = min(self._settings.redial_longest, pause)
+        ready: list[Known] = []
+        again = NEVER
+        for known in candidates:
+            if known.next_try <= now:
+                ready.append(known)
+            else:
+                again = min(again, known.next_try)
+        self._rng.shuffle(ready)
+        ready.sort(key=lambda known: known.worked is None or known.attempts > 0)
+        chosen: list[Known] = []
+        for known in ready:
+            if len(chosen) >= room:
+                break
+            wait = self._spend(known.source, now) if known.stranger else 0.0
+            if wait:
+                again = min(again, now + wait)
+            else:
+                chosen.append(known)
+        return chosen, again
+
+    def _spend(self, source: str, now: float) -> float:
+        """Take one from the allowance of `source`; with none left, return the seconds to wait."""
+        rate = STRANGERS_A_MINUTE / 60
+        if source not in self._allowances and len(self._allowances) >= _MAX_SOURCES:
+            for name, allowance in list(self._allowances.items()):
+                if allowance.left + (now - allowance.at) * rate >= STRANGERS_AT_ONCE:
+                    del self._allowances[name]
+            if len(self._allowances) >= _MAX_SOURCES:
+                source = ""  # so many at once share one
+        allowance = self._allowances.setdefault(source, _Allowance(STRANGERS_AT_ONCE, now))
+        allowance.left = min(STRANGERS_AT_ONCE, allowance.left + (now - allowance.at) * rate)
+        allowance.at = now
+        if allowance.left < 1.0:
+            return (1.0 - allowance.left) / rate
+        allowance.left -= 1.0
+        return 0.0
+
+    @staticmethod
+    def may_dial(known: Known, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+        """Return those of the endpoints behind `known` that a peer's word may lead us to.
+
+        Raises DialError where there is none.
+        """
+        allowed = tuple(end for end in endpoints if known.by_hand or _fit(end[0], known.local))
+        if not allowed:
+            raise DialError(
+                "it leads to an address that peers may not have this node dial "
+                "(loopback, link-local or multicast); add it by hand if it is right",
+                refused=True,
+            )
+        return allowed
+
+    # -- what came of it ------------------------------------------------------------------------
+
+    def worked(self, known: Known, now: float) -> None:
+        """Note that a node has answered there."""
+        self.revision += known.worked is None
+        known.worked = now
+
+    def failed(self, known: Known, error: str, now: float, refused: bool = False) -> None:
+        """Note that a dial has failed, and when to try again."""
+        if known.failing is None:
+            known.failing = now
+        known.refused = refused
+        self._back_off(known, error, now)
+        if not known.by_hand and now - known.failing >= GIVE_UP:
+            self.forget(known)
+
+    def ended(self, known: Known, reason: str, now: float, lasted: bool) -> None:
+        """Note that a link that came of a dial has ended; one that `lasted` counts as good."""
+        if lasted:
+            known.attempts = 0
+        self._back_off(known, reason, now)
+
+    def later(self, known: Known, reason: str, now: float) -> None:
+        """Note that one of both sides has enough links: the next try comes in a minute."""
+        known.last_error = reason
+        known.changed = now
+        known.next_try = now + SHED_PAUSE * (0.75 + self._rng.random() / 2)
+
+    def _back_off(self, known: Known, reason: str, now: float) -> None:
+        """Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter"): a
+        random time from the first pause to twice, four times ... as much, up to the longest."""
+        known.last_error = reason
+        known.changed = now
         known.attempts += 1
-        known.next_try = now + pause * (0.75 + random() / 2)
-
-    def _forget_one(self) -> bool:
-        """Make room: of what was learned and leads nowhere now, what failed most goes."""
-        unused = [k for k in self.known.values() if k.attempts and not (k.by_hand or k.dialling)]
-        if unused:
-            del self.known[max(unused, key=lambda known: known.attempts).address]
-        return bool(unused)
+        first = self._settings.redial_first
+        most = min(first * 2.0 ** min(known.attempts, 16), self._settings.redial_longest)
+        known.next_try = now + first + (most - first) * self._rng.random()
 
 
-def place(address: str) -> tuple[str, int]:
-    """Return what is the same for all spellings of one place on this machine."""
-    parsed: Address = parse_address(address)
-    return "localhost" if is_loopback(parsed.host) else parsed.host, parsed.port
+def _fit(host: str, local: bool) -> bool:
+    """Return whether a peer's word may lead us to the IP address `host`."""
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+        ip = ip.ipv4_mapped
+    if ip.is_loopback:
+        return local
+    return not (ip.is_multicast or ip.is_link_local or ip.is_unspecified)

@@ -61,6 +61,12 @@ _EXAMPLE = "python run_node.py 8000"
     help="Accepted links at a time.",
 )
 @click.option(
+    "--max-peers-per-host",
+    type=click.IntRange(1),
+    default=_DEFAULT.max_peers_per_host,
+    help="Accepted links of one remote host.",
+)
+@click.option(
     "--max-message-bytes",
     type=click.IntRange(1, MAX_MESSAGE_BYTES),
     default=_DEFAULT.max_message_bytes,

@@ -16,6 +16,13 @@ MAX_ADDRESSES = 256
 # Addresses that are remembered.
 MAX_KNOWN_ADDRESSES = 1000
 
+# Dials to addresses that nothing but one peer's word speaks for: at once, and then a minute.
+STRANGERS_AT_ONCE = 64
+STRANGERS_A_MINUTE = 12
+
+# Accepted links above `max_peers`, which are told addresses and closed.
+SPARE_PEERS = 16
+
 # Unfinished opening handshakes at a time; the oldest makes room.
 MAX_HANDSHAKES = 64
 
@@ -38,10 +45,12 @@ class Settings:
     dialable: bool = True
     # Addresses given by hand: dialled at the start, and again while the node runs.
     peers: tuple[Address, ...] = field(default=())
-    # Learned addresses are dialled while there are fewer links than this.
+    # Learned addresses are dialled while there are fewer links than this, and links are shed above
+    # twice as many. 0: neither, the mesh is laid out by hand.
     target_links: int = 8
-    # Accepted links at a time.
+    # Accepted links at a time, and of one remote host among them (loopback apart).
     max_peers: int = 128
+    max_peers_per_host: int = 32
     # A message committed here.
     max_message_bytes: int = 64 * 1024
     # A frame, and what is put together from fragments. A message of the largest size stays below
@@ -60,6 +69,11 @@ class Settings:
     greeting_pause: float = 0.05
     # A peer that says nothing for this long after the opening is taken for an original node.
     introduction_timeout: float = 1.0
-    # The first pause before an address is dialled again, and the longest.
+    # The shortest pause before an address is dialled again, and the longest.
     redial_first: float = 1.0
     redial_longest: float = 60.0
+    # A known address without a link is tried this often, even when there are links enough: the
+    # halves of a parted network would not meet again otherwise.
+    probe: float = 10.0
+    # One link is exchanged for another this often, so that the overlay stays well mixed.
+    exchange: float = 60.0

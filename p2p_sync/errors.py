@@ -47,7 +47,14 @@ class LogFull(LogError):
 
 
 class DialError(P2PSyncError):
-    """A peer cannot be reached, or does not speak WebSocket."""
+    """A peer cannot be reached, or does not speak WebSocket.
+
+    `refused`: it, or a rule of this node, has turned the dial down.
+    """
+
+    def __init__(self, reason: str, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.refused = refused
 
 
 class ProtocolError(P2PSyncError):

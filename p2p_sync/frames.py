@@ -175,7 +175,7 @@ def shake_hands(stream: Stream, address: Address, path: str, timeout: float) -> 
     try:
         client.connect(f"{address}{path}", **options)
     except websocket.WebSocketBadStatusException as error:
-        raise DialError(_explain(error, address)) from None
+        raise DialError(_explain(error, address), refused=True) from None
     except (websocket.WebSocketException, LinkClosed, OSError, ValueError) as error:
         raise DialError(f"no WebSocket handshake: {error}") from None
     stream.deadline = None

@@ -99,12 +99,26 @@ class Link:
         self._next_ping = time.monotonic() + settings.heartbeat
         self._pinged = 0.0
         self.rtt = _FIRST_RTT
+        self.measured = False  # `rtt` is no guess any more
+        self.sent = 0  # messages of the log, counted by the owner's sender
+        self.received = 0  # the same, counted by the owner's reader
 
     def __str__(self) -> str:
         host, port = self.remote
         return self.dialled or f"{f'[{host}]' if ':' in host else host}:{port}"
 
     # -- any thread -----------------------------------------------------------------------------
+
+    @property
+    def volume(self) -> tuple[int, int]:
+        """How many bytes were sent and received."""
+        return self._stream.sent, self._stream.received
+
+    @property
+    def code(self) -> int | None:
+        """The code of the CLOSE that began the end, whichever side sent it."""
+        with self._changed:
+            return frames.parse_close(self._close_payload or b"")[0]
 
     def send(self, message: str | bytes) -> None:
         """Queue a text or binary message; a peer that lets too much wait is cut."""
@@ -208,6 +222,7 @@ class Link:
             with self._changed:
                 if received.data == repr(self._pinged).encode():
                     self.rtt = time.monotonic() - self._pinged
+                    self.measured = True
         elif not self.closing():
             self._handler.received(self, received.data if received.text is None else received.text)
 

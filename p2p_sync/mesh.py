@@ -8,20 +8,20 @@ and the links call back in their own threads.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterable
 
 from .address import Address, parse_address
-from .codes import GOING_AWAY, UNSUPPORTED_DATA
+from .codes import GOING_AWAY, NORMAL, UNSUPPORTED_DATA
 from .config import Settings
 from .dialer import Dialer, resolve
 from .errors import DialError, LogError, ProtocolError
 from .link import Link, wake
 from .log import Log
 from .logframes import LOG_FRAMES, Messages, Run
-from .overlay import Close, Tell, Work
+from .peer import Close, Tell, Work
+from .peertable import key_of
 from .protocol import Heard, Ignored, Message, Sockets, decode, encode
 from .replica_link import Ship
 from .replica_link import Work as LinkWork
@@ -57,11 +57,12 @@ class Mesh:
     def start(self) -> None:
         """Begin to dial: what was kept, and what the settings name."""
         now = time.monotonic()
+        kept = self._store.addresses(_epoch())
         with self._state.overlay() as overlay:
-            for address, by_hand in self._store.addresses().items():
-                overlay.book.add(address, now, by_hand)
+            for known in kept:
+                overlay.book.restore(known, now)
             for peer in self._settings.peers:
-                overlay.book.add(str(peer), now, by_hand=True)
+                overlay.book.add(str(peer), now)
         self._upkeep.start()
 
     def stop(self) -> None:
@@ -75,13 +76,22 @@ class Mesh:
             self._state.wait_unlinked(_STOP_TIMEOUT)
         if self._upkeep.ident:
             self._upkeep.join(_STOP_TIMEOUT)
+            self._keep_addresses()
 
     # -- any thread -----------------------------------------------------------------------------
 
-    def connect(self, address: Address) -> None:
-        """Dial `address`, given by hand, and keep it; returns at once."""
+    def connect(self, address: Address) -> str:
+        """Dial `address`, given by hand, and keep it; return its key at once."""
         with self._state.overlay() as overlay:
-            overlay.book.add(str(address), time.monotonic(), by_hand=True)
+            overlay.book.add(str(address), time.monotonic())
+        return key_of(str(address))
+
+    def forget(self, key: str) -> bool:
+        """Hang up on the peer with that key and forget its addresses; False: there is none."""
+        links = self._state.forget(key)
+        for link in links or ():
+            link.close(NORMAL, "this node was told to forget it")
+        return links is not None
 
     # -- the readers' threads -------------------------------------------------------------------
 
@@ -103,7 +113,7 @@ class Mesh:
         frame = decode(message)
         if isinstance(frame, Sockets):
             with self._state.overlay() as overlay:
-                work = overlay.hello(link.number, frame, time.monotonic(), random.random)
+                work = overlay.hello(link.number, frame, time.monotonic())
             self._do(work)
             if frame.node:
                 link.ping()  # the rules of the log count in round trips
@@ -111,11 +121,14 @@ class Mesh:
             link.wake()
             return
         if isinstance(frame, LOG_FRAMES):
+            if isinstance(frame, Messages):
+                link.received += sum(len(run.messages) for run in frame.runs)
             woken, wrong = self._state.receive(link, frame)
             wake(woken)
             for sentence in wrong:
                 logger.warning("from %s: %s", link, sentence)
             return
+        link.received += isinstance(frame, Message | Heard)
         self.silent(link)  # whoever says something else first is an original
         if isinstance(frame, Message):
             self._state.add(frame)
@@ -143,7 +156,7 @@ class Mesh:
 
     def closed(self, link: Link, reason: str) -> None:
         with self._state.overlay() as overlay:
-            overlay.closed(link.number, reason, time.monotonic(), random.random)
+            overlay.closed(link.number, reason, time.monotonic(), link.code)
         wake(self._state.link_closed(link))
         logger.info("the link with %s ended: %s", link, reason)
 
@@ -171,6 +184,7 @@ class Mesh:
                 break
         if runs:
             self._state.shipped(link, [Ship(run.origin, run.after, run.end) for run in runs])
+            link.sent += sum(len(run.messages) for run in runs)
             texts.append(encode(Messages(tuple(runs), work.have, work.ack)))
         return texts
 
@@ -187,34 +201,28 @@ class Mesh:
                 if not entry.heard:
                     texts.append(encode(Message(run.origin, seq, entry.time, entry.text)))
             after = run.end
+        link.sent += len(texts)
         return texts
 
     # -- the thread `upkeep` --------------------------------------------------------------------
 
     def _keep_up(self) -> None:
-        kept: dict[str, bool] = {}
         while (due := self._state.due()) is not None:
-            addresses, woken = due
-            wake(woken)
-            for address in addresses:
-                with self._state.overlay() as overlay:
-                    number = overlay.dial(address)
+            wake(due.woken)
+            for link in due.stalled:
+                link.cut("it does not send what it says it has")
+            for address, number in due.dials:
                 threading.Thread(
                     target=self._dial, args=(address, number), name=f"dial {address}", daemon=True
                 ).start()
-            kept = self._keep_addresses(kept)
+            if due.keep:
+                self._keep_addresses()
 
-    def _keep_addresses(self, kept: dict[str, bool]) -> dict[str, bool]:
-        """Write the addresses down if they have changed; return what is written down."""
-        addresses = self._state.addresses
-        if addresses == kept:
-            return kept
+    def _keep_addresses(self) -> None:
         try:
-            self._store.keep_addresses(addresses)
+            self._store.keep_addresses(self._state.addresses, _epoch())
         except LogError as error:
             logger.warning("the addresses could not be kept: %s", error)
-            return kept
-        return addresses
 
     # -- the dials' threads ---------------------------------------------------------------------
 
@@ -224,14 +232,14 @@ class Mesh:
         try:
             endpoints = resolve(parsed)
             with self._state.overlay() as overlay:
-                wanted = overlay.resolved(address, endpoints)
-            if not wanted:
+                endpoints = overlay.resolved(address, endpoints)
+            if not endpoints:
                 logger.info("not dialled: a link leads to %s already", address)
                 return
             stream, endpoint = self._dialer.dial(parsed, endpoints)
         except DialError as error:
             with self._state.overlay() as overlay:
-                overlay.book.failed(address, str(error), time.monotonic(), random.random)
+                overlay.failed(address, str(error), time.monotonic(), error.refused)
             logger.warning("dialling %s failed: %s", address, error)
             return
         Link(stream, self, self._settings, endpoint, address, number).run()
@@ -250,3 +258,8 @@ class Mesh:
             elif isinstance(item, Close):
                 logger.info("closing the link with %s: %s", link, item.reason)
                 link.close(item.code, item.reason)
+
+
+def _epoch() -> float:
+    """Return when, on the monotonic clock, the system's clock stood at zero."""
+    return time.monotonic() - time.time()

@@ -106,12 +106,12 @@ class Node:
 
     # -- what it does ---------------------------------------------------------------------------
 
-    def connect(self, address: str) -> None:
+    def connect(self, address: str) -> str:
         """Dial the node at `address` and keep that address; returns at once.
 
-        Raises AddressError where `address` cannot be one.
+        Returns the key of its entry in `peers`. Raises AddressError where `address` cannot be one.
         """
-        self._running().mesh.connect(parse_address(address))
+        return self._running().mesh.connect(parse_address(address))
 
     def commit(self, text: str, copies: int = 0, timeout: float = 5.0) -> Message:
         """Add a message, and return it once it is on disk; peers are sent it.
@@ -213,6 +213,17 @@ class Node:
         """Return the number of connected sockets; a node of ours counts once."""
         return self._running().state.count()
 
+    def peers(self) -> list[dict[str, Any]]:
+        """Return an entry for each node and address known, as `GET /api/v1/peers` tells them."""
+        return self._running().state.peers()
+
+    def forget(self, key: str) -> bool:
+        """Hang up on the peer whose entry in `peers` has that `key`, and forget its addresses.
+
+        Returns False where there is none. A peer that knows this node may dial it again.
+        """
+        return self._running().mesh.forget(key)
+
     def on_message(self, callback: Callable[[Message], object]) -> None:
         """Have `callback` called with each message that comes to be held from the start on.
 
@@ -270,7 +281,7 @@ class _Parts:
         clock.observe(self.log.newest_time(wall + MAX_AHEAD_MS), wall)
         start = secrets.randbelow(MAX_NUMBER)
         replica = Replica(self._new_origin(start), self.log.vector(), random.Random())
-        overlay = Overlay(self.store.node, start, settings, self.server.port)
+        overlay = Overlay(self.store.node, start, settings, self.server.port, random.Random())
         self.state = State(overlay, replica, self.log, clock, self._new_origin)
         self.mesh = Mesh(self.state, self.store, self.log, settings)
         self.writer = Writer(self.state, self.log)

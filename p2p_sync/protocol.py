@@ -29,6 +29,7 @@ PROTOCOL_VERSION = 1
 
 _NODE_ID = re.compile(r"[0-9a-f]{16}")
 _ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,16}")
+_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ class Sockets:
     `addresses` are texts as they came; those that are no address are left out. The rest is ours
     alone: the sender's `node` id (None: an original node), the random number of its `start`, the
     `port` where it accepts peers or the whole `address` that it advertises (neither: it cannot
-    be dialled), `link`, which counts the sender's dials, and about original nodes: `originals`,
-    those among the addresses, and `introduced` and `withdrawn` (see overlay.py).
+    be dialled), `link`, which counts the sender's dials, its `version`, whether it has `enough`
+    links, and about original nodes: `originals`, those among the addresses, and `introduced` and
+    `withdrawn` (see introductions.py).
     """
 
     addresses: tuple[str, ...] = ()
@@ -77,6 +79,8 @@ class Sockets:
     port: int | None = None
     address: str | None = None
     link: int = 0
+    version: str = ""
+    enough: bool = False
     originals: tuple[str, ...] = ()
     introduced: dict[str, str] = field(default_factory=dict)
     withdrawn: tuple[str, ...] = ()
@@ -129,6 +133,8 @@ def _fields(frame: Sockets | Message | LogFrame) -> dict[str, Any]:
         optional = {
             "port": frame.port,
             "address": frame.address,
+            "version": frame.version,
+            "enough": frame.enough,
             "originals": list(frame.originals),
             "introduced": frame.introduced,
             "withdrawn": list(frame.withdrawn),
@@ -226,6 +232,8 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         _number(fields, "port", 1, 65535) if "port" in fields else None,
         address,
         _number(fields, "link") if "link" in fields else 0,
+        _text(fields, "version", _VERSION, "a short text") if "version" in fields else "",
+        fields.get("enough") is True,
         _addresses(fields.get("originals", []), "originals"),
         introduced,
         _addresses(fields.get("withdrawn", []), "withdrawn"),

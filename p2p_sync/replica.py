@@ -48,6 +48,9 @@ MAX_DELAY = 30.0
 """Seconds; the two delays double up to this while nothing comes."""
 MAX_ORIGINS = 100_000
 """Origins that a node holds, and (give or take a frame) that a peer may tell of."""
+STALLED_AFTER = 60.0
+"""Seconds after which a link that was asked for what it said to have, and has shipped nothing at
+all, counts as stalled."""
 CLAIM_LIFE = 60.0
 """Seconds after which a claim that nothing was shipped for no longer counts as `behind`."""
 
@@ -172,6 +175,7 @@ class Replica:
             raise ProtocolError(POLICY_VIOLATION, f"more than {MAX_ORIGINS} origins")
         accepted = []
         if isinstance(frame, Messages):
+            link.asked_at = NEVER
             for run in frame.runs:
                 new = self._arrive(link, run, now)
                 if new is not None:
@@ -207,6 +211,7 @@ class Replica:
         if name in link.refused:
             return None
         link.note(name, end)
+        link.owe(name, now)
         tree = self._tree(name)
         origin = tree.origin
         position = origin.staged
@@ -351,6 +356,8 @@ class Replica:
         link.prunes.pop(name, None)
         link.grafts[name] = None
         link.wake()
+        if link.holds.get(name, 0) > tree.origin.staged:
+            link.asked_at = min(link.asked_at, now)
         want = self._wants.get(name)
         if want is not None:
             want.asked.append(link)
@@ -521,6 +528,17 @@ class Replica:
             self._look_again(self._trees[name], want, None, now)
             self._refeed(self._trees[name], now)
 
+    def stalled(self, now: float) -> list[ReplicaLink]:
+        """Return the links to cut: they say that they hold more than we do, and do not ship it."""
+        found = []
+        for link in self._links:
+            if now - link.asked_at < STALLED_AFTER or self.paused:
+                continue
+            if any(link.holds.get(n, 0) > self._trees[n].origin.staged for n in self._wants):
+                found.append(link)
+            link.asked_at = NEVER  # cut, or owing nothing any more
+        return found
+
     # -- Questions -------------------------------------------------------------------------------
 
     def vector(self) -> dict[str, tuple[int, str]]:
@@ -546,5 +564,6 @@ class Replica:
 
     def lag(self, link: ReplicaLink) -> int:
         """Return how many of our messages the peer of `link` lacks, as far as it has told."""
-        entries = self._vector.entries().items()
-        return sum(max(0, n - link.holds.get(name, 0)) for name, (n, _) in entries)
+        holds = link.holds
+        origins = self._vector.origins.values()
+        return sum(max(0, origin.n - holds.get(origin.name, 0)) for origin in origins)

@@ -30,6 +30,8 @@ HAVE_RIDE = 0.2
 """Seconds after which news ride along with a frame that is sent anyway."""
 HAVE_SOON = 0.05
 """Seconds, in place of HAVE_INTERVAL, while a commit waits for copies."""
+ACK_INTERVAL = 1.0
+"""Seconds after which the peer that shipped something is told that it is durable here."""
 AUDIT_INTERVAL = 30.0
 """Seconds, less up to a quarter, between HAVEs that tell a piece of the vector, news or not."""
 AUDIT_ENTRIES = 500
@@ -95,6 +97,7 @@ class ReplicaLink:
     pruned: set[str] = field(default_factory=set)  # those pruned, and not grafted since
     refusals: dict[str, None] = _table()  # origins to refuse
     refused: set[str] = field(default_factory=set)  # those with a conflict
+    asked_at: float = NEVER  # when it was first asked for what it said to have, and shipped nothing
     attentive: bool = True  # `grown` is to be called when the log has grown
 
     _cursor: dict[str, int] = _table()  # origin -> where shipping is, when beyond `holds`
@@ -105,6 +108,8 @@ class ReplicaLink:
     _told: int = 0  # the peer has been told of the vector's changes up to this revision
     _opening: bool = True  # ... but not of all that was there before
     _acks: dict[str, int] = _table()  # origin -> position that a commit of the peer waits for
+    _owes: dict[str, None] = _table()  # origins of which the peer has shipped something
+    _owed_since: float = NEVER
     _told_at: float = -NEVER  # when the peer got the last HAVE
     _audit: int = 0  # the index of the next name to tell, news or not
     _audit_at: float = 0.0
@@ -183,6 +188,13 @@ class ReplicaLink:
         elif len(self._acks) < AUDIT_ENTRIES:
             self._acks[name] = n
             self.attentive = True
+
+    def owe(self, name: str, now: float) -> None:
+        """The peer has shipped something of an origin: tell it in a while that we hold it."""
+        self._owes[name] = None
+        if self._owed_since == NEVER:
+            self._owed_since = now
+            self.wake()
 
     # -- The sender ------------------------------------------------------------------------------
 
@@ -266,24 +278,26 @@ class ReplicaLink:
             return -NEVER
         if self._soon:
             return self._told_at + HAVE_SOON
+        due = min(self._audit_at, self._owed_since + ACK_INTERVAL)
         if self._told < self._vector.revision:
-            return min(self._told_at + HAVE_INTERVAL, self._audit_at)
-        return self._audit_at
+            due = min(due, self._told_at + HAVE_INTERVAL)
+        return due
 
     def _tells(self, now: float, riding: bool) -> bool:
         """Whether to tell now, where something else is sent anyway (`riding`) or not."""
         if now >= self._have_at():
             return True
-        news = self._soon or self._told < self._vector.revision
+        news = self._soon or self._owes or self._told < self._vector.revision
         return riding and bool(news) and now >= self._told_at + HAVE_RIDE
 
     def _news(self, now: float) -> dict[str, tuple[int, str]]:
         """What to tell: the changes that the peer may not know of, and what is asked for."""
         have = {name: self._vector.origins[name].entry for name in _pop(self._soon, AUDIT_ENTRIES)}
+        have.update(self._owed(now))
         if now >= self._audit_at:
             have.update(self._piece(AUDIT_ENTRIES, now))
         news = [origin for origin in self._vector.changed_since(self._told) if self._lacks(origin)]
-        rest = len(news) - (MAX_ENTRIES - 2 * AUDIT_ENTRIES)
+        rest = len(news) - (MAX_ENTRIES - 3 * AUDIT_ENTRIES)
         if rest > 0:  # the oldest now, the rest at once after them
             news = news[rest:]
             self._told = news[0].revision
@@ -292,6 +306,18 @@ class ReplicaLink:
             if news or have:
                 self._told_at = now
         have.update((origin.name, origin.entry) for origin in news)
+        return have
+
+    def _owed(self, now: float) -> dict[str, tuple[int, str]]:
+        """What to tell of what the peer has shipped; what is not on disk yet comes later."""
+        have = {}
+        for name in tuple(itertools.islice(self._owes, AUDIT_ENTRIES)):
+            origin = self._vector.origins.get(name)
+            if origin is not None and origin.n:
+                have[name] = origin.entry
+            if origin is None or origin.n == origin.staged:
+                del self._owes[name]
+        self._owed_since = now if self._owes else NEVER
         return have
 
     def _lacks(self, origin: Origin) -> bool:

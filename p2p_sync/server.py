@@ -19,7 +19,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from .config import MAX_HANDSHAKE_BYTES, MAX_HANDSHAKES, Settings
+from .address import is_loopback
+from .config import MAX_HANDSHAKE_BYTES, MAX_HANDSHAKES, SPARE_PEERS, Settings
 from .errors import LinkClosed, P2PSyncError
 from .link import Handler, Link
 from .stream import Stream, plain_endpoint
@@ -106,14 +107,18 @@ class PeerServer(websocket_server.WebsocketServer):
     # -- the connections' threads ---------------------------------------------------------------
 
     def admit(self, connection: socket.socket, link: Link) -> None:
-        """Count `link` among the accepted ones; raises Refused when there is no room."""
+        """Count `link` among the accepted ones; raises Refused when there is no room.
+
+        Those in the spare places are told addresses, then their links are closed (see overlay.py).
+        """
+        host = link.remote[0]
         with self._lock:
-            if len(self._links) >= self.settings.max_peers:
-                raise Refused(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"This node is full: it accepts {self.settings.max_peers} links.",
-                    "Retry-After: 60",
-                )
+            if len(self._links) >= self.settings.max_peers + SPARE_PEERS:
+                raise _full(f"This node is full: it accepts {self.settings.max_peers} links.")
+            limit = self.settings.max_peers_per_host
+            same = sum(_site(other.remote[0]) == _site(host) for other in self._links)
+            if same >= limit and not is_loopback(host):
+                raise _full(f"This node accepts {limit} links of one host, and has them of yours.")
             self._links.add(link)
             self._handshakes.pop(connection, None)
 
@@ -257,6 +262,15 @@ class PeerConnection(websocket_server.WebSocketHandler):
             self.stream.end()
             while True:  # an end with bytes unread would destroy the answer on its way
                 self.stream.read_some()
+
+
+def _full(sentence: str) -> Refused:
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, sentence, "Retry-After: 60")
+
+
+def _site(host: str) -> str | bytes:
+    """Return what one host's addresses share: of IPv6 it has a whole network."""
+    return ipaddress.ip_address(host).packed[:8] if ":" in host else host
 
 
 def _bad(sentence: str) -> Refused:

@@ -11,20 +11,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+from .addressbook import Known
 from .clock import HybridClock
 from .errors import LinkClosed, LogError
 from .link import Link, wake
 from .log import Log
 from .logframes import Entry, LogFrame, Messages, Run
 from .overlay import Overlay
+from .peertable import Traffic, entries
 from .protocol import Message
 from .replica import Conflict, Replica
 from .replica_link import ReplicaLink, Ship, Work
 
 # What may wait for the writer before those who bring more have to wait. Messages.
 _MAX_PENDING = 20_000
+
+# Changes of the address book wait this long to be kept, and those that matter little. Seconds.
+_KEEP_SOON = 1.0
+_KEEP_RARELY = 60.0
 
 # Conflicts that are kept to be shown.
 _MAX_CONFLICTS = 1000
@@ -60,6 +67,15 @@ class Ticket:
         return Message(self.origin, self.first + index, entry.time, entry.text, entry.heard)
 
 
+class Due(NamedTuple):
+    """What `upkeep` has to do."""
+
+    dials: list[tuple[str, int]]  # an address, and the number of the dial
+    woken: list[Link]
+    stalled: list[Link]
+    keep: bool  # write the addresses down
+
+
 class State:
     """What one node holds."""
 
@@ -88,6 +104,8 @@ class State:
         self._failures = 0
         self._failure: LogError | None = None
         self._conflicts: set[Conflict] = set()
+        self._kept = -1  # the revision of the address book that is written down
+        self._keep_at = float("-inf")
         self._waking = float("inf")  # when `upkeep` comes back by itself
         self._stopped = False
 
@@ -100,11 +118,11 @@ class State:
             return [socket.link for socket in self._sockets.values()]
 
     @property
-    def addresses(self) -> dict[str, bool]:
-        """The addresses known, each with whether it was given by hand."""
+    def addresses(self) -> list[Known]:
+        """The addresses known, with what is known of each."""
         with self._lock:
             known = self._overlay.book.known.values()
-            return {entry.address: entry.by_hand for entry in known if not entry.oneself}
+            return [replace(entry) for entry in known if not entry.oneself]
 
     @property
     def messages(self) -> Iterator[Message]:
@@ -115,6 +133,39 @@ class State:
         """Return the number of connected sockets, a node of ours counted once."""
         with self._lock:
             return self._overlay.count()
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Return what is known of each peer and address, as the API tells it."""
+        with self._lock:
+            traffic = {
+                number: Traffic(
+                    s.link.rtt if s.link.measured else None,
+                    (s.link.sent, s.link.volume[0]),
+                    (s.link.received, s.link.volume[1]),
+                    self._replica.lag(s.replica) if s.replica else 0,
+                )
+                for number, s in self._sockets.items()
+            }
+            table = entries(self._overlay.book.known.values(), self._overlay.peers.values())
+            now, wall = time.monotonic(), time.time()
+            return [entry.fields(traffic, now, wall) for entry in table]
+
+    def forget(self, key: str) -> list[Link] | None:
+        """Forget the addresses of the entry of `peers` with that key; None: there is none.
+
+        Returns its links, for the caller to close.
+        """
+        with self._lock:
+            overlay = self._overlay
+            table = entries(overlay.book.known.values(), overlay.peers.values())
+            entry = next((entry for entry in table if entry.has(key)), None)
+            if entry is None:
+                return None
+            for known in entry.known:
+                overlay.book.forget(known)
+            self._relinked.notify_all()
+            numbers = {peer.link for peer in entry.peers}
+            return [s.link for n, s in self._sockets.items() if n in numbers]
 
     def vector(self) -> dict[str, tuple[int, str]]:
         """Return what is held: origin -> (number of messages, running hash)."""
@@ -332,8 +383,8 @@ class State:
             self._stored.wait_for(lambda: self._stopped or self.log.last_arrival() > after)
             return not self._stopped
 
-    def due(self) -> tuple[list[str], list[Link]] | None:
-        """Wait until there are addresses to dial or links to wake; None after `stop`.
+    def due(self) -> Due | None:
+        """Wait until there is something for `upkeep` to do; None after `stop`.
 
         Called by the thread `upkeep`.
         """
@@ -341,12 +392,20 @@ class State:
             while not self._stopped:
                 now = time.monotonic()
                 self._replica.tick(now)
-                due, woken = self._overlay.due(now), self._woken()
-                if due or woken:
-                    return due, woken
-                pause = self._overlay.pause(now)
-                dialling = float("inf") if pause is None else now + pause
-                self._waking = min(dialling, self._replica.next_deadline())
+                stalled = self._replica.stalled(now)
+                links = [s.link for s in self._sockets.values() if s.replica in stalled]
+                addresses, again = self._overlay.due(now)
+                dials = [(address, self._overlay.dial(address, now)) for address in addresses]
+                changed = self._overlay.book.revision != self._kept
+                keep = changed and now >= self._keep_at
+                due = Due(dials, self._woken(), links, keep or now >= self._keep_at + _KEEP_RARELY)
+                if due.keep:
+                    self._kept = self._overlay.book.revision
+                    self._keep_at = now + _KEEP_SOON
+                if any(due):
+                    return due
+                again = min(again, self._keep_at + (0.0 if changed else _KEEP_RARELY))
+                self._waking = min(again, self._replica.next_deadline())
                 left = self._waking - now
                 self._relinked.wait(None if left == float("inf") else max(0.0, left))
             return None

@@ -12,11 +12,12 @@ import queue
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
+from .addressbook import Known
 from .errors import LogError, LogFull, StartError
 
 Database: TypeAlias = sqlite3.Connection
@@ -50,6 +51,18 @@ _MIGRATIONS = [
     CREATE INDEX by_text ON messages (data, time, origin, seq) WHERE heard;
     CREATE INDEX hidden ON messages (arrival) WHERE leader <> arrival;
     """,
+    """
+    -- learned over loopback or given by hand: may lead to this machine
+    ALTER TABLE addresses ADD COLUMN local INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE addresses ADD COLUMN source TEXT NOT NULL DEFAULT '';  -- who told of it
+    ALTER TABLE addresses ADD COLUMN node TEXT;                        -- the id found there
+    ALTER TABLE addresses ADD COLUMN original INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE addresses ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE addresses ADD COLUMN last_error TEXT NOT NULL DEFAULT '';
+    -- seconds since the epoch: when a node last answered, and since when every dial has failed
+    ALTER TABLE addresses ADD COLUMN worked REAL;
+    ALTER TABLE addresses ADD COLUMN failing REAL;
+    """,
 ]
 # Connections to read with, and how long one may be waited for. Seconds.
 _READERS = 4
@@ -58,6 +71,9 @@ _READER_TIMEOUT = 10.0
 _CHECK_SIZE = 64 * 1024 * 1024
 # How much of the write-ahead log may pile up before it is folded into the database. Pages.
 _CHECKPOINT_PAGES = 4000
+
+# What is kept of an address beside its times: the first fields of Known, in their order.
+_FACTS = "address, by_hand, local, source, node, original, attempts, last_error"
 
 
 class Store:
@@ -220,17 +236,37 @@ class Store:
             else:
                 self._readers.put(database)
 
-    def addresses(self) -> dict[str, bool]:
-        """Return the addresses kept, each with whether it was given by hand."""
-        with self.reading() as database:
-            rows = database.execute("SELECT address, by_hand FROM addresses").fetchall()
-        return {address: bool(by_hand) for address, by_hand in rows}
+    def addresses(self, epoch: float) -> list[Known]:
+        """Return the addresses kept.
 
-    def keep_addresses(self, addresses: dict[str, bool]) -> None:
+        `epoch` is the time on the caller's clock at which the system's clock stood at zero.
+        """
+        with self.reading() as database:
+            rows = database.execute(f"SELECT {_FACTS}, worked, failing FROM addresses").fetchall()
+        found = [Known(*row) for row in rows]
+        for known in found:
+            known.worked = _moved(known.worked, epoch)
+            known.failing = _moved(known.failing, epoch)
+        return found
+
+    def keep_addresses(self, addresses: Iterable[Known], epoch: float) -> None:
         """Keep exactly these; raises LogError where the disk does not take them."""
+        names = _FACTS.split(", ")
+        rows = [
+            [
+                *(getattr(known, name) for name in names),
+                _moved(known.worked, -epoch),
+                _moved(known.failing, -epoch),
+            ]
+            for known in addresses
+        ]
         with self.writing() as database:
             database.execute("DELETE FROM addresses")
-            database.executemany("INSERT INTO addresses VALUES (?, ?)", addresses.items())
+            database.executemany(
+                f"INSERT INTO addresses ({_FACTS}, worked, failing) "
+                f"VALUES ({', '.join('?' * (len(names) + 2))})",
+                rows,
+            )
 
     def close(self) -> None:
         """Let go of the directory. A second call does nothing."""
@@ -244,6 +280,10 @@ class Store:
             if self._lock_file is not None:
                 os.close(self._lock_file)
                 self._lock_file = None
+
+
+def _moved(time: float | None, by: float) -> float | None:
+    return None if time is None else time + by
 
 
 @contextmanager

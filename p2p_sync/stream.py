@@ -42,6 +42,8 @@ class Stream:
         self._taken = 0
         self.patience = patience
         self.deadline: float | None = None
+        self.received = 0  # bytes, counted by the reader
+        self.sent = 0  # bytes, counted by the writer
 
     # -- the reader's thread --------------------------------------------------------------------
 
@@ -100,6 +102,7 @@ class Stream:
             if not data:
                 raise LinkClosed("the connection was cut")
             self._buffer += data
+            self.received += len(data)
             return
 
     def _time_left(self) -> float:
@@ -118,7 +121,9 @@ class Stream:
         view = memoryview(data)
         while view:
             try:
-                view = view[self._connection.send(view) :]
+                count = self._connection.send(view)
+                self.sent += count
+                view = view[count:]
             except BlockingIOError:
                 if not self._wait(select.POLLOUT, timeout):
                     raise LinkClosed(f"it took nothing for {timeout:g} s") from None

@@ -6,6 +6,10 @@
     python -m tests.simulation broadcast        Maelstrom's broadcast workload
     python -m tests.simulation linger           the same, trading delay for frames
     python -m tests.simulation deaths           a tenth of 100 nodes dies at once
+    python -m tests.simulation grow             1,000 nodes started from one address
+    python -m tests.simulation die              30 % of them die at once
+    python -m tests.simulation churn            1 % of them are killed each second
+    python -m tests.simulation parted           they part into halves, and meet again
     python -m tests.simulation all
 
 Each prints what it measured beside its goal, and exits with 1 where a goal is missed.
@@ -22,6 +26,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from p2p_sync.logframes import Have
+from p2p_sync.protocol import Sockets
+from tests.mesh_simulator import MeshNode, Network
 from tests.simulator import Node, Simulation, Wire, regular
 
 
@@ -198,12 +204,140 @@ def trees() -> list[Row]:
     return rows
 
 
+# -- The overlay ----------------------------------------------------------------------------------
+
+
+def grown(nodes: int, seed: int, seconds: float = 60.0) -> Network:
+    """Return a network whose nodes were started at once from one address."""
+    net = Network(seed)
+    net.grow(nodes)
+    net.run(seconds)
+    return net
+
+
+def grow(nodes: int = 1_000, seed: int = 1) -> list[Row]:
+    """Nodes that know one address find each other; then they probe and exchange links."""
+    net = Network(seed)
+    net.grow(nodes)
+    while not (net.in_one_piece() and min(net.degrees()) >= 4) and net.now < 120.0:
+        net.run(net.now + 0.5)
+    took = net.now
+    frames, dials = net.frames[Sockets], sum(node.dials for node in net.up())
+    least, most = min(net.degrees()), 0
+    pieces = 0
+    while net.now < took + 60.0:
+        net.run(net.now + 1.0)
+        degrees = net.degrees()
+        least, most = min(least, *degrees), max(most, *degrees)
+        pieces += not net.in_one_piece()
+    calm = (net.frames[Sockets] - frames) / nodes
+    known = statistics.mean(len(node.overlay.book.known) for node in net.up())
+    print(
+        f"{nodes} nodes: {dials / nodes:.1f} dials and {frames / nodes:.0f} SOCKETS frames a node "
+        f"to get there; {calm:.1f} frames a node in the minute after, {known:.0f} addresses known"
+    )
+    name = f"{nodes} nodes from one address: "
+    return [
+        Row(name + "one mesh, each with 4 links at least, after", took, 60.0, "s"),
+        Row(name + "least links in the minute after, below 4 by", max(0, 4 - least), 0.0),
+        Row(name + "most links", most, 16.0),
+        Row(name + "seconds in more than one piece", pieces, 0.0),
+    ]
+
+
+def load(net: Network, seconds: float, origins: list[MeshNode], rate: float = 2.0) -> None:
+    """Let some nodes commit for a while, those that are up, `rate` a second in sum."""
+    for i in range(int(seconds * rate)):
+        node = origins[i % len(origins)]
+        net.at(net.now + i / rate, node.commit, "text")
+
+
+def settled(net: Network, nodes: list[MeshNode]) -> bool:
+    """Whether all is well among these: one piece, nobody alone, the same log everywhere."""
+    vectors = [node.replica.vector() for node in nodes]
+    return net.in_one_piece(nodes) and all(vector == vectors[0] for vector in vectors)
+
+
+def wait_settled(net: Network, limit: float) -> float:
+    """Run until all is well; return how long that took, infinity if longer than `limit`."""
+    began = net.now
+    while net.now < began + limit:
+        if settled(net, net.up()):
+            return net.now - began
+        net.run(net.now + 0.5)
+    return float("inf")
+
+
+def die(nodes: int = 1_000, seed: int = 1) -> list[Row]:
+    """30 % of the nodes die at once, under commits."""
+    net = grown(nodes, seed)
+    load(net, 10.0, net.up()[:20])
+    net.run(net.now + 5.0)
+    for node in net.rng.sample(net.up(), nodes * 3 // 10):
+        node.crash()
+    began = net.now
+    while not (net.in_one_piece() and min(net.degrees()) >= 4) and net.now < began + 60.0:
+        net.run(net.now + 0.5)
+    joined = net.now - began
+    agreed = wait_settled(net, 60.0) + joined
+    name = f"30 % of {nodes} nodes die: until the others "
+    return [
+        Row(name + "are one mesh again", joined, 15.0, "s"),
+        Row(name + "hold the same, all that one of them held", agreed, 15.0, "s"),
+    ]
+
+
+def churn(nodes: int = 1_000, seed: int = 1, seconds: float = 30.0) -> list[Row]:
+    """Each second 1 % of the nodes are killed; they come back after 5 to 15 s."""
+    net = grown(nodes, seed)
+    origins = net.up()[:20]
+    load(net, seconds, origins)
+    pieces = 0
+    began: dict[MeshNode, float] = {}
+    until = net.now + seconds
+
+    def restart(node: MeshNode) -> None:
+        node.start()
+        began[node] = net.now
+
+    while net.now < until:
+        for node in net.rng.sample(net.up(), max(1, nodes // 100)):
+            node.crash()
+            net.at(net.now + net.rng.uniform(5.0, 15.0), restart, node)
+        net.run(net.now + 1.0)
+        pieces += not net.in_one_piece([n for n in net.up() if began.get(n, 0.0) < net.now - 3.0])
+    net.run(net.now + 16.0)
+    agreed = wait_settled(net, 60.0)
+    name = f"1 % of {nodes} nodes a second are killed: "
+    return [
+        Row(name + "seconds in which those up for 3 s are parted", pieces, 0.0),
+        Row(name + "at the end, all are back and agree after", agreed, 15.0, "s"),
+    ]
+
+
+def parted(nodes: int = 1_000, seed: int = 1, seconds: float = 120.0) -> list[Row]:
+    """Two halves that cannot reach each other refill their links, commit, and meet again."""
+    net = grown(nodes, seed)
+    net.part(2)
+    load(net, seconds, net.up()[:20], 0.5)
+    net.run(net.now + seconds)
+    assert not net.in_one_piece()
+    assert min(net.degrees()) >= 4, "both have refilled their links"
+    net.part(1)
+    joined = wait_settled(net, 120.0)
+    return [Row(f"halves of {nodes} nodes, parted {seconds:.0f} s, are one again", joined, 30, "s")]
+
+
 FIGURES: dict[str, Callable[[], list[Row]]] = {
     "tree": trees,
     "first": first_messages,
     "broadcast": broadcast,
     "linger": broadcast_lingering,
     "deaths": deaths,
+    "grow": grow,
+    "die": die,
+    "churn": churn,
+    "parted": parted,
 }
 
 

@@ -183,14 +183,24 @@ def test_endless_headers_get_431(node: NodeProcess, start: bytes, more: bytes) -
         assert sock.recv(12) == b"HTTP/1.1 431"
 
 
-def test_a_full_node_says_so_and_has_room_again_when_a_peer_leaves() -> None:
+def test_a_full_node_tells_addresses_and_closes_and_has_room_again_when_a_peer_leaves() -> None:
     with NodeProcess("--max-peers", "1") as node:
         with dial(node.address) as peer:
-            peer.send_sockets()
+            peer.send_json(
+                {
+                    "type": "SOCKETS",
+                    "addresses": [],
+                    "id": "a" * 16,
+                    "start": 1,
+                    "protocol": 1,
+                    "port": 4321,
+                }
+            )
             wait_until(lambda: node.sockets() == 1)
-            answer = ask(node.address, handshake(host(node)))
-            assert answer.status == 503
-            assert answer.body, "says why"
+            with dial(node.address) as second:
+                second.send_sockets()
+                assert second.read_json()["addresses"] == ["ws://127.0.0.1:4321"]
+                assert second.read_close()[0] == 1013
             peer.ping()
             assert node.sockets() == 1
 

@@ -15,7 +15,7 @@ FLOORS = [
     ["version", "codes", "errors", "address"],
     ["config"],
     ["logframes", "protocol", "clock", "vector", "replica_link", "replica"],
-    ["addressbook", "overlay", "hearings"],
+    ["addressbook", "peer", "introductions", "overlay", "peertable", "hearings"],
     ["stream", "frames", "link", "store", "log", "state"],
     ["server", "dialer", "mesh", "writer"],
     ["node"],

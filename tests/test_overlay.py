@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from p2p_sync.codes import SAME_NODE
+import random
+
+from p2p_sync.codes import SAME_NODE, TRY_AGAIN_LATER
 from p2p_sync.config import Settings
-from p2p_sync.overlay import Close, Overlay, Tell, Work
+from p2p_sync.overlay import Overlay
+from p2p_sync.peer import Close, Tell, Work
 from p2p_sync.protocol import Sockets
 
 LOCAL = ("10.0.0.1", 8001)
 
 
+class Chance(random.Random):
+    """Always in the middle."""
+
+    def random(self) -> float:
+        return 0.5
+
+
 def overlay(digit: str, settings: Settings | None = None, start: int = 1) -> Overlay:
-    return Overlay(digit * 16, start, settings or Settings(), 8001)
+    return Overlay(digit * 16, start, settings or Settings(), 8001, Chance())
 
 
-def chance() -> float:
-    return 0.5
+def learn(node: Overlay, address: str, now: float, source: str = "b" * 16) -> None:
+    node.book.learn([address], source, now, over_loopback=False)
+
+
+def due(node: Overlay, now: float) -> list[str]:
+    addresses, again = node.due(now)
+    assert again > now
+    return addresses
 
 
 class Wire:
@@ -38,8 +54,8 @@ class Wire:
         self.ends[acceptor, number + 1] = (dialler, number)
         one, other = self.nodes[dialler], self.nodes[acceptor]
         address = self.address(acceptor)
-        one.book.add(address, self.now)
-        dial = one.dial(address)
+        learn(one, address, self.now)
+        dial = one.dial(address, 0.0)
         other.accepted(number + 1, (self.hosts[dialler], 40000), (self.hosts[acceptor], 8001), 0)
         self._do(dialler, one.dialled(number, address, dial, (self.hosts[acceptor], 8001), 0))
         self._do(acceptor, other.greet(number + 1, 0))
@@ -53,19 +69,19 @@ class Wire:
                 continue
             receiver, link = end
             if isinstance(work, Tell):
-                more = self.nodes[receiver].hello(link, work.frame, self.now, chance)
+                more = self.nodes[receiver].hello(link, work.frame, self.now)
                 self._do(receiver, more)
             else:
                 del self.ends[sender, work.link], self.ends[receiver, link]
-                self.nodes[sender].closed(work.link, work.reason, self.now, chance)
-                self.nodes[receiver].closed(link, work.reason, self.now, chance)
+                self.nodes[sender].closed(work.link, work.reason, self.now)
+                self.nodes[receiver].closed(link, work.reason, self.now)
 
     def dial_due(self) -> None:
         """Let every node dial what it wants, until nobody wants more."""
         for _ in range(10):
             self.now += 1
             for name, node in self.nodes.items():
-                for address in node.due(self.now):
+                for address in due(node, self.now):
                     self.open(name, next(n for n in self.nodes if self.address(n) == address))
             self.run()
 
@@ -123,42 +139,44 @@ def test_a_copied_data_directory_is_refused_by_both() -> None:
     for node in (one, other):
         node.accepted(1, ("10.0.0.9", 1), LOCAL, 0)
     for node, start in ((one, 2), (other, 1)):
-        *_, last = node.hello(1, Sockets((), "a" * 16, start), 0, chance)
+        *_, last = node.hello(1, Sockets((), "a" * 16, start), 0)
         assert isinstance(last, Close) and last.code == SAME_NODE
 
 
-def test_redialling_begins_after_a_second_and_doubles_to_a_minute() -> None:
+def test_redialling_backs_off_with_full_jitter_from_a_second_to_a_minute() -> None:
     node = overlay("a")
-    node.book.add("ws://10.0.0.2:1", 0.0, by_hand=True)
+    node.book.add("ws://10.0.0.2:1", 0.0)
     now, pauses = 0.0, []
     for _ in range(9):
-        assert node.due(now) == ["ws://10.0.0.2:1"]
-        node.dial("ws://10.0.0.2:1")
-        assert node.due(now) == [], "no two dials to one address at a time"
-        node.book.failed("ws://10.0.0.2:1", "refused", now, chance)
-        pause = node.pause(now)
-        assert pause and node.due(now + pause - 0.01) == []
+        assert due(node, now) == ["ws://10.0.0.2:1"]
+        node.dial("ws://10.0.0.2:1", now)
+        assert due(node, now) == [], "no two dials to one address at a time"
+        node.failed("ws://10.0.0.2:1", "refused", now)
+        pause = node.book.known["ws://10.0.0.2:1"].next_try - now
+        assert due(node, now + pause - 0.01) == []
         pauses.append(pause)
         now += pause
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    longest = [2, 4, 8, 16, 32, 60, 60, 60, 60]
+    assert pauses == [(1 + most) / 2 for most in longest], "chance is always in the middle here"
 
 
 def test_learned_addresses_are_dialled_up_to_the_target_and_those_by_hand_always() -> None:
     node = overlay("a", Settings(target_links=2))
     for port in range(1, 6):
-        node.book.add(f"ws://10.0.0.2:{port}", 0.0)
-    node.book.add("ws://10.0.0.3:1", 0.0, by_hand=True)
-    assert node.due(0.0) == ["ws://10.0.0.3:1", "ws://10.0.0.2:1", "ws://10.0.0.2:2"]
-    for address in node.due(0.0):
-        node.dial(address)
-    assert node.due(0.0) == []
-    assert node.pause(0.0) is None, "there is nothing to wake up for"
+        learn(node, f"ws://10.0.0.2:{port}", 0.0)
+    node.book.add("ws://10.0.0.3:1", 0.0)
+    first, *rest = due(node, 0.0)
+    assert first == "ws://10.0.0.3:1"
+    assert len(rest) == 1, "with the dial by hand that makes two"
+    for address in (first, *rest):
+        node.dial(address, 0.0)
+    assert due(node, 0.0) == []
 
 
 def original_dials(node: Overlay, link: int, host: str, *listed: str) -> list[str]:
     """An original dials `node`; return all that it is told."""
     node.accepted(link, (host, 40000 + link), LOCAL, 0)
-    work = node.hello(link, Sockets(listed), 0, chance)
+    work = node.hello(link, Sockets(listed), 0)
     return [a for item in work if isinstance(item, Tell) and item.link == link for a in
             item.frame.addresses]  # fmt: skip
 
@@ -166,7 +184,7 @@ def original_dials(node: Overlay, link: int, host: str, *listed: str) -> list[st
 def join(node: Overlay, link: int, digit: str, *listed: str) -> list[Work]:
     """Another node of ours, on host 10.0.1.`link`, dials `node`; return the work."""
     node.accepted(link, (f"10.0.1.{link}", 50000), LOCAL, 0)
-    return node.hello(link, Sockets(listed, digit * 16, 1, port=8001), 0, chance)
+    return node.hello(link, Sockets(listed, digit * 16, 1, port=8001), 0)
 
 
 def told(work: list[Work], link: int) -> list[str]:
@@ -191,10 +209,10 @@ def test_an_original_that_dialled_several_of_ours_is_told_by_the_first_alone() -
 
 
 def dial_original(node: Overlay, link: int = 9) -> list[Work]:
-    node.book.add("ws://10.0.2.1:7001", 0.0, by_hand=True)
-    dial = node.dial("ws://10.0.2.1:7001")
+    node.book.add("ws://10.0.2.1:7001", 0.0)
+    dial = node.dial("ws://10.0.2.1:7001", 0.0)
     work = node.dialled(link, "ws://10.0.2.1:7001", dial, ("10.0.2.1", 7001), 0)
-    return [*work, *node.hello(link, Sockets(()), 0, chance)]
+    return [*work, *node.hello(link, Sockets(()), 0)]
 
 
 def test_an_original_that_we_dialled_is_told_of_the_others_who_are_told_to_expect_it() -> None:
@@ -214,7 +232,7 @@ def test_who_joins_after_an_original_is_told_of_it_and_it_is_not_told_of_who_joi
     assert told(work, 9) == []
     (tell,) = [item for item in work if isinstance(item, Tell) and item.link == 1]
     assert tell.frame.originals == ("ws://10.0.2.1:7001",)
-    node.closed(9, "cut", 0, chance)
+    node.closed(9, "cut", 0)
     assert told(dial_original(node, 10), 10) == [], "nor when it comes back"
 
 
@@ -222,8 +240,8 @@ def test_who_is_told_of_an_original_by_ours_dials_it_and_tells_it_nothing() -> N
     node = overlay("c")
     join(node, 1, "b")
     address = "ws://10.0.2.1:7001"
-    node.hello(1, Sockets((address,), "b" * 16, 1, originals=(address,)), 0, chance)
-    dial = node.dial(address)
+    node.hello(1, Sockets((address,), "b" * 16, 1, originals=(address,)), 0)
+    dial = node.dial(address, 0.0)
     assert told(node.dialled(9, address, dial, ("10.0.2.1", 7001), 0), 9) == []
 
 
@@ -231,39 +249,191 @@ def test_an_expected_original_is_not_dialled_and_known_when_it_comes() -> None:
     node = overlay("b")
     address = "ws://10.0.2.1:7001"
     join(node, 1, "a")
-    node.hello(1, Sockets((), "a" * 16, 1, introduced={address: "10.0.2.1"}), 0, chance)
-    node.book.add(address, 0.0)
-    assert address not in node.due(1.0)
+    node.hello(1, Sockets((), "a" * 16, 1, introduced={address: "10.0.2.1"}), 0)
+    learn(node, address, 0.0)
+    assert address not in due(node, 1.0)
     assert original_dials(node, 2, "10.0.2.1") == [], "who introduced it has told it of all"
     assert node.peers[2].address == address
-    assert address not in node.due(100.0), "it is linked"
+    assert address not in due(node, 100.0), "it is linked"
 
 
 def test_an_expected_original_that_does_not_come_is_dialled() -> None:
     node = overlay("b")
     address = "ws://10.0.2.1:7001"
     join(node, 1, "a")
-    node.hello(1, Sockets((), "a" * 16, 1, introduced={address: "10.0.2.1"}), 0, chance)
-    node.book.add(address, 0.0)
-    assert node.due(100.0) == [address]
+    node.hello(1, Sockets((), "a" * 16, 1, introduced={address: "10.0.2.1"}), 0)
+    learn(node, address, 0.0)
+    assert due(node, 100.0) == [address]
 
 
 def test_a_dial_to_an_original_that_has_dialled_us_is_given_up() -> None:
     node = overlay("a")
     original_dials(node, 1, "10.0.2.1")
-    node.book.add("ws://10.0.2.1:7001", 0.0)
-    dial = node.dial("ws://10.0.2.1:7001")
+    learn(node, "ws://10.0.2.1:7001", 0.0)
+    dial = node.dial("ws://10.0.2.1:7001", 0.0)
     node.dialled(2, "ws://10.0.2.1:7001", dial, ("10.0.2.1", 7001), 0)
-    *_, last = node.hello(2, Sockets((f"ws://{LOCAL[0]}:{LOCAL[1]}",)), 0, chance)
+    *_, last = node.hello(2, Sockets((f"ws://{LOCAL[0]}:{LOCAL[1]}",)), 0)
     assert isinstance(last, Close) and last.link == 2
-    node.closed(2, last.reason, 0, chance)
-    assert node.due(100.0) == []
+    node.closed(2, last.reason, 0)
+    assert due(node, 100.0) == []
 
 
 def test_a_name_that_leads_where_a_link_leads_already_is_not_dialled() -> None:
     node = overlay("a")
     dial_original(node)
-    node.book.add("ws://original.example:7001", 0.0, by_hand=True)
-    node.dial("ws://original.example:7001")
+    node.book.add("ws://original.example:7001", 0.0)
+    node.dial("ws://original.example:7001", 0.0)
     assert not node.resolved("ws://original.example:7001", (("10.0.2.1", 7001),))
-    assert node.due(100.0) == []
+    assert due(node, 100.0) == []
+
+
+# -- how many links -----------------------------------------------------------------------------
+
+
+def joins(node: Overlay, links: range, enough: bool = True) -> list[Work]:
+    """Nodes of ours, each on a host of its own, dial `node`; return the work that came of it."""
+    work: list[Work] = []
+    for link in links:
+        node.accepted(link, (f"10.0.{link}.1", 50000), LOCAL, 0)
+        hello = Sockets((), f"{link:016x}", 1, port=8001, enough=enough)
+        work += node.hello(link, hello, 0)
+    return work
+
+
+def closes(work: list[Work]) -> list[tuple[int, int]]:
+    return [(item.link, item.code) for item in work if isinstance(item, Close)]
+
+
+def test_above_twice_the_target_the_newest_that_has_enough_is_shed_and_told() -> None:
+    node = overlay("a", Settings(target_links=2))
+    assert closes(joins(node, range(1, 5))) == []
+    work = joins(node, range(5, 6))
+    assert closes(work) == [(5, TRY_AGAIN_LATER)]
+    assert sorted(told(work, 5)) == [f"ws://10.0.{n}.1:8001" for n in range(1, 5)]
+    assert node.count() == 4
+
+
+def test_with_nobody_that_has_enough_the_oldest_is_shed_but_none_by_hand_and_no_original() -> None:
+    node = overlay("a", Settings(target_links=2))
+    original_dials(node, 1, "10.0.2.1")
+    node.book.add("ws://10.0.9.1:8001", 0)
+    dial = node.dial("ws://10.0.9.1:8001", 0)
+    node.dialled(2, "ws://10.0.9.1:8001", dial, ("10.0.9.1", 8001), 0)
+    node.hello(2, Sockets((), "9" * 16, 1, port=8001), 0)
+    assert closes(joins(node, range(3, 5), enough=False)) == []
+    assert closes(joins(node, range(5, 6), enough=False)) == [(3, TRY_AGAIN_LATER)]
+
+
+def test_a_target_of_none_neither_dials_learned_addresses_nor_sheds() -> None:
+    node = overlay("a", Settings(target_links=0))
+    assert closes(joins(node, range(1, 40))) == []
+    learn(node, "ws://10.9.9.9:1", 0)
+    assert due(node, 1000.0) == []
+
+
+def test_a_full_node_tells_addresses_and_closes() -> None:
+    node = overlay("a", Settings(max_peers=3, target_links=100))
+    work = joins(node, range(1, 5), enough=False)
+    assert closes(work) == [(4, TRY_AGAIN_LATER)]
+    assert len(told(work, 4)) == 3
+
+
+def probe(node: Overlay, link: int, digit: str, now: float, enough: bool) -> list[Work]:
+    """`node` looks for a node that it has no link to, at the time of a probe, and finds it."""
+    address = f"ws://10.7.{link}.1:8001"
+    learn(node, address, now)
+    assert due(node, now) == [address]
+    dial = node.dial(address, now)
+    node.dialled(link, address, dial, (f"10.7.{link}.1", 8001), now)
+    return node.hello(link, Sockets((), digit * 16, 1, port=8001, enough=enough), now)
+
+
+def test_a_probe_ends_but_once_a_minute_it_takes_the_place_of_another_link() -> None:
+    node = overlay("f", Settings(target_links=2))
+    joins(node, range(1, 3))
+    node._exchange_at = 60.0
+    assert closes(probe(node, 10, "b", 10.0, True)) == [(10, TRY_AGAIN_LATER)]
+    node.closed(10, "enough", 10.0, TRY_AGAIN_LATER)
+    assert due(node, 19.9) == [], "the next comes ten seconds later"
+    ((shed, code),) = closes(probe(node, 11, "c", 65.0, True))
+    assert (shed in (1, 2), code) == (True, TRY_AGAIN_LATER)
+    assert node.count() == 2
+
+
+def test_a_probe_that_finds_a_node_with_too_few_links_keeps_the_link() -> None:
+    node = overlay("f", Settings(target_links=2))
+    joins(node, range(1, 3))
+    node._exchange_at = 60.0
+    assert closes(probe(node, 10, "b", 10.0, False)) == []
+    assert node.count() == 3
+
+
+def test_an_address_that_was_shed_is_tried_again_in_a_minute() -> None:
+    node = overlay("a")
+    node.book.add("ws://10.0.0.2:1", 0.0)
+    dial = node.dial("ws://10.0.0.2:1", 0.0)
+    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0)
+    node.hello(1, Sockets((), "b" * 16, 1), 0.0)
+    joins(node, range(2, 4))
+    node.closed(1, "it has enough", 5.0, TRY_AGAIN_LATER)
+    known = node.book.known["ws://10.0.0.2:1"]
+    assert (known.next_try, known.attempts, known.refused) == (65.0, 0, False)
+
+
+def test_who_has_no_other_link_does_not_wait_that_long() -> None:
+    node = overlay("a")
+    node.book.add("ws://10.0.0.2:1", 0.0)
+    dial = node.dial("ws://10.0.0.2:1", 0.0)
+    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0)
+    node.hello(1, Sockets((), "b" * 16, 1), 0.0)
+    node.closed(1, "it has enough", 5.0, TRY_AGAIN_LATER)
+    known = node.book.known["ws://10.0.0.2:1"]
+    assert (known.next_try <= 7.0, known.refused) == (True, False)
+
+
+# -- what is spread -----------------------------------------------------------------------------
+
+
+def test_an_address_that_could_not_be_dialled_is_not_spread_until_it_works() -> None:
+    node = overlay("a")
+    address = "ws://10.0.1.1:8001"
+    learn(node, address, 0.0)
+    node.dial(address, 0.0)
+    node.failed(address, "no connection", 0.0)
+    join(node, 1, "b")  # it has dialled us itself
+    assert told(join(node, 2, "c"), 2) == []
+    node.closed(1, "cut", 1.0)
+    dial = node.dial(address, 10.0)
+    node.dialled(3, address, dial, ("10.0.1.1", 8001), 10.0)
+    node.hello(3, Sockets((), "b" * 16, 2, port=8001), 10.0)
+    assert told(join(node, 4, "d"), 4) == ["ws://10.0.1.2:8001", address]
+
+
+def test_loopback_addresses_are_told_over_loopback_alone() -> None:
+    node = overlay("a")
+    node.accepted(1, ("127.0.0.1", 50000), LOCAL, 0)
+    node.hello(1, Sockets((), "b" * 16, 1, port=9001), 0)
+    assert told(join(node, 2, "c"), 2) == []
+    node.accepted(3, ("127.0.0.1", 50001), LOCAL, 0)
+    work = node.hello(3, Sockets((), "d" * 16, 1, port=9003), 0)
+    assert told(work, 3) == ["ws://127.0.0.1:9001", "ws://10.0.1.2:8001"]
+
+
+def test_a_changed_address_of_a_node_replaces_the_old_one() -> None:
+    node = overlay("a")
+    join(node, 1, "b")
+    assert "ws://10.0.1.1:8001" in node.book.known
+    node.closed(1, "cut", 1.0)
+    node.accepted(2, ("10.0.5.5", 50000), LOCAL, 2)
+    node.hello(2, Sockets((), "b" * 16, 2, port=8001), 2)
+    assert "ws://10.0.5.5:8001" in node.book.known
+    assert "ws://10.0.1.1:8001" not in node.book.known
+
+
+def test_who_has_enough_is_not_told_of_each_that_joins() -> None:
+    node = overlay("a")
+    joins(node, range(1, 2), enough=True)
+    joins(node, range(2, 3), enough=False)
+    work = join(node, 3, "b")
+    assert told(work, 1) == []
+    assert told(work, 2) == ["ws://10.0.1.3:8001"]

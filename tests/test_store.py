@@ -10,18 +10,41 @@ from pathlib import Path
 import pytest
 
 from p2p_sync import StartError
+from p2p_sync.addressbook import Known
 from p2p_sync.store import Store
 from tests.support import DEADLINE, ROOT
 
 
 def test_identity_and_addresses_outlive_a_restart(tmp_path: Path) -> None:
     first = Store(tmp_path / "node")
-    first.keep_addresses({"ws://a:1": True, "ws://b:2": False})
+    given = Known("ws://a:1", by_hand=True, local=True)
+    learned = Known("ws://b:2", False, False, "a" * 16, "b" * 16, False, 3, "refused", 90.0, 95.0)
+    first.keep_addresses([given, learned], 40.0)
     first.close()
     second = Store(tmp_path / "node")
     assert second.node == first.node
-    assert second.addresses() == {"ws://a:1": True, "ws://b:2": False}
+    assert second.addresses(40.0) == [given, learned]
+    (_, moved) = second.addresses(-1000.0)  # on a clock that began anew
+    assert (moved.worked, moved.failing) == (-950.0, -945.0)
     second.close()
+
+
+def test_addresses_of_an_older_version_are_kept(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / "node.db") as database:
+        database.executescript(
+            """
+            DROP TABLE addresses;
+            CREATE TABLE addresses (address TEXT PRIMARY KEY, by_hand INTEGER NOT NULL)
+                WITHOUT ROWID;
+            INSERT INTO addresses VALUES ('ws://a:1', 1);
+            PRAGMA user_version = 2;
+            """
+        )
+    database.close()
+    store = Store(tmp_path)
+    assert store.addresses(0.0) == [Known("ws://a:1", by_hand=True, local=True)]
+    store.close()
 
 
 def test_without_a_directory_each_start_is_a_node_of_its_own() -> None:

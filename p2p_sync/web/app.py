@@ -14,17 +14,19 @@ from flask import Flask, Response, make_response, redirect, render_template, req
 from werkzeug.exceptions import (
     HTTPException,
     MethodNotAllowed,
+    NotFound,
     RequestEntityTooLarge,
     ServiceUnavailable,
 )
 from werkzeug.wrappers import Response as AnyResponse
 
+from ..address import parse_address
 from ..codes import MAX_NUMBER
 from ..errors import InputError, LogError, LogFull, MessageTooLong
 from ..log import Place
 from ..node import Node
 from ..protocol import Message
-from .bodies import Lines, message_of
+from .bodies import Lines, text_of
 from .query import parameter
 
 logger = logging.getLogger("p2p_sync")
@@ -133,6 +135,23 @@ def _add_api(app: Flask, node: Node) -> None:
     def status() -> Response:
         return _json(node.status())
 
+    @app.get("/api/v1/peers")
+    def peers() -> Response:
+        return _json({"peers": node.peers()})
+
+    @app.post("/api/v1/peers")
+    def post_peers() -> Response:
+        address = parse_address(_field("address"))
+        return _json(
+            {"key": node.connect(str(address)), "address": str(address)}, HTTPStatus.ACCEPTED
+        )
+
+    @app.delete("/api/v1/peers/<key>")
+    def delete_peer(key: str) -> Response:
+        if not node.forget(key):
+            raise NotFound("there is no peer with that key; GET /api/v1/peers names them")
+        return Response(status=HTTPStatus.NO_CONTENT)
+
     @app.get("/api/v1/messages")
     def messages() -> Response:
         limit = _number("limit", _DEFAULT_LIMIT, 1, _MOST_LIMIT)
@@ -163,9 +182,7 @@ def _add_api(app: Flask, node: Node) -> None:
         copies, timeout = _waiting()
         if request.mimetype == "application/x-ndjson":
             return _commit_lines(node, copies, timeout)
-        if (request.content_length or 0) > _MOST_BODY:
-            raise RequestEntityTooLarge(f"a JSON body has at most {_MOST_BODY} bytes")
-        message = node.commit(message_of(request.get_data()), copies, timeout)
+        message = node.commit(_field("data"), copies, timeout)
         reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
         return _json({**_fields(message), "copies": message.copies}, reached)
 
@@ -189,6 +206,13 @@ def _commit_lines(node: Node, copies: int, timeout: float) -> Response:
         if answer["copies"] < copies:
             return _json(answer, HTTPStatus.ACCEPTED)
     return _json(answer, HTTPStatus.CREATED)
+
+
+def _field(name: str) -> str:
+    """Return the text of that name in the JSON object of the request's body."""
+    if (request.content_length or 0) > _MOST_BODY:
+        raise RequestEntityTooLarge(f"a JSON body has at most {_MOST_BODY} bytes")
+    return text_of(request.get_data(), name)
 
 
 def _fields(message: Message) -> dict[str, Any]:

@@ -19,12 +19,13 @@ class Readable(Protocol):
     def readline(self, size: int) -> bytes: ...
 
 
-def message_of(body: bytes) -> str:
-    """Return the text of a JSON object {"data": text}; raises InputError."""
+def text_of(body: bytes, name: str) -> str:
+    """Return the text of a JSON object {name: text}; raises InputError."""
     value = _json(body)
-    if not isinstance(value, dict):
-        raise InputError('the body must be a JSON object: {"data": "text"}')
-    return _text(value)
+    text = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise InputError(f'the body must be a JSON object: {{"{name}": "text"}}')
+    return text
 
 
 class Lines:

@@ -1,0 +1,88 @@
+"""The other end of a link as the rules see it, and the work that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .addressbook import Endpoint, Known
+from .protocol import Sockets
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Send `frame` on `link`."""
+
+    link: int
+    frame: Sockets
+
+
+@dataclass(frozen=True)
+class Close:
+    """Close `link` with `code` and `reason`."""
+
+    link: int
+    code: int
+    reason: str
+
+
+Work = Tell | Close
+
+
+@dataclass
+class Peer:
+    """The other end of one link."""
+
+    link: int
+    # What we dialled; None: it has dialled us.
+    known: Known | None
+    # The dialler's count of its dials, by which two links are told apart.
+    dial: int
+    remote: Endpoint
+    opened: float
+    # The dial was not needed: it looked whether that node is still there.
+    probe: bool = False
+    # Our opening frame is out.
+    greeted: bool = False
+    # Its first frame is in, or it has kept silent too long to be one of ours.
+    introduced: bool = False
+    node: str | None = None
+    start: int = 0
+    version: str = ""
+    # It says that it has as many links as it wants.
+    enough: bool = False
+    # Where it can be dialled, if that is known.
+    address: str | None = None
+    # The addresses that we told it, and those that it told us first.
+    told: set[str] = field(default_factory=set)
+    told_enough: bool = False
+    listed: frozenset[str] = frozenset()
+    # We are closing the link.
+    leaving: bool = False
+
+    @property
+    def dialled(self) -> str | None:
+        """The address that we dialled."""
+        return self.known.address if self.known else None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is known to be a node of ours."""
+        return self.node is not None
+
+    @property
+    def original(self) -> bool:
+        """Whether it is known to be an original node."""
+        return self.introduced and self.node is None
+
+    def close(self, code: int, reason: str) -> Close:
+        """Return the work that closes the link, which counts no more from now on."""
+        self.leaving = True
+        return Close(self.link, code, reason)
+
+
+def count(peers: Iterable[Peer]) -> int:
+    """Return the number of connected sockets; a node of ours counts once."""
+    introduced = [peer for peer in peers if peer.introduced and not peer.leaving]
+    ours = {peer.node for peer in introduced if peer.ours}
+    return len(ours) + sum(peer.original for peer in introduced)

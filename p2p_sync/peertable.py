@@ -1,0 +1,115 @@
+"""What is known of every peer, for people who ask why: one entry a node, or an address.
+
+Pure: the facts go in, the table comes out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .addressbook import Endpoint, Known
+from .peer import Peer
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a live link has carried, how far away its peer is and how far behind."""
+
+    rtt: float | None = None  # seconds; None: not measured yet
+    sent: tuple[int, int] = (0, 0)  # messages, bytes
+    received: tuple[int, int] = (0, 0)
+    behind: int = 0
+
+
+@dataclass
+class Entry:
+    """One node, or one address of which no node is known yet."""
+
+    names: list[str]  # what it goes by: the address that it is shown with comes first
+    known: list[Known] = field(default_factory=list)
+    peers: list[Peer] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """What names the entry in a URL."""
+        return key_of(self.names[0])
+
+    def has(self, key: str) -> bool:
+        """Return whether the entry has that key, or had it before more was known of the node."""
+        return any(key_of(name) == key for name in self.names)
+
+    def fields(self, traffic: Mapping[int, Traffic], now: float, wall: float) -> dict[str, Any]:
+        """Return the entry as the API tells it; `now` and `wall` are the same moment, seconds."""
+        peer = next((peer for peer in self.peers if peer.introduced), None)
+        opening = peer is None and (self.peers or any(known.dialling for known in self.known))
+        known = min(self.known, key=lambda known: known.next_try, default=None)
+        refused = known is not None and known.refused
+        state = (
+            "connected" if peer else "dialling" if opening else "refused" if refused else "waiting"
+        )
+        moment = peer.opened if peer else known.changed if known else now
+        carried = traffic.get(peer.link, Traffic()) if peer else Traffic()
+        waits = known is not None and state in ("waiting", "refused")
+        return {
+            "key": self.key,
+            "id": (peer and peer.node) or next((k.node for k in self.known if k.node), None),
+            "address": (peer and peer.address) or (known.address if known else None),
+            "direction": ("out" if peer.known else "in") if peer else None,
+            "state": state,
+            "since": int((wall - now + moment) * 1000),
+            "rtt_ms": None if carried.rtt is None else round(carried.rtt * 1000, 3),
+            "attempts": known.attempts if known else 0,
+            "last_error": known.last_error if known else "",
+            "next_try_s": round(max(0.0, known.next_try - now), 1) if known and waits else None,
+            "sent": {"messages": carried.sent[0], "bytes": carried.sent[1]},
+            "received": {"messages": carried.received[0], "bytes": carried.received[1]},
+            "behind": carried.behind,
+            "version": (peer.version or None) if peer else None,
+            "by_hand": any(known.by_hand for known in self.known),
+            "source": known.source or None if known else None,
+        }
+
+
+def entries(book: Iterable[Known], peers: Iterable[Peer]) -> list[Entry]:
+    """Return an entry for each node and address, those with a link first."""
+    table: list[Entry] = []
+    by_name: dict[str, Entry] = {}
+    for peer in peers:
+        if not peer.leaving:
+            names = [peer.dialled, peer.address, peer.node, _text(peer.remote)]
+            _add(table, by_name, [name for name in names if name]).peers.append(peer)
+    # Those given by hand before the others: an entry is shown with the address that people know.
+    for known in sorted(book, key=lambda known: not known.by_hand):
+        if not known.oneself:
+            names = [known.address, known.node]
+            entry = _add(table, by_name, [name for name in names if name])
+            entry.known.append(known)
+            if known.by_hand:
+                entry.names.remove(known.address)
+                entry.names.insert(0, known.address)
+    return table
+
+
+def key_of(name: str) -> str:
+    """Return a short text, safe in a URL, for an address or a node's id."""
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def _add(table: list[Entry], by_name: dict[str, Entry], names: list[str]) -> Entry:
+    """Return the entry that goes by one of `names`, a new one if there is none."""
+    entry = next((by_name[name] for name in names if name in by_name), None)
+    if entry is None:
+        entry = Entry([])
+        table.append(entry)
+    for name in names:
+        if name not in entry.names:
+            entry.names.append(name)
+        by_name.setdefault(name, entry)
+    return entry
+
+
+def _text(remote: Endpoint) -> str:
+    return f"{remote[0]} {remote[1]}"
