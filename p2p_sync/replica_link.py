@@ -211,7 +211,7 @@ class ReplicaLink:
             if self._ready and self.introduced:
                 ships, until = self._ships(now)
             if not opening and self._tells(now, bool(ships or frames)):
-                have = self._news(now)
+                have = self._news(now, bool(ships or frames))
             ack = self._commits.waits > 0 and self._waits(ships, have)
             if have and not ships:
                 if frames:
@@ -290,10 +290,9 @@ class ReplicaLink:
         news = self._soon or self._owes or self._told < self._vector.revision
         return riding and bool(news) and now >= self._told_at + HAVE_RIDE
 
-    def _news(self, now: float) -> dict[str, tuple[int, str]]:
+    def _news(self, now: float, riding: bool) -> dict[str, tuple[int, str]]:
         """What to tell: the changes that the peer may not know of, and what is asked for."""
         have = {name: self._vector.origins[name].entry for name in _pop(self._soon, AUDIT_ENTRIES)}
-        have.update(self._owed(now))
         if now >= self._audit_at:
             have.update(self._piece(AUDIT_ENTRIES, now))
         news = [origin for origin in self._vector.changed_since(self._told) if self._lacks(origin)]
@@ -306,11 +305,14 @@ class ReplicaLink:
             if news or have:
                 self._told_at = now
         have.update((origin.name, origin.entry) for origin in news)
+        have.update(self._owed(now, riding))
         return have
 
-    def _owed(self, now: float) -> dict[str, tuple[int, str]]:
+    def _owed(self, now: float, riding: bool) -> dict[str, tuple[int, str]]:
         """What to tell of what the peer has shipped; what is not on disk yet comes later."""
-        have = {}
+        have: dict[str, tuple[int, str]] = {}
+        if now < self._owed_since + (HAVE_RIDE if riding else ACK_INTERVAL):
+            return have
         for name in tuple(itertools.islice(self._owes, AUDIT_ENTRIES)):
             origin = self._vector.origins.get(name)
             if origin is not None and origin.n:

@@ -185,3 +185,16 @@ def test_addresses_told_by_a_peer_are_dialled_only_where_it_may_send_us() -> Non
         wait_until(lambda: entry(node, name)["state"] == "refused")
         assert "by hand" in entry(node, name)["last_error"]
         assert entry(node, name)["source"] == "a" * 16
+
+
+def test_a_peer_that_does_not_send_what_it_says_it_has_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2p_sync.replica.STALLED_AFTER", 1.0)
+    with Node(0) as node, raw.dial(node.address) as peer:
+        hello = {"addresses": [], "id": "a" * 16, "start": 1, "protocol": 1}
+        peer.send_json({"type": "SOCKETS", **hello})
+        have = {"b" * 16 + "-1": [5, "c" * 32]}
+        peer.send_json({"type": "HAVE", "have": have, "last": True})
+        wait_until(lambda: node.sockets() == 1)
+        wait_until(lambda: node.sockets() == 0, "the stalled link is cut")

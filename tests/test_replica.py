@@ -316,7 +316,7 @@ def test_Have_WhileAGraftIsPending_RaisesWhatIsWaitedFor() -> None:
     bench.sent(lazy)
     assert bench.replica.behind(bench.now) == 2
     bench.later(1.0)
-    assert Graft({O: 2}) in bench.sent(lazy)
+    assert Graft({O: 2}, {O: entry(2)}) in bench.sent(lazy)
 
 
 def test_Graft_Answered_FeederChanges() -> None:
@@ -485,7 +485,22 @@ def test_Have_PeerKnownToHoldIt_LeftOut() -> None:
     bench.receive(lazy, Have({O: entry(2)}))
     bench.arrive(feeder, run(O, 1, 2))
     bench.later(2.0)
-    assert bench.sent(lazy) == bench.sent(feeder) == []
+    assert bench.sent(lazy) == []
+    assert bench.sent(feeder) == [Have({O: entry(2)})], "only that what it shipped is durable here"
+
+
+def test_Have_ShippedByThePeer_AcknowledgedOnceAfterASecond() -> None:
+    bench, feeder, _ = fed()
+    bench.later(2.0)
+    bench.sent(feeder)
+    for n in range(2, 12):
+        bench.arrive(feeder, run(O, n - 1, n))
+        assert bench.sent(feeder) == []
+        bench.later(0.05)
+    bench.later(0.6)
+    assert bench.sent(feeder) == [Have({O: entry(11)})]
+    bench.later(5.0)
+    assert bench.sent(feeder) == []
 
 
 def test_Have_SomethingElseIsSent_RidesAlong() -> None:
@@ -736,3 +751,42 @@ def test_Close_Twice_Harmless() -> None:
     bench.replica.close(link, bench.now)
     assert bench.receive(link, Have({O: entry(1)})) == []
     assert bench.replica.next_deadline() == NEVER
+
+
+# -- A link that stalls ---------------------------------------------------------------------------
+
+
+def test_Stalled_AskedAndNothingShipped_FoundAfterAMinute() -> None:
+    bench = Bench()
+    link = bench.link(O=5)
+    assert Graft({O: 0}) in bench.sent(link) or bench.replica.behind(bench.now) == 5
+    bench.later(59.0)
+    assert bench.replica.stalled(bench.now) == []
+    bench.later(3.0)
+    assert bench.replica.stalled(bench.now) == [link]
+
+
+def test_Stalled_ShipsNowAndThen_NotStalled() -> None:
+    bench = Bench()
+    link = bench.link(O=5)
+    for n in range(1, 4):
+        bench.later(50.0)
+        bench.arrive(link, run(O, n - 1, n))
+        assert bench.replica.stalled(bench.now) == []
+
+
+def test_Stalled_GotItFromElsewhere_NotStalled() -> None:
+    bench = Bench()
+    link, other = bench.link(O=5), bench.link(O=5)
+    bench.later(30.0)
+    bench.arrive(other, run(O, 0, 5))
+    bench.later(60.0)
+    assert link not in bench.replica.stalled(bench.now)
+
+
+def test_Stalled_DiskFullHere_NotThePeersFault() -> None:
+    bench = Bench()
+    bench.link(O=5)
+    bench.replica.failed(bench.now)
+    bench.later(120.0)
+    assert bench.replica.stalled(bench.now) == []
