@@ -6,17 +6,22 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
-from .address import Address, is_loopback, reachable
+from .address import Address, is_loopback, parse_address
 from .config import MAX_MESSAGE_BYTES, Settings
 from .errors import InputError, StartError
+from .logline import OneLine
 from .node import Node
 from .version import __version__
 from .web.app import create_app
+from .web.guard import Guard, guarded
 from .web.serve import HttpServer
+from .web.token import kept_token, read_token
 
 logger = logging.getLogger("p2p_sync")
 
@@ -28,6 +33,21 @@ _EXAMPLE = "python run_node.py 8000"
 @click.argument("port", metavar="PORT")
 @click.option("--host", default=_DEFAULT.host, help="Interface of the peer port.")
 @click.option("--http-host", default="127.0.0.1", help="Interface of the HTTP port.")
+@click.option(
+    "--http-name",
+    "http_names",
+    multiple=True,
+    metavar="NAME",
+    show_default="localhost, IP addresses",
+    envvar="P2P_SYNC_HTTP_NAME",
+    help="Name by which browsers may call the HTTP port; may stand several times.",
+)
+@click.option(
+    "--http-token-file",
+    metavar="FILE",
+    show_default="http-token in DIR",
+    help="Holds the token that others than this machine have to bring to the HTTP port.",
+)
 @click.option("--peer-port", type=int, show_default="PORT+1", help="Where peers are accepted.")
 @click.option(
     "--peer",
@@ -80,19 +100,30 @@ _EXAMPLE = "python run_node.py 8000"
 )
 @click.version_option(__version__)
 def run_node(
-    port: str, http_host: str, data_dir: str | None, ephemeral: bool, log_level: str, **options: Any
+    port: str,
+    http_host: str,
+    http_names: Sequence[str],
+    http_token_file: str | None,
+    data_dir: str | None,
+    ephemeral: bool,
+    log_level: str,
+    **options: Any,
 ) -> None:
     """Run a node: HTTP on PORT, peers on PORT+1.
 
     Every option is also an environment variable: P2P_SYNC_HOST for --host and so on; several
-    peers are separated by spaces.
+    peers or names are separated by spaces.
     """
     http_port = _port(port, options.get("peer_port"))
     peer_port = options.pop("peer_port") or http_port + 1
     if ephemeral and data_dir:
         raise click.UsageError("--ephemeral keeps nothing, so --data-dir has no use; give one")
     directory = None if ephemeral else data_dir or f"p2p-data/{http_port}"
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    names = [_name(name) for name in http_names]
+    token = read_token(Path(http_token_file)) if http_token_file else ""
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     node = Node(peer_port, directory, **options)
     http = HttpServer(http_host, http_port)
@@ -100,8 +131,16 @@ def run_node(
         signal.signal(number, signal.default_int_handler)
     try:
         node.start()
-        _log_addresses(node, http_host, http_port, options["host"])
-        http.run(create_app(node))
+        guard = Guard(
+            http_port,
+            token or kept_token(directory),
+            is_loopback(http_host),
+            # An interface that was given by name may be called so.
+            frozenset([*names, http_host.lower()]),
+        )
+        _log_pages(guard, http_host, names, http_token_file)
+        _log_peers(node, options["host"])
+        http.run(guarded(create_app(node), guard), guard.room)
     except KeyboardInterrupt:
         logger.info("stopping")
     finally:
@@ -143,10 +182,37 @@ def _port(text: str, peer_port: int | None) -> int:
     return port
 
 
-def _log_addresses(node: Node, http_host: str, http_port: int, host: str) -> None:
-    """Say where the node is, ready to click and to paste, and who can reach it."""
-    page = str(Address(reachable(http_host), http_port)).replace("ws://", "http://")
-    logger.info("the page is at %s/", page)
+def _name(text: str) -> str:
+    """Return a host name in its one form; a usage error shows a right one."""
+    try:
+        return parse_address(f"{text}:1").host
+    except InputError:
+        raise click.UsageError(
+            f"--http-name is a host name alone, such as node.example.org, not {text!r}"
+        ) from None
+
+
+def _log_pages(guard: Guard, host: str, names: Sequence[str], token_file: str | None) -> None:
+    """Say where the page is, ready to click, with the token where one is needed."""
+    if guard.local:
+        logger.info("the page is at %s", _page(host, guard.port))
+    here = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    for name in names or ([] if guard.local else [here]):
+        page = _page(name, guard.port)
+        if token_file:
+            logger.info("the page is at %s?token=, with the token in %s", page, token_file)
+        else:
+            logger.info("the page is at %s?token=%s", page, quote(guard.token, safe=""))
+    if not (guard.local or names):
+        logger.info("other machines reach it by an IP address of this one, or see --http-name")
+
+
+def _page(host: str, port: int) -> str:
+    return f"{Address(host, port)}/".replace("ws://", "http://")
+
+
+def _log_peers(node: Node, host: str) -> None:
+    """Say where peers are accepted, ready to paste, and who can reach that."""
     logger.info("peers are accepted at %s; give that address to another node", node.address)
     if is_loopback(host):
         logger.info("only this machine reaches it; --host 0.0.0.0 opens the peer port to others")

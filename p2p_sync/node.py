@@ -209,6 +209,10 @@ class Node:
             "conflicts": parts.state.conflicts(),
         }
 
+    def problem(self) -> str:
+        """Return why messages cannot be stored now; nothing while they can."""
+        return self._running().state.problem()
+
     def sockets(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""
         return self._running().state.count()

@@ -375,6 +375,11 @@ class State:
             self._replica.resume(time.monotonic())
             return self._woken()
 
+    def problem(self) -> str:
+        """Return why the log cannot be written now; nothing while it can."""
+        with self._lock:
+            return str(self._failure or "")
+
     # -- waiting --------------------------------------------------------------------------------
 
     def wait_arrival(self, after: int) -> bool:

@@ -22,6 +22,8 @@ from .errors import LogError, LogFull, StartError
 
 Database: TypeAlias = sqlite3.Connection
 
+# What may be left where somebody has put the database aside.
+_BESIDE = {"lock", "http-token", "http-token.part"}
 _APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
 # One step a version: the first makes version 1 of nothing, and so on.
 _MIGRATIONS = [
@@ -165,7 +167,7 @@ class Store:
 
     def _check_files(self, directory: Path) -> None:
         names = {entry.name for entry in directory.iterdir()}
-        if names <= {"lock"} or self._is_ours(directory / "node.db"):
+        if names <= _BESIDE or self._is_ours(directory / "node.db"):
             return
         raise StartError(
             f"the data directory {directory} holds files that are not a node's, or whose first "

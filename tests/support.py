@@ -184,7 +184,7 @@ class NodeProcess:
             if self.process.poll() is not None:
                 raise AssertionError(f"the node ended: {self.log()}")
             try:
-                return request(self.port, "/").status == 200
+                return request(self.port, "/healthz").status == 200
             except OSError:
                 return False
 

@@ -31,6 +31,8 @@ from tests.support import (
 DEFAULTS = {
     "--host": "127.0.0.1",
     "--http-host": "127.0.0.1",
+    "--http-name": "",
+    "--http-token-file": "",
     "--peer-port": "PORT+1",
     "--peer": "",
     "--advertise": "",
@@ -135,7 +137,7 @@ def test_a_node_is_local_unless_told_otherwise() -> None:
     with NodeProcess("--host", "0.0.0.0", "--http-host", "0.0.0.0") as node:
         for port in (node.port, node.port + 1):
             socket.create_connection(("127.0.0.2", port), 5).close()
-        assert request(node.port, "/").status == 200
+        assert request(node.port, "/").status == 401, "who is not local brings the token"
 
 
 @contextmanager

@@ -19,7 +19,8 @@ FLOORS = [
     ["stream", "frames", "link", "store", "log", "state"],
     ["server", "dialer", "mesh", "writer"],
     ["node"],
-    ["web.query", "web.bodies", "web.app", "web.serve", "cli"],
+    ["web.query", "web.bodies", "web.slots", "web.token", "web.guard", "web.app", "web.serve"],
+    ["logline", "cli"],
 ]
 ORDER = [module for floor in FLOORS for module in floor]
 ENTRANCES = {"__init__", "__main__", "web.__init__"}
@@ -33,7 +34,7 @@ DOORS = {
     "flask": "web.app",
     "werkzeug": "web.app",
 }
-PURE = [module for floor in FLOORS[:4] for module in floor]
+PURE = [*(module for floor in FLOORS[:4] for module in floor), "web.guard"]
 IMPURE = {"threading", "time", "secrets", "select", "sqlite3", "logging", "os", "queue"}
 
 PACKAGE = ROOT / "p2p_sync"

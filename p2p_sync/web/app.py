@@ -15,7 +15,6 @@ from werkzeug.exceptions import (
     HTTPException,
     MethodNotAllowed,
     NotFound,
-    RequestEntityTooLarge,
     ServiceUnavailable,
 )
 from werkzeug.wrappers import Response as AnyResponse
@@ -28,6 +27,7 @@ from ..node import Node
 from ..protocol import Message
 from .bodies import Lines, text_of
 from .query import parameter
+from .slots import RETRY_AFTER, Busy, Slots
 
 logger = logging.getLogger("p2p_sync")
 
@@ -38,9 +38,6 @@ PAGE_MESSAGES = 200
 _DEFAULT_LIMIT = 100
 _MOST_LIMIT = 1000
 
-# Bytes of a JSON body; NDJSON is read line by line and may be larger.
-_MOST_BODY = 1024 * 1024
-
 # Seconds that a request may wait for copies.
 _MOST_TIMEOUT = 60.0
 
@@ -50,8 +47,10 @@ _ADD_EXAMPLE = "/add?address=ws://host:8001"
 def create_app(node: Node) -> Flask:
     """Return the WSGI application that shows and drives `node`."""
     app = Flask(__name__)
-    _add_original(app, node)
-    _add_api(app, node)
+    slots = Slots()
+    _add_original(app, node, slots)
+    _add_api(app, node, slots)
+    _add_probes(app, node)
 
     @app.errorhandler(InputError)
     def refused(error: InputError) -> Response:
@@ -68,6 +67,12 @@ def create_app(node: Node) -> Flask:
             HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE,
             f"{error}; nothing that was acknowledged is lost, try again later",
         )
+
+    @app.errorhandler(Busy)
+    def busy(error: Busy) -> Response:
+        response = _error(node, HTTPStatus.SERVICE_UNAVAILABLE, error)
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+        return response
 
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException) -> Response:
@@ -87,11 +92,15 @@ def create_app(node: Node) -> Flask:
 # -- the original system's addresses ------------------------------------------------------------
 
 
-def _add_original(app: Flask, node: Node) -> None:
+def _add_original(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/")
     def index() -> Response:
         if not _wants_page():
-            return Response(_line(node), content_type="text/plain; charset=utf-8")
+            line = Response(_line(node), content_type="text/plain; charset=utf-8")
+            if node.log.count()[0] > PAGE_MESSAGES:  # one who reads slowly holds a thread
+                slots.take()
+                line.call_on_close(slots.free)
+            return line
         before = request.args.get("before")
         return _index(node, before=_place(before) if before else None)
 
@@ -105,7 +114,9 @@ def _add_original(app: Flask, node: Node) -> None:
     def commit() -> AnyResponse:
         _only_on_purpose()
         text = parameter(request.environ["QUERY_STRING"], "msg", "/commit?msg=text")
-        node.commit(text, *_waiting())
+        copies, timeout = _waiting()
+        with slots.held(copies > 0):
+            node.commit(text, copies, timeout)
         return redirect("/")
 
 
@@ -127,10 +138,22 @@ def _line(node: Node) -> Iterator[str]:
         yield "," + ",".join(page)
 
 
+def _add_probes(app: Flask, node: Node) -> None:
+    @app.get("/healthz")
+    def healthz() -> Response:
+        return Response("ok\n", content_type="text/plain; charset=utf-8")
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        problem = node.problem()
+        status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+        return Response(f"{problem or 'ready'}\n", status, content_type="text/plain; charset=utf-8")
+
+
 # -- the API ------------------------------------------------------------------------------------
 
 
-def _add_api(app: Flask, node: Node) -> None:
+def _add_api(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/api/v1/status")
     def status() -> Response:
         return _json(node.status())
@@ -141,7 +164,7 @@ def _add_api(app: Flask, node: Node) -> None:
 
     @app.post("/api/v1/peers")
     def post_peers() -> Response:
-        address = parse_address(_field("address"))
+        address = parse_address(text_of(request.get_data(), "address"))
         return _json(
             {"key": node.connect(str(address)), "address": str(address)}, HTTPStatus.ACCEPTED
         )
@@ -181,8 +204,11 @@ def _add_api(app: Flask, node: Node) -> None:
     def post_messages() -> Response:
         copies, timeout = _waiting()
         if request.mimetype == "application/x-ndjson":
-            return _commit_lines(node, copies, timeout)
-        message = node.commit(_field("data"), copies, timeout)
+            with slots.held():
+                return _commit_lines(node, copies, timeout)
+        text = text_of(request.get_data(), "data")
+        with slots.held(copies > 0):
+            message = node.commit(text, copies, timeout)
         reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
         return _json({**_fields(message), "copies": message.copies}, reached)
 
@@ -206,13 +232,6 @@ def _commit_lines(node: Node, copies: int, timeout: float) -> Response:
         if answer["copies"] < copies:
             return _json(answer, HTTPStatus.ACCEPTED)
     return _json(answer, HTTPStatus.CREATED)
-
-
-def _field(name: str) -> str:
-    """Return the text of that name in the JSON object of the request's body."""
-    if (request.content_length or 0) > _MOST_BODY:
-        raise RequestEntityTooLarge(f"a JSON body has at most {_MOST_BODY} bytes")
-    return text_of(request.get_data(), name)
 
 
 def _fields(message: Message) -> dict[str, Any]:

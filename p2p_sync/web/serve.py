@@ -1,23 +1,56 @@
-"""Serves the page over HTTP: the one door to waitress."""
+"""Serves the page over HTTP: the one door to waitress.
+
+waitress reads requests and writes what is buffered of answers in its main thread; a request has
+a worker once it has arrived whole. So a sender that dribbles holds no worker, but a connection,
+of which there are not many: waitress closes those where nothing arrives at all, `_Channel` those
+where too little does, and those where an answer is not taken.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import waitress
 from waitress import wasyncore
+from waitress.buffers import OverflowableBuffer
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.server import BaseWSGIServer
+from waitress.utilities import BadRequest
 
 from ..config import MAX_MESSAGE_BYTES
 from ..errors import StartError
+from .guard import MAX_LINES, Application
+
+# Tells by its head how many bytes of a request's body are to be kept.
+Room = Callable[[Mapping[str, Any]], int]
 
 # Enough that requests which wait leave room for those which do not.
 _THREADS = 32
+_CONNECTIONS = 100
 
 # A request line that holds the largest message with each byte percent-encoded, and headers.
 _MAX_HEAD_BYTES = 3 * MAX_MESSAGE_BYTES + 64 * 1024
 
-# The body of a bulk commit; what is large waits in a file.
-_MAX_BODY_BYTES = 1024 * 1024 * 1024
+# The size of a chunk with its extensions, and what may follow the last chunk. Bytes.
+_MAX_CHUNK_HEAD = 16 * 1024
+
+# The part of a body that is kept in memory; what is larger is kept in a file. Bytes.
+_BODY_IN_MEMORY = 64 * 1024
+
+# A connection where nothing arrives is closed after this, give or take the second. Seconds.
+_IDLE = 30
+_IDLE_CHECK = 5
+
+# A head has to arrive within this, a body at this rate from then on. Seconds, bytes a second.
+_ARRIVAL = 20.0
+_LEAST_RATE = 1024
+
+# An answer of which nothing has been taken for this long is given up. Seconds.
+_STUCK = 20.0
 
 _STOP_TIMEOUT = 0.5
 
@@ -37,8 +70,13 @@ class HttpServer:
                 port=port,
                 threads=_THREADS,
                 asyncore_use_poll=True,
+                connection_limit=_CONNECTIONS,
+                channel_timeout=_IDLE,
+                cleanup_interval=_IDLE_CHECK,
+                inbuf_overflow=_BODY_IN_MEMORY,
                 max_request_header_size=_MAX_HEAD_BYTES,
-                max_request_body_size=_MAX_BODY_BYTES,
+                max_request_body_size=MAX_LINES + 1,
+                clear_untrusted_proxy_headers=False,  # the guard asks for them
                 ident="p2p_sync",
             )
         except (OSError, ValueError) as error:
@@ -49,9 +87,15 @@ class HttpServer:
                 f"the HTTP port {port} on {host} cannot be had ({reason}); {way_out}"
             ) from None
 
-    def run(self, application: Any) -> None:
-        """Serve the WSGI `application` until a KeyboardInterrupt, which is raised."""
+    def run(self, application: Application, room: Room) -> None:
+        """Serve the WSGI `application` until a KeyboardInterrupt, which is raised.
+
+        Of each body no more is kept than `room` says; the application learns its whole length.
+        """
         self._application = application
+        for item in self._sockets.values():
+            if isinstance(item, BaseWSGIServer):
+                item.channel_class = partial(_Channel, room)
         wasyncore.loop(timeout=1, use_poll=True, map=self._sockets)
 
     def stop(self) -> None:
@@ -61,3 +105,77 @@ class HttpServer:
 
     def _call(self, environ: Any, start_response: Any) -> Any:
         return self._application(environ, start_response)
+
+
+class _Channel(HTTPChannel):
+    """A connection that is closed where a request or an answer does not move."""
+
+    def __init__(self, room: Room, *arguments: Any, **options: Any) -> None:
+        self.parser_class = partial(_Parser, room)
+        super().__init__(*arguments, **options)
+
+    def readable(self) -> bool:
+        """Asked by the loop, once a second at least."""
+        if self._is_overdue():
+            # Marking it to be closed would not do: waitress waits until it can be written to.
+            self.handle_close()
+            return False
+        return bool(super().readable())
+
+    def _is_overdue(self) -> bool:
+        if self.total_outbufs_len:
+            return bool(time.time() - self.last_activity > _STUCK)  # waitress's own clock
+        if self.request is None or self.requests:
+            return False
+        allowed = _ARRIVAL + self.request.body_bytes_received / _LEAST_RATE
+        return bool(time.monotonic() - self.request.begun > allowed)
+
+
+class _Parser(HTTPRequestParser):
+    """A request as it arrives."""
+
+    error: Any = None
+
+    def __init__(self, room: Room, adjustments: Any) -> None:
+        super().__init__(adjustments)
+        self.begun = time.monotonic()
+        self._room = room
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError:  # of an address or a number, which waitress does not expect
+            raise ParsingError("the request cannot be read") from None
+        if self.body_rcv is not None:
+            head: dict[str, Any] = {f"HTTP_{name}": value for name, value in self.headers.items()}
+            head |= {"PATH_INFO": self.path, "QUERY_STRING": self.query}
+            head["CONTENT_TYPE"] = self.headers.get("CONTENT_TYPE", "")
+            head["CONTENT_LENGTH"] = self.content_length
+            self.body_rcv.buf = _Body(self.adj.inbuf_overflow, self._room(head))
+
+    def received(self, data: bytes) -> int:
+        consumed = int(super().received(data))
+        if self.chunked and not self.error:
+            body = self.body_rcv
+            # waitress gathers both in memory without a limit of its own.
+            if max(len(body.control_line), len(body.trailer)) > _MAX_CHUNK_HEAD:
+                self.error = BadRequest("a chunk's head, or the trailer, is too long")
+                self.completed = True
+        return consumed
+
+
+class _Body(OverflowableBuffer):
+    """Keeps what there is room for; of a longer body the length is all that is needed."""
+
+    def __init__(self, overflow: int, room: int) -> None:
+        super().__init__(overflow)
+        self._room = room
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, data: bytes) -> None:
+        self._length += len(data)
+        if self._length <= self._room:
+            super().append(data)

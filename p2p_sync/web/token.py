@@ -1,0 +1,51 @@
+"""The token of the HTTP port: read from the file that was named, or made and kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from ..errors import StartError
+
+# What may stand behind "Bearer" (RFC 6750); it needs no quoting in a cookie either.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
+
+
+def read_token(path: Path) -> str:
+    """Return the token in the file; raises StartError for none, or one that others can read."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(1024).decode("latin-1").strip()
+    except OSError as error:
+        raise StartError(f"the token file {path} cannot be read ({error.strerror})") from None
+    if mode & 0o077:
+        raise StartError(f"others may read the token file {path}; run: chmod 600 {path}")
+    if not _TOKEN.fullmatch(text):
+        raise StartError(
+            f"the token file {path} holds no token: 16 to 512 letters, digits or . _ ~ + / -, "
+            "for example from: openssl rand -hex 32"
+        )
+    return text
+
+
+def kept_token(directory: str | None) -> str:
+    """Return the token kept in the data directory, made if there is none; with None, a new one.
+
+    Raises StartError where the directory cannot keep it.
+    """
+    if directory is None:
+        return secrets.token_urlsafe(32)
+    path = Path(directory, "http-token")
+    if not path.exists():
+        part = path.with_suffix(".part")
+        try:
+            part.unlink(missing_ok=True)  # of a start that was killed here
+            part.touch(0o600, exist_ok=False)
+            part.write_text(f"{secrets.token_urlsafe(32)}\n")
+            part.replace(path)
+        except OSError as error:
+            raise StartError(f"the token cannot be kept in {path} ({error.strerror})") from None
+    return read_token(path)
