@@ -63,8 +63,7 @@ class Known:
     told_to: set[str] = field(default_factory=set)
     # What it resolved to.
     endpoints: tuple[Endpoint, ...] = ()
-    # A dial is under way, one that is not needed (see overlay.py).
-    dialling: bool = False
+    # The dial that is under way is not needed (see overlay.py).
     probing: bool = False
     next_try: float = 0.0
     # The other end turned us down, or may not be dialled.
@@ -162,7 +161,7 @@ class AddressBook:
             useless = [
                 known
                 for known in self.known.values()
-                if known.use[0] < 3 and not (known.by_hand or known.oneself or known.dialling)
+                if known.use[0] < 3 and not (known.by_hand or known.oneself)
                 if known.address not in keep
             ]
             useless.sort(key=lambda known: known.use)
@@ -180,8 +179,7 @@ class AddressBook:
     def moved(self, node: str, address: str, in_use: Callable[[], Collection[str]]) -> None:
         """Note that `node` says to be at `address`: where it was found before is forgotten."""
         for known in [known for known in self.known.values() if known.node == node]:
-            needed = known.address == address or known.by_hand or known.dialling
-            if not needed and known.address not in in_use():
+            if not (known.address == address or known.by_hand or known.address in in_use()):
                 self.forget(known)
 
     def is_oneself(self, address: str) -> None:

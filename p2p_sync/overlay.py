@@ -30,6 +30,8 @@ from .version import __version__
 
 # A link that lasted this long makes its address as good as new for redialling. Seconds.
 GOOD_LINK = 10.0
+# A dial that takes longer than this does not count as a link to come: others are tried. Seconds.
+SLOW_DIAL = 1.0
 # Two nodes that were told of each other at the same moment wait within this. Seconds.
 TOLD_JITTER = 0.5
 
@@ -67,7 +69,7 @@ class Overlay:
         self._settings = settings
         self._rng = rng
         self._dials = 0
-        self._under_way = 0
+        self.dialling: dict[str, float] = {}  # the dials under way: address -> since when
         self._probe_at = 0.0
         self._exchange_at = 0.0
         own = Sockets(
@@ -94,14 +96,16 @@ class Overlay:
         """
         target = self._settings.target_links
         again = self._introductions.forget(now)
-        free = MAX_DIALS - self._under_way
+        free = MAX_DIALS - len(self.dialling)
         if free <= 0:
             return [], again
         linked = self._linked()
         by_hand = [known for known in self.book.by_hand.values() if self._wanted(known, linked)]
         chosen, later = self.book.pick(by_hand, free, now)
         again = min(again, later)
-        room = target - self.count() - self._under_way - len(chosen)
+        slow = [began + SLOW_DIAL for began in self.dialling.values()]
+        again = min([again, *(moment for moment in slow if moment > now)])
+        room = target - self.count() - sum(moment > now for moment in slow) - len(chosen)
         probing = False
         if target and now >= self._probe_at:
             self._probe_at = now + self._settings.probe * (0.5 + self._rng.random())
@@ -121,10 +125,8 @@ class Overlay:
 
     def dial(self, address: str, now: float) -> int:
         """Note that a dial begins; return its number, which goes with the link."""
-        known = self.book.known[address]
-        known.dialling = True
-        known.changed = now
-        self._under_way += 1
+        self.book.known[address].changed = now
+        self.dialling[address] = now
         self._dials += 1
         return self._dials
 
@@ -134,27 +136,25 @@ class Overlay:
         With none the dial is over. Raises DialError where they may not be dialled; tell `failed`.
         """
         known = self.book.known.get(address)
-        if known is None:
-            self._under_way -= 1
-            return ()
-        allowed = self.book.may_dial(known, endpoints)
-        known.endpoints = allowed
-        if self._linked().to(known):
-            known.dialling = known.probing = False
-            self._under_way -= 1
-            return ()
-        return allowed
+        if known is not None:
+            known.endpoints = self.book.may_dial(known, endpoints)
+            if not self._linked().to(known):
+                return known.endpoints
+            known.probing = False
+        self.dialling.pop(address, None)
+        return ()
 
     def failed(self, address: str, error: str, now: float, refused: bool = False) -> None:
         """Note that a dial has failed."""
-        self._under_way -= 1
+        self.dialling.pop(address, None)
         known = self.book.known.get(address)
         if known:
-            known.dialling = known.probing = False
+            known.probing = False
             self.book.failed(known, error, now, refused)
 
     def _wanted(self, known: Known, linked: _Linked) -> bool:
-        unfit = known.oneself or known.dialling or self._introductions.expects(known.address)
+        address = known.address
+        unfit = known.oneself or address in self.dialling or self._introductions.expects(address)
         return not unfit and not linked.to(known)
 
     def _linked(self) -> _Linked:
@@ -167,7 +167,8 @@ class Overlay:
         return linked
 
     def _in_use(self) -> set[str]:
-        return {address for address in self._linked().addresses if address}
+        linked = {address for address in self._linked().addresses if address}
+        return linked | self.dialling.keys()
 
     # -- links open and end ---------------------------------------------------------------------
 
@@ -175,14 +176,14 @@ class Overlay:
         self, link: int, address: str, dial: int, remote: Endpoint, now: float
     ) -> list[Work]:
         """Note the link that came of the dial with that number; greet the peer at once."""
-        self._under_way -= 1
+        self.dialling.pop(address, None)
         known = self.book.known.get(address)
         peer = Peer(link, known or Known(address), dial, remote, now)
         self.peers[link] = peer
         if known is None:
             return [peer.close(NORMAL, "its address was forgotten meanwhile")]
         peer.probe = known.probing
-        known.dialling = known.probing = known.refused = False
+        known.probing = known.refused = False
         known.failing = None
         known.last_error = ""
         known.changed = now

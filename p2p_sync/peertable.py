@@ -6,7 +6,7 @@ Pure: the facts go in, the table comes out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Entry:
     names: list[str]  # what it goes by: the address that it is shown with comes first
     known: list[Known] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
+    dialling: bool = False
 
     @property
     def key(self) -> str:
@@ -44,7 +45,7 @@ class Entry:
     def fields(self, traffic: Mapping[int, Traffic], now: float, wall: float) -> dict[str, Any]:
         """Return the entry as the API tells it; `now` and `wall` are the same moment, seconds."""
         peer = next((peer for peer in self.peers if peer.introduced), None)
-        opening = peer is None and (self.peers or any(known.dialling for known in self.known))
+        opening = peer is None and (self.peers or self.dialling)
         known = min(self.known, key=lambda known: known.next_try, default=None)
         refused = known is not None and known.refused
         state = (
@@ -73,7 +74,7 @@ class Entry:
         }
 
 
-def entries(book: Iterable[Known], peers: Iterable[Peer]) -> list[Entry]:
+def entries(book: Iterable[Known], peers: Iterable[Peer], dialling: Collection[str]) -> list[Entry]:
     """Return an entry for each node and address, those with a link first."""
     table: list[Entry] = []
     by_name: dict[str, Entry] = {}
@@ -87,6 +88,7 @@ def entries(book: Iterable[Known], peers: Iterable[Peer]) -> list[Entry]:
             names = [known.address, known.node]
             entry = _add(table, by_name, [name for name in names if name])
             entry.known.append(known)
+            entry.dialling = entry.dialling or known.address in dialling
             if known.by_hand:
                 entry.names.remove(known.address)
                 entry.names.insert(0, known.address)

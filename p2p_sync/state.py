@@ -21,6 +21,7 @@ from .link import Link, wake
 from .log import Log
 from .logframes import Entry, LogFrame, Messages, Run
 from .overlay import Overlay
+from .peertable import Entry as PeerEntry
 from .peertable import Traffic, entries
 from .protocol import Message
 from .replica import Conflict, Replica
@@ -30,7 +31,7 @@ from .replica_link import ReplicaLink, Ship, Work
 _MAX_PENDING = 20_000
 
 # Changes of the address book wait this long to be kept, and those that matter little. Seconds.
-_KEEP_SOON = 1.0
+_KEEP_SOON = 0.1
 _KEEP_RARELY = 60.0
 
 # Conflicts that are kept to be shown.
@@ -146,7 +147,7 @@ class State:
                 )
                 for number, s in self._sockets.items()
             }
-            table = entries(self._overlay.book.known.values(), self._overlay.peers.values())
+            table = self._table()
             now, wall = time.monotonic(), time.time()
             return [entry.fields(traffic, now, wall) for entry in table]
 
@@ -156,13 +157,11 @@ class State:
         Returns its links, for the caller to close.
         """
         with self._lock:
-            overlay = self._overlay
-            table = entries(overlay.book.known.values(), overlay.peers.values())
-            entry = next((entry for entry in table if entry.has(key)), None)
+            entry = next((entry for entry in self._table() if entry.has(key)), None)
             if entry is None:
                 return None
             for known in entry.known:
-                overlay.book.forget(known)
+                self._overlay.book.forget(known)
             self._relinked.notify_all()
             numbers = {peer.link for peer in entry.peers}
             return [s.link for n, s in self._sockets.items() if n in numbers]
@@ -428,6 +427,10 @@ class State:
                 condition.notify_all()
 
     # -- with the lock held ---------------------------------------------------------------------
+
+    def _table(self) -> list[PeerEntry]:
+        overlay = self._overlay
+        return entries(overlay.book.known.values(), overlay.peers.values(), overlay.dialling)
 
     def _has_room(self) -> bool:
         return self._stopped or self._pending_messages < _MAX_PENDING

@@ -109,9 +109,7 @@ class MeshNode(Node):
     def crash(self, notice: float = LATENCY) -> None:
         """Die at once; peers see their links closed."""
         book = self.overlay.book.known.values()
-        self.kept = [
-            replace(k, dialling=False, probing=False, endpoints=()) for k in book if not k.oneself
-        ]
+        self.kept = [replace(k, probing=False, endpoints=()) for k in book if not k.oneself]
         links = list(self.links.values())
         self.links = {}
         super().crash(notice)

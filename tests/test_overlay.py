@@ -437,3 +437,15 @@ def test_who_has_enough_is_not_told_of_each_that_joins() -> None:
     work = join(node, 3, "b")
     assert told(work, 1) == []
     assert told(work, 2) == ["ws://10.0.1.3:8001"]
+
+
+def test_dials_into_the_dark_do_not_keep_a_node_from_trying_others() -> None:
+    node = overlay("a", Settings(target_links=2))
+    for port in range(1, 6):
+        learn(node, f"ws://10.0.0.2:{port}", 0.0)
+    first = due(node, 0.0)
+    for address in first:
+        node.dial(address, 0.0)
+    assert due(node, 0.5) == [], "they may still come about"
+    later = due(node, 1.5)
+    assert len(later) == 2 and not {*first} & {*later}
