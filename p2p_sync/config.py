@@ -13,6 +13,9 @@ MAX_MESSAGE_BYTES = 128 * 1024
 # Addresses in one SOCKETS frame.
 MAX_ADDRESSES = 256
 
+# Ids in it of the nodes that the sender is linked with.
+MAX_LINKS_TOLD = 64
+
 # Addresses that are remembered.
 MAX_KNOWN_ADDRESSES = 1000
 

@@ -23,12 +23,14 @@ from dataclasses import replace
 
 from .address import is_local, is_loopback, place
 from .addressbook import AddressBook, Known
-from .config import MAX_ADDRESSES, Settings
+from .config import MAX_ADDRESSES, MAX_LINKS_TOLD, Settings
 from .peer import Peer, Tell, count
 from .protocol import Sockets
 
 # How long an introduced original has to dial us. Seconds.
 _INTRODUCTION_LASTS = 15.0
+# Those of ours are told of changed links after this, when short ones have gone. Seconds.
+_NEWS_PAUSE = 3.0
 # How many addresses are remembered as told to one peer.
 _MAX_TOLD = 4 * MAX_ADDRESSES
 
@@ -50,6 +52,7 @@ class Introductions:
         self._book = book
         self._settings = settings
         self._rng = rng
+        self._news_at = float("inf")
         # Originals that were told of us: address -> where it will come from, and until when.
         self._expected: dict[str, tuple[str, float]] = {}
 
@@ -87,15 +90,22 @@ class Introductions:
             for work in self._pair(other, peer)
         ]
 
-    def enough(self) -> list[Tell]:
-        """Return the work that tells ours that we have links enough, once we have."""
-        if not self._enough():
-            return []
-        return [
-            self._tell(peer, [])
+    def news(self, now: float) -> tuple[list[Tell], float]:
+        """Return the work that tells ours where our links lead to now, and when to ask again."""
+        state = self._links()
+        stale = [
+            peer
             for peer in self._peers.values()
-            if peer.introduced and peer.ours and not peer.told_enough and not peer.leaving
+            if peer.introduced and peer.ours and not peer.leaving and peer.told_links != state
         ]
+        if not stale:
+            self._news_at = float("inf")
+        elif self._news_at == float("inf"):
+            self._news_at = now + _NEWS_PAUSE
+        elif now >= self._news_at:
+            self._news_at = float("inf")
+            return [self._tell(peer, []) for peer in stale], self._news_at
+        return [], self._news_at
 
     def rest(self, peer: Peer) -> list[Tell]:
         """Return the work that tells a peer of ours, whose link is shed, what it was not told."""
@@ -200,14 +210,18 @@ class Introductions:
             if peer.node and address in self._book.known:
                 self._book.known[address].told_to.add(peer.node)
         frame = replace(self._frame(), addresses=chosen, originals=marked, link=dial)
-        peer.told_enough = frame.enough
+        peer.told_links = frame.enough, frame.links
         return Tell(peer.link, frame)
 
     def _frame(self) -> Sockets:
-        return replace(self._own, enough=self._enough())
+        enough, links = self._links()
+        return replace(self._own, enough=enough, links=links)
 
-    def _enough(self) -> bool:
-        return count(self._peers.values()) >= self._settings.target_links
+    def _links(self) -> tuple[bool, tuple[str, ...]]:
+        """Whether we have links enough, and the ids of the nodes that they lead to."""
+        enough = count(self._peers.values()) >= self._settings.target_links
+        ids = {str(peer.node) for peer in self._peers.values() if peer.ours and not peer.leaving}
+        return enough, tuple(sorted(ids)[:MAX_LINKS_TOLD])
 
     # -- originals that were told of us ---------------------------------------------------------
 

@@ -209,6 +209,7 @@ class Mesh:
     def _keep_up(self) -> None:
         while (due := self._state.due()) is not None:
             wake(due.woken)
+            self._do(due.tells)
             for link in due.stalled:
                 link.cut("it does not send what it says it has")
             for address, number in due.dials:

@@ -24,7 +24,7 @@ from .addressbook import AddressBook, Endpoint, Known
 from .codes import GOING_AWAY, NORMAL, SAME_NODE, TRY_AGAIN_LATER
 from .config import MAX_DIALS, Settings
 from .introductions import Introductions
-from .peer import Close, Peer, Work, count
+from .peer import Close, Peer, Tell, Work, count
 from .protocol import Sockets
 from .version import __version__
 
@@ -123,6 +123,10 @@ class Overlay:
             again = min(again, self._probe_at)
         return [entry.address for entry in chosen], again
 
+    def news(self, now: float) -> tuple[list[Tell], float]:
+        """Return the work that tells ours of changed links, and when to ask again."""
+        return self._introductions.news(now)
+
     def dial(self, address: str, now: float) -> int:
         """Note that a dial begins; return its number, which goes with the link."""
         self.book.known[address].changed = now
@@ -204,7 +208,7 @@ class Overlay:
         peer = self.peers[link]
         work: list[Work] = []
         first = not peer.introduced or (frame.node is not None and not peer.ours)
-        peer.enough = frame.enough
+        peer.enough, peer.links = frame.enough, frame.links
         if first:
             peer.listed = frozenset(frame.addresses)
             refusal = self._identify(peer, frame)
@@ -292,7 +296,7 @@ class Overlay:
         work += self._close_double(peer) if peer.ours else self._close_second(peer)
         if not peer.leaving:
             work += self._make_room(peer, now)
-        return [*work, *self._introductions.enough()]
+        return work
 
     def _remember(self, peer: Peer, address: str, now: float) -> None:
         """Keep where a node that dialled us says it can be dialled."""

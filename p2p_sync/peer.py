@@ -49,13 +49,15 @@ class Peer:
     node: str | None = None
     start: int = 0
     version: str = ""
-    # It says that it has as many links as it wants.
+    # It says that it has as many links as it wants, and to which nodes.
     enough: bool = False
+    links: tuple[str, ...] = ()
     # Where it can be dialled, if that is known.
     address: str | None = None
     # The addresses that we told it, and those that it told us first.
     told: set[str] = field(default_factory=set)
-    told_enough: bool = False
+    # The same of ours, as we told it last.
+    told_links: tuple[bool, tuple[str, ...]] | None = None
     listed: frozenset[str] = frozenset()
     # We are closing the link.
     leaving: bool = False

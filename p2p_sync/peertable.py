@@ -68,6 +68,7 @@ class Entry:
             "sent": {"messages": carried.sent[0], "bytes": carried.sent[1]},
             "received": {"messages": carried.received[0], "bytes": carried.received[1]},
             "behind": carried.behind,
+            "links": list(peer.links) if peer else [],
             "version": (peer.version or None) if peer else None,
             "by_hand": any(known.by_hand for known in self.known),
             "source": known.source or None if known else None,

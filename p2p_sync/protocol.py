@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from .address import parse_address
 from .codes import MAX_NUMBER, POLICY_VIOLATION, PROTOCOL_ERROR
-from .config import MAX_ADDRESSES, MAX_MESSAGE_BYTES
+from .config import MAX_ADDRESSES, MAX_LINKS_TOLD, MAX_MESSAGE_BYTES
 from .errors import AddressError, ProtocolError
 from .logframes import LOG_FRAMES, LOG_TYPES, LogFrame, from_dict, to_dict
 
@@ -68,8 +68,8 @@ class Sockets:
     alone: the sender's `node` id (None: an original node), the random number of its `start`, the
     `port` where it accepts peers or the whole `address` that it advertises (neither: it cannot
     be dialled), `link`, which counts the sender's dials, its `version`, whether it has `enough`
-    links, and about original nodes: `originals`, those among the addresses, and `introduced` and
-    `withdrawn` (see introductions.py).
+    links and to which nodes (`links`, their ids), and about original nodes: `originals`, those
+    among the addresses, and `introduced` and `withdrawn` (see introductions.py).
     """
 
     addresses: tuple[str, ...] = ()
@@ -81,6 +81,7 @@ class Sockets:
     link: int = 0
     version: str = ""
     enough: bool = False
+    links: tuple[str, ...] = ()
     originals: tuple[str, ...] = ()
     introduced: dict[str, str] = field(default_factory=dict)
     withdrawn: tuple[str, ...] = ()
@@ -135,6 +136,7 @@ def _fields(frame: Sockets | Message | LogFrame) -> dict[str, Any]:
             "address": frame.address,
             "version": frame.version,
             "enough": frame.enough,
+            "links": list(frame.links),
             "originals": list(frame.originals),
             "introduced": frame.introduced,
             "withdrawn": list(frame.withdrawn),
@@ -234,10 +236,19 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         _number(fields, "link") if "link" in fields else 0,
         _text(fields, "version", _VERSION, "a short text") if "version" in fields else "",
         fields.get("enough") is True,
+        _ids(fields.get("links", [])),
         _addresses(fields.get("originals", []), "originals"),
         introduced,
         _addresses(fields.get("withdrawn", []), "withdrawn"),
     )
+
+
+def _ids(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or len(values) > MAX_LINKS_TOLD:
+        raise _wrong("links", f"a list of at most {MAX_LINKS_TOLD} ids")
+    if not all(isinstance(value, str) and _NODE_ID.fullmatch(value) for value in values):
+        raise _wrong("links", "a list of ids")
+    return tuple(values)
 
 
 def _all_texts(values: Iterable[Any]) -> bool:

@@ -21,6 +21,7 @@ from .link import Link, wake
 from .log import Log
 from .logframes import Entry, LogFrame, Messages, Run
 from .overlay import Overlay
+from .peer import Tell
 from .peertable import Entry as PeerEntry
 from .peertable import Traffic, entries
 from .protocol import Message
@@ -71,6 +72,7 @@ class Ticket:
 class Due(NamedTuple):
     """What `upkeep` has to do."""
 
+    tells: list[Tell]
     dials: list[tuple[str, int]]  # an address, and the number of the dial
     woken: list[Link]
     stalled: list[Link]
@@ -402,7 +404,10 @@ class State:
                 dials = [(address, self._overlay.dial(address, now)) for address in addresses]
                 changed = self._overlay.book.revision != self._kept
                 keep = changed and now >= self._keep_at
-                due = Due(dials, self._woken(), links, keep or now >= self._keep_at + _KEEP_RARELY)
+                tells, later = self._overlay.news(now)
+                again = min(again, later)
+                keep = keep or now >= self._keep_at + _KEEP_RARELY
+                due = Due(tells, dials, self._woken(), links, keep)
                 if due.keep:
                     self._kept = self._overlay.book.revision
                     self._keep_at = now + _KEEP_SOON

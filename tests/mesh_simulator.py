@@ -129,7 +129,11 @@ class MeshNode(Node):
         if not self.up or run != self._runs or at != self._look_at:
             return
         self._look_at = NEVER
+        tells, later = self.overlay.news(self.sim.now)
+        for tell in tells:
+            self.links[tell.link].do([tell])
         addresses, again = self.overlay.due(self.sim.now)
+        again = min(again, later)
         for address in addresses:
             self._dial(address)
         if again < NEVER:

@@ -449,3 +449,16 @@ def test_dials_into_the_dark_do_not_keep_a_node_from_trying_others() -> None:
     assert due(node, 0.5) == [], "they may still come about"
     later = due(node, 1.5)
     assert len(later) == 2 and not {*first} & {*later}
+
+
+def test_ours_are_told_where_our_links_lead_a_while_after_they_changed() -> None:
+    node = overlay("a", Settings(target_links=2))
+    join(node, 1, "b")
+    join(node, 2, "c")
+    assert node.news(10.0)[0] == []
+    (told_b, told_c), again = node.news(node.news(10.0)[1])
+    assert told_b.frame.links == told_c.frame.links == ("b" * 16, "c" * 16)
+    assert (told_b.frame.addresses, told_b.frame.enough, again) == ((), True, float("inf"))
+    join(node, 3, "d")
+    node.closed(3, "cut", 20.0)
+    assert node.news(30.0) == ([], float("inf")), "a link that was short is no news"

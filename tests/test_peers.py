@@ -24,7 +24,7 @@ from tests.support import (
 
 FIELDS = {
     "key", "id", "address", "direction", "state", "since", "rtt_ms", "attempts", "last_error",
-    "next_try_s", "sent", "received", "behind", "version", "by_hand", "source",
+    "next_try_s", "sent", "received", "behind", "version", "links", "by_hand", "source",
 }  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_two_that_are_linked_tell_of_each_other() -> None:
         assert peer["sent"]["messages"] == 1 and peer["sent"]["bytes"] > 100
         assert peer["received"]["messages"] == 0 and peer["received"]["bytes"] > 100
         assert (peer["version"], peer["by_hand"]) == (__version__, True)
+        wait_until(lambda: peers(one)[0]["links"] == [node_id(one)], "it tells of its links")
         (back,) = peers(other)
         assert (back["direction"], back["id"]) == ("in", node_id(one))
         assert back["address"] == one.address

@@ -37,7 +37,8 @@ def test_the_largest_message_fits_a_frame_though_each_byte_is_escaped() -> None:
 
 def test_sockets_survive() -> None:
     frame = Sockets(
-        ("ws://a:1", "ws://[::1]:2"), "0123456789abcdef", 7, 1, 8001, "wss://b:3", 4, "1.2.3", True,
+        ("ws://a:1", "ws://[::1]:2"), "0123456789abcdef", 7, 1, 8001, "wss://b:3", 4,
+        "1.2.3", True, ("f" * 16,),
         ("ws://a:1",), {"ws://c:1": "10.0.0.1"}, ("ws://d:1",),
     )  # fmt: skip
     assert decode(encode(frame)) == frame
