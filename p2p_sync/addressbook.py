@@ -118,6 +118,8 @@ class AddressBook:
 
     def restore(self, known: Known, now: float) -> None:
         """Take back what was known before a restart; all of it is due."""
+        if self._settings.tls_alone and not (known.by_hand or known.address.startswith("wss:")):
+            return
         known.next_try = known.changed = now
         self.known[known.address] = known
         if known.by_hand:
@@ -136,9 +138,12 @@ class AddressBook:
         """Remember addresses that a peer tells of, to be dialled `pause` seconds from now.
 
         `source` is who it is. Loopback addresses are taken over loopback alone. When the book is
-        full the least useful makes room, except for those `in_use`.
+        full the least useful makes room, except for those `in_use`. Where the node speaks TLS, no
+        other address is taken.
         """
         fit = [a for a in addresses if over_loopback or not is_local(a)]
+        if self._settings.tls_alone:
+            fit = [address for address in fit if address.startswith("wss:")]
         for address in fit:
             if over_loopback and address in self.known:
                 self.known[address].local = True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,22 @@ _EXAMPLE = "python run_node.py 8000"
     metavar="FILE",
     show_default="http-token in DIR",
     help="Holds the token that others than this machine have to bring to the HTTP port.",
+)
+@click.option(
+    "--secret-file",
+    metavar="FILE",
+    show_default="none",
+    help="Holds the secret of the network; nodes without it are not let in.",
+)
+@click.option(
+    "--tls-cert", metavar="FILE", show_default="none", help="Certificate (PEM) of the peer port."
+)
+@click.option("--tls-key", metavar="FILE", show_default="in --tls-cert", help="Its key (PEM).")
+@click.option(
+    "--tls-ca",
+    metavar="FILE",
+    show_default="the system's",
+    help="A further authority (PEM) that peers' certificates may be from.",
 )
 @click.option("--peer-port", type=int, show_default="PORT+1", help="Where peers are accepted.")
 @click.option(
@@ -125,10 +143,12 @@ def run_node(
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    node = Node(peer_port, directory, **options)
+    # By the environment alone: the arguments of a process can be read by all on its machine.
+    node = Node(peer_port, directory, secret=os.environ.get("P2P_SYNC_SECRET"), **options)
     http = HttpServer(http_host, http_port)
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
         signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, lambda *_: _reload(node))
     try:
         node.start()
         guard = Guard(
@@ -139,7 +159,7 @@ def run_node(
             frozenset([*names, http_host.lower()]),
         )
         _log_pages(guard, http_host, names, http_token_file)
-        _log_peers(node, options["host"])
+        _log_peers(node, options["host"], options["advertise"])
         http.run(guarded(create_app(node), guard), guard.room)
     except KeyboardInterrupt:
         logger.info("stopping")
@@ -211,8 +231,24 @@ def _page(host: str, port: int) -> str:
     return f"{Address(host, port)}/".replace("ws://", "http://")
 
 
-def _log_peers(node: Node, host: str) -> None:
+def _reload(node: Node) -> None:
+    """Read secrets and certificates again, in a thread of its own: a signal may come anywhere."""
+
+    def read() -> None:
+        try:
+            node.reload()
+            logger.info("secrets and certificates were read again")
+        except (StartError, InputError) as error:
+            logger.error("all stays as it was: %s", error)
+
+    threading.Thread(target=read, name="reload", daemon=True).start()
+
+
+def _log_peers(node: Node, host: str, advertise: str | None) -> None:
     """Say where peers are accepted, ready to paste, and who can reach that."""
     logger.info("peers are accepted at %s; give that address to another node", node.address)
+    if node.certificate_names and not advertise:
+        names = ", ".join(node.certificate_names)
+        logger.info("its certificate is for %s; tell peers such a name by --advertise", names)
     if is_loopback(host):
         logger.info("only this machine reaches it; --host 0.0.0.0 opens the peer port to others")

@@ -15,5 +15,6 @@ POLICY_VIOLATION = 1008
 TOO_BIG = 1009
 TRY_AGAIN_LATER = 1013
 
-# Our own: a copied data directory.
+# Our own: no proof of the network's secret; a copied data directory.
+NOT_PROVED = 4401
 SAME_NODE = 4409

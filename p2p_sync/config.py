@@ -54,6 +54,13 @@ class Settings:
     # Accepted links at a time, and of one remote host among them (loopback apart).
     max_peers: int = 128
     max_peers_per_host: int = 32
+    # The secret of the network, one or two lines, or the file that holds it (see private.py).
+    secret: str | None = None
+    secret_file: str | None = None
+    # PEM files: the certificate of the peer port and its key, a private authority to trust.
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
     # A message committed here.
     max_message_bytes: int = 64 * 1024
     # A frame, and what is put together from fragments. A message of the largest size stays below
@@ -80,3 +87,8 @@ class Settings:
     probe: float = 10.0
     # One link is exchanged for another this often, so that the overlay stays well mixed.
     exchange: float = 60.0
+
+    @property
+    def tls_alone(self) -> bool:
+        """Whether peers' words lead to TLS alone."""
+        return bool(self.tls_cert or self.tls_ca)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
 
 from .address import Address
 from .config import Settings
-from .errors import DialError
+from .errors import DialError, LinkClosed
 from .frames import shake_hands
 from .stream import Stream
+from .tls import Secured, Tls, end, streamable
 
 Endpoint = tuple[str, int]
 
@@ -29,35 +29,43 @@ def resolve(address: Address) -> tuple[Endpoint, ...]:
 class Dialer:
     """Opens connections to peers, and can give all of them up at once. For any thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tls: Tls) -> None:
         self._settings = settings
+        self._tls = tls
         self._lock = threading.Lock()  # guards the two below
         self._under_way: set[socket.socket] = set()
         self._stopped = False
 
     def dial(
         self, address: Address, endpoints: tuple[Endpoint, ...], path: str = "/"
-    ) -> tuple[Stream, Endpoint]:
-        """Return a connection after the opening handshake, and the end that answered.
+    ) -> tuple[Stream, Endpoint, str]:
+        """Return a connection after the opening handshake, the end that answered, and the binding
+        for proofs.
 
         Raises DialError with the reason, within `handshake_timeout` seconds.
         """
-        if address.secure:
-            raise DialError("wss cannot be dialled yet, and nothing is said in plaintext instead")
         deadline = time.monotonic() + self._settings.handshake_timeout
         failure = DialError("it has no address")
         for endpoint in endpoints:
             family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
             connection = socket.socket(family, socket.SOCK_STREAM)
+            binding = ""
+            if address.secure:
+                connection = self._tls.dialling(connection, address.host)
             try:
                 self._begin(connection)
                 connection.settimeout(max(0.01, deadline - time.monotonic()))
                 connection.connect(endpoint)
-                stream = Stream(connection, self._settings.handshake_timeout)
+                streaming = streamable(connection)
+                if isinstance(streaming, Secured):
+                    binding = streaming.shake_hands(deadline)
+                stream = Stream(streaming, self._settings.handshake_timeout)
                 shake_hands(stream, address, path, max(0.01, deadline - time.monotonic()))
-                return stream, endpoint
+                return stream, endpoint, binding
             except TimeoutError:
                 failure = DialError("it did not answer in time")
+            except LinkClosed as error:
+                failure = DialError(str(error), refused="certificate" in str(error))
             except OSError as error:
                 failure = DialError(f"no connection: {error.strerror or error}")
             except DialError as error:
@@ -74,8 +82,7 @@ class Dialer:
             self._stopped = True
             under_way = list(self._under_way)
         for connection in under_way:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            end(connection)
 
     def _begin(self, connection: socket.socket) -> None:
         with self._lock:

@@ -68,6 +68,10 @@ class FrameReader:
         self._fragments = bytearray()
         self._opcode: int | None = None
 
+    def limit(self, limit: int) -> None:
+        """Change the limit."""
+        self._frames.limit = limit
+
     def read(self) -> Received:
         """Return the next message or control frame.
 
@@ -113,7 +117,7 @@ class _CheckedFrames(websocket.frame_buffer):
     def __init__(self, stream: Stream, expect_masked: bool, limit: int) -> None:
         super().__init__(stream.read, skip_utf8_validation=True)
         self._expect_masked = expect_masked
-        self._limit = limit
+        self.limit = limit
         self.pending = 0  # bytes of the fragments so far
         self.recv_strict = stream.read  # which buffers for itself
 
@@ -130,8 +134,8 @@ class _CheckedFrames(websocket.frame_buffer):
         if opcode >= CLOSE:
             if not fin or self.length > _CONTROL_LIMIT:
                 raise ProtocolError(PROTOCOL_ERROR, "a control frame is fragmented or too long")
-        elif self.length + self.pending > self._limit:
-            raise ProtocolError(TOO_BIG, f"a message has at most {self._limit} bytes")
+        elif self.length + self.pending > self.limit:
+            raise ProtocolError(TOO_BIG, f"a message has at most {self.limit} bytes")
 
 
 class _Handshake:

@@ -20,6 +20,7 @@ from . import frames
 from .codes import GOING_AWAY, NORMAL
 from .config import Settings
 from .errors import LinkClosed, ProtocolError
+from .proof import Handshake
 from .stream import Stream
 
 logger = logging.getLogger("p2p_sync")
@@ -71,17 +72,23 @@ class Link:
         remote: tuple[str, int],
         dialled: str | None = None,
         dial: int = 0,
+        binding: str = "",
     ) -> None:
         """Take over `stream`.
 
         `remote` is the other end's IP address and port; `dialled` is the address that this side
-        dialled (None: it accepted) and `dial` the number of that dial.
+        dialled (None: it accepted) and `dial` the number of that dial; `binding` is the digest of
+        the certificate that the accepting side has shown.
         """
         self.number = next(_numbers)
         self.remote = remote
         self.local = stream.local
         self.dialled = dialled
         self.dial = dial
+        self.binding = binding
+        # For the owner's reader: what the peer has to prove, and the id that it has proved.
+        self.handshake: Handshake | None = None
+        self.proved: str | None = None
         self._stream = stream
         self._handler = handler
         self._settings = settings
@@ -159,6 +166,11 @@ class Link:
         self._stream.cut()
 
     # -- the reader's thread --------------------------------------------------------------------
+
+    def restrict(self, limit: int | None, deadline: float | None) -> None:
+        """Take frames of at most `limit` bytes, and none after `deadline`; None: as usual."""
+        self._frames.limit(limit or self._settings.max_frame_bytes)
+        self._stream.deadline = deadline
 
     def run(self) -> None:
         """Serve the link until it has ended, and free the connection."""

@@ -8,13 +8,15 @@ and the links call back in their own threads.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Iterable
 
 from .address import Address, parse_address
-from .codes import GOING_AWAY, NORMAL, UNSUPPORTED_DATA
+from .codes import GOING_AWAY, NORMAL, NOT_PROVED, POLICY_VIOLATION, UNSUPPORTED_DATA
 from .config import Settings
+from .credentials import Credentials
 from .dialer import Dialer, resolve
 from .errors import DialError, LogError, ProtocolError
 from .link import Link, wake
@@ -22,6 +24,7 @@ from .log import Log
 from .logframes import LOG_FRAMES, Messages, Run
 from .peer import Close, Tell, Work
 from .peertable import key_of
+from .proof import MAX_OPENING_BYTES, Handshake
 from .protocol import Heard, Ignored, Message, Sockets, decode, encode
 from .replica_link import Ship
 from .replica_link import Work as LinkWork
@@ -44,12 +47,23 @@ _ORIGINAL_BATCH = 20
 class Mesh:
     """The links of one node. It is the handler of every link, accepted or dialled."""
 
-    def __init__(self, state: State, store: Store, log: Log, settings: Settings) -> None:
+    def __init__(
+        self,
+        state: State,
+        store: Store,
+        log: Log,
+        settings: Settings,
+        credentials: Credentials,
+        start: int,
+    ) -> None:
+        """`start` is the number of this start of the node."""
         self._state = state
         self._log = log
         self._store = store
         self._settings = settings
-        self._dialer = Dialer(settings)
+        self._credentials = credentials
+        self._start = start
+        self._dialer = Dialer(settings, credentials.tls)
         self._upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
 
     # -- the owner's thread ---------------------------------------------------------------------
@@ -97,6 +111,44 @@ class Mesh:
 
     def opened(self, link: Link) -> None:
         self._state.link_opened(link)
+        keys = self._credentials.keys
+        if not keys:
+            self._admit(link)
+            return
+        link.handshake = Handshake(
+            keys,
+            self._store.node,
+            self._start,
+            secrets.token_hex(32),
+            link.dialled is not None,
+            link.binding,
+        )
+        link.restrict(MAX_OPENING_BYTES, time.monotonic() + self._settings.handshake_timeout)
+        for frame in link.handshake.open():
+            link.send(encode(frame))
+
+    def _prove(self, link: Link, handshake: Handshake, message: str) -> None:
+        """Take what a peer says that still has to prove that it knows the secret."""
+        try:
+            answers = handshake.receive(decode(message))
+        except ProtocolError as error:
+            if link.dialled and error.code == NORMAL:
+                with self._state.overlay() as overlay:
+                    overlay.book.is_oneself(link.dialled)
+            elif not link.dialled and error.code == NOT_PROVED:
+                self._credentials.gate.failed(link.remote[0])
+            raise
+        for frame in answers:
+            link.send(encode(frame))
+        if handshake.proved:
+            link.handshake, link.proved = None, handshake.peer
+            link.restrict(None, None)
+            if not link.dialled:
+                self._credentials.gate.leave(link.remote[0])
+            self._admit(link)
+
+    def _admit(self, link: Link) -> None:
+        """Begin to talk with a peer that may be one of ours."""
         now = time.monotonic()
         work: list[Work] = []
         with self._state.overlay() as overlay:
@@ -110,8 +162,17 @@ class Mesh:
     def received(self, link: Link, message: str | bytes) -> None:
         if isinstance(message, bytes):
             raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
+        if link.handshake:
+            self._prove(link, link.handshake, message)
+            return
         frame = decode(message)
         if isinstance(frame, Sockets):
+            if link.proved and frame.node != link.proved:
+                raise ProtocolError(POLICY_VIOLATION, "the id is not the one that was proved")
+            if frame.nonce and not link.proved:
+                raise ProtocolError(
+                    NOT_PROVED, "that network has a secret: start this node with --secret-file"
+                )
             with self._state.overlay() as overlay:
                 work = overlay.hello(link.number, frame, time.monotonic())
             self._do(work)
@@ -144,11 +205,15 @@ class Mesh:
             logger.error("a message of the original node %s is lost here: %s", link, error)
 
     def waiting(self, link: Link) -> None:
+        if link.handshake:
+            return
         with self._state.overlay() as overlay:
             work = overlay.greet(link.number, time.monotonic())
         self._do(work)
 
     def silent(self, link: Link) -> None:
+        if link.handshake or link.proved:
+            return  # who has a secret, or is asked for it, is no original
         with self._state.overlay() as overlay:
             work = overlay.not_ours(link.number, time.monotonic())
         self._do(work)
@@ -156,6 +221,9 @@ class Mesh:
 
     def closed(self, link: Link, reason: str) -> None:
         with self._state.overlay() as overlay:
+            if link.handshake and link.dialled:
+                refused = link.code == NOT_PROVED
+                overlay.failed(link.dialled, reason, time.monotonic(), refused)
             overlay.closed(link.number, reason, time.monotonic(), link.code)
         wake(self._state.link_closed(link))
         logger.info("the link with %s ended: %s", link, reason)
@@ -237,13 +305,13 @@ class Mesh:
             if not endpoints:
                 logger.info("not dialled: a link leads to %s already", address)
                 return
-            stream, endpoint = self._dialer.dial(parsed, endpoints)
+            stream, endpoint, binding = self._dialer.dial(parsed, endpoints)
         except DialError as error:
             with self._state.overlay() as overlay:
                 overlay.failed(address, str(error), time.monotonic(), error.refused)
             logger.warning("dialling %s failed: %s", address, error)
             return
-        Link(stream, self, self._settings, endpoint, address, number).run()
+        Link(stream, self, self._settings, endpoint, address, number, binding).run()
 
     # -- shared ---------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from .address import Address, parse_address, reachable
 from .clock import MAX_AHEAD_MS, HybridClock
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES, Settings
+from .credentials import Credentials
 from .errors import InputError, LogError, MessageError, MessageTooLong, StartError
 from .log import Log
 from .mesh import Mesh
@@ -236,12 +237,24 @@ class Node:
         """
         self._callbacks.append(callback)
 
+    def reload(self) -> None:
+        """Read the files of the secrets and certificates again.
+
+        Raises StartError where one cannot be used; then all goes on with what was read before.
+        """
+        self._running().credentials.reload()
+
     # -- what it is -----------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
         """The node's id: 16 hexadecimal digits, kept in the data directory."""
         return self._running().store.node
+
+    @property
+    def certificate_names(self) -> tuple[str, ...]:
+        """The names and addresses that the certificate of the peer port is for."""
+        return self._running().credentials.tls.names
 
     @property
     def address(self) -> str:
@@ -267,9 +280,10 @@ class _Parts:
     def __init__(
         self, port: int, data_dir: str | os.PathLike[str] | None, settings: Settings
     ) -> None:
+        self.credentials = Credentials(settings)
         self.store = Store(data_dir)
         try:
-            self.server = PeerServer(port, settings)
+            self.server = PeerServer(port, settings, self.credentials)
             self.log = Log(self.store)
         except OSError as error:
             self.store.close()
@@ -287,10 +301,11 @@ class _Parts:
         replica = Replica(self._new_origin(start), self.log.vector(), random.Random())
         overlay = Overlay(self.store.node, start, settings, self.server.port, random.Random())
         self.state = State(overlay, replica, self.log, clock, self._new_origin)
-        self.mesh = Mesh(self.state, self.store, self.log, settings)
+        self.mesh = Mesh(self.state, self.store, self.log, settings, self.credentials, start)
         self.writer = Writer(self.state, self.log)
         self.address = str(
-            settings.advertise or Address(reachable(settings.host), self.server.port)
+            settings.advertise
+            or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
         )
         self.started = wall
         self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)

@@ -78,6 +78,7 @@ class Overlay:
             port=port if settings.dialable and not settings.advertise else None,
             address=str(settings.advertise) if settings.advertise else None,
             version=__version__,
+            secure=bool(settings.tls_cert),
         )
         self._introductions = Introductions(own, self.peers, self.book, settings, rng)
         if settings.advertise:
@@ -196,7 +197,7 @@ class Overlay:
     def accepted(self, link: int, remote: Endpoint, local: Endpoint, now: float) -> None:
         """Note a link that we accepted on our end `local`; `hello` or `greet` comes next."""
         self.peers[link] = Peer(link, None, 0, remote, now)
-        self.book.is_oneself(str(Address(*local)))
+        self.book.is_oneself(str(Address(*local, bool(self._settings.tls_cert))))
 
     def greet(self, link: int, now: float) -> list[Work]:
         """Send our opening frame to a peer that has not sent its own yet."""
@@ -279,7 +280,7 @@ class Overlay:
         if frame.address:
             peer.address = frame.address
         elif frame.port:
-            peer.address = str(Address(peer.remote[0], frame.port))
+            peer.address = str(Address(peer.remote[0], frame.port, frame.secure))
         if peer.known:
             peer.known.node = frame.node
         else:

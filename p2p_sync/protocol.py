@@ -5,6 +5,7 @@ further types, which an original node ignores:
 
     SOCKETS  {"type": "SOCKETS", "addresses": ["ws://host:port", ...], ...}
     MESSAGE  {"type": "MESSAGE", "data": "text", ...}   to and from original nodes
+    PROOF    {"type": "PROOF", "proof": "hex"}          where the network has a secret
 
 Between nodes of ours the frames of logframes.py carry the log.
 
@@ -29,6 +30,7 @@ PROTOCOL_VERSION = 1
 
 _NODE_ID = re.compile(r"[0-9a-f]{16}")
 _ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,16}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
 
@@ -69,7 +71,8 @@ class Sockets:
     `port` where it accepts peers or the whole `address` that it advertises (neither: it cannot
     be dialled), `link`, which counts the sender's dials, its `version`, whether it has `enough`
     links and to which nodes (`links`, their ids), and about original nodes: `originals`, those
-    among the addresses, and `introduced` and `withdrawn` (see introductions.py).
+    among the addresses, and `introduced` and `withdrawn` (see introductions.py). `secure` says
+    that the port speaks TLS, `nonce` that a proof is wanted (see proof.py).
     """
 
     addresses: tuple[str, ...] = ()
@@ -85,6 +88,15 @@ class Sockets:
     originals: tuple[str, ...] = ()
     introduced: dict[str, str] = field(default_factory=dict)
     withdrawn: tuple[str, ...] = ()
+    secure: bool = False
+    nonce: str = ""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What shows that the sender knows the network's secret: 64 hexadecimal digits."""
+
+    proof: str
 
 
 @dataclass(frozen=True)
@@ -101,17 +113,19 @@ class Ignored:
     why: str
 
 
-Frame = Sockets | Message | Heard | Ignored | LogFrame
+Frame = Sockets | Proof | Message | Heard | Ignored | LogFrame
 
 
-def encode(frame: Sockets | Message | LogFrame) -> str:
+def encode(frame: Sockets | Proof | Message | LogFrame) -> str:
     """Return the JSON text of `frame`."""
     return json.dumps(_fields(frame), ensure_ascii=False, separators=(",", ":"))
 
 
-def _fields(frame: Sockets | Message | LogFrame) -> dict[str, Any]:
+def _fields(frame: Sockets | Proof | Message | LogFrame) -> dict[str, Any]:
     if isinstance(frame, LOG_FRAMES):
         return to_dict(frame)
+    if isinstance(frame, Proof):
+        return {"type": "PROOF", "proof": frame.proof}
     if isinstance(frame, Message):
         fields: dict[str, Any] = {
             "type": "MESSAGE",
@@ -140,6 +154,8 @@ def _fields(frame: Sockets | Message | LogFrame) -> dict[str, Any]:
             "originals": list(frame.originals),
             "introduced": frame.introduced,
             "withdrawn": list(frame.withdrawn),
+            "secure": frame.secure,
+            "nonce": frame.nonce,
         }
         fields.update({name: value for name, value in optional.items() if value})
     return fields
@@ -240,7 +256,13 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         _addresses(fields.get("originals", []), "originals"),
         introduced,
         _addresses(fields.get("withdrawn", []), "withdrawn"),
+        fields.get("secure") is True,
+        _text(fields, "nonce", _DIGEST, "64 hexadecimal digits") if "nonce" in fields else "",
     )
+
+
+def _decode_proof(fields: dict[str, Any]) -> Proof:
+    return Proof(_text(fields, "proof", _DIGEST, "64 hexadecimal digits"))
 
 
 def _ids(values: Any) -> tuple[str, ...]:
@@ -286,5 +308,6 @@ def _decode_message(fields: dict[str, Any]) -> Message | Heard | Ignored:
 _DECODERS: dict[str, Callable[[dict[str, Any]], Frame]] = {
     "SOCKETS": _decode_sockets,
     "MESSAGE": _decode_message,
+    "PROOF": _decode_proof,
     **dict.fromkeys(LOG_TYPES, from_dict),
 }

@@ -21,9 +21,11 @@ from urllib.parse import urlsplit
 
 from .address import is_loopback
 from .config import MAX_HANDSHAKE_BYTES, MAX_HANDSHAKES, SPARE_PEERS, Settings
+from .credentials import Credentials
 from .errors import LinkClosed, P2PSyncError
 from .link import Handler, Link
 from .stream import Stream, plain_endpoint
+from .tls import Secured, end, streamable
 
 _handlers = logging.root.handlers[:]
 import websocket_server
@@ -49,7 +51,7 @@ class PeerServer(websocket_server.WebsocketServer):
 
     handler: Handler
 
-    def __init__(self, port: int, settings: Settings) -> None:
+    def __init__(self, port: int, settings: Settings, credentials: Credentials) -> None:
         """Bind `settings.host` and `port` (0: any free one); raises OSError if that fails."""
         family, *_, bound = socket.getaddrinfo(
             settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -58,6 +60,7 @@ class PeerServer(websocket_server.WebsocketServer):
         super().__init__(bound[0], port)
         self.RequestHandlerClass = PeerConnection
         self.settings = settings
+        self.credentials = credentials
         self._lock = threading.Lock()  # guards the two tables
         self._handshakes: dict[socket.socket, None] = {}
         self._links: set[Link] = set()
@@ -80,14 +83,14 @@ class PeerServer(websocket_server.WebsocketServer):
         with self._lock:
             unfinished = list(self._handshakes)
         for connection in unfinished:
-            _cut(connection)
+            end(connection)
 
     # -- the accepting thread -------------------------------------------------------------------
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
             connection, address = super().get_request()
-            return connection, address
+            return self.credentials.tls.accepted(connection), address
         except OSError as error:
             logger.warning("accepting a connection failed: %s", error)
             threading.Event().wait(0.1)  # out of descriptors: do not spin until there are some
@@ -101,7 +104,7 @@ class PeerServer(websocket_server.WebsocketServer):
             if too_many:
                 del self._handshakes[oldest]
         if too_many:
-            _cut(oldest)
+            end(oldest)
         super().process_request(request, client_address)
 
     # -- the connections' threads ---------------------------------------------------------------
@@ -152,13 +155,20 @@ class PeerConnection(websocket_server.WebSocketHandler):
     def setup(self) -> None:
         settings = self.server.settings
         remote = plain_endpoint(self.client_address)
-        self.stream = Stream(self.request, settings.handshake_timeout)
-        self.stream.deadline = time.monotonic() + settings.handshake_timeout
+        self.connection = streamable(self.request)
+        self.stream = Stream(self.connection, settings.handshake_timeout)
+        self.deadline = time.monotonic() + settings.handshake_timeout
+        self.stream.deadline = self.deadline
         self.link = Link(self.stream, self.server.handler, settings, remote)
+        self.entered = False  # counted by the gate
 
     def handle(self) -> None:
         try:
+            if isinstance(self.connection, Secured):
+                self.link.binding = self.connection.shake_hands(self.deadline)
             key = self._read_handshake()
+            if self.server.credentials.keys:
+                self._wait_at_the_gate()
             self.server.admit(self.request, self.link)
             answer = self.make_handshake_response(key)
             self.stream.write(answer.encode("ascii"), self.server.settings.handshake_timeout)
@@ -173,7 +183,18 @@ class PeerConnection(websocket_server.WebSocketHandler):
 
     def finish(self) -> None:
         self.server.release(self.request, self.link)
+        if self.entered and not self.link.proved:
+            self.server.credentials.gate.leave(self.link.remote[0])
         self.stream.close()
+
+    def _wait_at_the_gate(self) -> None:
+        """Let a host from which proofs have failed wait; raises Refused."""
+        wait = self.server.credentials.gate.enter(self.link.remote[0])
+        if wait is None:
+            raise _full("Proofs from your host have failed, and others of it are under way.")
+        self.entered = True
+        if wait:
+            self.stream.wait_readable(wait)  # it has to wait for us: what comes is the end
 
     def _read_handshake(self) -> str:
         """Read the opening handshake and return its key; raises Refused."""
@@ -279,8 +300,3 @@ def _bad(sentence: str) -> Refused:
 
 def _tokens(value: str) -> list[str]:
     return [token.strip().lower() for token in value.split(",")]
-
-
-def _cut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)

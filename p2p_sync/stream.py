@@ -10,9 +10,12 @@ import contextlib
 import select
 import socket
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 from .errors import LinkClosed
+from .tls import Secured
+
+Connection: TypeAlias = socket.socket | Secured
 
 _READ_SIZE = 64 * 1024
 
@@ -32,11 +35,12 @@ class Stream:
     the monotonic clock) is set, when that is reached.
     """
 
-    def __init__(self, connection: socket.socket, patience: float) -> None:
+    def __init__(self, connection: Connection, patience: float) -> None:
         connection.setblocking(False)
         with contextlib.suppress(OSError):  # a socket pair of the tests has no such option
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
+        self._pending = getattr(connection, "pending", None)
         self.local = plain_endpoint(connection.getsockname())
         self._buffer = bytearray()
         self._taken = 0
@@ -49,7 +53,8 @@ class Stream:
 
     def wait_readable(self, timeout: float) -> bool:
         """Return whether there is something to read (or the end) within `timeout` seconds."""
-        return bool(self._buffer) or self._wait(select.POLLIN, timeout)
+        ready = self._buffer or (self._pending and self._pending())
+        return bool(ready) or self._wait(select.POLLIN, timeout)
 
     def read(self, count: int) -> bytes:
         """Return exactly `count` bytes.
@@ -91,10 +96,13 @@ class Stream:
 
     def _fill(self) -> None:
         while True:
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                raise LinkClosed("it took too long")
             try:
                 data = self._connection.recv(_READ_SIZE)
-            except BlockingIOError:
-                if not self._wait(select.POLLIN, self._time_left()):
+            except BlockingIOError as blocked:
+                event = getattr(blocked, "event", select.POLLIN)
+                if not self._wait(event, self._time_left()):
                     raise LinkClosed("nothing came from it in time") from None
                 continue
             except OSError as error:
@@ -124,8 +132,8 @@ class Stream:
                 count = self._connection.send(view)
                 self.sent += count
                 view = view[count:]
-            except BlockingIOError:
-                if not self._wait(select.POLLOUT, timeout):
+            except BlockingIOError as blocked:
+                if not self._wait(getattr(blocked, "event", select.POLLOUT), timeout):
                     raise LinkClosed(f"it took nothing for {timeout:g} s") from None
             except OSError as error:
                 raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None

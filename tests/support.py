@@ -120,7 +120,10 @@ def silent_listener() -> Iterator[tuple[str, socket.socket]]:
 
 
 def run_to_end(
-    *arguments: str, cwd: str | Path | None = None, timeout: float = DEADLINE
+    *arguments: str,
+    cwd: str | Path | None = None,
+    timeout: float = DEADLINE,
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `run_node.py` with `arguments` until it ends by itself; both streams as text."""
     return subprocess.run(
@@ -131,6 +134,7 @@ def run_to_end(
         text=True,
         encoding="utf-8",
         timeout=timeout,
+        env={**os.environ, **(environment or {})},
     )
 
 

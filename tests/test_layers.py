@@ -14,9 +14,9 @@ from tests.support import ROOT
 FLOORS = [
     ["version", "codes", "errors", "address"],
     ["config"],
-    ["logframes", "protocol", "clock", "vector", "replica_link", "replica"],
+    ["logframes", "protocol", "proof", "clock", "vector", "replica_link", "replica"],
     ["addressbook", "peer", "introductions", "overlay", "peertable", "hearings"],
-    ["stream", "frames", "link", "store", "log", "state"],
+    ["private", "gate", "tls", "credentials", "stream", "frames", "link", "store", "log", "state"],
     ["server", "dialer", "mesh", "writer"],
     ["node"],
     ["web.query", "web.bodies", "web.slots", "web.token", "web.guard", "web.app", "web.serve"],

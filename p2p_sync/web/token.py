@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from pathlib import Path
 
 from ..errors import StartError
+from ..private import read_private
 
 # What may stand behind "Bearer" (RFC 6750); it needs no quoting in a cookie either.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
@@ -15,14 +15,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 
 def read_token(path: Path) -> str:
     """Return the token in the file; raises StartError for none, or one that others can read."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(1024).decode("latin-1").strip()
-    except OSError as error:
-        raise StartError(f"the token file {path} cannot be read ({error.strerror})") from None
-    if mode & 0o077:
-        raise StartError(f"others may read the token file {path}; run: chmod 600 {path}")
+    text = read_private(path, "token").strip()
     if not _TOKEN.fullmatch(text):
         raise StartError(
             f"the token file {path} holds no token: 16 to 512 letters, digits or . _ ~ + / -, "
