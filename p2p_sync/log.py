@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
@@ -23,6 +24,9 @@ _CACHE_MESSAGES = 20_000
 
 # What a frame's JSON adds to a message's text, about. Bytes.
 _OVERHEAD = 40
+
+# Messages that one statement inserts; the few sizes are all prepared once.
+_ROWS = 50
 
 _MESSAGE = "origin, seq, time, data, heard"
 _SHOWN = "(leader IS NULL OR leader = arrival)"
@@ -78,16 +82,7 @@ class Log:
             arrival = self._arrival
             texts: dict[str, list[int]] = {}
             for run in runs:
-                database.executemany(
-                    "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
-                    [
-                        (arrival + n, run.origin, run.after + n, entry.time, entry.text,
-                         bytes.fromhex(running), entry.heard)
-                        for n, (entry, running) in enumerate(
-                            zip(run.messages, run.hashes, strict=True), 1
-                        )
-                    ],
-                )  # fmt: skip
+                _insert(database, run, arrival)
                 database.execute(
                     "INSERT INTO origins VALUES (?, ?, ?) "
                     "ON CONFLICT (origin) DO UPDATE SET n = excluded.n, hash = excluded.hash",
@@ -210,6 +205,21 @@ class Log:
         while page := self.ordered(place, 1000):
             yield from page
             place = page[-1].order
+
+
+def _insert(database: Database, run: Run, arrival: int) -> None:
+    """Insert the messages of `run`, numbered on from `arrival`, many with one statement: each step
+    of a statement gives up the interpreter's lock and has to get it back."""
+    fields = [
+        (arrival + n, run.origin, run.after + n, time, text, bytes.fromhex(running), heard)
+        for n, ((time, text, heard), running) in enumerate(
+            zip(run.messages, run.hashes, strict=True), 1
+        )
+    ]
+    for start in range(0, len(fields), _ROWS):
+        rows = fields[start : start + _ROWS]
+        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, NULL)"] * len(rows))
+        database.execute(f"INSERT INTO messages VALUES {values}", [*chain.from_iterable(rows)])
 
 
 def _message(row: Sequence[object]) -> Message:

@@ -9,6 +9,11 @@ from typing import Any, Protocol
 from ..config import MAX_MESSAGE_BYTES
 from ..errors import InputError
 
+_decoder = json.JSONDecoder()
+
+# What is read of a body at a time. Bytes.
+_READ = 64 * 1024
+
 # The longest line of NDJSON: the longest message, each byte escaped, and the rest of an object.
 _MAX_LINE = 6 * MAX_MESSAGE_BYTES + 1024
 
@@ -16,7 +21,7 @@ _MAX_LINE = 6 * MAX_MESSAGE_BYTES + 1024
 class Readable(Protocol):
     """A body, as WSGI has it."""
 
-    def readline(self, size: int) -> bytes: ...
+    def read(self, size: int) -> bytes: ...
 
 
 def text_of(body: bytes, name: str) -> str:
@@ -40,12 +45,34 @@ class Lines:
         self.line = 0
 
     def __iter__(self) -> Iterator[str]:
-        while line := self._body.readline(_MAX_LINE):
+        rest = b""
+        while data := self._body.read(_READ):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) >= _MAX_LINE:
+                lines.append(rest)  # is refused for its length
+            yield from self._texts(lines)
+        yield from self._texts([rest])
+
+    def _texts(self, lines: list[bytes]) -> Iterator[str]:
+        for line in lines:
             self.line += 1
             if len(line) >= _MAX_LINE:
                 raise InputError("it is longer than any message can be")
-            if line.strip():
+            text = _plain_text(line)
+            if text is not None:
+                yield text
+            elif line.strip():
                 yield _text(_json(line))
+
+
+def _plain_text(line: bytes) -> str | None:
+    """Return the text of a line that is nothing but a JSON string, quickly; None for others."""
+    try:
+        line_text = line.decode()
+        value, end = _decoder.raw_decode(line_text)
+    except (ValueError, RecursionError):
+        return None
+    return value if type(value) is str and end == len(line_text) else None
 
 
 def _json(data: bytes) -> Any:
