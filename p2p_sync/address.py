@@ -15,6 +15,7 @@ from .errors import AddressError
 
 _SECURE = {"ws": False, "http": False, "wss": True, "https": True}
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_LONGEST = 300
 _EXAMPLE = "an address looks like ws://host:8001, the peer port of a node"
 
 
@@ -51,6 +52,8 @@ def parse_address(text: str) -> Address:
 
 def _host(host: str, text: str) -> str:
     """Return `host` in its one form: lower case, IP addresses in their shortest spelling."""
+    if len(host) > _LONGEST:  # the encoding of names takes very long for a long one
+        raise AddressError(f"{text[:80]!r} has no host that can be one: {_EXAMPLE}")
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         return str(ipaddress.ip_address(host[1:-1] if bracketed else host))

@@ -166,7 +166,7 @@ class AddressBook:
             useless = [
                 known
                 for known in self.known.values()
-                if known.use[0] < 3 and not (known.by_hand or known.oneself)
+                if known.use[0] < 3 and not known.by_hand
                 if known.address not in keep
             ]
             useless.sort(key=lambda known: known.use)
@@ -189,8 +189,10 @@ class AddressBook:
 
     def is_oneself(self, address: str) -> None:
         """Note that `address` leads to this very node, so that it is never dialled."""
-        self._own.add(place(address))
-        self.known.setdefault(address, Known(address)).oneself = True
+        if len(self._own) < MAX_KNOWN_ADDRESSES:
+            self._own.add(place(address))
+        if address in self.known or self._make_room(1, tuple):
+            self.known.setdefault(address, Known(address)).oneself = True
 
     def names_oneself(self, addresses: frozenset[str]) -> bool:
         """Return whether one of `addresses` is known to lead to this very node."""

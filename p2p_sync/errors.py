@@ -70,4 +70,11 @@ class ProtocolError(P2PSyncError):
 
 
 class LinkClosed(P2PSyncError):
-    """The connection has ended: by the peer, by a cut, or by this side."""
+    """The connection has ended: by the peer, by a cut, or by this side.
+
+    `fault` is the kind of misbehaviour that this side ended it for (see conduct.py), if any.
+    """
+
+    def __init__(self, reason: str, fault: str = "") -> None:
+        super().__init__(reason)
+        self.fault = fault

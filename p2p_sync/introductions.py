@@ -31,6 +31,10 @@ from .protocol import Sockets
 _INTRODUCTION_LASTS = 15.0
 # Those of ours are told of changed links after this, when short ones have gone. Seconds.
 _NEWS_PAUSE = 3.0
+# How many of them may be expected at a time.
+_MAX_EXPECTED = MAX_ADDRESSES
+# How many of our nodes are remembered as told of one original.
+_MAX_TOLD_TO = 1000
 # How many addresses are remembered as told to one peer.
 _MAX_TOLD = 4 * MAX_ADDRESSES
 
@@ -230,7 +234,8 @@ class Introductions:
         for address in frame.withdrawn:
             self._expected.pop(address, None)
         for address, host in frame.introduced.items():
-            self._expected[address] = (host, now + _INTRODUCTION_LASTS)
+            if address in self._expected or len(self._expected) < _MAX_EXPECTED:
+                self._expected[address] = (host, now + _INTRODUCTION_LASTS)
         for address in frame.addresses:
             known = self._book.known.get(address)
             if known and address in frame.originals:
@@ -251,7 +256,8 @@ class Introductions:
     def _told_of_original(self, known: Known, node: str | None) -> None:
         """Note that a node of ours tells of an original: it looks after that one."""
         known.original = True
-        known.told_to.add(str(node))
+        if len(known.told_to) < _MAX_TOLD_TO:
+            known.told_to.add(str(node))
         if known.introducer is None:
             known.introducer = False
 

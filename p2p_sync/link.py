@@ -30,6 +30,14 @@ _CLOSE_TIMEOUT = 1.0
 # PONGs that may wait; RFC 6455 asks only for the latest.
 _MAX_PONGS = 32
 
+# What a peer sends that brings nothing new may take one part in so many of a reader's time, beyond
+# a debt of so many seconds: no flood delays the other links by much.
+_IDLE_SHARE = 4
+_IDLE_DEBT = 0.01
+
+# Between two reads of what a peer still sends after our CLOSE. Seconds.
+_DRAIN_PAUSE = 0.001
+
 # The round trip that is assumed before it has been measured. Seconds.
 _FIRST_RTT = 0.05
 
@@ -42,8 +50,12 @@ class Handler(Protocol):
     def opened(self, link: Link) -> None:
         """The handshake is done and nothing has been read yet; LinkClosed ends the link."""
 
-    def received(self, link: Link, message: str | bytes) -> None:
-        """A message arrived, text or binary; ProtocolError closes the link with its code."""
+    def received(self, link: Link, message: str | bytes) -> bool:
+        """A message arrived, text or binary; ProtocolError closes the link with its code.
+
+        Returns whether it brought something new; a peer that goes on with what does not is read
+        more slowly.
+        """
 
     def waiting(self, link: Link) -> None:
         """The peer has sent no message in the first `greeting_pause` seconds."""
@@ -101,6 +113,7 @@ class Link:
         self._close_payload: bytes | None = None
         self._close_sent = False
         self._reason = ""  # why this side ended the link
+        self.fault = ""  # the kind of misbehaviour that it was ended for, if it was
         self._ended = False  # nothing more will be read
         self._again = 0.0  # when to ask the handler for more without being woken
         self._next_ping = time.monotonic() + settings.heartbeat
@@ -141,7 +154,7 @@ class Link:
             too_much = self._outbox_bytes > self._settings.max_outbox_bytes
             self._changed.notify()
         if too_much:
-            self.cut("too much waited to be sent to it")
+            self.cut("too much waited to be sent to it", "deaf")
 
     def ping(self) -> None:
         """Measure the round trip now; `rtt` (seconds) is a guess until the answer is in."""
@@ -159,10 +172,11 @@ class Link:
         """Close the link with `code` and `reason`, after what is queued. The first call counts."""
         self._close(frames.close_payload(code, reason), reason)
 
-    def cut(self, reason: str) -> None:
-        """End the connection at once."""
+    def cut(self, reason: str, fault: str = "") -> None:
+        """End the connection at once; `fault` is the kind of misbehaviour it is for, if any."""
         with self._changed:
-            self._reason = self._reason or reason
+            if not self._reason:
+                self._reason, self.fault = reason, fault
         self._stream.cut()
 
     # -- the reader's thread --------------------------------------------------------------------
@@ -200,6 +214,7 @@ class Link:
         """Read until the end; return the reason of it."""
         self._stream.patience = 2 * self._settings.heartbeat
         opened = time.monotonic()
+        paid, worked = 0.0, time.thread_time()
         milestones = [
             (opened + self._settings.greeting_pause, self._handler.waiting),
             (opened + self._settings.introduction_timeout, self._handler.silent),
@@ -208,24 +223,41 @@ class Link:
             while True:
                 while milestones and not self._readable_by(milestones[0][0]):
                     milestones.pop(0)[1](self)
+                self._stream.wait()
+                self._stream.pace(self._stream.patience)
                 received = self._frames.read()
+                self._stream.pace(0.0)
                 if received.opcode == frames.CLOSE:
                     return self._answer_close(received.data)
                 if received.opcode == frames.TEXT:
                     milestones.clear()
-                self._take(received)
+                new = self._take(received)
+                if self.closing():  # what still comes is not worth parsing
+                    self._drain()
+                    with self._changed:
+                        return self._reason
+                worked, before = time.thread_time(), worked
+                if not new:
+                    now = time.monotonic()
+                    paid = max(paid, now) + _IDLE_SHARE * (worked - before)
+                    if paid > now + _IDLE_DEBT:
+                        time.sleep(paid - now)
         except ProtocolError as error:
+            self.fault = "frame"
             self.close(error.code, error.reason)
             self._drain()
             return f"it broke the protocol: {error.reason}"
         except LinkClosed as error:
             with self._changed:
-                return self._reason or str(error)
+                if not self._reason:
+                    self._reason, self.fault = str(error), error.fault
+                return self._reason
 
     def _readable_by(self, moment: float) -> bool:
         return self._stream.wait_readable(moment - time.monotonic())
 
-    def _take(self, received: frames.Received) -> None:
+    def _take(self, received: frames.Received) -> bool:
+        """Act on what was received; return whether it brought something new."""
         if received.opcode == frames.PING:
             with self._changed:
                 self._pongs.append(received.data)
@@ -236,7 +268,9 @@ class Link:
                     self.rtt = time.monotonic() - self._pinged
                     self.measured = True
         elif not self.closing():
-            self._handler.received(self, received.data if received.text is None else received.text)
+            message = received.data if received.text is None else received.text
+            return self._handler.received(self, message)
+        return False
 
     def _answer_close(self, payload: bytes) -> str:
         """Echo the peer's CLOSE, unless it answers ours, and see the connection end."""
@@ -254,9 +288,11 @@ class Link:
 
     def _drain(self) -> None:
         """Let the CLOSE go out: an end with bytes unread would destroy it on its way."""
+        self._stream.pace(0.0)
         try:
             while True:
                 self._stream.read_some()
+                time.sleep(_DRAIN_PAUSE)
         except LinkClosed:
             return
 
@@ -272,7 +308,7 @@ class Link:
                     return
             self.cut("it did not answer the CLOSE")
         except LinkClosed as error:
-            self.cut(str(error))
+            self.cut(str(error), error.fault)
         except Exception:
             logger.exception("sending to %s failed", self)
             self.cut("this node failed; see its log")

@@ -37,7 +37,8 @@ NO_HASH = ""
 Vector: TypeAlias = Mapping[str, tuple[int, str]]
 """origin -> (number of messages held, running hash over them)"""
 
-_ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,20}")
+ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,16}")
+"""A node's id, a dash and the number of its start."""
 _HASH = re.compile(r"[0-9a-f]{32}")
 
 
@@ -246,7 +247,7 @@ def _number(value: Any, least: int) -> int:
 
 
 def _origin(value: Any) -> str:
-    if not isinstance(value, str) or not _ORIGIN.fullmatch(value):
+    if not isinstance(value, str) or not ORIGIN.fullmatch(value):
         raise _wrong("not an origin")
     return value
 

@@ -28,7 +28,7 @@ from .proof import MAX_OPENING_BYTES, Handshake
 from .protocol import Heard, Ignored, Message, Sockets, decode, encode
 from .replica_link import Ship
 from .replica_link import Work as LinkWork
-from .state import State
+from .state import Offence, State
 from .store import Store
 
 logger = logging.getLogger("p2p_sync")
@@ -42,6 +42,13 @@ _STOP_TIMEOUT = 0.7
 BATCH_BYTES = 160 * 1024
 # Messages that an original node is sent at a time, a frame each.
 _ORIGINAL_BATCH = 20
+
+
+# More addresses than this in a SOCKETS frame that is not a peer's first are looked at askance.
+_MANY_ADDRESSES = 16
+# Links of one host that are logged as they come and go. A minute.
+_MANY_LINES = 600
+_ADDRESSES_AGAIN = "it tells of many addresses again and again"
 
 
 class Mesh:
@@ -157,14 +164,15 @@ class Mesh:
             else:
                 overlay.accepted(link.number, link.remote, link.local, now)
         self._do(work)
-        logger.info("linked with %s, %s", link, "dialled" if link.dialled else "accepted")
+        if self._state.may_log("linked", link.remote[0], _MANY_LINES):
+            logger.info("linked with %s, %s", link, "dialled" if link.dialled else "accepted")
 
-    def received(self, link: Link, message: str | bytes) -> None:
+    def received(self, link: Link, message: str | bytes) -> bool:
         if isinstance(message, bytes):
             raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
         if link.handshake:
             self._prove(link, link.handshake, message)
-            return
+            return True
         frame = decode(message)
         if isinstance(frame, Sockets):
             if link.proved and frame.node != link.proved:
@@ -174,21 +182,24 @@ class Mesh:
                     NOT_PROVED, "that network has a secret: start this node with --secret-file"
                 )
             with self._state.overlay() as overlay:
+                again = link.number in overlay.peers and overlay.peers[link.number].introduced
                 work = overlay.hello(link.number, frame, time.monotonic())
             self._do(work)
+            if again and len(frame.addresses) > _MANY_ADDRESSES:
+                self._misbehaved(link, Offence("addresses", _ADDRESSES_AGAIN))
             if frame.node:
                 link.ping()  # the rules of the log count in round trips
             wake(self._state.link_known(link))
             link.wake()
-            return
+            return not again
         if isinstance(frame, LOG_FRAMES):
             if isinstance(frame, Messages):
                 link.received += sum(len(run.messages) for run in frame.runs)
-            woken, wrong = self._state.receive(link, frame)
+            woken, wrong, new = self._state.receive(link, frame)
             wake(woken)
-            for sentence in wrong:
-                logger.warning("from %s: %s", link, sentence)
-            return
+            for offence in wrong:
+                self._misbehaved(link, offence)
+            return new
         link.received += isinstance(frame, Message | Heard)
         self.silent(link)  # whoever says something else first is an original
         if isinstance(frame, Message):
@@ -196,13 +207,20 @@ class Mesh:
         elif isinstance(frame, Heard):
             self._hear(link, frame)
         elif isinstance(frame, Ignored):
-            logger.info("ignored from %s: %s", link, frame.why)
+            self._misbehaved(link, Offence("ignored", f"ignored {frame.why}"))
+        return not isinstance(frame, Ignored)
 
     def _hear(self, link: Link, frame: Heard) -> None:
         try:
             self._state.wait_stored(self._state.commit([frame.data], heard=True))
         except LogError as error:
             logger.error("a message of the original node %s is lost here: %s", link, error)
+
+    def _misbehaved(self, link: Link, offence: Offence) -> None:
+        line, work = self._state.misbehaved(link, offence)
+        if line:
+            logger.warning("%s", line)
+        self._do(work)
 
     def waiting(self, link: Link) -> None:
         if link.handshake:
@@ -220,13 +238,17 @@ class Mesh:
         link.wake()
 
     def closed(self, link: Link, reason: str) -> None:
+        if link.fault:
+            _, work = self._state.misbehaved(link, Offence(link.fault, reason))  # logged below
+            self._do(work)
         with self._state.overlay() as overlay:
             if link.handshake and link.dialled:
                 refused = link.code == NOT_PROVED
                 overlay.failed(link.dialled, reason, time.monotonic(), refused)
             overlay.closed(link.number, reason, time.monotonic(), link.code)
         wake(self._state.link_closed(link))
-        logger.info("the link with %s ended: %s", link, reason)
+        if self._state.may_log("ended", link.remote[0], _MANY_LINES):
+            logger.info("the link with %s ended: %s", link, reason)
 
     # -- the senders' threads -------------------------------------------------------------------
 
@@ -279,7 +301,7 @@ class Mesh:
             wake(due.woken)
             self._do(due.tells)
             for link in due.stalled:
-                link.cut("it does not send what it says it has")
+                link.cut("it does not send what it says it has", "claims")
             for address, number in due.dials:
                 threading.Thread(
                     target=self._dial, args=(address, number), name=f"dial {address}", daemon=True

@@ -208,6 +208,7 @@ class Node:
             "messages": {"count": held - hidden, "digest": digest(parts.state.vector())},
             "behind": parts.state.behind(),
             "conflicts": parts.state.conflicts(),
+            "misbehaviour": parts.state.misbehaviour(),
         }
 
     def problem(self) -> str:

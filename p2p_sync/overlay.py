@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 
 from .address import Address, is_loopback
 from .addressbook import AddressBook, Endpoint, Known
-from .codes import GOING_AWAY, NORMAL, SAME_NODE, TRY_AGAIN_LATER
+from .codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
+from .conduct import Conduct
 from .config import MAX_DIALS, Settings
+from .errors import ProtocolError
 from .introductions import Introductions
 from .peer import Close, Peer, Tell, Work, count
 from .protocol import Sockets
@@ -64,6 +66,7 @@ class Overlay:
         """`node` and `start` are this node's own, `port` is where it accepts peers."""
         self.book = AddressBook(settings, rng)
         self.peers: dict[int, Peer] = {}
+        self.conduct = Conduct()
         self._node = node
         self._start = start
         self._settings = settings
@@ -101,7 +104,13 @@ class Overlay:
         if free <= 0:
             return [], again
         linked = self._linked()
-        by_hand = [known for known in self.book.by_hand.values() if self._wanted(known, linked)]
+        cut_off = self.conduct.all_cut_off(now)
+        again = min([again, *(until for _, until in cut_off.values())])
+        by_hand = [
+            known
+            for known in self.book.by_hand.values()
+            if known.node not in cut_off and self._wanted(known, linked)
+        ]
         chosen, later = self.book.pick(by_hand, free, now)
         again = min(again, later)
         slow = [began + SLOW_DIAL for began in self.dialling.values()]
@@ -114,7 +123,11 @@ class Overlay:
         room = min(room, free - len(chosen))
         if room > 0:
             known = self.book.known.values()
-            learned = [k for k in known if not k.by_hand and self._wanted(k, linked)]
+            learned = [
+                k
+                for k in known
+                if not k.by_hand and k.node not in cut_off and self._wanted(k, linked)
+            ]
             more, later = self.book.pick(learned, room, now)
             for entry in more:
                 entry.probing = probing
@@ -208,11 +221,13 @@ class Overlay:
         """Take a SOCKETS frame of the peer on `link`: its introduction, and its addresses."""
         peer = self.peers[link]
         work: list[Work] = []
+        if peer.ours and frame.node != peer.node:
+            raise ProtocolError(POLICY_VIOLATION, "a node has one id as long as its link lasts")
         first = not peer.introduced or (frame.node is not None and not peer.ours)
         peer.enough, peer.links = frame.enough, frame.links
         if first:
             peer.listed = frozenset(frame.addresses)
-            refusal = self._identify(peer, frame)
+            refusal = self._identify(peer, frame, now)
             work += self.greet(link, now)
             if refusal:
                 return [*work, refusal]
@@ -255,9 +270,22 @@ class Overlay:
         else:
             known.next_try = max(known.next_try, now + self._rng.random())
 
+    # -- misbehaviour ---------------------------------------------------------------------------
+
+    def misbehaved(self, link: int, kind: str, now: float, times: int = 1) -> list[Work]:
+        """Count an offence of the peer on `link`; return the work that cuts a repeat offender
+        off."""
+        peer = self.peers.get(link)
+        node = peer.node if peer else None
+        if not self.conduct.note(kind, node, now, times):
+            return []
+        reason = self.conduct.cut_off(node, now)
+        others = [other for other in self.peers.values() if other.node == node]
+        return [other.close(POLICY_VIOLATION, reason) for other in others if not other.leaving]
+
     # -- who it is, and which link stays --------------------------------------------------------
 
-    def _identify(self, peer: Peer, frame: Sockets) -> Close | None:
+    def _identify(self, peer: Peer, frame: Sockets, now: float) -> Close | None:
         """Fill in who `peer` is; return the refusal if it must not be linked with."""
         if frame.node is None:
             return None
@@ -268,6 +296,10 @@ class Overlay:
             if peer.known:
                 self.book.is_oneself(peer.known.address)
             return peer.close(NORMAL, "this node dialled itself")
+        if reason := self.conduct.cut_off(frame.node, now):
+            if peer.known:
+                peer.known.node = frame.node
+            return peer.close(POLICY_VIOLATION, reason)
         for other in self.peers.values():
             if other.node == frame.node and other.start != frame.start:
                 # Either a copy of its directory, or it has restarted and the old link is not
@@ -361,9 +393,14 @@ class Overlay:
         work: list[Work] = []
         if peer.probe and peer.enough and self.count() > target:
             work += self._exchange(peer, now)
-        while self.count() > 2 * target and (other := self._to_shed()):
+        # Originals are not counted here: a crowd of them, or of links of which nothing is heard,
+        # would push out the nodes that the log comes from.
+        while self._ours() > 2 * target and (other := self._to_shed()):
             work += self._shed(other)
         return work
+
+    def _ours(self) -> int:
+        return count(peer for peer in self.peers.values() if peer.ours)
 
     def _exchange(self, peer: Peer, now: float) -> list[Work]:
         """Return the work that closes the link of a probe, or another for it."""

@@ -24,13 +24,13 @@ from .address import parse_address
 from .codes import MAX_NUMBER, POLICY_VIOLATION, PROTOCOL_ERROR
 from .config import MAX_ADDRESSES, MAX_LINKS_TOLD, MAX_MESSAGE_BYTES
 from .errors import AddressError, ProtocolError
-from .logframes import LOG_FRAMES, LOG_TYPES, LogFrame, from_dict, to_dict
+from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, from_dict, to_dict
 
 PROTOCOL_VERSION = 1
 
 _NODE_ID = re.compile(r"[0-9a-f]{16}")
-_ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LONGEST_HOST = 300
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
 
@@ -242,6 +242,8 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
     if not isinstance(introduced, dict) or not _all_texts(introduced.values()):
         raise _wrong("introduced", "an object of texts")
     _addresses(list(introduced), "introduced")
+    if not all(len(text) <= _LONGEST_HOST for text in (*introduced, *introduced.values())):
+        raise _wrong("introduced", "addresses and hosts")
     return Sockets(
         addresses,
         _text(fields, "id", _NODE_ID, "16 hexadecimal digits"),
@@ -297,7 +299,7 @@ def _decode_message(fields: dict[str, Any]) -> Message | Heard | Ignored:
     if not isinstance(heard, bool):
         raise _wrong("heard", "true or false")
     return Message(
-        _text(fields, "origin", _ORIGIN, "a node's id, a dash and a number"),
+        _text(fields, "origin", ORIGIN, "a node's id, a dash and a number"),
         _number(fields, "seq", 1),
         _number(fields, "time"),
         data,

@@ -22,21 +22,34 @@ called with the state's lock held, are quick, and take `now`, monotonic seconds.
     a timer            `tick`, not later than `next_deadline`
     anyone             `open`, `close`, `commit`, and the questions
 
-After each call the shell empties `woken` (links whose sender has work) and `conflicts`. Nothing is
-told or shipped before it is durable.
+After each call the shell empties `woken` (links whose sender has work), `conflicts` and `offences`
+(misbehaviour by kind, of the link whose frame came in). Nothing is told or shipped before it is
+durable.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .codes import POLICY_VIOLATION
 from .errors import ProtocolError
-from .logframes import Entry, Graft, Have, LogFrame, Messages, Prune, Run, Vector, chain
+from .logframes import (
+    MAX_ENTRIES,
+    Entry,
+    Graft,
+    Have,
+    LogFrame,
+    Messages,
+    Prune,
+    Run,
+    Vector,
+    chain,
+)
 from .replica_link import NEVER, Commits, ReplicaLink
 from .vector import Origin, VersionVector
 
@@ -47,7 +60,16 @@ ANSWER_DELAY = 2.0
 MAX_DELAY = 30.0
 """Seconds; the two delays double up to this while nothing comes."""
 MAX_ORIGINS = 100_000
-"""Origins that a node holds, and (give or take a frame) that a peer may tell of."""
+"""Origins that a node holds, and that a peer may tell of."""
+WINDOW = 2_500
+"""Origins that are asked for at a time because of what one peer says; what it says of others is
+kept as a number, and costs little where it is never shipped."""
+MAX_TICKS = 500
+"""Origins that one `tick` looks at, so that it is quick."""
+GAP_GRACE = 2.0
+"""Seconds, and a round trip, for which gaps in what a link ships are what was on its way."""
+GAP_REST = 60.0
+"""Seconds without a gap after which the next one is the first again."""
 STALLED_AFTER = 60.0
 """Seconds after which a link that was asked for what it said to have, and has shipped nothing at
 all, counts as stalled."""
@@ -73,10 +95,25 @@ class _Tree:
     eager: tuple[ReplicaLink, ...] = ()  # where they go at once
     asked: tuple[ReplicaLink, int] | None = None  # the last GRAFT, and its position
 
+    def feed(self, link: ReplicaLink | None, fed: bool = False) -> None:
+        """Take a link as the feeder, or none."""
+        if self.feeder is not None:
+            self.feeder.feeds.pop(self.origin.name, None)
+        if link is not None:
+            link.feeds[self.origin.name] = None
+        self.feeder, self.fed = link, fed
+
+    def attach(self, link: ReplicaLink) -> None:
+        """Make a link eager."""
+        if link not in self.eager:
+            self.eager += (link,)
+            link.eager[self.origin.name] = None
+
     def detach(self, link: ReplicaLink) -> None:
         """Make a link lazy."""
         if link in self.eager:
             self.eager = tuple(other for other in self.eager if other is not link)
+            del link.eager[self.origin.name]
             link.withhold(self.origin.name)
 
 
@@ -85,11 +122,13 @@ class _Want:
     """An origin of which live links hold more than we do."""
 
     target: int
+    source: ReplicaLink  # it counts among those wanted because of this link
     since: float  # when we learned of it, or got the last message of it
     seen: int  # what was staged when we last looked
     delay: float = 0.0  # how long to wait for progress
     deadline: float = 0.0
-    asked: list[ReplicaLink] = field(default_factory=list)  # those that got a GRAFT since
+    timer: float = NEVER  # when the earliest of its timers goes off
+    asked: dict[ReplicaLink, None] = field(default_factory=dict)  # those that got a GRAFT since
 
 
 class Replica:
@@ -105,6 +144,7 @@ class Replica:
         """
         self.woken: dict[ReplicaLink, None] = {}
         self.conflicts: list[Conflict] = []
+        self.offences: Counter[str] = Counter()
         self.paused = False  # the log cannot be written
         self._rng = rng
         self._linger = linger
@@ -145,21 +185,20 @@ class Replica:
         if link not in self._links:
             return
         del self._links[link]
-        orphans = []
-        for tree in self._trees.values():
-            tree.detach(link)
-            if tree.feeder is link:
-                tree.feeder = None
-                orphans.append(tree)
-        self.woken.pop(link, None)
-        for name in list(self._wants):
-            self._lower(name)
+        for name in list(link.eager):
+            self._trees[name].detach(link)
+        orphans = [self._trees[name] for name in link.feeds]
         for tree in orphans:
-            self._refeed(tree, now)
-        empty = [name for name, tree in self._trees.items() if tree.origin.staged == 0]
-        for name in empty:  # was only claimed
-            if name not in self._wants:
-                del self._trees[name], self._vector.origins[name]
+            tree.feed(None)
+        self.woken.pop(link, None)
+        link.waiting.clear()
+        for name, want in list(self._wants.items()):
+            want.asked.pop(link, None)
+            if want.source is link or link.holds.get(name, 0) >= want.target:
+                self._lower(name, now)
+        for tree in orphans:
+            if tree.origin.name in self._trees:
+                self._refeed(tree, now)
 
     # -- Frames (the reader of a link) -----------------------------------------------------------
 
@@ -171,18 +210,26 @@ class Replica:
         """
         if link not in self._links:
             return []  # closed while the frame was on its way to us
-        if len(link.holds) > MAX_ORIGINS:  # looked at here: what is staged has to be handed on
-            raise ProtocolError(POLICY_VIOLATION, f"more than {MAX_ORIGINS} origins")
+        self._check(link, frame)
         accepted = []
         if isinstance(frame, Messages):
             link.asked_at = NEVER
+            gaps = False
             for run in frame.runs:
+                tree = self._trees.get(run.origin)
+                gaps = gaps or run.after > (tree.origin.staged if tree else 0)
                 new = self._arrive(link, run, now)
                 if new is not None:
                     accepted.append(new)
+            if gaps and not self.paused:
+                self._note_gap(link, now)
         elif isinstance(frame, Prune):
             self._receive_prune(link, frame, now)
         elif isinstance(frame, Graft):
+            # What was shipped is asked for again: after a failure there, or to keep us busy.
+            again = any(after < link.position(name) for name, after in frame.after.items())
+            if again:
+                self.offences["graft"] += 1
             for name, after in frame.after.items():
                 self._make_eager(link, name, after, now)
         for name, (n, running) in frame.have.items():
@@ -195,6 +242,29 @@ class Replica:
         if isinstance(frame, Have) and frame.last and not link.introduced:
             self._introduce(link, now)
         return accepted
+
+    def _check(self, link: ReplicaLink, frame: LogFrame) -> None:
+        """Refuse a frame that tells of too many origins, before any of it is believed."""
+        holds, refused = link.holds, link.refused
+        known = len(holds) + len(refused)
+        if known + 2 * MAX_ENTRIES <= MAX_ORIGINS:
+            return  # a frame cannot name more
+        names = set(frame.have)
+        if isinstance(frame, Messages):
+            names.update(run.origin for run in frame.runs)
+        elif isinstance(frame, Prune):
+            names.update(frame.refused)
+        new = sum(name not in holds and name not in refused for name in names)
+        if known + new > MAX_ORIGINS:
+            raise ProtocolError(POLICY_VIOLATION, f"more than {MAX_ORIGINS} origins")
+
+    def _note_gap(self, link: ReplicaLink, now: float) -> None:
+        """Something is missing before what the link ships: once that is an accident."""
+        if now > link.gap_last + GAP_REST:
+            link.gap_since = now
+        link.gap_last = now
+        if now > link.gap_since + GAP_GRACE + link.rtt:
+            self.offences["gap"] += 1
 
     def _introduce(self, link: ReplicaLink, now: float) -> None:
         """The peer has told its whole vector: take it as feeder where there is none."""
@@ -212,14 +282,20 @@ class Replica:
             return None
         link.note(name, end)
         link.owe(name, now)
+        known = self._trees.get(name)
+        position = known.origin.staged if known else 0
+        if run.after > position:  # a gap
+            self._want(name, end, link, now)
+            if known and known.feeder is link and known.asked != (link, position):
+                self._ask(known, link, now)
+            return None
+        if position == 0 and len(self._vector.names) >= MAX_ORIGINS:
+            return None
+        if self.paused and position == 0:
+            self._want(name, end, link, now)
+            return None
         tree = self._tree(name)
         origin = tree.origin
-        position = origin.staged
-        if run.after > position:  # a gap
-            self._want(tree, end, link, now)
-            if tree.feeder is link and tree.asked != (link, position):
-                self._ask(tree, link, now)
-            return None
         if end >= position:
             before = run.previous if run.after == position else run.hashes[position - run.after - 1]
             if before != origin.staged_hash:
@@ -233,13 +309,10 @@ class Replica:
             self._refuse(tree, link, end, now)
             return None
         if self.paused:
-            self._want(tree, end, link, now)
+            self._want(name, end, link, now)
             return None
-        if position == 0:
-            if len(self._vector.names) >= MAX_ORIGINS:
-                return None
-            if want is None or link not in want.asked:
-                self._flood(tree, link)
+        if position == 0 and (want is None or link not in want.asked):
+            self._flood(tree, link)
         new = run.beyond(position)
         self._vector.stage(origin, new)
         if want is not None:
@@ -258,7 +331,7 @@ class Replica:
         if name != self.origin:
             answer = new and want is not None and link in want.asked
             if answer or (not tree.fed and name not in link.pruned):
-                tree.feeder, tree.fed = link, True
+                tree.feed(link, True)
                 tree.detach(link)
                 return
             if tree.feeder is None:
@@ -275,7 +348,7 @@ class Replica:
         name = tree.origin.name
         for link in self._links:
             if link.introduced and link is not source and link not in tree.eager:
-                tree.eager += (link,)
+                tree.attach(link)
                 link.hold(name)
 
     def _receive_prune(self, link: ReplicaLink, frame: Prune, now: float) -> None:
@@ -283,8 +356,9 @@ class Replica:
             if name in self._trees:
                 self._trees[name].detach(link)
         for name in frame.refused:
-            if name in self._trees and name not in link.refused:
-                self._refuse(self._trees[name], link, self._trees[name].origin.n, now)
+            tree = self._trees.get(name)
+            if tree and tree.origin.staged and name not in link.refused:
+                self._refuse(tree, link, tree.origin.n, now)
 
     def _make_eager(self, link: ReplicaLink, name: str, after: int, now: float) -> None:
         """The peer asks to be fed from `after` on."""
@@ -292,12 +366,11 @@ class Replica:
         if tree is None:
             return
         link.rewind(name, after)
-        if link not in tree.eager:
-            tree.eager += (link,)
+        tree.attach(link)
         if tree.origin.n > after:
             link.offer(name, now)
         if tree.feeder is link:  # two that feed each other: one has to look elsewhere
-            tree.feeder = None
+            tree.feed(None)
             self._refeed(tree, now, besides=(link,))
 
     def _claim(self, link: ReplicaLink, name: str, n: int, running: str, now: float) -> None:
@@ -314,11 +387,10 @@ class Replica:
                 return
             if n <= origin.staged:
                 return
-        tree = self._tree(name)
         if name == self.origin:
-            self._refuse(tree, link, n, now)
+            self._refuse(self._tree(name), link, n, now)
         else:
-            self._want(tree, n, link, now)
+            self._want(name, n, link, now)
 
     def _refuse(self, tree: _Tree, link: ReplicaLink, seq: int, now: float) -> None:
         """The peer has other contents under the same identities: take no more of this origin."""
@@ -329,17 +401,30 @@ class Replica:
         link.holds.pop(name, None)
         link.grafts.pop(name, None)
         link.wake()
+        link.wait(name, 0)
         tree.detach(link)
-        self._lower(name)
+        self._lower(name, now)
         if tree.feeder is link:
-            tree.feeder = None
+            tree.feed(None)
             self._refeed(tree, now)
+        self._forget(name)
 
     def _tree(self, name: str) -> _Tree:
         tree = self._trees.get(name)
         if tree is None:
             tree = self._trees[name] = _Tree(self._vector.get(name))
         return tree
+
+    def _forget(self, name: str) -> None:
+        """Forget an origin that was only claimed, and that nobody says to hold any more."""
+        tree = self._trees.get(name)
+        if tree is None or tree.origin.staged or name in self._wants:
+            return
+        for link in tree.eager:
+            tree.detach(link)
+        tree.feed(None)
+        del self._trees[name]
+        self._vector.drop(name)
 
     # -- Being behind ----------------------------------------------------------------------------
 
@@ -349,7 +434,7 @@ class Replica:
             return
         name = tree.origin.name
         if tree.feeder is None or not tree.fed:
-            tree.feeder, tree.fed = link, False
+            tree.feed(link)
         tree.asked = (link, tree.origin.staged)
         tree.detach(link)
         link.pruned.discard(name)
@@ -360,7 +445,7 @@ class Replica:
             link.asked_at = min(link.asked_at, now)
         want = self._wants.get(name)
         if want is not None:
-            want.asked.append(link)
+            want.asked[link] = None
             self._look_again(tree, want, link, now)
 
     def _refeed(self, tree: _Tree, now: float, besides: Sequence[ReplicaLink] = ()) -> None:
@@ -377,7 +462,7 @@ class Replica:
             if link is not None:
                 self._ask(tree, link, now)
 
-    def _best(self, tree: _Tree, most: int, besides: Sequence[ReplicaLink]) -> ReplicaLink | None:
+    def _best(self, tree: _Tree, most: int, besides: Collection[ReplicaLink]) -> ReplicaLink | None:
         """The link that holds most of an origin, at least `most`; chance decides between equals."""
         name = tree.origin.name
         best: list[ReplicaLink] = []
@@ -390,18 +475,35 @@ class Replica:
             best.append(link)
         return self._rng.choice(best) if best else None
 
-    def _want(self, tree: _Tree, n: int, link: ReplicaLink, now: float) -> None:
+    def _want(self, name: str, n: int, link: ReplicaLink, now: float) -> None:
         """A live link holds `n` of an origin, more than we do."""
-        name = tree.origin.name
         want = self._wants.get(name)
+        if want is None and link.wanted >= WINDOW:
+            held = self._vector.origins.get(name)
+            link.wait(name, n - (held.staged if held else 0))
+            return
+        tree = self._tree(name)
         if want is not None:
             want.target = max(want.target, n)
         else:
-            want = self._wants[name] = _Want(n, now, tree.origin.staged)
+            want = self._wants[name] = _Want(n, link, now, tree.origin.staged)
+            link.wanted += 1
             if tree.feeder is not None:
                 self._look_again(tree, want, tree.feeder, now)
         if tree.feeder is None:
             self._ask(tree, link, now)
+
+    def _unwant(self, name: str, now: float) -> None:
+        """An origin is not wanted any more: the next one that waits has its place."""
+        link = self._wants.pop(name).source
+        self._forget(name)
+        link.wanted -= 1
+        while link.waiting and link.wanted < WINDOW:
+            name = next(iter(link.waiting))
+            link.wait(name, 0)
+            n, tree = link.holds.get(name, 0), self._trees.get(name)
+            if n > (tree.origin.staged if tree else 0):
+                self._want(name, n, link, now)
 
     def _look_again(self, tree: _Tree, want: _Want, link: ReplicaLink | None, now: float) -> None:
         """Set the time by which `link`, the feeder or one that was asked, has to have shipped."""
@@ -412,15 +514,32 @@ class Replica:
             delay = (ANSWER_DELAY if claims else GRAFT_DELAY) + link.rtt / 2
         want.delay = min(max(delay, want.delay), MAX_DELAY)
         want.deadline = now + want.delay
-        heapq.heappush(self._timers, (want.deadline, tree.origin.name))
+        if want.deadline < want.timer:
+            want.timer = want.deadline
+            heapq.heappush(self._timers, (want.timer, tree.origin.name))
 
-    def _lower(self, name: str) -> None:
+    def _lower(self, name: str, now: float) -> None:
         """A link's claim is gone: want what the others claim."""
         want = self._wants.get(name)
-        if want is not None:
-            want.target = max((link.holds.get(name, 0) for link in self._links), default=0)
-            if want.target <= self._vector.origins[name].n:
-                del self._wants[name]
+        if want is None:
+            return
+        most = self._most(name)
+        if most is None or most.holds[name] <= self._vector.origins[name].n:
+            self._unwant(name, now)
+            return
+        want.target = most.holds[name]
+        if want.source not in self._links:
+            want.source.wanted -= 1
+            most.wanted += 1
+            want.source = most
+
+    def _most(self, name: str) -> ReplicaLink | None:
+        """The link that says to hold most of an origin; None: no link holds any."""
+        return max(
+            (link for link in self._links if name in link.holds),
+            key=lambda link: link.holds[name],
+            default=None,
+        )
 
     def next_deadline(self) -> float:
         """When `tick` is due; infinity with nothing to wait for."""
@@ -430,12 +549,19 @@ class Replica:
         """Ask other links for what did not come."""
         if self.paused:
             return  # nobody is asked now; the timers stay for when it goes on
-        while self._timers and self._timers[0][0] <= now:
-            deadline, name = heapq.heappop(self._timers)
+        for _ in range(MAX_TICKS):
+            if not self._timers or self._timers[0][0] > now:
+                return
+            timer, name = heapq.heappop(self._timers)
             want = self._wants.get(name)
-            if want is None or want.deadline != deadline:
+            if want is None or want.timer != timer:
                 continue
+            want.timer = NEVER
             tree = self._trees[name]
+            if want.deadline > timer:  # it was put off
+                want.timer = want.deadline
+                heapq.heappush(self._timers, (want.timer, name))
+                continue
             staged = tree.origin.staged
             if staged > want.seen or staged >= want.target:
                 want.delay = 0.0
@@ -449,7 +575,7 @@ class Replica:
             if link is not None:
                 self._ask(tree, link, now)
             else:
-                del self._wants[name]
+                self._unwant(name, now)
 
     # -- The writer ------------------------------------------------------------------------------
 
@@ -470,12 +596,15 @@ class Replica:
     def take_in(self, name: str, seq: int, message: Entry) -> Run | None:
         """Take in a message of another origin that came alone, in a MESSAGE frame, if it is the
         next of that origin; store the run as those received."""
-        origin = self._tree(name).origin
-        new = origin.staged == 0 and len(self._vector.names) >= MAX_ORIGINS
-        if name == self.origin or self.paused or seq != origin.staged + 1 or new:
+        known = self._trees.get(name)
+        staged = known.origin.staged if known else 0
+        full = staged == 0 and len(self._vector.names) >= MAX_ORIGINS
+        if name == self.origin or self.paused or seq != staged + 1 or full:
             return None
-        if origin.staged == 0:
-            self._flood(self._tree(name), None)
+        tree = self._tree(name)
+        origin = tree.origin
+        if staged == 0:
+            self._flood(tree, None)
         previous = origin.staged_hash
         run = Run(name, origin.staged, previous, (message,), chain(previous, (message,)))
         self._vector.stage(origin, run)
@@ -502,7 +631,7 @@ class Replica:
                     if link not in tree.eager:
                         link.tell_soon(name)
             if name in self._wants and self._wants[name].target <= end:
-                del self._wants[name]
+                self._unwant(name, now)
         names = [run.origin for run in runs]
         for link in self._links:
             if link.attentive:
@@ -515,9 +644,13 @@ class Replica:
         for origin in self._vector.unstage():
             if origin.name == self.origin:
                 self._commits.waits = min(self._commits.waits, origin.n)
-            most = max((link.holds.get(origin.name, 0) for link in self._links), default=0)
-            if most > origin.n and origin.name != self.origin:
-                self._wants.setdefault(origin.name, _Want(most, now, origin.n))
+            name, link = origin.name, self._most(origin.name)
+            if name == self.origin:
+                continue
+            if link is not None and link.holds[name] > origin.n and name not in self._wants:
+                self._wants[name] = _Want(link.holds[name], link, now, origin.n)
+                link.wanted += 1
+            self._forget(name)
 
     def resume(self, now: float) -> None:
         """The log can be written again: ask for all that we lack."""
@@ -556,11 +689,13 @@ class Replica:
 
     def behind(self, now: float) -> int:
         """Return how many messages live links have told of and this node does not hold."""
-        return sum(
-            want.target - self._vector.origins[name].n
+        origins = self._vector.origins
+        wanted = sum(
+            want.target - origins[name].n
             for name, want in self._wants.items()
             if now < want.since + CLAIM_LIFE
         )
+        return wanted + max((link.lacking for link in self._links), default=0)
 
     def lag(self, link: ReplicaLink) -> int:
         """Return how many of our messages the peer of `link` lacks, as far as it has told."""

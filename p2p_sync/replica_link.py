@@ -97,6 +97,13 @@ class ReplicaLink:
     pruned: set[str] = field(default_factory=set)  # those pruned, and not grafted since
     refusals: dict[str, None] = _table()  # origins to refuse
     refused: set[str] = field(default_factory=set)  # those with a conflict
+    feeds: dict[str, None] = _table()  # origins whose feeder it is
+    eager: dict[str, None] = _table()  # origins that it gets at once
+    wanted: int = 0  # origins that are being asked for because of what it says
+    waiting: dict[str, int] = _table()  # those to be asked for when there are fewer: what we lack
+    lacking: int = 0  # the sum of that
+    gap_since: float = -NEVER  # when the run of gaps began in what it ships
+    gap_last: float = -NEVER
     asked_at: float = NEVER  # when it was first asked for what it said to have, and shipped nothing
     attentive: bool = True  # `grown` is to be called when the log has grown
 
@@ -135,6 +142,12 @@ class ReplicaLink:
             self.holds[name] = n
             if self._cursor.get(name, NEVER) <= n:
                 del self._cursor[name]
+
+    def wait(self, name: str, lack: int) -> None:
+        """An origin of which we lack messages is to be asked for later; 0: it is not."""
+        self.lacking += lack - self.waiting.pop(name, 0)
+        if lack > 0:
+            self.waiting[name] = lack
 
     def rewind(self, name: str, after: int) -> None:
         """The peer has asked to be shipped an origin from `after` on."""
@@ -229,7 +242,10 @@ class ReplicaLink:
             frames.append(Prune(_pop(self.prunes, MAX_ENTRIES), _pop(self.refusals, MAX_ENTRIES)))
         if self.grafts:
             names = _pop(self.grafts, MAX_ENTRIES)
-            frames.append(Graft({name: self._vector.get(name).staged for name in names}))
+            origins = self._vector.origins
+            after = {name: origins[name].staged for name in names if name in origins}
+            if after:
+                frames.append(Graft(after))
         if self._opening:
             piece = self._piece(MAX_ENTRIES, now)
             frames.append(Have(piece, last=not self._opening))

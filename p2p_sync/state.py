@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 from .addressbook import Known
 from .clock import HybridClock
+from .conduct import POINTS
 from .errors import LinkClosed, LogError
 from .link import Link, wake
 from .log import Log
 from .logframes import Entry, LogFrame, Messages, Run
 from .overlay import Overlay
 from .peer import Tell
+from .peer import Work as LinkWork
 from .peertable import Entry as PeerEntry
 from .peertable import Traffic, entries
 from .protocol import Message
@@ -35,8 +37,20 @@ _MAX_PENDING = 20_000
 _KEEP_SOON = 0.1
 _KEEP_RARELY = 60.0
 
+# How long `upkeep` leaves the lock to others where there is more to do at once. Seconds.
+_BREATH = 0.002
+
+# Lines a minute about one kind of misbehaviour of a host's peers that have no id.
+_LINES_OF_A_HOST = 30
+
 # Conflicts that are kept to be shown.
 _MAX_CONFLICTS = 1000
+
+
+_SENTENCES = {
+    "gap": "what it ships does not go on where this node's log ends, again and again",
+    "graft": "it asks again for what it was sent",
+}
 
 
 @dataclass
@@ -67,6 +81,14 @@ class Ticket:
         """Return one of the messages with its identity."""
         entry = self.messages[index]
         return Message(self.origin, self.first + index, entry.time, entry.text, entry.heard)
+
+
+class Offence(NamedTuple):
+    """Misbehaviour of a peer: its kind (see conduct.py), what to log of it, and how often."""
+
+    kind: str
+    sentence: str
+    times: int = 1
 
 
 class Due(NamedTuple):
@@ -140,15 +162,18 @@ class State:
     def peers(self) -> list[dict[str, Any]]:
         """Return what is known of each peer and address, as the API tells it."""
         with self._lock:
-            traffic = {
-                number: Traffic(
-                    s.link.rtt if s.link.measured else None,
-                    (s.link.sent, s.link.volume[0]),
-                    (s.link.received, s.link.volume[1]),
-                    self._replica.lag(s.replica) if s.replica else 0,
-                )
-                for number, s in self._sockets.items()
-            }
+            sockets = list(self._sockets.items())
+        traffic = {}
+        for number, s in sockets:
+            with self._lock:  # anew for each: with many origins it takes a while
+                lag = self._replica.lag(s.replica) if s.replica else 0
+            traffic[number] = Traffic(
+                s.link.rtt if s.link.measured else None,
+                (s.link.sent, s.link.volume[0]),
+                (s.link.received, s.link.volume[1]),
+                lag,
+            )
+        with self._lock:
             table = self._table()
             now, wall = time.monotonic(), time.time()
             return [entry.fields(traffic, now, wall) for entry in table]
@@ -182,6 +207,36 @@ class State:
         """Return how often two contents were seen under one identity, and not taken."""
         with self._lock:
             return len(self._conflicts)
+
+    # -- misbehaviour ---------------------------------------------------------------------------
+
+    def misbehaviour(self) -> dict[str, int]:
+        """Return how often peers have misbehaved, by kind (see conduct.py)."""
+        with self._lock:
+            return {**dict.fromkeys(POINTS, 0), **self._overlay.conduct.counts}
+
+    def misbehaved(self, link: Link, offence: Offence) -> tuple[str, list[LinkWork]]:
+        """Count an offence of the peer on `link`; return the line to be logged, if one is due,
+        and the work that cuts a repeat offender off."""
+        kind, sentence, times = offence
+        with self._lock:
+            now = time.monotonic()
+            peer = self._overlay.peers.get(link.number)
+            node = peer.node if peer else None
+            work = self._overlay.misbehaved(link.number, kind, now, times)
+            most = 1 if node else _LINES_OF_A_HOST
+            left_out = self._overlay.conduct.line(kind, node or link.remote[0], now, most)
+            if work:
+                self._relinked.notify_all()
+        if left_out is None:
+            return "", work
+        more = f" ({left_out} lines like this were left out)" if left_out else ""
+        return f"from {link}: {sentence}{more}", work
+
+    def may_log(self, kind: str, host: str, most: int) -> bool:
+        """Return whether to log something that peers of a host can bring about at any rate."""
+        with self._lock:
+            return self._overlay.conduct.line(kind, host, time.monotonic(), most) is not None
 
     # -- links ----------------------------------------------------------------------------------
 
@@ -219,8 +274,9 @@ class State:
             self._told.notify_all()
             return self._woken()
 
-    def receive(self, link: Link, frame: LogFrame) -> tuple[list[Link], list[str]]:
-        """Take a frame about the log; return the links to wake, and what is wrong with it.
+    def receive(self, link: Link, frame: LogFrame) -> tuple[list[Link], list[Offence], bool]:
+        """Take a frame about the log; return the links to wake, what is wrong with it, and whether
+        it has brought messages that are new.
 
         Called by the link's reader. Where the writer is behind, it waits, and so does the peer.
         """
@@ -231,16 +287,16 @@ class State:
             self._pending_changed.wait_for(self._has_room)
             socket = self._sockets.get(link.number)
             if socket is None or socket.replica is None:
-                return [], []
+                return [], [], False
             socket.replica.rtt = link.rtt
             runs = self._replica.receive(socket.replica, frame, time.monotonic())
-            wrong = self._take_conflicts()
+            wrong = self._take_offences()
             if runs:
                 wrong += self._observe(newest, runs)
                 self._put(runs)
             if frame.have:
                 self._told.notify_all()
-            return self._woken(), wrong
+            return self._woken(), wrong, bool(runs)
 
     def take(self, link: Link) -> Work | None:
         """Return what the sender of `link` has to send to a node of ours; None to an original."""
@@ -415,8 +471,8 @@ class State:
                     return due
                 again = min(again, self._keep_at + (0.0 if changed else _KEEP_RARELY))
                 self._waking = min(again, self._replica.next_deadline())
-                left = self._waking - now
-                self._relinked.wait(None if left == float("inf") else max(0.0, left))
+                left = max(_BREATH, self._waking - now)
+                self._relinked.wait(None if left == float("inf") else left)
             return None
 
     def wait_unlinked(self, timeout: float) -> bool:
@@ -435,7 +491,9 @@ class State:
 
     def _table(self) -> list[PeerEntry]:
         overlay = self._overlay
-        return entries(overlay.book.known.values(), overlay.peers.values(), overlay.dialling)
+        cut_off = overlay.conduct.all_cut_off(time.monotonic())
+        known, peers = overlay.book.known.values(), overlay.peers.values()
+        return entries(known, peers, overlay.dialling, cut_off)
 
     def _has_room(self) -> bool:
         return self._stopped or self._pending_messages < _MAX_PENDING
@@ -445,38 +503,55 @@ class State:
         self._pending_messages += sum(len(run.messages) for run in runs)
         self._pending_changed.notify_all()
 
-    def _take_conflicts(self) -> list[str]:
-        """Keep the conflicts that are new, to be shown, and return a sentence for each.
+    def _take_offences(self) -> list[Offence]:
+        """Return what the rules found wrong; keep the conflicts that are new, to be shown.
 
-        One over our own origin means that this machine is a snapshot that came back to life: what
-        it commits goes under another origin from now on.
+        A conflict over our own origin means that this machine is a snapshot that came back to
+        life: what it commits goes under another origin from now on.
         """
-        found, self._replica.conflicts = self._replica.conflicts, []
-        if any(conflict.origin == self._replica.origin for conflict in found):
-            self._replica.renew(self._new_origin())
-        new = [conflict for conflict in found if conflict not in self._conflicts]
-        if len(self._conflicts) < _MAX_CONFLICTS:
-            self._conflicts.update(new)
-        return [
-            f"two contents under one identity: {c.origin}:{c.seq}, or one before it, is not the "
-            f"same at node {c.peer}, and is not taken from there"
-            for c in new
+        offences = [
+            Offence(kind, _SENTENCES[kind], n) for kind, n in self._replica.offences.items()
         ]
+        self._replica.offences.clear()
+        found, self._replica.conflicts = self._replica.conflicts, []
+        own = self._replica.origin
+        if any(conflict.origin == own for conflict in found):
+            self._replica.renew(self._new_origin())
+        for conflict in found:
+            if len(self._conflicts) < _MAX_CONFLICTS:
+                self._conflicts.add(conflict)
+            # Who was restored from a backup has other contents of its own messages.
+            kind = "identity" if conflict.origin == own else "conflict"
+            offences.append(
+                Offence(
+                    kind,
+                    f"two contents under one identity: {conflict.origin}:{conflict.seq}, or one "
+                    f"before it, is not the same at node {conflict.peer}, and is not taken from "
+                    "there",
+                )
+            )
+        return offences
 
-    def _observe(self, newest: int, runs: Sequence[Run]) -> list[str]:
+    def _observe(self, newest: int, runs: Sequence[Run]) -> list[Offence]:
         """Follow the times of messages that others committed, as far as the clock's rule allows.
 
-        Returns a sentence for each origin whose time is not followed.
+        Returns what was not followed.
         """
         wall = int(time.time() * 1000)
         if self._clock.observe(newest, wall):
             return []
-        return [
-            f"a message of {run.origin} is from more than 60 s ahead of this machine's clock; "
-            "its time is kept and not followed"
+        ahead = [
+            run.origin
             for run in runs
             if False in [self._clock.observe(entry.time, wall) for entry in run.messages]
         ]
+        if not ahead:
+            return []
+        sentence = (
+            f"a message of {ahead[0]} is from more than 60 s ahead of this machine's clock; "
+            "its time is kept and not followed"
+        )
+        return [Offence("future", sentence, len(ahead))]
 
     def _woken(self) -> list[Link]:
         """Return the links whose senders have work; see to it that `upkeep` is in time."""

@@ -19,6 +19,9 @@ Connection: TypeAlias = socket.socket | Secured
 
 _READ_SIZE = 64 * 1024
 
+# At which what is paced has to come. Bytes a second.
+LEAST_RATE = 1024
+
 
 def plain_endpoint(address: Any) -> tuple[str, int]:
     """Return the host and port of a socket's address; IPv4 in IPv6 is told as IPv4."""
@@ -46,6 +49,8 @@ class Stream:
         self._taken = 0
         self.patience = patience
         self.deadline: float | None = None
+        self._pace: tuple[float, int] | None = None  # since when, and from what count of bytes on
+        self._cut = False
         self.received = 0  # bytes, counted by the reader
         self.sent = 0  # bytes, counted by the writer
 
@@ -55,6 +60,12 @@ class Stream:
         """Return whether there is something to read (or the end) within `timeout` seconds."""
         ready = self._buffer or (self._pending and self._pending())
         return bool(ready) or self._wait(select.POLLIN, timeout)
+
+    def wait(self) -> None:
+        """Wait until there is something to read; raises LinkClosed when it gives up."""
+        patience, fault = self._time_left()
+        if not self.wait_readable(patience):
+            raise LinkClosed("nothing came from it in time", fault)
 
     def read(self, count: int) -> bytes:
         """Return exactly `count` bytes.
@@ -94,16 +105,24 @@ class Stream:
         length = found + len(end) - self._taken
         return self.read(length) if length <= limit else None
 
+    def pace(self, grace: float) -> None:
+        """From now on what is read has to come, after `grace` seconds, at LEAST_RATE; 0: or not."""
+        self._pace = (time.monotonic() + grace, self.received) if grace else None
+
     def _fill(self) -> None:
         while True:
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise LinkClosed("it took too long")
+            if self._cut:  # else what is in the kernel's buffer would still be read
+                raise LinkClosed("the connection was cut")
             try:
                 data = self._connection.recv(_READ_SIZE)
             except BlockingIOError as blocked:
-                event = getattr(blocked, "event", select.POLLIN)
-                if not self._wait(event, self._time_left()):
-                    raise LinkClosed("nothing came from it in time") from None
+                patience, fault = self._time_left()
+                if not self._wait(getattr(blocked, "event", select.POLLIN), patience):
+                    if fault == "slow":
+                        raise LinkClosed("it takes too long over a frame", fault) from None
+                    raise LinkClosed("nothing came from it in time", fault) from None
                 continue
             except OSError as error:
                 raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
@@ -113,10 +132,17 @@ class Stream:
             self.received += len(data)
             return
 
-    def _time_left(self) -> float:
-        if self.deadline is None:
-            return self.patience
-        return min(self.patience, self.deadline - time.monotonic())
+    def _time_left(self) -> tuple[float, str]:
+        """Return how long to wait for more, and what it is when nothing comes."""
+        left, fault = self.patience, "silent"
+        if self.deadline is not None:
+            left = min(left, self.deadline - time.monotonic())
+        if self._pace is not None:
+            since, count = self._pace
+            slow = since + (self.received - count) / LEAST_RATE - time.monotonic()
+            if slow < left:
+                left, fault = slow, "slow"
+        return left, fault
 
     # -- the writer's thread --------------------------------------------------------------------
 
@@ -134,7 +160,7 @@ class Stream:
                 view = view[count:]
             except BlockingIOError as blocked:
                 if not self._wait(getattr(blocked, "event", select.POLLOUT), timeout):
-                    raise LinkClosed(f"it took nothing for {timeout:g} s") from None
+                    raise LinkClosed(f"it took nothing for {timeout:g} s", "deaf") from None
             except OSError as error:
                 raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
 
@@ -147,6 +173,7 @@ class Stream:
 
     def cut(self) -> None:
         """End the connection at once, and wake whoever reads or writes."""
+        self._cut = True
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 

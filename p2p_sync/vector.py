@@ -46,6 +46,10 @@ class VersionVector:
             origin = self.origins[name] = Origin(name)
         return origin
 
+    def drop(self, name: str) -> None:
+        """Forget an origin of which nothing is held."""
+        del self.origins[name]
+
     def stage(self, origin: Origin, run: Run) -> None:
         """The run, which goes on where `staged` ends, is with the writer."""
         origin.staged, origin.staged_hash = run.end, run.hashes[-1]

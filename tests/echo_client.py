@@ -21,8 +21,9 @@ class Collector(Echo):
     def __init__(self) -> None:
         self.messages: list[str | bytes] = []
 
-    def received(self, link: Link, message: str | bytes) -> None:
+    def received(self, link: Link, message: str | bytes) -> bool:
         self.messages.append(message)
+        return True
 
 
 def run(url: str, path: str, handler: Echo) -> None:

@@ -18,8 +18,9 @@ class Echo:
 
     def opened(self, link: Link) -> None: ...
 
-    def received(self, link: Link, message: str | bytes) -> None:
+    def received(self, link: Link, message: str | bytes) -> bool:
         link.send(message)
+        return True
 
     def waiting(self, link: Link) -> None: ...
 

@@ -15,7 +15,7 @@ FLOORS = [
     ["version", "codes", "errors", "address"],
     ["config"],
     ["logframes", "protocol", "proof", "clock", "vector", "replica_link", "replica"],
-    ["addressbook", "peer", "introductions", "overlay", "peertable", "hearings"],
+    ["conduct", "addressbook", "peer", "introductions", "overlay", "peertable", "hearings"],
     ["private", "gate", "tls", "credentials", "stream", "frames", "link", "store", "log", "state"],
     ["server", "dialer", "mesh", "writer"],
     ["node"],

@@ -320,8 +320,17 @@ def test_with_nobody_that_has_enough_the_oldest_is_shed_but_none_by_hand_and_no_
     dial = node.dial("ws://10.0.9.1:8001", 0)
     node.dialled(2, "ws://10.0.9.1:8001", dial, ("10.0.9.1", 8001), 0)
     node.hello(2, Sockets((), "9" * 16, 1, port=8001), 0)
-    assert closes(joins(node, range(3, 5), enough=False)) == []
-    assert closes(joins(node, range(5, 6), enough=False)) == [(3, TRY_AGAIN_LATER)]
+    assert closes(joins(node, range(3, 6), enough=False)) == []
+    assert closes(joins(node, range(6, 7), enough=False)) == [(3, TRY_AGAIN_LATER)]
+
+
+def test_a_crowd_of_originals_pushes_nobody_out() -> None:
+    node = overlay("a", Settings(target_links=2))
+    joins(node, range(1, 5))
+    for link in range(5, 40):
+        original_dials(node, link, "10.0.7.7")
+    assert {1, 2, 3, 4} <= node.peers.keys()
+    assert not any(peer.leaving for peer in node.peers.values())
 
 
 def test_a_target_of_none_neither_dials_learned_addresses_nor_sheds() -> None:

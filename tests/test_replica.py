@@ -545,7 +545,8 @@ def test_Have_VeryManyChangesAtOnce_AllTold() -> None:
     feeder, lazy = bench.link(O=1), bench.link()
     names = [f"{n:016x}-1" for n in range(1, 4_001)]
     bench.receive(feeder, Have({name: entry(1) for name in names}))
-    bench.arrive(feeder, *(run(name, 0, 1) for name in names))
+    for i in range(0, 4_000, 1_000):
+        bench.arrive(feeder, *(run(name, 0, 1) for name in names[i : i + 1_000]))
     told: set[str] = set()
     for frame in bench.sent(lazy):
         assert len(frame.have) <= MAX_ENTRIES
@@ -720,9 +721,12 @@ def test_Digest_OrderOfArrival_DoesNotMatter() -> None:
 def test_Origins_MoreClaimedThanAllowed_ProtocolError(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "MAX_ORIGINS", 1)
     bench = Bench()
-    link = bench.link("peer", O=1, P=1)
-    with pytest.raises(ProtocolError, match="more than 1 origins"):
-        bench.receive(link, Have({}))
+    link = bench.link("peer", O=1)
+    bench.receive(link, Have({O: entry(2)}))
+    for frame in (Have({P: entry(1)}), Messages((run(P, 0, 1),))):
+        with pytest.raises(ProtocolError, match="more than 1 origins"):
+            bench.receive(link, frame)
+    assert bench.replica.behind(bench.now) == 2, "nothing of it was believed"
 
 
 def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
@@ -739,9 +743,10 @@ def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
 def test_Origins_MoreHeldThanAllowed_NewOnesNotTaken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "MAX_ORIGINS", 1)
     bench = Bench(O=1)
-    link = bench.link()
+    link, other = bench.link(), bench.link()
     assert bench.arrive(link, run(P, 0, 1)) == []
-    assert bench.arrive(link, run(O, 1, 2)) == [run(O, 1, 2)]
+    assert bench.arrive(other, run(O, 1, 2)) == [run(O, 1, 2)]
+    assert set(bench.replica._trees) == {O}
 
 
 def test_Close_Twice_Harmless() -> None:
@@ -790,3 +795,97 @@ def test_Stalled_DiskFullHere_NotThePeersFault() -> None:
     bench.replica.failed(bench.now)
     bench.later(120.0)
     assert bench.replica.stalled(bench.now) == []
+
+
+# -- Peers that misbehave -------------------------------------------------------------------------
+
+FAKES = [f"{n:016x}-7" for n in range(1, 51)]
+
+
+def test_Claims_MoreThanTheWindow_AskedForInTurn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "WINDOW", 10)
+    bench = Bench()
+    link = bench.link()
+    bench.receive(link, Have({name: entry(2) for name in FAKES}))
+    assert bench.sent(link) == [Graft(dict.fromkeys(FAKES[:10], 0))]
+    assert bench.replica.behind(bench.now) == 2 * len(FAKES)
+    assert set(bench.replica._trees) == set(FAKES[:10]), "the rest costs a number each"
+    bench.arrive(link, *(run(name, 0, 2) for name in FAKES[:3]))
+    assert bench.sent(link)[0] == Graft(dict.fromkeys(FAKES[10:13], 0))
+    bench.arrive(link, *(run(name, 0, 2) for name in FAKES[3:]))
+    assert bench.replica.behind(bench.now) == 0
+    assert len(bench.replica.vector()) == len(FAKES)
+
+
+def test_Claims_NeverShipped_HinderNoOtherLink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "WINDOW", 10)
+    bench = Bench()
+    bad, good = bench.link("bad"), bench.link("good")
+    bench.receive(bad, Have({name: entry(2) for name in FAKES}))
+    bench.receive(good, Have({O: entry(2)}))
+    assert bench.sent(good) == [Graft({O: 0})]
+    bench.replica.close(bad, bench.now)
+    assert set(bench.replica._trees) == {O}
+
+
+def test_Claims_OfALostLink_AskedFromAnotherThatSaysTheSame() -> None:
+    bench = Bench()
+    one, other = bench.link("one"), bench.link("other")
+    for link in (one, other):
+        bench.receive(link, Have({O: entry(2)}))
+    bench.replica.close(one, bench.now)
+    assert bench.sent(other) == [Graft({O: 0})]
+    assert bench.replica.behind(bench.now) == 2
+    bench.arrive(other, run(O, 0, 2))
+    assert (other.wanted, bench.replica.behind(bench.now)) == (0, 0)
+
+
+def test_Tick_VeryManyDue_AFewAtATime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "MAX_TICKS", 10)
+    bench = Bench()
+    link = bench.link()
+    bench.receive(link, Have({name: entry(2) for name in FAKES}))
+    bench.sent(link)
+    bench.now += 5.0
+    bench.replica.tick(bench.now)
+    assert bench.sent(link) == [Graft(dict.fromkeys(FAKES[:10], 0))]
+    assert bench.replica.next_deadline() <= bench.now, "the others are due as well"
+
+
+def test_Gaps_GoingOn_MisbehaviourAfterTheFirst() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.arrive(link, run(O, 3, 4))
+    assert bench.sent(link)[0] == Graft({O: 0})
+    bench.arrive(link, run(O, 3, 4))
+    assert not bench.replica.offences, "it was on its way"
+    bench.later(rules.GAP_GRACE + RTT + 1.0)
+    bench.arrive(link, run(O, 3, 4))
+    assert bench.replica.offences == {"gap": 1}
+    bench.later(rules.GAP_REST + 1.0)
+    bench.arrive(link, run(O, 3, 4))
+    assert bench.replica.offences == {"gap": 1}, "long ago: the first again"
+
+
+def test_Graft_AgainForWhatWasShipped_Counted() -> None:
+    bench = Bench(O=3)
+    link = bench.link()
+    bench.receive(link, Graft({O: 0}))
+    assert bench.sent(link) == [(O, 0, 3)]
+    assert not bench.replica.offences
+    bench.receive(link, Graft({O: 0}))
+    assert bench.replica.offences == {"graft": 1}
+
+
+def test_Refusal_OfWhatIsNotHeldHere_NoConflict() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.receive(link, Have({O: entry(2)}))
+    bench.receive(link, Prune((), (O, P)))
+    assert (bench.replica.conflicts, link.refused) == ([], set())
+
+
+def test_SingleMessage_NotTheNext_LeavesNothing() -> None:
+    bench = Bench()
+    assert bench.replica.take_in(O, 2, Entry(1, "2")) is None
+    assert not bench.replica._trees

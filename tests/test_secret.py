@@ -18,7 +18,15 @@ from p2p_sync.private import secret_keys
 from p2p_sync.proof import Handshake
 from p2p_sync.protocol import Proof, Sockets, decode, encode
 from tests import raw
-from tests.support import NodeProcess, holds, request, run_to_end, wait_sockets, wait_until
+from tests.support import (
+    NodeProcess,
+    free_port_pair,
+    holds,
+    request,
+    run_to_end,
+    wait_sockets,
+    wait_until,
+)
 
 OLD, NEW, OTHER = (f"{word} secret of the tests" for word in ("an old", "a new", "another"))
 US = "ab" * 8
@@ -293,7 +301,7 @@ def test_the_secret_comes_by_the_environment_too(tmp_path: Path) -> None:
     with NodeProcess(environment={"P2P_SYNC_SECRET": OLD}) as node:
         Member(node.address, OLD).prove()
     twice = run_to_end(
-        "8000",
+        str(free_port_pair()),
         "--ephemeral",
         "--secret-file",
         str(secret_file(tmp_path, OLD)),
@@ -320,6 +328,6 @@ def test_what_is_no_secret_file_ends_the_start(
     if text is not None:
         path.write_text(text)
         path.chmod(mode)
-    ended = run_to_end("8000", "--ephemeral", "--secret-file", str(path))
+    ended = run_to_end(str(free_port_pair()), "--ephemeral", "--secret-file", str(path))
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr

@@ -16,7 +16,7 @@ import pytest
 from p2p_sync import Node, StartError
 from tests import raw
 from tests.certificates import Authority
-from tests.support import NodeProcess, holds, run_to_end, wait_sockets, wait_until
+from tests.support import NodeProcess, free_port_pair, holds, run_to_end, wait_sockets, wait_until
 
 SECRET = "the secret of the tests"
 
@@ -303,7 +303,7 @@ def test_wrong_files_end_the_start_with_a_sentence(
     authority: Authority, broken: Callable[[str, str, Authority], list[str]]
 ) -> None:
     options = broken(*authority.issue("node"), authority)
-    ended = run_to_end("8000", "--ephemeral", *options)
+    ended = run_to_end(str(free_port_pair()), "--ephemeral", *options)
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert "certificate" in ended.stderr or "authority" in ended.stderr or "--tls" in ended.stderr

@@ -1,0 +1,46 @@
+"""What was once found to be taken wrongly, as steps for a replica, or as texts and bytes.
+
+By reading, measuring and fuzzing; each entry is a test in test_fuzz.py.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+HASH = "0123456789abcdef" * 2
+ME = "c" * 16
+
+TEXTS: dict[str, str] = {
+    "a number in a start that JSON readers with doubles cannot hold": json.dumps(
+        {"type": "HAVE", "have": {f"{'a' * 16}-{'9' * 20}": [1, HASH]}}
+    ),
+    "a host of an introduced original that is as long as a frame": json.dumps(
+        {
+            "type": "SOCKETS", "addresses": [], "id": ME, "start": 1, "protocol": 1,
+            "introduced": {"ws://192.0.2.1:1": "h" * 1_000_000},
+        }
+    ),
+}  # fmt: skip
+"""Texts that decode has to refuse."""
+
+LONG_HOST = {"type": "SOCKETS", "addresses": ["ws://" + "\u00e9" * 900_000 + ":1"]}
+"""An address that took long to be found wrong."""
+
+UNKNOWN = [f"{number:016x}-1" for number in range(1, 200)]
+
+
+def storm() -> list[dict[str, Any]]:
+    """Each of these made a table grow with every frame, or kept what nobody holds for ever."""
+    claims = {"type": "HAVE", "have": {name: [5, HASH] for name in UNKNOWN}, "last": True}
+    more = {"type": "HAVE", "have": {name: [6, HASH] for name in UNKNOWN}}
+    refused = {"type": "PRUNE", "origins": [], "refused": UNKNOWN}
+    graft = {"type": "GRAFT", "after": dict.fromkeys(UNKNOWN, 0)}
+    gaps = {
+        "type": "MESSAGES",
+        "runs": [
+            {"origin": name, "after": 5, "previous": HASH, "messages": [[1, "x"]]}
+            for name in UNKNOWN
+        ],
+    }
+    return [claims, *[graft, more] * 30, *[refused, claims] * 30, *[gaps] * 30]
