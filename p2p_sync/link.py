@@ -63,6 +63,9 @@ class Handler(Protocol):
     def silent(self, link: Link) -> None:
         """The peer has sent no message in the first `introduction_timeout` seconds."""
 
+    def measured(self, link: Link) -> None:
+        """The round trip was measured; `link.rtt` tells it."""
+
     def closed(self, link: Link, reason: str) -> None:
         """The link has ended, for `reason`. Called once, whatever happened."""
 
@@ -101,6 +104,8 @@ class Link:
         # For the owner's reader: what the peer has to prove, and the id that it has proved.
         self.handshake: Handshake | None = None
         self.proved: str | None = None
+        self.node = ""  # the other end's id, once it has told; set by the owner
+        self.linked = False  # the other end is known for what it is; set by the owner
         self._stream = stream
         self._handler = handler
         self._settings = settings
@@ -124,6 +129,11 @@ class Link:
         self.received = 0  # the same, counted by the owner's reader
 
     def __str__(self) -> str:
+        return f"{self.address} ({self.node[:8]})" if self.node else self.address
+
+    @property
+    def address(self) -> str:
+        """The other end for people: what was dialled, or where it comes from."""
         host, port = self.remote
         return self.dialled or f"{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -264,9 +274,12 @@ class Link:
                 self._changed.notify()
         elif received.opcode == frames.PONG:
             with self._changed:
-                if received.data == repr(self._pinged).encode():
+                answers = received.data == repr(self._pinged).encode()
+                if answers:
                     self.rtt = time.monotonic() - self._pinged
                     self.measured = True
+            if answers:
+                self._handler.measured(self)
         elif not self.closing():
             message = received.data if received.text is None else received.text
             return self._handler.received(self, message)

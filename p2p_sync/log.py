@@ -7,7 +7,7 @@ newest runs are kept in memory too, bounded, for most of what links ship has jus
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
@@ -53,6 +53,12 @@ class Log:
             (self._arrival,) = database.execute(
                 "SELECT coalesce(max(arrival), 0) FROM messages"
             ).fetchone()
+            # By this index only those that were heard are read, not the whole log.
+            heard = database.execute(
+                "SELECT origin, count(*) FROM messages INDEXED BY by_text "
+                "WHERE heard GROUP BY origin"
+            )
+            self._heard = Counter[str](dict(heard.fetchall()))
             (self._hidden,) = database.execute(
                 "SELECT count(*) FROM messages WHERE leader <> arrival"
             ).fetchone()
@@ -102,6 +108,8 @@ class Log:
             self._hidden += hidden
             for run in runs:
                 self._remember(run)
+                if heard := sum(entry.heard for entry in run.messages):
+                    self._heard[run.origin] += heard
 
     def probe(self) -> None:
         """Write as much as a message may need, and undo it; raises LogFull or LogError."""
@@ -136,6 +144,11 @@ class Log:
         """Return how many messages are held, and how many of them are not shown."""
         with self._lock:
             return self._total, self._hidden
+
+    def heard(self) -> dict[str, int]:
+        """Return how many of the messages of each origin were heard from original nodes."""
+        with self._lock:
+            return dict(self._heard)
 
     def last_arrival(self) -> int:
         """Return the number of the last arrival, 0 with none."""

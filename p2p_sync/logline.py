@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
+
+from .link import Link
 
 
 def printable(text: str) -> str:
@@ -20,3 +23,23 @@ class OneLine(logging.Formatter):
     def formatException(self, ei: Any) -> str:
         text = super().formatException(ei)
         return "\n".join(f"  {printable(line)}" for line in text.splitlines())
+
+
+class JsonLine(logging.Formatter):
+    """A JSON object a line: `time` (ms), `level`, `text`; `address` and `peer` (an id) of whom it
+    is about, and the `traceback` where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": int(record.created * 1000),
+            "level": record.levelname.lower(),
+            "text": record.getMessage(),
+        }
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, Link):
+                fields |= {"address": argument.address, "peer": argument.node or None}
+        if hasattr(record, "address"):  # of a dial that has led to no link
+            fields["address"] = record.address
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)

@@ -14,18 +14,28 @@ import time
 from collections.abc import Iterable
 
 from .address import Address, parse_address
-from .codes import GOING_AWAY, NORMAL, NOT_PROVED, POLICY_VIOLATION, UNSUPPORTED_DATA
+from .codes import (
+    GOING_AWAY,
+    NORMAL,
+    NOT_PROVED,
+    POLICY_VIOLATION,
+    SAME_NODE,
+    TRY_AGAIN_LATER,
+    UNSUPPORTED_DATA,
+)
 from .config import Settings
+from .counters import Counters
 from .credentials import Credentials
 from .dialer import Dialer, resolve
 from .errors import DialError, LogError, ProtocolError
 from .link import Link, wake
 from .log import Log
-from .logframes import LOG_FRAMES, Messages, Run
+from .logframes import LOG_FRAMES, LogFrame, Messages, Run
 from .peer import Close, Tell, Work
 from .peertable import key_of
 from .proof import MAX_OPENING_BYTES, Handshake
-from .protocol import Heard, Ignored, Message, Sockets, decode, encode
+from .protocol import Frame, Heard, Ignored, Message, Sockets, decode, encode
+from .repeats import Repeats
 from .replica_link import Ship
 from .replica_link import Work as LinkWork
 from .state import Offence, State
@@ -42,6 +52,9 @@ _STOP_TIMEOUT = 0.7
 BATCH_BYTES = 160 * 1024
 # Messages that an original node is sent at a time, a frame each.
 _ORIGINAL_BATCH = 20
+
+# Closing with these turns a peer down.
+_REFUSALS = {SAME_NODE: "same_node", TRY_AGAIN_LATER: "links_enough"}
 
 
 # More addresses than this in a SOCKETS frame that is not a peer's first are looked at askance.
@@ -62,9 +75,12 @@ class Mesh:
         settings: Settings,
         credentials: Credentials,
         start: int,
+        counters: Counters,
     ) -> None:
         """`start` is the number of this start of the node."""
         self._state = state
+        self._counters = counters
+        self._repeats = Repeats()
         self._log = log
         self._store = store
         self._settings = settings
@@ -164,8 +180,6 @@ class Mesh:
             else:
                 overlay.accepted(link.number, link.remote, link.local, now)
         self._do(work)
-        if self._state.may_log("linked", link.remote[0], _MANY_LINES):
-            logger.info("linked with %s, %s", link, "dialled" if link.dialled else "accepted")
 
     def received(self, link: Link, message: str | bytes) -> bool:
         if isinstance(message, bytes):
@@ -174,6 +188,7 @@ class Mesh:
             self._prove(link, link.handshake, message)
             return True
         frame = decode(message)
+        self._counters.add("frames_total", "in", _kind(frame))
         if isinstance(frame, Sockets):
             if link.proved and frame.node != link.proved:
                 raise ProtocolError(POLICY_VIOLATION, "the id is not the one that was proved")
@@ -181,12 +196,14 @@ class Mesh:
                 raise ProtocolError(
                     NOT_PROVED, "that network has a secret: start this node with --secret-file"
                 )
+            link.node = link.node or frame.node or ""
             with self._state.overlay() as overlay:
                 again = link.number in overlay.peers and overlay.peers[link.number].introduced
                 work = overlay.hello(link.number, frame, time.monotonic())
             self._do(work)
             if again and len(frame.addresses) > _MANY_ADDRESSES:
                 self._misbehaved(link, Offence("addresses", _ADDRESSES_AGAIN))
+            self._linked(link)
             if frame.node:
                 link.ping()  # the rules of the log count in round trips
             wake(self._state.link_known(link))
@@ -235,7 +252,27 @@ class Mesh:
         with self._state.overlay() as overlay:
             work = overlay.not_ours(link.number, time.monotonic())
         self._do(work)
+        self._linked(link)
         link.wake()
+
+    def _linked(self, link: Link) -> None:
+        """The other end is known for what it is; the first time it is news, if the link stays."""
+        if link.linked or link.closing():
+            return
+        link.linked = True
+        if not self._state.may_log("linked", link.remote[0], _MANY_LINES):
+            return
+        in_vain = self._repeats.worked(link.dialled) if link.dialled else 0
+        logger.info(
+            "linked with %s, %s%s%s",
+            link,
+            "dialled" if link.dialled else "accepted",
+            "" if link.node else ", an original node",
+            f", after {in_vain} dial{'' if in_vain == 1 else 's'} in vain" if in_vain else "",
+        )
+
+    def measured(self, link: Link) -> None:
+        self._counters.time("peer_delay_seconds", link.rtt)
 
     def closed(self, link: Link, reason: str) -> None:
         if link.fault:
@@ -247,7 +284,9 @@ class Mesh:
                 overlay.failed(link.dialled, reason, time.monotonic(), refused)
             overlay.closed(link.number, reason, time.monotonic(), link.code)
         wake(self._state.link_closed(link))
-        if self._state.may_log("ended", link.remote[0], _MANY_LINES):
+        if link.dialled and not link.linked:
+            reason = self._repeats.failed(link.dialled, reason, time.monotonic())
+        if reason and self._state.may_log("ended", link.remote[0], _MANY_LINES):
             logger.info("the link with %s ended: %s", link, reason)
 
     # -- the senders' threads -------------------------------------------------------------------
@@ -264,7 +303,7 @@ class Mesh:
 
     def _texts(self, link: Link, work: LinkWork) -> list[str]:
         """Return what the rules would have sent to a node of ours."""
-        texts = [encode(frame) for frame in work.frames]
+        texts = [self._encode(frame) for frame in work.frames]
         runs: list[Run] = []
         room = BATCH_BYTES
         for origin, after, upto in work.ships:
@@ -275,7 +314,7 @@ class Mesh:
         if runs:
             self._state.shipped(link, [Ship(run.origin, run.after, run.end) for run in runs])
             link.sent += sum(len(run.messages) for run in runs)
-            texts.append(encode(Messages(tuple(runs), work.have, work.ack)))
+            texts.append(self._encode(Messages(tuple(runs), work.have, work.ack)))
         return texts
 
     def _texts_for_original(self, link: Link) -> list[str]:
@@ -289,7 +328,7 @@ class Mesh:
             run, _ = self._log.read(ship.origin, after, ship.upto, BATCH_BYTES)
             for seq, entry in enumerate(run.messages, after + 1):
                 if not entry.heard:
-                    texts.append(encode(Message(run.origin, seq, entry.time, entry.text)))
+                    texts.append(self._encode(Message(run.origin, seq, entry.time, entry.text)))
             after = run.end
         link.sent += len(texts)
         return texts
@@ -326,13 +365,19 @@ class Mesh:
                 endpoints = overlay.resolved(address, endpoints)
             if not endpoints:
                 logger.info("not dialled: a link leads to %s already", address)
+                self._counters.add("dials_total", "unneeded")
                 return
             stream, endpoint, binding = self._dialer.dial(parsed, endpoints)
         except DialError as error:
             with self._state.overlay() as overlay:
                 overlay.failed(address, str(error), time.monotonic(), error.refused)
-            logger.warning("dialling %s failed: %s", address, error)
+                known = overlay.book.known.get(address)
+            self._counters.add("dials_total", "refused" if error.refused else "failed")
+            if news := self._repeats.failed(address, str(error), time.monotonic()):
+                name = f"{address} ({known.node[:8]})" if known and known.node else address
+                logger.warning("dialling %s failed: %s", name, news, extra={"address": address})
             return
+        self._counters.add("dials_total", "linked")
         Link(stream, self, self._settings, endpoint, address, number, binding).run()
 
     # -- shared ---------------------------------------------------------------------------------
@@ -345,10 +390,22 @@ class Mesh:
             if link is None:
                 continue
             if isinstance(item, Tell):
-                link.send(encode(item.frame))
+                link.send(self._encode(item.frame))
             elif isinstance(item, Close):
-                logger.info("closing the link with %s: %s", link, item.reason)
+                if item.code in _REFUSALS:
+                    self._counters.add("refusals_total", _REFUSALS[item.code])
                 link.close(item.code, item.reason)
+
+    def _encode(self, frame: Sockets | Message | LogFrame) -> str:
+        self._counters.add("frames_total", "out", _kind(frame))
+        return encode(frame)
+
+
+def _kind(frame: Frame) -> str:
+    """Return the type of `frame` for people who count."""
+    if isinstance(frame, Ignored):
+        return "ignored"
+    return "MESSAGE" if isinstance(frame, Heard) else type(frame).__name__.upper()
 
 
 def _epoch() -> float:

@@ -17,8 +17,10 @@ from .address import Address, parse_address, reachable
 from .clock import MAX_AHEAD_MS, HybridClock
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES, Settings
+from .counters import Counters, Counts, Times
 from .credentials import Credentials
 from .errors import InputError, LogError, MessageError, MessageTooLong, StartError
+from .hearings import node_of
 from .log import Log
 from .mesh import Mesh
 from .overlay import Overlay
@@ -28,6 +30,7 @@ from .server import PeerServer
 from .state import State, Ticket
 from .store import Store
 from .vector import digest
+from .verdict import verdict
 from .version import __version__
 from .writer import Writer
 
@@ -35,9 +38,16 @@ logger = logging.getLogger("p2p_sync")
 
 _STOP_TIMEOUT = 1.0
 
+# A node that was once ready stays so while it lacks no more messages than this.
+_NEARLY = 1000
+# A node that knows addresses waits this long for a peer before it counts as alone. Seconds.
+_GATHERING = 5.0
+
 # Messages, and characters of text, of a bulk commit that go to the writer together.
 _BATCH = 1000
 _BATCH_SIZE = 1024 * 1024
+# Messages that one who follows is given at a time.
+_FOLLOWED = 100
 
 
 class Node:
@@ -123,8 +133,10 @@ class Node:
         """
         parts = self._running()
         self.check(text)
+        began = time.monotonic()
         ticket = parts.state.commit([text], ack=copies > 0)
         parts.state.wait_stored(ticket)
+        parts.counters.time("commit_seconds", time.monotonic() - began)
         message = ticket.message()
         reached = self.wait_copies(message, copies, timeout) if copies else 0
         return replace(message, copies=reached)
@@ -196,7 +208,9 @@ class Node:
         """Return what the node is and holds, as `GET /api/v1/status` tells it."""
         parts = self._running()
         held, hidden = parts.log.count()
+        behind = parts.state.behind()
         return {
+            "verdict": verdict(parts.state.peers(), held, behind)._asdict(),
             "node": {
                 "id": parts.store.node,
                 "address": parts.address,
@@ -206,7 +220,7 @@ class Node:
             },
             "sockets": parts.state.count(),
             "messages": {"count": held - hidden, "digest": digest(parts.state.vector())},
-            "behind": parts.state.behind(),
+            "behind": behind,
             "conflicts": parts.state.conflicts(),
             "misbehaviour": parts.state.misbehaviour(),
         }
@@ -214,6 +228,58 @@ class Node:
     def problem(self) -> str:
         """Return why messages cannot be stored now; nothing while they can."""
         return self._running().state.problem()
+
+    def unready(self) -> str:
+        """Return why this node should not be asked yet; nothing where it may be.
+
+        It may be once it has caught up, and until it lacks many again; a node alone may at once.
+        """
+        parts = self._running()
+        if problem := parts.state.problem():
+            return problem
+        behind = parts.state.behind()
+        age = time.time() - parts.started / 1000
+        if not parts.caught_up and age < _GATHERING and parts.state.seeks():
+            return "it has just started, and waits for what its peers hold"
+        parts.caught_up = parts.caught_up or not behind
+        if behind > (_NEARLY if parts.caught_up else 0):
+            return f"it is catching up: {behind} messages are missing here"
+        return ""
+
+    def holds(self, name: str) -> bool:
+        """Return whether the message with that identity, `origin:seq`, is on disk here."""
+        origin, _, seq = name.rpartition(":")
+        number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 17 else 0
+        return 0 < number <= self._running().state.held(origin)
+
+    def follow(self, after: int, pause: float) -> Iterator[list[tuple[int, Message]]]:
+        """Yield what comes to be shown after arrival `after`, with its numbers, as it comes.
+
+        An empty list says that nothing has come for `pause` seconds. Ends when the node stops.
+        """
+        parts = self._running()
+        return _follow(parts.state, parts.log, after, pause)
+
+    def metrics(self) -> tuple[Counts, dict[str, Times]]:
+        """Return what there is to measure, by the names of `GET /metrics`."""
+        parts = self._running()
+        held = {origin: count for origin, (count, _) in parts.state.vector().items()}
+        heard = parts.log.heard()
+        mine = [origin for origin in held if node_of(origin) == parts.store.node]
+        own = sum(held[origin] - heard.get(origin, 0) for origin in mine)
+        of_originals = sum(heard.values())
+        counts = parts.counters.counts() | parts.state.traffic()
+        counts["log_messages"] = {
+            ("own",): own,
+            ("ours",): sum(held.values()) - own - of_originals,
+            ("heard",): of_originals,
+        }
+        counts["misbehaviour_total"] = {
+            (kind,): count for kind, count in parts.state.misbehaviour().items()
+        }
+        counts["log_bytes"] = {(): parts.store.size()}
+        counts["threads"] = {(): threading.active_count()}
+        return counts, parts.counters.times()
 
     def sockets(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""
@@ -275,6 +341,18 @@ def _stored(state: State, ticket: Ticket) -> Iterator[Message]:
         yield ticket.message(index)
 
 
+def _follow(
+    state: State, log: Log, after: int, pause: float
+) -> Iterator[list[tuple[int, Message]]]:
+    while not state.stopped:
+        newest = log.last_arrival()
+        page = log.arrivals(after, _FOLLOWED)
+        # With no page, what was passed over up to the newest is not shown.
+        after = page[-1][0] if page else max(after, newest)
+        if page or not (state.wait_arrival(after, pause) or state.stopped):
+            yield page
+
+
 class _Parts:
     """What exists from a node's start to its stop."""
 
@@ -282,9 +360,11 @@ class _Parts:
         self, port: int, data_dir: str | os.PathLike[str] | None, settings: Settings
     ) -> None:
         self.credentials = Credentials(settings)
+        self.counters = Counters()
+        self.caught_up = False
         self.store = Store(data_dir)
         try:
-            self.server = PeerServer(port, settings, self.credentials)
+            self.server = PeerServer(port, settings, self.credentials, self.counters)
             self.log = Log(self.store)
         except OSError as error:
             self.store.close()
@@ -302,7 +382,9 @@ class _Parts:
         replica = Replica(self._new_origin(start), self.log.vector(), random.Random())
         overlay = Overlay(self.store.node, start, settings, self.server.port, random.Random())
         self.state = State(overlay, replica, self.log, clock, self._new_origin)
-        self.mesh = Mesh(self.state, self.store, self.log, settings, self.credentials, start)
+        self.mesh = Mesh(
+            self.state, self.store, self.log, settings, self.credentials, start, self.counters
+        )
         self.writer = Writer(self.state, self.log)
         self.address = str(
             settings.advertise

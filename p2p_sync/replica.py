@@ -146,6 +146,7 @@ class Replica:
         self.conflicts: list[Conflict] = []
         self.offences: Counter[str] = Counter()
         self.paused = False  # the log cannot be written
+        self.duplicates = 0  # messages that came and were here already
         self._rng = rng
         self._linger = linger
         self._vector = VersionVector(vector)
@@ -301,6 +302,7 @@ class Replica:
             if before != origin.staged_hash:
                 self._refuse(tree, link, position, now)
                 return None
+        self.duplicates += min(end, position) - run.after
         want = self._wants.get(name)
         self._settle(tree, link, end > position, want, now)
         if end <= position:

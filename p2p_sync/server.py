@@ -21,9 +21,11 @@ from urllib.parse import urlsplit
 
 from .address import is_loopback
 from .config import MAX_HANDSHAKE_BYTES, MAX_HANDSHAKES, SPARE_PEERS, Settings
+from .counters import Counters
 from .credentials import Credentials
 from .errors import LinkClosed, P2PSyncError
 from .link import Handler, Link
+from .repeats import Repeats
 from .stream import Stream, plain_endpoint
 from .tls import Secured, end, streamable
 
@@ -51,7 +53,13 @@ class PeerServer(websocket_server.WebsocketServer):
 
     handler: Handler
 
-    def __init__(self, port: int, settings: Settings, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        port: int,
+        settings: Settings,
+        credentials: Credentials,
+        counters: Counters | None = None,
+    ) -> None:
         """Bind `settings.host` and `port` (0: any free one); raises OSError if that fails."""
         family, *_, bound = socket.getaddrinfo(
             settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -61,6 +69,8 @@ class PeerServer(websocket_server.WebsocketServer):
         self.RequestHandlerClass = PeerConnection
         self.settings = settings
         self.credentials = credentials
+        self.counters = counters or Counters()
+        self.repeats = Repeats()
         self._lock = threading.Lock()  # guards the two tables
         self._handshakes: dict[socket.socket, None] = {}
         self._links: set[Link] = set()
@@ -173,7 +183,10 @@ class PeerConnection(websocket_server.WebSocketHandler):
             answer = self.make_handshake_response(key)
             self.stream.write(answer.encode("ascii"), self.server.settings.handshake_timeout)
         except Refused as refused:
-            logger.info("refused a connection from %s: %s", self.link, refused)
+            self.server.counters.add("refusals_total", refused.status.name.lower())
+            what = f"{self.link.remote[0]} {refused}"
+            if news := self.server.repeats.failed(what, str(refused), time.monotonic()):
+                logger.info("refused a connection from %s: %s", self.link, news)
             self._refuse(refused)
         except LinkClosed as error:
             logger.debug("a connection from %s ended in its handshake: %s", self.link, error)

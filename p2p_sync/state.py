@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from .addressbook import Known
 from .clock import HybridClock
 from .conduct import POINTS
+from .counters import Counts
 from .errors import LinkClosed, LogError
 from .link import Link, wake
 from .log import Log
@@ -42,6 +44,8 @@ _BREATH = 0.002
 
 # Lines a minute about one kind of misbehaviour of a host's peers that have no id.
 _LINES_OF_A_HOST = 30
+# Peers whose lag is told in the metrics, those that lack most.
+_MAX_LAGS = 100
 
 # Conflicts that are kept to be shown.
 _MAX_CONFLICTS = 1000
@@ -132,6 +136,7 @@ class State:
         self._kept = -1  # the revision of the address book that is written down
         self._keep_at = float("-inf")
         self._waking = float("inf")  # when `upkeep` comes back by itself
+        self._carried = (0, 0)  # bytes that links which have ended had sent and received
         self._stopped = False
 
     # -- the three -------------------------------------------------------------------------------
@@ -203,6 +208,41 @@ class State:
         with self._lock:
             return self._replica.behind(time.monotonic())
 
+    def held(self, origin: str) -> int:
+        """Return how many messages of an origin are on disk here."""
+        with self._lock:
+            return self._replica.held(origin)
+
+    def seeks(self) -> bool:
+        """Return whether addresses are known, and no node of ours has told yet what it holds."""
+        with self._lock:
+            told = any(s.replica and s.replica.introduced for s in self._sockets.values())
+            return not told and any(not k.oneself for k in self._overlay.book.known.values())
+
+    def traffic(self) -> Counts:
+        """Return what the links are and have carried, named as for `Counters`."""
+        with self._lock:
+            links = Counter[tuple[str, ...]](
+                (
+                    "out" if peer.known else "in",
+                    "closing" if peer.leaving else "open" if peer.introduced else "opening",
+                )
+                for peer in self._overlay.peers.values()
+            )
+            sent, received = _sum([self._carried, *(s.link.volume for s in self._sockets.values())])
+            known = [s.replica for s in self._sockets.values() if s.replica]
+            lags = {(link.peer[:8],): self._replica.lag(link) for link in known}
+            return {
+                "links": dict(links),
+                "link_bytes_total": {("out",): sent, ("in",): received},
+                "duplicates_received_total": {(): self._replica.duplicates},
+                "behind_messages": {(): self._replica.behind(time.monotonic())},
+                "conflicts": {(): len(self._conflicts)},
+                "peer_lag_messages": dict(
+                    sorted(lags.items(), key=lambda lag: -lag[1])[:_MAX_LAGS]
+                ),
+            }
+
     def conflicts(self) -> int:
         """Return how often two contents were seen under one identity, and not taken."""
         with self._lock:
@@ -268,6 +308,8 @@ class State:
         """Remove `link`, if it is still there; return the links to wake."""
         with self._lock:
             socket = self._sockets.pop(link.number, None)
+            if socket:
+                self._carried = _sum([self._carried, link.volume])
             if socket and socket.replica:
                 self._replica.close(socket.replica, time.monotonic())
             self._relinked.notify_all()
@@ -439,11 +481,19 @@ class State:
 
     # -- waiting --------------------------------------------------------------------------------
 
-    def wait_arrival(self, after: int) -> bool:
-        """Wait for an arrival with a number above `after`; False after `stop`."""
+    def wait_arrival(self, after: int, timeout: float | None = None) -> bool:
+        """Wait for an arrival with a number above `after`; False with none, and after `stop`."""
         with self._lock:
-            self._stored.wait_for(lambda: self._stopped or self.log.last_arrival() > after)
-            return not self._stopped
+            came = self._stored.wait_for(
+                lambda: self._stopped or self.log.last_arrival() > after, timeout
+            )
+            return came and not self._stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        with self._lock:
+            return self._stopped
 
     def due(self) -> Due | None:
         """Wait until there is something for `upkeep` to do; None after `stop`.
@@ -563,3 +613,8 @@ class State:
         woken = [s.link for s in self._sockets.values() if s.replica in self._replica.woken]
         self._replica.woken.clear()
         return woken
+
+
+def _sum(volumes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    sent, received = zip(*volumes, strict=True)
+    return sum(sent), sum(received)

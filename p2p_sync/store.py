@@ -238,6 +238,11 @@ class Store:
             else:
                 self._readers.put(database)
 
+    def size(self) -> int:
+        """Return how many bytes the log and what belongs to it take on the disk."""
+        files = self.directory.glob("node.db*") if self.directory else ()
+        return sum(file.stat().st_size for file in files)
+
     def addresses(self, epoch: float) -> list[Known]:
         """Return the addresses kept.
 

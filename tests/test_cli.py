@@ -42,6 +42,7 @@ DEFAULTS = {
     "--max-peers": "128",
     "--max-message-bytes": "65536",
     "--log-level": "info",
+    "--log-format": "text",
 }
 
 

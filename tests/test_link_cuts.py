@@ -33,6 +33,8 @@ class Keeper:
 
     def silent(self, link: Link) -> None: ...
 
+    def measured(self, link: Link) -> None: ...
+
     def closed(self, link: Link, reason: str) -> None:
         self.ends.append(reason)
 

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from p2p_sync.cli import run_node
+from p2p_sync.cli.run import run_node
 from tests.support import DEADLINE, ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import ssl
@@ -16,7 +17,15 @@ import pytest
 from p2p_sync import Node, StartError
 from tests import raw
 from tests.certificates import Authority
-from tests.support import NodeProcess, free_port_pair, holds, run_to_end, wait_sockets, wait_until
+from tests.support import (
+    DEADLINE,
+    NodeProcess,
+    free_port_pair,
+    holds,
+    run_to_end,
+    wait_sockets,
+    wait_until,
+)
 
 SECRET = "the secret of the tests"
 
@@ -223,21 +232,29 @@ def relay(authority: Authority, address: str) -> tuple[str, socket.socket]:
     client = ssl.create_default_context(cafile=str(authority.pem))
     listener = socket.create_server(("127.0.0.1", 0))
 
-    def pump(source: ssl.SSLSocket, target: ssl.SSLSocket) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(end, socket.SHUT_RDWR)
+    def pump(near: ssl.SSLSocket, far: ssl.SSLSocket) -> None:
+        """Pass on both ways; one thread alone may use a TLS connection."""
+        other = {near: far, far: near}
+        with near, far, contextlib.suppress(OSError, ValueError):
+            while True:
+                ready = [end for end in other if end.pending()]
+                for end in ready or select.select(list(other), [], [], DEADLINE)[0]:
+                    end.setblocking(False)
+                    try:
+                        data = end.recv(65536)
+                    except ssl.SSLWantReadError:
+                        continue
+                    if not data:
+                        return
+                    other[end].settimeout(DEADLINE)
+                    other[end].sendall(data)
 
     def serve() -> None:
         with contextlib.suppress(OSError):
             while True:
                 near = context.wrap_socket(listener.accept()[0], server_side=True)
                 far = client.wrap_socket(raw.tcp(address), server_hostname="localhost")
-                for ends in ((near, far), (far, near)):
-                    threading.Thread(target=pump, args=ends, daemon=True).start()
+                threading.Thread(target=pump, args=(near, far), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
     return f"wss://localhost:{listener.getsockname()[1]}", listener

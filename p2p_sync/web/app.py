@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, make_response, redirect, render_template, request
@@ -26,6 +27,8 @@ from ..log import Place
 from ..node import Node
 from ..protocol import Message
 from .bodies import Lines, text_of
+from .metrics import CONTENT_TYPE, Metrics
+from .problems import KIND, is_api, problem
 from .query import parameter
 from .slots import RETRY_AFTER, Busy, Slots
 
@@ -41,6 +44,9 @@ _MOST_LIMIT = 1000
 # Seconds that a request may wait for copies.
 _MOST_TIMEOUT = 60.0
 
+# A stream says that it is alive, and finds out whether its reader is, this often. Seconds.
+_STREAM_PAUSE = 15.0
+
 _ADD_EXAMPLE = "/add?address=ws://host:8001"
 
 
@@ -50,14 +56,12 @@ def create_app(node: Node) -> Flask:
     slots = Slots()
     _add_original(app, node, slots)
     _add_api(app, node, slots)
+    _add_streams(app, node, slots)
     _add_probes(app, node)
 
     @app.errorhandler(InputError)
     def refused(error: InputError) -> Response:
-        long = isinstance(error, MessageTooLong)
-        return _error(
-            node, HTTPStatus.REQUEST_ENTITY_TOO_LARGE if long else HTTPStatus.BAD_REQUEST, error
-        )
+        return _error(node, _status(error), error)
 
     @app.errorhandler(LogError)
     def not_stored(error: LogError) -> Response:
@@ -76,9 +80,16 @@ def create_app(node: Node) -> Flask:
 
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException) -> Response:
-        response = _error(node, HTTPStatus(error.code or 500), error.description)
-        if isinstance(error, MethodNotAllowed) and error.valid_methods:
-            response.headers["Allow"] = ", ".join(error.valid_methods)
+        sentence = error.description
+        allowed = sorted(error.valid_methods or ()) if isinstance(error, MethodNotAllowed) else []
+        if request.routing_exception is error:  # Werkzeug's words tell nobody what to do
+            sentence = f"there is nothing at {request.path[:80]!r}; "
+            sentence += "/api/v1/openapi.json lists what there is"
+            if allowed:
+                sentence = f"this address takes {', '.join(allowed)}, not {request.method[:20]}"
+        response = _error(node, HTTPStatus(error.code or 500), sentence)
+        if allowed:
+            response.headers["Allow"] = ", ".join(allowed)
         return response
 
     @app.errorhandler(Exception)
@@ -145,9 +156,49 @@ def _add_probes(app: Flask, node: Node) -> None:
 
     @app.get("/readyz")
     def readyz() -> Response:
-        problem = node.problem()
-        status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
-        return Response(f"{problem or 'ready'}\n", status, content_type="text/plain; charset=utf-8")
+        reason = node.unready()
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
+        return Response(f"{reason or 'ready'}\n", status, content_type="text/plain; charset=utf-8")
+
+
+# -- what machines read -----------------------------------------------------------------------
+
+
+def _add_streams(app: Flask, node: Node, slots: Slots) -> None:
+    metrics = Metrics(node)
+    description = Path(__file__).with_name("openapi.json").read_bytes()
+
+    @app.get("/metrics")
+    def get_metrics() -> Response:
+        return Response(metrics.text(), content_type=CONTENT_TYPE)
+
+    @app.get("/api/v1/openapi.json")
+    def openapi() -> Response:
+        return Response(description, content_type="application/json")
+
+    @app.get("/api/v1/messages/follow")
+    def follow() -> Response:
+        pages = node.follow(_arrival(), _STREAM_PAUSE)
+        slots.take()
+        response = Response(_stream(pages), content_type="application/x-ndjson")
+        response.call_on_close(slots.free)
+        response.headers["X-Accel-Buffering"] = "no"  # nginx would hold lines back
+        return response
+
+
+def _stream(pages: Iterator[list[tuple[int, Message]]]) -> Iterator[str]:
+    yield "\n"  # the head of the answer goes out with it
+    try:
+        for page in pages:
+            yield (
+                "".join(
+                    json.dumps({**_fields(message), "next": str(number)}, ensure_ascii=False) + "\n"
+                    for number, message in page
+                )
+                or "\n"
+            )
+    except LogError as error:  # who follows comes back, and is told
+        logger.warning("a reader that follows the messages is left: %s", error)
 
 
 # -- the API ------------------------------------------------------------------------------------
@@ -156,11 +207,11 @@ def _add_probes(app: Flask, node: Node) -> None:
 def _add_api(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/api/v1/status")
     def status() -> Response:
-        return _json(node.status())
+        return _polled(node.status())
 
     @app.get("/api/v1/peers")
     def peers() -> Response:
-        return _json({"peers": node.peers()})
+        return _polled({"peers": node.peers()})
 
     @app.post("/api/v1/peers")
     def post_peers() -> Response:
@@ -178,12 +229,12 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/api/v1/messages")
     def messages() -> Response:
         limit = _number("limit", _DEFAULT_LIMIT, 1, _MOST_LIMIT)
-        after = request.args.get("after", "")
-        order = request.args.get("order", "arrival")
+        after = _argument("after")
+        order = _argument("order", "arrival")
         if order == "time":
             place = _place(after) if after else (-1, "", 0)
             page = node.log.ordered(place, limit)
-            return _json(
+            return _polled(
                 {
                     "messages": [_fields(message) for message in page],
                     "next": _token(page[-1].order if page else place),
@@ -191,9 +242,9 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
             )
         if order != "arrival":
             raise InputError(f"order is arrival or time, not {order[:40]!r}")
-        arrival = _number("after", 0, 0, 2**63 - 1)
+        arrival = _arrival()
         arrived = node.log.arrivals(arrival, limit)
-        return _json(
+        return _polled(
             {
                 "messages": [_fields(message) for _, message in arrived],
                 "next": str(arrived[-1][0] if arrived else arrival),
@@ -203,9 +254,12 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
     @app.post("/api/v1/messages")
     def post_messages() -> Response:
         copies, timeout = _waiting()
+        skip = _argument("skip", "none")
+        if skip not in ("none", "held"):
+            raise InputError(f"skip is none or held, not {skip[:40]!r}")
         if request.mimetype == "application/x-ndjson":
             with slots.held():
-                return _commit_lines(node, copies, timeout)
+                return _commit_lines(node, copies, timeout, skip=skip == "held")
         text = text_of(request.get_data(), "data")
         with slots.held(copies > 0):
             message = node.commit(text, copies, timeout)
@@ -213,20 +267,25 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
         return _json({**_fields(message), "copies": message.copies}, reached)
 
 
-def _commit_lines(node: Node, copies: int, timeout: float) -> Response:
-    """Commit each line of the body; a bad one ends it, and those before it are stored."""
+def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Response:
+    """Commit each line of the body; a bad one ends it, and those before it are stored.
+
+    `skip`: pass over those with an id that the log holds.
+    """
     count = 0
     first: Message | None = None
     last: Message | None = None
-    lines = Lines(request.stream)
+    lines = Lines(request.stream, node.holds) if skip else Lines(request.stream)
     try:
         for last in node.commit_all(lines):
             first = first or last
             count += 1
     except InputError as error:
-        status = MessageTooLong if isinstance(error, MessageTooLong) else InputError
-        raise status(f"line {lines.line}: {error}; the {count} before it are stored") from None
+        sentence = f"line {lines.line}: {error}; the {count} before it are stored"
+        return _error(node, _status(error), sentence, line=lines.line, stored=count)
     answer: dict[str, Any] = {"count": count, "first": first and first.id, "last": last and last.id}
+    if skip:
+        answer["skipped"] = lines.skipped
     if last and copies:
         answer["copies"] = node.wait_copies(last, copies, timeout)
         if answer["copies"] < copies:
@@ -247,7 +306,7 @@ def _fields(message: Message) -> dict[str, Any]:
 def _waiting() -> tuple[int, float]:
     """Return how many copies the request waits for, and for how long at most."""
     copies = _number("copies", 0, 0, 1000)
-    text = request.args.get("timeout", "5")
+    text = _argument("timeout", "5")
     try:
         timeout = float(text)
     except ValueError:
@@ -259,13 +318,23 @@ def _waiting() -> tuple[int, float]:
     return copies, timeout
 
 
+def _argument(name: str, default: str = "") -> str:
+    found = request.args.getlist(name) or [default]
+    if len(found) > 1:
+        raise InputError(f"{name} stands twice; one request takes one")
+    return found[0]
+
+
 def _number(name: str, default: int, least: int, most: int) -> int:
-    text = request.args.get(name, "")
-    if not text:
-        return default
+    text = _argument(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 20) or not least <= int(text) <= most:
         raise InputError(f"{name} is a whole number from {least} to {most}, not {text[:40]!r}")
     return int(text)
+
+
+def _arrival() -> int:
+    """Return the number of the arrival that the request gives as `after`; empty is 0, too."""
+    return _number("after", 0, 0, 2**63 - 1) if _argument("after") else 0
 
 
 def _token(place: Place) -> str:
@@ -289,6 +358,19 @@ def _place(token: str) -> Place:
 def _json(value: Any, status: HTTPStatus = HTTPStatus.OK) -> Response:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Response(text, status, content_type="application/json")
+
+
+def _polled(value: Any) -> Response:
+    """Answer what is asked again and again: 304 to one who has it already."""
+    response = _json(value)
+    response.add_etag()
+    response.make_conditional(request.environ)
+    return response
+
+
+def _status(error: InputError) -> HTTPStatus:
+    long = isinstance(error, MessageTooLong)
+    return HTTPStatus.REQUEST_ENTITY_TOO_LARGE if long else HTTPStatus.BAD_REQUEST
 
 
 def _wants_page() -> bool:
@@ -318,15 +400,13 @@ def _index(
     return make_response(page, status)
 
 
-def _error(node: Node, status: HTTPStatus, problem: object) -> Response:
+def _error(node: Node, status: HTTPStatus, sentence: object, **more: int) -> Response:
     """Answer in kind: a problem document, the page with the sentence on top, or the sentence."""
-    if request.path.startswith("/api/"):
-        response = _json({"status": status, "title": status.phrase, "detail": str(problem)}, status)
-        response.content_type = "application/problem+json"
-        return response
+    if is_api(request.path):
+        return Response(problem(status, str(sentence), **more), status, content_type=KIND)
     if _wants_page():
-        return _index(node, status, problem)
-    return Response(f"{problem}\n", status, content_type="text/plain; charset=utf-8")
+        return _index(node, status, sentence)
+    return Response(f"{sentence}\n", status, content_type="text/plain; charset=utf-8")
 
 
 def _when(milliseconds: int) -> str:

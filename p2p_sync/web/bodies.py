@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from ..config import MAX_MESSAGE_BYTES
@@ -36,13 +36,16 @@ def text_of(body: bytes, name: str) -> str:
 class Lines:
     """The texts of an NDJSON body, one a line: a JSON string, or an object as for one message.
 
-    Empty lines are passed over. Iterating raises InputError at the first that is wrong; `line` is
-    the number of the last that was read, from 1.
+    Empty lines are passed over, and objects with an `id` of which `held` is true. Iterating raises
+    InputError at the first that is wrong; `line` is the number of the last that was read, from 1,
+    and `skipped` counts those that are held.
     """
 
-    def __init__(self, body: Readable) -> None:
+    def __init__(self, body: Readable, held: Callable[[str], bool] = lambda _: False) -> None:
         self._body = body
+        self._held = held
         self.line = 0
+        self.skipped = 0
 
     def __iter__(self) -> Iterator[str]:
         rest = b""
@@ -62,7 +65,12 @@ class Lines:
             if text is not None:
                 yield text
             elif line.strip():
-                yield _text(_json(line))
+                value = _json(line)
+                text = _text(value)
+                if isinstance(value, dict) and self._held(str(value.get("id"))):
+                    self.skipped += 1
+                else:
+                    yield text
 
 
 def _plain_text(line: bytes) -> str | None:

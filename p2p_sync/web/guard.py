@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
 from ..address import is_loopback
+from .problems import KIND, is_api, problem
 
 # What WSGI tells of a request; the guard reads no more of it than the head.
 Head: TypeAlias = Mapping[str, Any]
@@ -213,9 +213,8 @@ def guarded(application: Application, guard: Guard) -> Application:
 def _body(answer: Answer, head: Head) -> tuple[str, bytes]:
     """Return the type and the text of an answer, in kind."""
     status, sentence, _ = answer
-    if head["PATH_INFO"].startswith("/api/"):
-        value = {"status": status, "title": status.phrase, "detail": sentence}
-        return "application/problem+json", json.dumps(value).encode()
+    if is_api(head["PATH_INFO"]):
+        return KIND, problem(status, sentence).encode()
     if status == HTTPStatus.OK or "text/html" in head.get("HTTP_ACCEPT", "").lower():
         page = _PAGE.format(
             refresh=_REFRESH if status == HTTPStatus.OK else "",

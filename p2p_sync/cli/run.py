@@ -1,11 +1,10 @@
-"""The command line: options, signals and exit codes. The one door to click."""
+"""The command that runs a node: options and signals."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,21 +13,21 @@ from urllib.parse import quote
 
 import click
 
-from .address import Address, is_loopback, parse_address
-from .config import MAX_MESSAGE_BYTES, Settings
-from .errors import InputError, StartError
-from .logline import OneLine
-from .node import Node
-from .version import __version__
-from .web.app import create_app
-from .web.guard import Guard, guarded
-from .web.serve import HttpServer
-from .web.token import kept_token, read_token
+from ..address import Address, is_loopback, parse_address
+from ..config import MAX_MESSAGE_BYTES, Settings
+from ..errors import InputError, StartError
+from ..logline import JsonLine, OneLine
+from ..node import Node
+from ..version import __version__
+from ..web.app import create_app
+from ..web.guard import Guard, guarded
+from ..web.serve import HttpServer
+from ..web.token import kept_token, read_token
 
 logger = logging.getLogger("p2p_sync")
 
 _DEFAULT = Settings()
-_EXAMPLE = "python run_node.py 8000"
+EXAMPLE = "python run_node.py 8000"
 
 
 @click.command(context_settings={"auto_envvar_prefix": "P2P_SYNC", "show_default": True})
@@ -116,6 +115,12 @@ _EXAMPLE = "python run_node.py 8000"
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
     help="What is logged, on standard error.",
 )
+@click.option(
+    "--log-format",
+    default="text",
+    type=click.Choice(["text", "json"], case_sensitive=False),
+    help="Lines for people, or JSON objects.",
+)
 @click.version_option(__version__)
 def run_node(
     port: str,
@@ -125,9 +130,13 @@ def run_node(
     data_dir: str | None,
     ephemeral: bool,
     log_level: str,
+    log_format: str,
     **options: Any,
 ) -> None:
     """Run a node: HTTP on PORT, peers on PORT+1.
+
+    In the place of PORT: status, peers, add, commit, log, export and import ask a running node;
+    `p2p-sync status --help` tells more.
 
     Every option is also an environment variable: P2P_SYNC_HOST for --host and so on; several
     peers or names are separated by spaces.
@@ -140,7 +149,8 @@ def run_node(
     names = [_name(name) for name in http_names]
     token = read_token(Path(http_token_file)) if http_token_file else ""
     handler = logging.StreamHandler()
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    text = OneLine("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonLine() if log_format == "json" else text)
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     # By the environment alone: the arguments of a process can be read by all on its machine.
@@ -170,31 +180,18 @@ def run_node(
         http.stop()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, or 2 with one line on stderr."""
-    try:
-        run_node.main(arguments, prog_name="p2p-sync", standalone_mode=False)
-    except click.MissingParameter:
-        print(f"p2p-sync: PORT is missing, a number from 1 to 65534: {_EXAMPLE}", file=sys.stderr)
-        return 2
-    except (click.ClickException, InputError, StartError) as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"p2p-sync: {' '.join(text.split())}", file=sys.stderr)
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        return 0
-    return 0
-
-
 def _port(text: str, peer_port: int | None) -> int:
     """Return PORT as a number; a usage error names it and the way out."""
     if not text.isascii() or not text.isdigit():
-        raise click.UsageError(f"PORT is a number from 1 to 65534, not {text!r}: {_EXAMPLE}")
+        raise click.UsageError(
+            f"PORT is a number from 1 to 65534, not {text!r}: {EXAMPLE}; "
+            "or a command such as status, see --help"
+        )
     port = int(text)
     if port == 65535 and not peer_port:
-        raise click.UsageError(f"PORT 65535 leaves no port above it for peers: {_EXAMPLE}")
+        raise click.UsageError(f"PORT 65535 leaves no port above it for peers: {EXAMPLE}")
     if not 1 <= port <= 65535:
-        raise click.UsageError(f"PORT is a number from 1 to 65534, not {port}: {_EXAMPLE}")
+        raise click.UsageError(f"PORT is a number from 1 to 65534, not {port}: {EXAMPLE}")
     if peer_port is not None and not 1 <= peer_port <= 65535:
         raise click.UsageError(f"--peer-port is a number from 1 to 65535, not {peer_port}")
     if peer_port == port:

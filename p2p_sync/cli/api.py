@@ -1,0 +1,123 @@
+"""The API of a running node as the command line uses it: HTTP by the standard library."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+from ..errors import P2PSyncError
+from ..logline import printable
+
+# Exit codes; the table is in README.md.
+NO = 1
+USAGE = 2
+UNREACHABLE = 3
+NOT_ALLOWED = 4
+REFUSED = 5
+FAILED = 6
+
+_URL = re.compile("[!-~]+")
+_NOT_ALLOWED = (401, 403, 421)
+
+# How long an answer, or the next line of a stream (one comes each 15 s), may take. Seconds.
+_PATIENCE = 60.0
+
+
+class Failure(P2PSyncError):
+    """A command could not be done; `code` is the exit code, `problem` what the node has told."""
+
+    def __init__(self, code: int, sentence: str, problem: dict[str, Any] | None = None) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.problem = problem or {}
+
+
+class Api:
+    """One node. What goes wrong is raised as Failure."""
+
+    def __init__(self, node: str, token: str = "") -> None:
+        """`node` is the URL of its page; `token` is sent along if there is one."""
+        url = node.strip() if "://" in node else f"http://{node.strip()}"
+        try:
+            parts = urlsplit(url)
+            fits = bool(parts.hostname and _URL.fullmatch(url)) and parts.port != 0
+        except ValueError:
+            fits = False
+        if not fits or parts.scheme not in ("http", "https"):
+            raise Failure(
+                USAGE, f"--node is the URL of a node's page: http://127.0.0.1:8000, not {node!r}"
+            )
+        self._url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._opener = build_opener(ProxyHandler({}))
+
+    def ask(self, path: str, body: Any = None, patience: float = _PATIENCE) -> Any:
+        """GET `path`, or POST `body` (lines of NDJSON as bytes, else a value), and return the
+        JSON that is answered."""
+        with self._open(path, body, patience) as response:
+            try:
+                return json.loads(response.read())
+            except (OSError, HTTPException) as error:
+                raise self._unreachable(error) from None
+            except ValueError:
+                raise Failure(
+                    UNREACHABLE, f"what answers at {self._url} is no node; is --node right?"
+                ) from None
+
+    def lines(self, path: str) -> Iterator[Any]:
+        """GET `path` and yield the JSON of each line, as it comes, until the node ends it."""
+        with self._open(path, None, _PATIENCE) as response:
+            try:
+                for line in response:
+                    if line.strip():
+                        yield json.loads(line)
+            except (OSError, HTTPException, ValueError) as error:
+                raise self._unreachable(error) from None
+
+    def _open(self, path: str, body: Any, patience: float) -> Any:
+        headers = dict(self._headers)
+        data = None
+        if body is not None:
+            lines = isinstance(body, bytes)
+            headers["Content-Type"] = "application/x-ndjson" if lines else "application/json"
+            data = body if lines else json.dumps(body).encode()
+        try:
+            return self._opener.open(Request(self._url + path, data, headers), timeout=patience)
+        except HTTPError as error:
+            raise _refusal(error) from None
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> Failure:
+        reason = getattr(error, "reason", error)
+        reason = getattr(reason, "strerror", None) or reason
+        return Failure(
+            UNREACHABLE, f"no node answers at {self._url} ({reason}); does it run, is --node right?"
+        )
+
+
+def _refusal(error: HTTPError) -> Failure:
+    """Return what an answer with an error status means."""
+    problem: Any = None
+    try:
+        text = error.read(64 * 1024).decode("utf-8", "replace")
+        problem = json.loads(text)
+    except (OSError, HTTPException):
+        text = ""
+    except ValueError:
+        pass
+    if not isinstance(problem, dict):
+        problem = {}
+    detail = printable(str(problem.get("detail") or text.strip()[:300] or error.reason))
+    if error.code in _NOT_ALLOWED:
+        way = "; --token-file names the file here" if error.code == 401 else ""
+        return Failure(NOT_ALLOWED, detail + way, problem)
+    if error.code < 500:
+        return Failure(REFUSED, f"the node refuses that: {detail}", problem)
+    return Failure(FAILED, f"the node cannot do that now: {detail}", problem)

@@ -1,0 +1,332 @@
+"""The commands that ask a running node, over its public API alone."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+
+from ..logline import printable
+from ..verdict import numbered
+from ..web.token import read_token
+from .api import NO, UNREACHABLE, USAGE, Api, Failure
+
+T = TypeVar("T")
+Command = Callable[..., int | None]
+
+_PAGE = 1000
+# Bytes of a file that are sent at a time, and the longest line.
+_CHUNK = 256 * 1024
+_MAX_LINE = 1024 * 1024
+_POLL = 0.1
+
+_HEAD = ["ADDRESS", "ID", "LINK", "STATE", "DELAY", "SENT", "RECEIVED", "BEHIND", "VERSION"]
+_COLOURS = {"in_sync": "green", "connected": "green", "alone": "red", "refused": "red"}
+
+
+@click.group()
+def commands() -> None:
+    """Ask a running node."""
+
+
+def _command(*parameters: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Make a command of a function that takes the node's API, and what `parameters` say."""
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def run(node: str, token_file: str | None, **given: Any) -> int | None:
+            token = read_token(Path(token_file)) if token_file else ""
+            try:
+                return function(Api(node, token), **given)
+            except (KeyError, TypeError, AttributeError):
+                raise Failure(
+                    UNREACHABLE, f"what {node} answers is not understood; is it of another version?"
+                ) from None
+
+        common = (
+            click.option(
+                "--node",
+                metavar="URL",
+                default="http://127.0.0.1:8000",
+                show_default=True,
+                envvar="P2P_SYNC_NODE",
+                help="The node's page.",
+            ),
+            click.option(
+                "--token-file", metavar="FILE", help="Holds the node's token, if it asks for it."
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Answer in JSON."),
+        )
+        for parameter in (*reversed(common), *reversed(parameters)):
+            parameter(run)
+        return commands.command(function.__name__.strip("_"))(run)
+
+    return decorate
+
+
+def _wait(meaning: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--wait",
+        metavar="S",
+        type=click.FloatRange(0),
+        default=2.0,
+        show_default=True,
+        help=meaning,
+    )
+
+
+@_command(_wait("Seconds for it to come in sync."))
+def status(api: Api, wait: float, as_json: bool) -> int:
+    """Tell in a line whether the node is in sync; the exit code is 0 only then."""
+
+    def in_sync(told: Any) -> bool:
+        state, peers = told["verdict"]["state"], told["verdict"]["peers"]
+        return bool(state == "in_sync" or (state == "alone" and not peers))
+
+    told = _until(lambda: api.ask("/api/v1/status"), in_sync, wait)
+    text, state = told["verdict"]["text"], told["verdict"]["state"]
+    _say(json.dumps(told) if as_json else _paint(printable(text), state))
+    return 0 if in_sync(told) else NO
+
+
+@_command()
+def peers(api: Api, as_json: bool) -> None:
+    """List the nodes and addresses that the node knows, and why one is not there."""
+    told = api.ask("/api/v1/peers")
+    if as_json:
+        _say(json.dumps(told))
+        return
+    rows = [_HEAD, *map(_row, told["peers"])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, peer in zip(rows, [None, *told["peers"]], strict=True):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        if peer:
+            cells[3] = _paint(cells[3], peer["state"])
+        _say("  ".join(cells).rstrip())
+        if peer and peer["state"] != "connected" and peer["last_error"]:
+            _say(f"  {_trouble(peer)}")
+
+
+def _row(peer: dict[str, Any]) -> list[str]:
+    rtt = peer["rtt_ms"]
+    cells = [
+        peer["address"] or "-",
+        (peer["id"] or "-")[:8],
+        peer["direction"] or "-",
+        peer["state"],
+        "-" if rtt is None else f"{rtt:.1f} ms",
+        f"{peer['sent']['messages']:,}",
+        f"{peer['received']['messages']:,}",
+        f"{peer['behind']:,}",
+        peer["version"] or "-",
+    ]
+    return [printable(cell) for cell in cells]
+
+
+def _trouble(peer: dict[str, Any]) -> str:
+    """Say why there is no link with `peer`, and when it is tried again."""
+    again = peer["next_try_s"]
+    tries = f"; tried {peer['attempts']} times" if peer["attempts"] > 1 else ""
+    later = "" if again is None else f"; the next try is in {again:.0f} s"
+    return f"{printable(peer['last_error'])}{tries}{later}"
+
+
+@_command(click.argument("address"), _wait("Seconds for the link to come about."))
+def add(api: Api, address: str, wait: float, as_json: bool) -> int:
+    """Have the node link with ADDRESS, and keep it; the exit code is 0 once they are linked."""
+    key = api.ask("/api/v1/peers", {"address": address})["key"]
+
+    def entry() -> Any:
+        return next((p for p in api.ask("/api/v1/peers")["peers"] if p["key"] == key), None)
+
+    def settled(peer: Any) -> bool:
+        return bool(peer and (peer["state"] == "connected" or peer["attempts"]))
+
+    peer = _until(entry, settled, wait)
+    linked = bool(peer) and peer["state"] == "connected"
+    if as_json:
+        _say(json.dumps(peer))
+    elif linked:
+        whom = (peer["id"] or "")[:8] or "an original node"
+        _say(f"Linked with {printable(peer['address'])} ({printable(whom)})")
+    elif peer and peer["last_error"]:
+        _say(f"Kept, not linked yet: {_trouble(peer)}")
+    else:
+        _say("Kept, not linked yet: it is being dialled, or leads to this very node")
+    return 0 if linked else NO
+
+
+@_command(
+    click.argument("text", required=False),
+    click.option("--copies", metavar="K", type=click.IntRange(0, 1000), default=0,
+                 help="Wait until K other nodes hold it."),
+    click.option("--timeout", metavar="S", type=click.FloatRange(0, 60), default=5.0,
+                 show_default=True, help="Seconds to wait for copies."),
+)  # fmt: skip
+def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: bool) -> int:
+    """Commit TEXT, or each line of the standard input that is not empty."""
+    path = f"/api/v1/messages?copies={copies}&timeout={timeout:g}"
+    reached = copies
+    if text is not None:
+        told = api.ask(path, {"data": text}, timeout + 30)
+        reached = told["copies"]
+        what = told["id"]
+    else:
+        told = {"count": 0, "copies": None}
+        for _, lines in _batches(sys.stdin.buffer):
+            body = "".join(json.dumps(_decoded(line)) + "\n" for line in lines if line.strip())
+            answer = api.ask(path, body.encode(), timeout + 30)
+            told["count"] += answer["count"]
+            if answer["count"]:
+                told["copies"] = answer.get("copies", 0)
+                reached = min(reached, told["copies"])
+        what = numbered(told["count"], "message")
+    held = f", held by {numbered(reached, 'other node')}" if copies else ""
+    _say(json.dumps(told) if as_json else f"Committed {what}{held}")
+    return NO if reached < copies else 0
+
+
+@_command(click.option("-f", "--follow", is_flag=True, help="Go on with what arrives."))
+def log(api: Api, follow: bool, as_json: bool) -> None:
+    """Print the messages: in the shared order, or with -f in order of arrival, going on."""
+    messages = api.lines("/api/v1/messages/follow?after=0") if follow else _messages(api)
+    for message in messages:
+        if as_json:
+            _say(json.dumps(message))
+            continue
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(message["time"] / 1000))
+        _say(f"{moment}  {message['origin'][:8]}  {printable(message['data'])}")
+    if follow:
+        raise Failure(UNREACHABLE, "the node has stopped")
+
+
+@_command(click.argument("file"))
+def export(api: Api, file: str, as_json: bool) -> None:
+    """Write all messages to FILE, as NDJSON in the shared order; - is the standard output."""
+    count = 0
+    with _files(file, "wb") as target:
+        for message in _progress(_messages(api), api.ask("/api/v1/status")["messages"]["count"]):
+            target.write(json.dumps(message, ensure_ascii=False).encode() + b"\n")
+            count += 1
+        target.flush()
+    _report({"exported": count}, as_json, beside=file == "-")
+
+
+@_command(click.argument("file"))
+def import_(api: Api, file: str, as_json: bool) -> None:
+    """Commit the text of each line of FILE (NDJSON; - is the standard input) as a new message.
+
+    Lines whose `id` the node holds already are skipped.
+    """
+    done = {"imported": 0, "skipped": 0}
+    with _files(file, "rb") as source:
+        size = os.fstat(source.fileno()).st_size
+        batches = _progress(_batches(source), size, lambda b: sum(map(len, b[1])) + len(b[1]))
+        for before, lines in batches:
+            try:
+                told = api.ask("/api/v1/messages?skip=held", b"\n".join(lines) + b"\n")
+            except Failure as error:
+                done["imported"] += error.problem.get("stored", 0)
+                reason = str(error)
+                if "line" in error.problem:
+                    reason = error.problem["detail"].partition(": ")[2].rpartition(";")[0]
+                    reason = f"line {before + error.problem['line']} of {file}: {reason}"
+                sentence = f"{reason}; {numbered(done['imported'], 'message')} before it committed"
+                raise Failure(error.code, sentence) from None
+            done["imported"] += told["count"]
+            done["skipped"] += told["skipped"]
+    _report(done, as_json)
+
+
+# -- shared ---------------------------------------------------------------------------------------
+
+
+def _messages(api: Api) -> Iterator[dict[str, Any]]:
+    """Yield all messages in the shared order."""
+    after = ""
+    while True:
+        page = api.ask(f"/api/v1/messages?order=time&limit={_PAGE}&after={quote(after)}")
+        yield from page["messages"]
+        after = page["next"]
+        if len(page["messages"]) < _PAGE:
+            return
+
+
+def _until(ask: Callable[[], T], good: Callable[[T], bool], wait: float) -> T:
+    """Ask until the answer is good, `wait` seconds at most; return the last one."""
+    deadline = time.monotonic() + wait
+    while not good(answer := ask()) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return answer
+
+
+def _batches(file: Any) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the lines of a file, as many as are there at a time, and how many were before."""
+    rest = b""
+    count = 0
+    while chunk := file.read1(_CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > _MAX_LINE:
+            raise Failure(USAGE, f"line {count + len(lines) + 1} is longer than any message can be")
+        if lines:
+            yield count, lines
+        count += len(lines)
+    if rest:
+        yield count, [rest]
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError:
+        raise Failure(USAGE, "a line of the standard input is not UTF-8") from None
+
+
+def _files(name: str, mode: str) -> Any:
+    """Open a file, or lend a standard stream; what goes wrong is told in a sentence."""
+    if name == "-":
+        return nullcontext((sys.stdin if mode == "rb" else sys.stdout).buffer)
+    try:
+        return Path(name).open(mode)
+    except OSError as error:
+        raise Failure(USAGE, f"{name} cannot be opened ({error.strerror})") from None
+
+
+def _progress(
+    items: Iterable[T], length: int, size: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
+    """Yield `items` with a bar on the terminal, if the errors go to one; `size` of each adds up."""
+    with ExitStack() as stack:
+        bar: Any = None
+        if sys.stderr.isatty() and length:
+            bar = stack.enter_context(click.progressbar(length=length, file=sys.stderr))
+        for item in items:
+            yield item
+            if bar:
+                bar.update(size(item))
+
+
+def _report(done: dict[str, int], as_json: bool, beside: bool = False) -> None:
+    """Tell what was done, `beside` the standard output where that is the file."""
+    text = ", ".join(f"{count:,} {what}" for what, count in done.items())
+    print(json.dumps(done) if as_json else text, file=sys.stderr if beside else sys.stdout)
+
+
+def _say(text: str) -> None:
+    """Print a line at once, for who reads it in a pipe, whatever its alphabet is."""
+    alphabet = sys.stdout.encoding or "utf-8"
+    print(text.encode(alphabet, "backslashreplace").decode(alphabet), flush=True)
+
+
+def _paint(text: str, state: str) -> str:
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR")
+    return text if plain else click.style(text, fg=_COLOURS.get(state, "yellow"))

@@ -1,0 +1,195 @@
+"""Answers in kind: problem documents, pages and sentences, ETags, and whether a node is ready."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+
+from tests.api import post_all
+from tests.support import (
+    Answer,
+    NodeProcess,
+    dial,
+    holds,
+    request,
+    run_nodes,
+    silent_listener,
+    wait_sockets,
+    wait_until,
+)
+
+PEER = "fedcba9876543210"
+
+
+@pytest.fixture(scope="module")
+def node() -> Any:
+    with NodeProcess("--ephemeral") as process:
+        yield process
+
+
+def problem(answer: Answer, status: int) -> dict[str, Any]:
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    told = json.loads(answer.body)
+    assert isinstance(told, dict)
+    assert (told["type"], told["status"]) == ("about:blank", status)
+    assert told["title"] == HTTPStatus(status).phrase and len(told["detail"]) > 10
+    return told
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1", "/api/v1/nothing", "/api/v2/status"])
+def test_a_wrong_path_of_the_api_is_a_problem(node: NodeProcess, path: str) -> None:
+    told = problem(node.get(path, Accept="text/html"), 404)
+    assert path in told["detail"] and "openapi.json" in told["detail"]
+
+
+def test_a_wrong_method_of_the_api_names_the_right_ones(node: NodeProcess) -> None:
+    answer = request(node.port, "/api/v1/peers", "PUT")
+    told = problem(answer, 405)
+    assert "GET" in told["detail"] and "POST" in told["detail"]
+    assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))
+
+
+def test_all_that_is_wrong_under_api_is_a_problem(node: NodeProcess) -> None:
+    json_type = {"Content-Type": "application/json"}
+    problem(request(node.port, "/api/v1/messages", "POST", json_type, b"{"), 400)
+    problem(request(node.port, "/api/v1/peers", "POST", json_type, b'{"address":"x"}'), 400)
+    problem(request(node.port, "/api/v1/peers/nobody", "DELETE"), 404)
+    problem(node.get("/api/v1/messages?limit=0"), 400)
+    problem(node.get("/api/v1/messages?limit=1&limit=2"), 400)
+    problem(node.get("/api/v1/messages?limit="), 400)
+    problem(node.get("/api/v1/status", Host="elsewhere.example"), 421)
+    problem(node.get("/api/v1/status", **{"Sec-Fetch-Site": "cross-site"}), 403)
+    big = b'{"data":"' + b"x" * 70_000 + b'"}'
+    problem(request(node.port, "/api/v1/messages", "POST", json_type, big), 413)
+    lines = {"Content-Type": "application/x-ndjson"}
+    told = problem(request(node.port, "/api/v1/messages", "POST", lines, b'"a"\n"b"\n7\n'), 400)
+    assert (told["line"], told["stored"]) == (3, 2)
+
+
+def test_a_wrong_path_elsewhere_is_a_page_or_a_line(node: NodeProcess) -> None:
+    answer = node.get("/nothing", Accept="text/html,*/*")
+    assert answer.status == 404 and answer.headers["content-type"].startswith("text/html")
+    assert "/nothing" in answer.text
+    for method, path, status in (("GET", "/nothing", 404), ("POST", "/commit?msg=x", 405)):
+        answer = request(node.port, path, method)
+        assert answer.status == status and answer.headers["content-type"].startswith("text/plain")
+        assert len(answer.text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["status", "peers", "messages", "messages?order=time&limit=1"])
+def test_who_has_the_answer_already_gets_304(node: NodeProcess, path: str) -> None:
+    node.commit("there is something")
+    first = node.get(f"/api/v1/{path}")
+    tag = first.headers["etag"]
+    again = node.get(f"/api/v1/{path}", **{"If-None-Match": tag})
+    assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+    assert node.get(f"/api/v1/{path}", **{"If-None-Match": '"other"'}).body == first.body
+
+
+def test_news_change_the_tag(node: NodeProcess) -> None:
+    before = {path: node.get(f"/api/v1/{path}").headers["etag"] for path in ("status", "messages")}
+    node.commit("news")
+    for path, tag in before.items():
+        assert node.get(f"/api/v1/{path}", **{"If-None-Match": tag}).status == 200
+
+
+# -- the verdict ------------------------------------------------------------------------------
+
+
+def verdict(node: NodeProcess) -> dict[str, Any]:
+    told = json.loads(node.get("/api/v1/status").body)["verdict"]
+    assert isinstance(told, dict)
+    return told
+
+
+def test_the_verdict_follows_what_happens() -> None:
+    with run_nodes(3) as nodes:
+        assert verdict(nodes[0])["text"] == "Alone: no peer yet"
+        for other in nodes[1:]:
+            nodes[0].add(other.address)
+        post_all(nodes[1].port, ["x"] * 100)
+
+        def told(text: str) -> None:
+            wait_until(lambda: verdict(nodes[0])["text"] == text, lambda: f"{verdict(nodes[0])}")
+
+        told("In sync with 2 of 2 peers")
+        nodes[1].process.kill()
+        told("In sync with 1 of 2 peers")
+        nodes[2].process.kill()
+        told("Alone: linked with 0 of 2 peers")
+        assert verdict(nodes[0])["state"] == "alone"
+
+
+# -- ready ------------------------------------------------------------------------------------
+
+
+def claim(node: NodeProcess, count: int) -> Any:
+    """A peer that says to hold `count` messages, and ships none."""
+    link = dial(node.address)
+    link.send(
+        json.dumps(
+            {"type": "SOCKETS", "addresses": [], "id": PEER, "start": 1, "protocol": 1, "link": 1}
+        )
+    )
+    have = {f"{PEER}-1": [count, "0" * 32]}
+    link.send(json.dumps({"type": "HAVE", "have": have, "last": True}))
+    wait_sockets(1, node)
+    wait_until(lambda: json.loads(node.get("/api/v1/status").body)["behind"] == count)
+    return link
+
+
+def test_a_node_that_catches_up_is_not_ready() -> None:
+    with NodeProcess("--ephemeral") as node:
+        link = claim(node, 10)
+        answer = node.get("/readyz")
+        assert (answer.status, "10 messages" in answer.text) == (503, True)
+        assert verdict(node)["text"] == "Catching up: 0 of 10"
+        link.shutdown()
+        wait_until(lambda: node.get("/readyz").status == 200, "it is alone again")
+
+
+def test_a_node_that_was_ready_stays_so_while_it_lacks_few() -> None:
+    with NodeProcess("--ephemeral") as node:
+        assert node.get("/readyz").text == "ready\n"
+        link = claim(node, 10)
+        assert node.get("/readyz").status == 200
+        link.shutdown()
+        wait_sockets(0, node)
+        link = claim(node, 5000)
+        assert node.get("/readyz").status == 503
+        link.shutdown()
+
+
+def test_a_node_waits_for_the_peers_it_knows_but_not_for_ever() -> None:
+    with silent_listener() as (address, _), NodeProcess("--ephemeral", "--peer", address) as node:
+        answer = node.get("/readyz")
+        assert (answer.status, "just started" in answer.text) == (503, True)
+        wait_until(lambda: node.get("/readyz").status == 200, "nobody answers")
+        holds(lambda: node.get("/readyz").status == 200, "it stays ready", 0.5)
+
+
+# -- lines that are held already --------------------------------------------------------------
+
+
+def test_lines_that_are_held_are_skipped() -> None:
+    with NodeProcess("--ephemeral") as node:
+        post_all(node.port, ["a", "b"])
+        held = json.loads(node.get("/api/v1/messages").body)["messages"]
+        new = [{"data": "c"}, {"data": "d", "id": held[0]["origin"] + ":3"}]
+        odd = [{"data": f"odd {n}", "id": value} for n, value in enumerate((7, "x", "", ":1", [1]))]
+        body = "".join(json.dumps(value) + "\n" for value in [*held, *new, *odd])
+
+        def sent(query: str) -> dict[str, Any]:
+            kind = {"Content-Type": "application/x-ndjson"}
+            answer = request(node.port, f"/api/v1/messages{query}", "POST", kind, body.encode())
+            assert answer.status == 201, answer.text
+            told = json.loads(answer.body)
+            assert isinstance(told, dict)
+            return told
+
+        told = sent("?skip=held")
+        assert (told["count"], told["skipped"]) == (7, 2)
+        assert sent("")["count"] == 9
