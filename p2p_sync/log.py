@@ -27,6 +27,12 @@ _OVERHEAD = 40
 
 # Messages that one statement inserts; the few sizes are all prepared once.
 _ROWS = 50
+# Text in a page that is read back from the newest; what one search reads. Characters, messages.
+_PAGE_SIZE = 1024 * 1024
+_SCAN_SIZE = 8 * 1024 * 1024
+_SCAN_MESSAGES = 20_000
+# Characters of an id, at least, that are searched for as one.
+_LEAST_ID = 8
 
 _MESSAGE = "origin, seq, time, data, heard"
 _SHOWN = "(leader IS NULL OR leader = arrival)"
@@ -211,6 +217,42 @@ class Log:
                 (*place, limit),
             ).fetchall()
         return [_message(row) for row in rows]
+
+    def search(
+        self, text: str, limit: int, before: Place | None = None
+    ) -> tuple[list[Message], Place | None]:
+        """Return shown messages `before` a place that hold `text`, the newest first, and the place
+        where to go on, None where the log has been read to its beginning.
+
+        Case does not matter; the beginning of an id finds its messages too. One call
+        reads a bounded part of the log and returns up to `limit` messages, of about 1 MiB: there
+        may be more even where it finds none.
+        """
+        place = before or (MAX_NUMBER, "~", 0)
+        wanted = text.casefold()
+        found: list[Message] = []
+        size = scanned = count = 0
+        with self._store.reading() as database:
+            rows = database.execute(
+                f"SELECT {_MESSAGE} FROM messages WHERE {_SHOWN} "
+                "AND (time, origin, seq) < (?, ?, ?) "
+                "ORDER BY time DESC, origin DESC, seq DESC",
+                place,
+            )
+            for row in rows:
+                full = len(found) == limit or size > _PAGE_SIZE
+                if full or count == _SCAN_MESSAGES or scanned > _SCAN_SIZE:
+                    rows.close()  # it read one too many, and so knows that there is more
+                    return found, place
+                message = _message(row)
+                place = message.order
+                count += 1
+                scanned += len(message.data)
+                named = len(wanted) >= _LEAST_ID and message.id.startswith(wanted)
+                if named or wanted in message.data.casefold():
+                    found.append(message)
+                    size += len(message.data)
+        return found, None
 
     def all(self) -> Iterator[Message]:
         """Yield all shown messages in the shared order, a page at a time."""

@@ -38,6 +38,7 @@ from .protocol import Frame, Heard, Ignored, Message, Sockets, decode, encode
 from .repeats import Repeats
 from .replica_link import Ship
 from .replica_link import Work as LinkWork
+from .reporter import Reporter
 from .state import Offence, State
 from .store import Store
 
@@ -76,6 +77,7 @@ class Mesh:
         credentials: Credentials,
         start: int,
         counters: Counters,
+        reporter: Reporter,
     ) -> None:
         """`start` is the number of this start of the node."""
         self._state = state
@@ -84,6 +86,7 @@ class Mesh:
         self._log = log
         self._store = store
         self._settings = settings
+        self._reporter = reporter
         self._credentials = credentials
         self._start = start
         self._dialer = Dialer(settings, credentials.tls)
@@ -119,6 +122,7 @@ class Mesh:
 
     def connect(self, address: Address) -> str:
         """Dial `address`, given by hand, and keep it; return its key at once."""
+        self._reporter.asked_for(str(address))
         with self._state.overlay() as overlay:
             overlay.book.add(str(address), time.monotonic())
         return key_of(str(address))
@@ -206,6 +210,8 @@ class Mesh:
             self._linked(link)
             if frame.node:
                 link.ping()  # the rules of the log count in round trips
+            else:
+                self._reporter.heard(link)
             wake(self._state.link_known(link))
             link.wake()
             return not again
@@ -214,6 +220,8 @@ class Mesh:
                 link.received += sum(len(run.messages) for run in frame.runs)
             woken, wrong, new = self._state.receive(link, frame)
             wake(woken)
+            self._reporter.heard(link)
+            self._reporter.told(frame)
             for offence in wrong:
                 self._misbehaved(link, offence)
             return new
@@ -253,6 +261,7 @@ class Mesh:
             work = overlay.not_ours(link.number, time.monotonic())
         self._do(work)
         self._linked(link)
+        self._reporter.heard(link)
         link.wake()
 
     def _linked(self, link: Link) -> None:
@@ -284,6 +293,7 @@ class Mesh:
                 overlay.failed(link.dialled, reason, time.monotonic(), refused)
             overlay.closed(link.number, reason, time.monotonic(), link.code)
         wake(self._state.link_closed(link))
+        self._reporter.closed(link, reason)
         if link.dialled and not link.linked:
             reason = self._repeats.failed(link.dialled, reason, time.monotonic())
         if reason and self._state.may_log("ended", link.remote[0], _MANY_LINES):
@@ -376,6 +386,7 @@ class Mesh:
             if news := self._repeats.failed(address, str(error), time.monotonic()):
                 name = f"{address} ({known.node[:8]})" if known and known.node else address
                 logger.warning("dialling %s failed: %s", name, news, extra={"address": address})
+            self._reporter.dial_failed(address, error)
             return
         self._counters.add("dials_total", "linked")
         Link(stream, self, self._settings, endpoint, address, number, binding).run()

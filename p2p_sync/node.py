@@ -20,12 +20,14 @@ from .config import MAX_MESSAGE_BYTES, Settings
 from .counters import Counters, Counts, Times
 from .credentials import Credentials
 from .errors import InputError, LogError, MessageError, MessageTooLong, StartError
+from .events import Event, Events
 from .hearings import node_of
 from .log import Log
 from .mesh import Mesh
 from .overlay import Overlay
 from .protocol import PROTOCOL_VERSION, Message, check_text
 from .replica import Replica
+from .reporter import Reporter
 from .server import PeerServer
 from .state import State, Ticket
 from .store import Store
@@ -210,7 +212,7 @@ class Node:
         held, hidden = parts.log.count()
         behind = parts.state.behind()
         return {
-            "verdict": verdict(parts.state.peers(), held, behind)._asdict(),
+            "verdict": verdict(parts.state.peers(late=True), held, behind)._asdict(),
             "node": {
                 "id": parts.store.node,
                 "address": parts.address,
@@ -295,6 +297,19 @@ class Node:
         Returns False where there is none. A peer that knows this node may dial it again.
         """
         return self._running().mesh.forget(key)
+
+    def copies(self, messages: Iterable[Message]) -> list[int]:
+        """Return of each message how many linked nodes have told that it is on their disk."""
+        return self._running().state.copies((message.origin, message.seq) for message in messages)
+
+    def events(self, after: int = 0, timeout: float = 0.0) -> tuple[list[Event], int, int]:
+        """Return the events after the one with that id, the last id, and when the node started.
+
+        With none it waits for one, `timeout` seconds at most. The last 1,000 are kept; the ids
+        begin anew with each start (ms since the epoch), by which a restart shows.
+        """
+        parts = self._running()
+        return *parts.events.wait(after, timeout), parts.started
 
     def on_message(self, callback: Callable[[Message], object]) -> None:
         """Have `callback` called with each message that comes to be held from the start on.
@@ -382,10 +397,19 @@ class _Parts:
         replica = Replica(self._new_origin(start), self.log.vector(), random.Random())
         overlay = Overlay(self.store.node, start, settings, self.server.port, random.Random())
         self.state = State(overlay, replica, self.log, clock, self._new_origin)
+        self.events = Events()
+        reporter = Reporter(self.events, self.state, self.log)
         self.mesh = Mesh(
-            self.state, self.store, self.log, settings, self.credentials, start, self.counters
+            self.state,
+            self.store,
+            self.log,
+            settings,
+            self.credentials,
+            start,
+            self.counters,
+            reporter,
         )
-        self.writer = Writer(self.state, self.log)
+        self.writer = Writer(self.state, self.log, reporter)
         self.address = str(
             settings.advertise
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
@@ -405,6 +429,7 @@ class _Parts:
         self._delivery.start()
 
     def stop(self) -> None:
+        self.events.stop()
         self.state.stop()
         self.mesh.stop()
         self.server.stop()

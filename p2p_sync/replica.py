@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -73,6 +73,8 @@ GAP_REST = 60.0
 STALLED_AFTER = 60.0
 """Seconds after which a link that was asked for what it said to have, and has shipped nothing at
 all, counts as stalled."""
+LATE = 3.0
+"""Seconds after which a peer that does not hold a message is late, for people."""
 CLAIM_LIFE = 60.0
 """Seconds after which a claim that nothing was shipped for no longer counts as `behind`."""
 
@@ -152,6 +154,9 @@ class Replica:
         self._vector = VersionVector(vector)
         self._commits = Commits(origin)
         self._trees = {name: _Tree(held) for name, held in self._vector.origins.items()}
+        self._count = sum(n for n, _ in vector.values())
+        self._grew = -NEVER
+        self._growth = deque([(-NEVER, self._count)], maxlen=20)  # when so many were held
         self._links: dict[ReplicaLink, None] = {}
         self._wants: dict[str, _Want] = {}
         self._timers: list[tuple[float, str]] = []  # a heap: when to look at a want
@@ -381,6 +386,9 @@ class Replica:
             return
         if n > link.holds.get(name, 0):
             link.note(name, n)
+            if link.introduced:
+                held = self.held(name)  # what it knows of, where that is less
+                link.owe(name, now, held if held < n else 0)
         origin = self._vector.origins.get(name)
         if origin is not None:
             same_n = n == origin.n and running != origin.hash
@@ -621,6 +629,10 @@ class Replica:
 
     def stored(self, runs: Sequence[Run], now: float) -> None:
         """The runs are durable: they may be told and shipped."""
+        self._count += sum(len(run.messages) for run in runs)
+        self._grew = now
+        if now >= self._growth[-1][0] + LATE / 10:
+            self._growth.append((now, self._count))
         for run in runs:
             name, end = run.origin, run.end
             tree = self._trees[name]
@@ -698,6 +710,16 @@ class Replica:
             if now < want.since + CLAIM_LIFE
         )
         return wanted + max((link.lacking for link in self._links), default=0)
+
+    def late(self, link: ReplicaLink, now: float) -> int:
+        """Return how many messages the peer lacks, apart from the latest, which may be on their
+        way there, or the word of them on its way back."""
+        held = max((n for moment, n in self._growth if moment <= now - LATE), default=0)
+        if self._grew <= now - LATE:
+            held = self._count
+        holds = link.holds
+        origins = self._vector.origins.values()
+        return max(0, held - sum(min(o.n, holds.get(o.name, 0)) for o in origins))
 
     def lag(self, link: ReplicaLink) -> int:
         """Return how many of our messages the peer of `link` lacks, as far as it has told."""

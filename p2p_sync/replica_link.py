@@ -115,7 +115,8 @@ class ReplicaLink:
     _told: int = 0  # the peer has been told of the vector's changes up to this revision
     _opening: bool = True  # ... but not of all that was there before
     _acks: dict[str, int] = _table()  # origin -> position that a commit of the peer waits for
-    _owes: dict[str, None] = _table()  # origins of which the peer has shipped something
+    # Origins of which the peer has shipped or told, and what it was told that we hold of them.
+    _owes: dict[str, int] = _table()
     _owed_since: float = NEVER
     _told_at: float = -NEVER  # when the peer got the last HAVE
     _audit: int = 0  # the index of the next name to tell, news or not
@@ -202,9 +203,10 @@ class ReplicaLink:
             self._acks[name] = n
             self.attentive = True
 
-    def owe(self, name: str, now: float) -> None:
-        """The peer has shipped something of an origin: tell it in a while that we hold it."""
-        self._owes[name] = None
+    def owe(self, name: str, now: float, told: int = 0) -> None:
+        """The peer has shipped or told of an origin: tell it in a while that we hold as much, more
+        than the `told` that it knows of."""
+        self._owes.setdefault(name, told)
         if self._owed_since == NEVER:
             self._owed_since = now
             self.wake()
@@ -325,16 +327,18 @@ class ReplicaLink:
         return have
 
     def _owed(self, now: float, riding: bool) -> dict[str, tuple[int, str]]:
-        """What to tell of what the peer has shipped; what is not on disk yet comes later."""
+        """What to tell of what the peer has shipped or told of, and we hold by now."""
         have: dict[str, tuple[int, str]] = {}
         if now < self._owed_since + (HAVE_RIDE if riding else ACK_INTERVAL):
             return have
         for name in tuple(itertools.islice(self._owes, AUDIT_ENTRIES)):
+            told = self._owes.pop(name)
             origin = self._vector.origins.get(name)
-            if origin is not None and origin.n:
+            n = origin.n if origin else 0
+            if origin and n > told:
                 have[name] = origin.entry
-            if origin is None or origin.n == origin.staged:
-                del self._owes[name]
+            if n < self.holds.get(name, 0):
+                self._owes[name] = n  # until we hold as much
         self._owed_since = now if self._owes else NEVER
         return have
 

@@ -164,14 +164,22 @@ class State:
         with self._lock:
             return self._overlay.count()
 
-    def peers(self) -> list[dict[str, Any]]:
-        """Return what is known of each peer and address, as the API tells it."""
+    def peers(self, late: bool = False) -> list[dict[str, Any]]:
+        """Return what is known of each peer and address, as the API tells it.
+
+        `late`: the latest messages do not count for `behind`.
+        """
         with self._lock:
             sockets = list(self._sockets.items())
         traffic = {}
         for number, s in sockets:
             with self._lock:  # anew for each: with many origins it takes a while
-                lag = self._replica.lag(s.replica) if s.replica else 0
+                lag = 0
+                if s.replica:
+                    now = time.monotonic()
+                    lag = (
+                        self._replica.late(s.replica, now) if late else self._replica.lag(s.replica)
+                    )
             traffic[number] = Traffic(
                 s.link.rtt if s.link.measured else None,
                 (s.link.sent, s.link.volume[0]),
@@ -242,6 +250,12 @@ class State:
                     sorted(lags.items(), key=lambda lag: -lag[1])[:_MAX_LAGS]
                 ),
             }
+
+    def copies(self, identities: Iterable[tuple[str, int]]) -> list[int]:
+        """Return of each message how many linked nodes are known to hold it."""
+        wanted = list(identities)
+        with self._lock:
+            return [len(self._replica.copies(origin, seq)) for origin, seq in wanted]
 
     def conflicts(self) -> int:
         """Return how often two contents were seen under one identity, and not taken."""

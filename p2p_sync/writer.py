@@ -11,6 +11,7 @@ import threading
 from .errors import LogError
 from .link import wake
 from .log import Log
+from .reporter import Reporter
 from .state import State
 
 logger = logging.getLogger("p2p_sync")
@@ -24,9 +25,10 @@ _STOP_TIMEOUT = 2.0
 class Writer:
     """The thread `writer`."""
 
-    def __init__(self, state: State, log: Log) -> None:
+    def __init__(self, state: State, log: Log, reporter: Reporter) -> None:
         self._state = state
         self._log = log
+        self._reporter = reporter
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -51,6 +53,7 @@ class Writer:
                 self._fail(LogError(f"this node failed: {error}"))
             else:
                 wake(self._state.stored(runs))
+                self._reporter.stored()
 
     def _fail(self, error: LogError) -> None:
         """Drop all that waits, and try the disk until it takes something again."""

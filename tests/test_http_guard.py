@@ -454,10 +454,12 @@ def test_a_script_that_is_stored_in_a_message_is_shown_as_text() -> None:
     with NodeProcess("--ephemeral") as node:
         node.commit(script)
         answer = node.get("/", **PAGE)
-        assert script in html.unescape(answer.text) and "<img" not in answer.text
-        assert not re.search("<script|<img|onerror=[^&]*>", answer.text)
+        own = r'<script type="module" src="/static/[a-z]+\.js"></script>'
+        text = re.sub(own, "", answer.text)
+        assert script in html.unescape(text) and "<img" not in text
+        assert not re.search("<script|<img|onerror=[^&]*>", text)
         problem = node.get("/add?address=" + quote(script), **PAGE)
-        assert problem.status == 400 and "<script" not in problem.text
+        assert problem.status == 400 and "<script" not in re.sub(own, "", problem.text)
         assert node.get("/").headers["content-type"].startswith("text/plain")
 
 

@@ -31,3 +31,9 @@ def test_every_option_is_in_the_table_with_its_default() -> None:
             assert name in rows, f"{name} is not in the README"
             if isinstance(parameter.default, (str, int)) and not parameter.is_flag:
                 assert f"{parameter.default}" in rows[name], name
+
+
+def test_its_pictures_are_there_and_small() -> None:
+    names = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert names == ["docs/page.png"]
+    assert (ROOT / names[0]).stat().st_size < 150_000

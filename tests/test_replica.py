@@ -297,7 +297,7 @@ def test_Have_FeederDelivers_NoGraft() -> None:
     bench.receive(lazy, Have({O: entry(2)}))
     bench.arrive(feeder, run(O, 1, 2))
     bench.later(5.0)
-    assert bench.sent(lazy) == []
+    assert bench.sent(lazy) == [Have({O: entry(2)})], "so that it knows"
 
 
 def test_Have_FeederSilent_GraftAfterAWhile() -> None:
@@ -480,13 +480,15 @@ def test_Have_FirstChangeAfterAQuietSecond_AtOnceThenOncePerSecond() -> None:
     assert bench.sent(lazy) == [Have({O: entry(11)})]
 
 
-def test_Have_PeerKnownToHoldIt_LeftOut() -> None:
+def test_Have_PeerKnownToHoldIt_ToldOnceThatWeDo() -> None:
     bench, feeder, lazy = fed()
     bench.receive(lazy, Have({O: entry(2)}))
     bench.arrive(feeder, run(O, 1, 2))
-    bench.later(2.0)
     assert bench.sent(lazy) == []
-    assert bench.sent(feeder) == [Have({O: entry(2)})], "only that what it shipped is durable here"
+    bench.later(2.0)
+    assert bench.sent(lazy) == bench.sent(feeder) == [Have({O: entry(2)})]
+    bench.later(5.0)
+    assert bench.sent(lazy) == bench.sent(feeder) == []
 
 
 def test_Have_ShippedByThePeer_AcknowledgedOnceAfterASecond() -> None:
@@ -889,3 +891,25 @@ def test_SingleMessage_NotTheNext_LeavesNothing() -> None:
     bench = Bench()
     assert bench.replica.take_in(O, 2, Entry(1, "2")) is None
     assert not bench.replica._trees
+
+
+# -- Late peers ---------------------------------------------------------------------------------
+
+
+def test_Late_UnderSteadyCommits_OnlyWhatWasThereForAWhile() -> None:
+    bench = Bench()
+    link = bench.link()
+    for n in range(1, 101):
+        bench.commit()
+        bench.later(0.1)
+        if n > 10:  # it is a second behind, as one is who tells each second
+            bench.receive(link, Have({US: (n - 10, bench.replica._vector.origins[US].hash)}))
+        assert bench.replica.late(link, bench.now) == 0, n
+    assert bench.replica.lag(link) == 10
+    bench.later(5.0)
+    assert bench.replica.late(link, bench.now) == 10
+
+
+def test_Late_JoinsAndLacksAll_AtOnce() -> None:
+    bench = Bench(O=5)
+    assert bench.replica.late(bench.link(), bench.now) == 5

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,21 @@ logger = logging.getLogger("p2p_sync")
 # Messages on a page, the newest on top; scripts get all of them.
 PAGE_MESSAGES = 200
 
+# Peers on a page.
+PAGE_PEERS = 100
+
 # Messages in an answer of the API.
 _DEFAULT_LIMIT = 100
 _MOST_LIMIT = 1000
+
+# Messages in an answer that tells of each how many peers hold it.
+_MOST_COUNTED = 200
+
+# Characters of a text that is searched for.
+_LONGEST_SEARCH = 200
+
+# Seconds that a request may wait for events: below the silence after which a connection is closed.
+_LONGEST_POLL = 30
 
 # Seconds that a request may wait for copies.
 _MOST_TIMEOUT = 60.0
@@ -226,11 +239,25 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
             raise NotFound("there is no peer with that key; GET /api/v1/peers names them")
         return Response(status=HTTPStatus.NO_CONTENT)
 
+    @app.get("/api/v1/events")
+    def events() -> Response:
+        after = _number("after", 0, 0, MAX_NUMBER)
+        timeout = _number("timeout", 0, 0, _LONGEST_POLL)
+        with slots.held(timeout > 0):
+            found, last, started = node.events(after, timeout)
+        return _json({"events": [asdict(e) for e in found], "next": last, "started": started})
+
     @app.get("/api/v1/messages")
     def messages() -> Response:
-        limit = _number("limit", _DEFAULT_LIMIT, 1, _MOST_LIMIT)
+        counted = _number("copies", 0, 0, 1) > 0
+        limit = _number("limit", _DEFAULT_LIMIT, 1, _MOST_COUNTED if counted else _MOST_LIMIT)
         after = _argument("after")
         order = _argument("order", "arrival")
+        text = _argument("q")
+        if order == "newest":
+            return _back(node, text, limit, after, counted)
+        if counted or text:
+            raise InputError("copies and q go with order=newest, which reads back from the newest")
         if order == "time":
             place = _place(after) if after else (-1, "", 0)
             page = node.log.ordered(place, limit)
@@ -241,7 +268,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
                 }
             )
         if order != "arrival":
-            raise InputError(f"order is arrival or time, not {order[:40]!r}")
+            raise InputError(f"order is arrival, time or newest, not {order[:40]!r}")
         arrival = _arrival()
         arrived = node.log.arrivals(arrival, limit)
         return _polled(
@@ -265,6 +292,21 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
             message = node.commit(text, copies, timeout)
         reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
         return _json({**_fields(message), "copies": message.copies}, reached)
+
+
+def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Response:
+    """Answer with messages from the newest back, all or those that hold a text."""
+    if len(text) > _LONGEST_SEARCH:
+        raise InputError(f"q is a text of at most {_LONGEST_SEARCH} characters")
+    page, place = node.log.search(text, limit, _place(after) if after else None)
+    copies = node.copies(page) if counted else []
+    fields = [_fields(message) for message in page]
+    for entry, number in zip(fields, copies, strict=False):
+        entry["copies"] = number
+    last = _token(page[-1].order) if page else after
+    return _polled(
+        {"messages": fields, "next": _token(place) if place else last, "complete": place is None}
+    )
 
 
 def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Response:
@@ -391,6 +433,8 @@ def _index(
         sockets=told["sockets"],
         count=told["messages"]["count"],
         conflicts=told["conflicts"],
+        verdict=told["verdict"],
+        peers=node.peers()[:PAGE_PEERS],
         messages=messages,
         paged=before is not None,
         older=_token(messages[-1].order) if len(messages) == PAGE_MESSAGES else "",

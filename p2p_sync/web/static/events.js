@@ -1,0 +1,53 @@
+// The log of events, and the long poll that brings them.
+
+import { Pause, call, shown } from "./api.js";
+import { $, el, moment } from "./dom.js";
+
+const KEPT = 200;
+const WAIT = 25; // seconds that the node may hold a poll
+
+// Follow the node's events for ever; `happened` is called after each answer that brings some.
+// `contact` resolves while the node answers: who has lost it need not be asked here, too.
+export async function followEvents(contact, happened) {
+  const pause = new Pause();
+  let after = 0;
+  let started = 0;
+  for (;;) {
+    await shown();
+    await contact();
+    const control = new AbortController();
+    const hide = () => document.hidden && control.abort();
+    document.addEventListener("visibilitychange", hide);
+    try {
+      const answer = await call(`/api/v1/events?after=${after}&timeout=${WAIT}`, {
+        timeout: (WAIT + 10) * 1000,
+        signal: control.signal,
+      });
+      // A node that has restarted numbers its events anew.
+      const anew = started && answer.started !== started && after > 0;
+      started = answer.started;
+      after = anew ? 0 : answer.next;
+      if (anew) continue;
+      add(answer.events);
+      if (answer.events.length) happened();
+    } catch {
+      await pause.wait(document.hidden ? 0 : 2000);
+    } finally {
+      document.removeEventListener("visibilitychange", hide);
+    }
+  }
+}
+
+function add(events) {
+  const list = $("events");
+  for (const event of events.slice(-KEPT)) list.prepend(row(event));
+  while (list.children.length > KEPT) list.lastChild.remove();
+  $("no-events").hidden = list.children.length > 0;
+}
+
+function row(event) {
+  const { text, title } = moment(event.time);
+  const tag = el("span", { class: "tag", text: event.type.replace("_", " ") });
+  const what = el("span", { class: "what", dir: "auto", text: event.text });
+  return el("li", { "data-type": event.type }, el("time", { text, title }), tag, what);
+}

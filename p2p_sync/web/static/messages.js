@@ -1,0 +1,342 @@
+// The messages: a window on the log of any length. Only what is in the window is in the page.
+//
+// `items` is a piece of the log without gaps, the newest first. `refresh` asks the node for a span
+// of it and makes the piece agree; so new messages, late ones that belong in between, and the
+// number of copies all come by the same way, and a burst costs no more than a page.
+
+import { Pause, Problem, call } from "./api.js";
+import { $, arrange, count, el, moment, plural, set, setText } from "./dom.js";
+
+const PAGE = 50;
+const MOST = 300; // rows in the page
+const LONG = 1200; // characters and lines of a text that are shown at first
+const LINES = 12;
+const NEAR = 300; // pixels from the end of the list at which more is fetched
+
+let items = [];
+let atNewest = true; // the window reaches the newest message
+let complete = false; // and the oldest
+let query = "";
+let older = ""; // where to read on
+let last = readLast();
+let told = { digest: "", count: 0, seen: 0, peers: 0 }; // of the last refresh
+let edits = 0; // grows when the window is moved elsewhere: answers to older questions are dropped
+const rows = new Map(); // id -> row
+const scroll = () => $("scroll");
+
+const before = new URLSearchParams(location.search).get("before") ?? ""; // the page was asked for so
+
+export function startMessages() {
+  if (before) atNewest = false;
+  scroll().addEventListener("scroll", scrolled, { passive: true });
+  $("fresh").addEventListener("click", () => toNewest());
+  $("order").addEventListener("click", turn);
+  $("search").addEventListener("input", typed);
+  showOrder();
+}
+
+// To be awaited before the first `updateMessages`. A place that is none is the newest.
+export function loadMessages() {
+  return load(query ? "" : before).catch((error) => {
+    if (error.status !== 400) throw error;
+    atNewest = true;
+    return load("");
+  });
+}
+
+// Take news of the node: fetch what is new, and the copies of what is in sight.
+export async function updateMessages(status, peers, restarted) {
+  const ours = peers.filter((peer) => peer.state === "connected" && peer.id).length;
+  const partial = inSight().some((item) => (item.copies ?? 0) < ours);
+  const changed = status.messages.digest !== told.digest || ours !== told.peers || restarted;
+  if (!changed && !partial) return;
+  const { digest, count: total } = status.messages;
+  told = { ...told, digest, count: total, peers: ours };
+  if (following()) {
+    await refresh("", PAGE);
+    told.seen = total;
+  } else {
+    const [first] = inSight();
+    if (first) await refresh(token(first, 1), Math.min(200, inSight().length + 4));
+  }
+  showFresh();
+}
+
+// -- reading ------------------------------------------------------------------------------------
+async function fetchBack(after, limit) {
+  const mine = edits;
+  const search = query ? `&q=${encodeURIComponent(query)}` : "";
+  const target = `/api/v1/messages?order=newest&copies=1&limit=${limit}&after=${after}${search}`;
+  const answer = await call(target, { timeout: 20000 });
+  return mine === edits ? answer : null;
+}
+
+// Begin anew at a place, `""` being the newest.
+async function load(after) {
+  edits += 1;
+  const mine = edits;
+  const answer = await fetchBack(after, PAGE);
+  if (!answer) return;
+  ({ messages: items, next: older, complete } = answer);
+  render(true);
+  if (query) await searchOn(mine);
+}
+
+// Make the window agree with the log, from a place on down.
+async function refresh(after, limit) {
+  const answer = await fetchBack(after, limit);
+  if (!answer) return;
+  const from = after ? place(after) : null;
+  const to = answer.next && !answer.complete ? place(answer.next) : null;
+  const newer = from ? items.filter((item) => compare(item, from) >= 0) : [];
+  const beyond = to ? items.filter((item) => compare(item, to) < 0) : [];
+  // The span may end above all that we have: then there is a gap, and the rest goes.
+  const joins = !to || !items.length || items.some((item) => compare(item, to) >= 0);
+  const stay = joins ? beyond : [];
+  if (!stay.length) ({ next: older, complete } = answer);
+  items = [...newer, ...answer.messages, ...stay];
+  trim(true);
+  render();
+}
+
+let reading = null;
+
+// One reads at a time; returns whether the node answered. If not, the next scroll tries again.
+function alone(read) {
+  const fail = (error) => {
+    if (!(error instanceof Problem)) throw error;
+    return false;
+  };
+  reading ??= read().then(() => true, fail).finally(() => (reading = null));
+  return reading;
+}
+
+async function readOlder() {
+  const from = older;
+  const answer = complete ? null : await fetchBack(from, PAGE);
+  if (!answer || older !== from) return;
+  items = [...items, ...answer.messages];
+  ({ next: older, complete } = answer);
+  trim(false);
+  render();
+}
+
+async function readNewer() {
+  if (atNewest || !items.length) return;
+  if (query) return void toNewest();
+  const [first] = items;
+  const answer = await call(`/api/v1/messages?order=time&limit=${PAGE}&after=${token(first)}`);
+  if (first.id !== items[0]?.id || query) return;
+  items = [...answer.messages.reverse(), ...items];
+  atNewest = answer.messages.length < PAGE;
+  if (atNewest) told.seen = told.count;
+  trim(true);
+  render();
+  showFresh();
+}
+
+// Keep the window small, at the side that the reader is not at.
+function trim(oldest) {
+  if (items.length <= MOST) return;
+  if (oldest) {
+    items = items.slice(0, MOST);
+    older = token(items.at(-1));
+    complete = false;
+  } else {
+    items = items.slice(-MOST);
+    atNewest = false;
+  }
+}
+
+export async function toNewest() {
+  atNewest = true;
+  told.seen = told.count;
+  await load("").catch(() => {});
+  scroll().scrollTop = edge();
+  showFresh();
+}
+
+// -- places in the shared order -----------------------------------------------------------------
+const token = (item, plus = 0) => `${item.time}.${item.origin}.${item.seq + plus}`;
+
+function place(text) {
+  const [, time, origin, seq] = /^(\d+)\.(.*)\.(\d+)$/.exec(text);
+  return { time: Number(time), origin, seq: Number(seq) };
+}
+
+function compare(a, b) {
+  if (a.time !== b.time) return a.time - b.time;
+  if (a.origin !== b.origin) return a.origin < b.origin ? -1 : 1;
+  return a.seq - b.seq;
+}
+
+// -- the list -----------------------------------------------------------------------------------
+// Where the scroll bar is when the newest message is in sight.
+const edge = () => (last ? scroll().scrollHeight - scroll().clientHeight : 0);
+const following = () => atNewest && Math.abs(scroll().scrollTop - edge()) < 12;
+
+function inSight() {
+  const box = scroll().getBoundingClientRect();
+  return items.filter((item) => {
+    const at = rows.get(item.id)?.element.getBoundingClientRect();
+    return at && at.bottom > box.top && at.top < box.bottom;
+  });
+}
+
+function render(jump = false) {
+  const follow = jump ? atNewest : following();
+  // The first row in sight stays where it is, whatever comes before it.
+  const keep = follow ? null : inSight().map((item) => rows.get(item.id)).at(last ? -1 : 0);
+  const top = keep?.element.getBoundingClientRect().top;
+  const alive = new Set(items.map((item) => item.id));
+  for (const id of rows.keys()) if (!alive.has(id)) rows.delete(id);
+  for (const item of items) {
+    if (!rows.has(item.id)) rows.set(item.id, build(item));
+    showCopies(rows.get(item.id), item);
+  }
+  const elements = items.map((item) => rows.get(item.id).element);
+  arrange($("messages"), last ? elements.reverse() : elements);
+  $("none").hidden = items.length > 0;
+  setText($("none"), query ? noneFound() : "None yet. What you send on any node shows on every one.");
+  if (follow) scroll().scrollTop = edge();
+  else if (keep?.element.isConnected) scroll().scrollTop += keep.element.getBoundingClientRect().top - top;
+  note();
+}
+
+function build(item) {
+  const text = el("p", { dir: "auto" });
+  const { text: when, title } = moment(item.time);
+  const copies = el("span", { class: "copies" });
+  const from = el("code", { text: item.origin.slice(0, 8), title: `origin ${item.origin}, number ${item.seq}` });
+  const small = el("small", {}, el("time", { text: when, title }), " from ", from, copies);
+  const element = el("li", {}, text, small);
+  const short = shorten(item.data);
+  text.textContent = short;
+  if (short !== item.data) {
+    const label = `show all ${count(item.data.length)} characters`;
+    const all = el("button", { type: "button", class: "link", text: label, onclick: () => { text.textContent = item.data; all.remove(); } });
+    small.append(all);
+  }
+  return { element, copies };
+}
+
+function shorten(text) {
+  const lines = text.split("\n", LINES + 1);
+  const short = lines.length > LINES ? `${lines.slice(0, LINES).join("\n")}\n\u2026` : text;
+  return short.length > LONG ? `${[...short.slice(0, LONG)].slice(0, -1).join("")}\u2026` : short;
+}
+
+function showCopies({ copies }, item) {
+  if (item.copies === undefined) return;
+  const of = Math.max(told.peers, item.copies);
+  const all = of > 0 && item.copies >= of;
+  setText(copies, of ? `on ${item.copies} of ${of}` : "here alone");
+  set(copies, "data-all", all);
+  set(copies, "title", of ? `${item.copies} of ${plural(of, "connected peer")} have told that they hold it` : "no peer is connected");
+}
+
+// How many are new, over the list: nothing moves under the eyes of who reads.
+function showFresh() {
+  const news = told.count - told.seen;
+  const button = $("fresh");
+  button.hidden = query !== "" || (atNewest && following()) || (news <= 0 && atNewest);
+  setText(button, news > 0 ? plural(news, "new message") : "To the newest");
+}
+
+function scrolled() {
+  const fromNewest = Math.abs(scroll().scrollTop - edge());
+  const length = scroll().scrollHeight - scroll().clientHeight;
+  if (length - fromNewest < NEAR) alone(readOlder);
+  if (fromNewest < NEAR && !atNewest) alone(readNewer);
+  if (fromNewest < 12 && atNewest && told.seen !== told.count) toNewest();
+  else showFresh();
+}
+
+function note() {
+  const text = complete ? "That is the whole log." : "Scroll for older ones.";
+  if (!query) setText($("messages-note"), items.length ? text : "");
+}
+
+// -- newest first or last -----------------------------------------------------------------------
+// A browser that keeps nothing throws; then it is remembered for as long as the page is open.
+function readLast() {
+  try { return localStorage.getItem("p2p_sync.order") === "last"; } catch { return false; }
+}
+
+function turn() {
+  last = !last;
+  try { localStorage.setItem("p2p_sync.order", last ? "last" : "first"); } catch { /* see above */ }
+  showOrder();
+  render(true);
+}
+
+const showOrder = () => setText($("order"), last ? "Newest last" : "Newest first");
+
+// -- searching ----------------------------------------------------------------------------------
+const quiet = new Pause();
+
+async function typed() {
+  edits += 1;
+  const mine = edits;
+  quiet.wake();
+  await quiet.wait(250);
+  if (mine !== edits) return;
+  query = $("search").value.trim();
+  atNewest = true;
+  setText($("messages-note"), query ? "Searching\u2026" : "");
+  await load("").catch(() => setText($("messages-note"), "The search failed; type again to retry."));
+  showFresh();
+}
+
+// One answer covers a part of the log: ask on until there is a page full, or all is read.
+async function searchOn(mine) {
+  while (mine === edits && !complete && items.length < PAGE) {
+    setText($("messages-note"), `${plural(items.length, "message")} found; read back to ${moment(place(older).time).text}\u2026`);
+    if (!(await alone(readOlder))) return setText($("messages-note"), "The search was cut short; type again.");
+  }
+  if (mine !== edits) return;
+  const more = complete ? "found" : "found so far; scroll for more";
+  setText($("messages-note"), items.length ? `${plural(items.length, "message")} ${more}` : noneFound());
+  render();
+}
+
+const noneFound = () => (complete ? `No message holds \u201c${query}\u201d.` : "Searching\u2026");
+
+// -- sending ------------------------------------------------------------------------------------
+// Send what is written; `sent` is called when the node has it.
+export function startSending(sent) {
+  const answer = $("send-answer");
+  const say = (text, kind = "") => { setText(answer, text); set(answer, "data-kind", kind); };
+  $("send").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const data = $("msg").value;
+    const button = $("send").querySelector("button");
+    if (button.disabled) return;
+    button.disabled = true;
+    say("Sending\u2026");
+    try {
+      const message = await post(data);
+      $("msg").value = "";
+      const { copies } = message;
+      const where = told.peers ? `it is on ${copies} of ${plural(told.peers, "peer")}` : "no peer is connected yet, they get it when they are";
+      say(`Sent; ${where}.`, copies >= told.peers ? "good" : "");
+    } catch (error) {
+      say(error.status ? `Not sent: ${error.message}` : "The node does not answer; look whether it was sent before you send it again.", "bad");
+    } finally {
+      button.disabled = false;
+    }
+    sent();
+  });
+}
+
+async function post(data) {
+  const path = "/api/v1/messages";
+  try {
+    const wait = told.peers ? `?copies=${told.peers}&timeout=3` : "";
+    return await call(path + wait, { method: "POST", body: { data } });
+  } catch (error) {
+    // Too many wait for copies already, and nothing was stored: do not wait, then.
+    if (error.status !== 503 || !told.peers || !/wait or stream/.test(error.message)) throw error;
+    return call(path, { method: "POST", body: { data } });
+  }
+}

@@ -1,0 +1,107 @@
+// Keeps the page and the node together: asks, shows, notices that the node is gone and comes back.
+
+import { Pause, Problem, call, shown } from "./api.js";
+import { $, set, setText } from "./dom.js";
+import { followEvents } from "./events.js";
+import { showMesh } from "./mesh.js";
+import { loadMessages, startMessages, startSending, updateMessages } from "./messages.js";
+import { countDown, isAdding, showPeers, startPeers } from "./peers.js";
+import { forgetRates, showRates } from "./rates.js";
+import { noteLags, showLost, showVerdict } from "./verdict.js";
+
+const BEAT = 900; // between two questions, milliseconds
+const LONGEST = 10000; // between two tries to find the node again
+
+const pause = new Pause();
+let peers = [];
+let peersAt = 0; // when to ask for them again
+let run = null; // what tells one run of the node from the next: {started, version}
+let failures = 0;
+let lost = null; // while the node does not answer: {reason, at, since}
+let begun = false; // the messages are loaded
+let found = () => {}; // resolves those who wait for the node
+let contact = Promise.resolve();
+
+// Ask at once, about the peers too.
+function hurry() {
+  peersAt = 0;
+  pause.wake();
+}
+
+async function ask() {
+  const status = await call("/api/v1/status");
+  const restarted = run !== null && run.started !== status.node.started;
+  // Another version has another page, too.
+  if (run && run.version !== status.node.version) location.reload();
+  run = { started: status.node.started, version: status.node.version };
+  if (performance.now() >= peersAt || restarted || isAdding()) {
+    ({ peers } = await call("/api/v1/peers"));
+    // Many of them change little, and are much to send.
+    peersAt = performance.now() + Math.max(1800, 10 * peers.length);
+    if (restarted) forgetRates();
+    noteLags(peers);
+    showPeers(peers);
+    showMesh(peers, status.node.address);
+    showRates(peers);
+  }
+  setText($("address"), status.node.address);
+  showVerdict(status, peers, restarted);
+  if (!begun) await loadMessages();
+  begun = true;
+  await updateMessages(status, peers, restarted);
+}
+
+function regained() {
+  failures = 0;
+  if (!lost) return;
+  lost = null;
+  found();
+  set($("contact"), "data-state", "live");
+  setText($("contact"), "live");
+}
+
+function missed(error) {
+  failures += 1;
+  const wait = Math.min(LONGEST, 500 * 2 ** failures);
+  if (!lost) {
+    lost = { since: new Date().toLocaleTimeString() };
+    contact = new Promise((resolve) => (found = resolve));
+    set($("contact"), "data-state", "lost");
+    setText($("contact"), "no contact");
+  }
+  lost.reason = error.message;
+  lost.at = Date.now() + wait;
+  tellLost();
+  return wait;
+}
+
+const tellLost = () => showLost(lost.reason, Math.round((lost.at - Date.now()) / 1000), lost.since);
+
+async function live() {
+  for (;;) {
+    await shown();
+    let wait = BEAT;
+    try {
+      await ask();
+      regained();
+    } catch (error) {
+      // One answer may get lost on the way; a fault of this page must not stop it either.
+      if (!(error instanceof Problem)) console.error(error);
+      else if (failures === 0 && error.status === 503) failures = 1;
+      else wait = missed(error);
+    }
+    await pause.wait(wait);
+  }
+}
+
+startPeers(hurry);
+startMessages();
+startSending(hurry);
+setInterval(() => {
+  if (document.hidden) return;
+  countDown();
+  if (lost) tellLost();
+}, 1000);
+for (const name of ["online", "visibilitychange"]) addEventListener(name, hurry);
+live();
+followEvents(() => contact, hurry);

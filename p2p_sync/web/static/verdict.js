@@ -1,0 +1,86 @@
+// One line that says whether all is well, in words, with a sign and a colour.
+
+import { $, count, duration, plural, set, setText } from "./dom.js";
+
+// What lasts no longer is the ordinary course of things: a message on its way. Milliseconds.
+const SETTLE = 1500;
+// A peer need not tell at once that it has what it got from others, but tells within this time.
+const UNTOLD = 3000;
+const failing = (peer) => peer.state === "refused" || peer.attempts > 0 || peer.by_hand;
+
+let lags = new Map(); // a peer's key -> {since, movedAt, behind}
+
+// Note how far the peers say they are, each time they are asked; see `isBehind`.
+export function noteLags(peers) {
+  const now = performance.now();
+  const noted = new Map();
+  for (const { key, state, behind } of peers) {
+    if (state !== "connected" || !behind) continue;
+    const old = lags.get(key) ?? { since: now, movedAt: -Infinity, behind };
+    noted.set(key, { since: old.since, movedAt: behind < old.behind ? now : old.movedAt, behind });
+  }
+  lags = noted;
+}
+
+// Whether a peer lacks messages, and has not just not told yet: it takes many of them in, or has
+// had the time to tell.
+export function isBehind(peer) {
+  const lag = lags.get(peer.key);
+  const now = performance.now();
+  return lag !== undefined && (now - lag.since > UNTOLD || (lag.behind > 100 && now - lag.movedAt < 5000));
+}
+
+let settled = null; // the verdict that is shown
+let changedAt = 0; // since when another one would be
+let catching = null; // where catching up began: {at, held}
+
+// Show the verdict; `fresh`: nothing before it counts, as after a restart of the node.
+export function showVerdict(status, peers, fresh) {
+  const now = performance.now();
+  const found = status.verdict;
+  const slips = settled?.state === "in_sync" && ["behind", "catching_up"].includes(found.state);
+  if (!slips || fresh) changedAt = now;
+  if (!slips || fresh || now - changedAt >= SETTLE || status.behind > 500) settled = found;
+  const { state, text } = settled;
+  show(state, text, state === "catching_up" ? timeLeft(status, now) : why(state, peers));
+  setText($("sockets"), count(status.sockets));
+  setText($("sockets-word"), status.sockets === 1 ? "socket" : "sockets");
+  setText($("count"), count(status.messages.count));
+  setText($("count-word"), status.messages.count === 1 ? "message" : "messages");
+  document.title = `${state === "in_sync" ? "\u2713" : "\u2022"} ${text} \u2013 p2p_sync`;
+}
+
+export function showLost(reason, seconds, since) {
+  const again = seconds > 0 ? `trying again in ${seconds} s` : "trying now";
+  show("lost", "Lost contact with the node", `${reason}; ${again}. What you see is as of ${since}.`);
+  document.title = "\u2715 Lost contact \u2013 p2p_sync";
+}
+
+function show(state, text, note) {
+  set($("verdict"), "data-state", state);
+  set($("sign"), "href", `#i-${state}`);
+  // Read out when it changes, but not each step of catching up.
+  set($("verdict-text"), "aria-live", state === "catching_up" ? "off" : "polite");
+  setText($("verdict-text"), text);
+  setText($("verdict-note"), note);
+  if (state !== "catching_up") catching = null;
+}
+
+function timeLeft(status, now) {
+  const held = status.messages.count;
+  catching ??= { at: now, held };
+  $("progress").value = Math.floor((1000 * held) / Math.max(1, held + status.behind));
+  const rate = (held - catching.held) / Math.max(0.5, (now - catching.at) / 1000);
+  const left = rate > 0 ? `, about ${duration(Math.max(1, status.behind / rate))} left` : "";
+  return `${plural(status.behind, "message")} to go${left}`;
+}
+
+// The first thing that is not as it should be, for those who look no further.
+function why(state, peers) {
+  if (state === "alone" && !peers.length) return "Add the address of another node below.";
+  const missing = peers.filter((peer) => peer.state !== "connected" && failing(peer));
+  if (!missing.length) return state === "in_sync" ? "Every message goes to every peer." : "";
+  const [first] = missing;
+  const more = missing.length > 1 ? ` (and ${missing.length - 1} more)` : "";
+  return `Not there: ${first.address ?? "a peer"}${more}: ${first.last_error || first.state}`;
+}
