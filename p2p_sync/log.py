@@ -7,9 +7,10 @@ newest runs are kept in memory too, bounded, for most of what links ship has jus
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
@@ -164,18 +165,17 @@ class Log:
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[Run, int]:
         """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.
 
-        Fewer where they exceed `size` or are not all in one place, but at least one. Raises
-        LogError.
+        Fewer where they exceed `size`, but at least one. Raises LogError.
         """
         with self._lock:
-            cached = next(
-                (r for r in self._cache.get(origin, ()) if r.after <= after < r.end), None
-            )
-        if cached:
-            skip = after - cached.after
-            previous = cached.hashes[skip - 1] if skip else cached.previous
-            messages = cached.messages[skip : upto - cached.after]
-            return _cut(origin, after, previous, messages, size)
+            runs = self._cache.get(origin, deque())
+            found = bisect_right(runs, after, key=_end)
+            cached = list(islice(runs, found, found + upto - after))
+        if cached and cached[0].after <= after:
+            skip = after - cached[0].after
+            previous = cached[0].hashes[skip - 1] if skip else cached[0].previous
+            messages = chain.from_iterable(run.messages for run in cached)
+            return _cut(origin, after, previous, islice(messages, skip, skip + upto - after), size)
         with self._store.reading() as database:
             rows = database.execute(
                 "SELECT seq, time, data, heard, hash FROM messages "
@@ -280,6 +280,10 @@ def _insert(database: Database, run: Run, arrival: int) -> None:
 def _message(row: Sequence[object]) -> Message:
     name, seq, time, data, heard = row
     return Message(str(name), int(str(seq)), int(str(time)), str(data), bool(heard))
+
+
+def _end(run: Run) -> int:
+    return run.end
 
 
 def _cut(

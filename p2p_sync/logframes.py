@@ -62,8 +62,10 @@ def next_hash(previous: str, message: Entry) -> str:
 def chain(previous: str, messages: Iterable[Entry]) -> tuple[str, ...]:
     """Return the running hash after each of `messages`. Pure: no lock needed."""
     hashes = []
-    for message in messages:
-        previous = next_hash(previous, message)
+    sha256 = hashlib.sha256
+    for time, text, heard in messages:  # `next_hash`, without a call for each
+        data = f"{previous} {time} {int(heard)} {text}".encode("utf-8", "surrogatepass")
+        previous = sha256(data).hexdigest()[:32]
         hashes.append(previous)
     return tuple(hashes)
 

@@ -148,6 +148,18 @@ class Node:
 
         Raises as `commit` does; what was yielded before is stored.
         """
+        for ticket in self._commit(texts):
+            for index in range(len(ticket.messages)):
+                yield ticket.message(index)
+
+    def commit_many(self, texts: Iterable[str]) -> Iterator[tuple[Message, Message]]:
+        """Do as `commit_all`, and yield the first and the last of each batch on disk, which are of
+        one origin and have no gap between them."""
+        for ticket in self._commit(texts):
+            yield ticket.message(), ticket.message(-1 + len(ticket.messages))
+
+    def _commit(self, texts: Iterable[str]) -> Iterator[Ticket]:
+        """Commit `texts` in batches, and yield those on disk."""
         state = self._running().state
         waiting: deque[Ticket] = deque()
         problem: InputError | None = None
@@ -155,11 +167,13 @@ class Node:
             for batch in self._batches(texts):
                 waiting.append(state.commit(batch))
                 if len(waiting) > 2:
-                    yield from _stored(state, waiting.popleft())
+                    state.wait_stored(waiting[0])
+                    yield waiting.popleft()
         except InputError as error:
             problem = error
         for ticket in waiting:
-            yield from _stored(state, ticket)
+            state.wait_stored(ticket)
+            yield ticket
         if problem:
             raise problem
 
@@ -348,12 +362,6 @@ class Node:
         if parts is None:
             raise InputError("the node is not running; call start() or use it in a with statement")
         return parts
-
-
-def _stored(state: State, ticket: Ticket) -> Iterator[Message]:
-    state.wait_stored(ticket)
-    for index in range(len(ticket.messages)):
-        yield ticket.message(index)
 
 
 def _follow(

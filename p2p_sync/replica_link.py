@@ -28,8 +28,9 @@ HAVE_INTERVAL = 1.0
 """Seconds between HAVEs of news on a link; the first change after a quiet second goes at once."""
 HAVE_RIDE = 0.2
 """Seconds after which news ride along with a frame that is sent anyway."""
-HAVE_SOON = 0.05
-"""Seconds, in place of HAVE_INTERVAL, while a commit waits for copies."""
+HAVE_SOON = 0.0
+"""Seconds, in place of HAVE_INTERVAL, while a commit waits for copies: a transaction gathers
+enough."""
 ACK_INTERVAL = 1.0
 """Seconds after which the peer that shipped something is told that it is durable here."""
 AUDIT_INTERVAL = 30.0

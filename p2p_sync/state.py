@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .addressbook import Known
@@ -76,6 +76,7 @@ class Ticket:
     first: int
     messages: tuple[Entry, ...]
     failures: int
+    settled: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @property
     def last(self) -> int:
@@ -129,6 +130,7 @@ class State:
         self._replica = replica
         self._sockets: dict[int, _Socket] = {}
         self._pending: list[Run] = []
+        self._tickets: deque[Ticket] = deque()  # not stored yet, in their order
         self._pending_messages = 0
         self._failures = 0
         self._failure: LogError | None = None
@@ -404,7 +406,9 @@ class State:
             entries = tuple(Entry(self._clock.tick(wall), text, heard) for text in texts)
             run = self._replica.commit(entries, time.monotonic(), ack)
             self._put([run])
-            return Ticket(run.origin, run.after + 1, entries, self._failures)
+            ticket = Ticket(run.origin, run.after + 1, entries, self._failures)
+            self._tickets.append(ticket)
+            return ticket
 
     def add(self, message: Message) -> None:
         """Take a message of another node that came alone, if it is the next of its origin."""
@@ -419,13 +423,12 @@ class State:
 
     def wait_stored(self, ticket: Ticket) -> None:
         """Wait until the messages of `ticket` are on disk; raises LogError if they cannot be."""
+        ticket.settled.wait()
         with self._lock:
-            while self._replica.held(ticket.origin) < ticket.last:
+            if self._replica.held(ticket.origin) < ticket.last:
                 if self._failures > ticket.failures:
                     raise self._failure or LogError("the log could not be written; try again")
-                if self._stopped:
-                    raise LogError("this node is stopping")
-                self._stored.wait()
+                raise LogError("this node is stopping")
 
     def wait_copies(self, origin: str, seq: int, copies: int, timeout: float) -> int:
         """Wait until `copies` other nodes hold a message, `timeout` seconds at most.
@@ -460,6 +463,9 @@ class State:
         """Note that `runs` are on disk; return the links to wake."""
         with self._lock:
             self._replica.stored(runs, time.monotonic())
+            tickets = self._tickets
+            while tickets and self._replica.held(tickets[0].origin) >= tickets[0].last:
+                tickets.popleft().settled.set()
             self._stored.notify_all()
             woken = self._woken()
             if any(run.origin == self._replica.origin for run in runs):
@@ -478,6 +484,7 @@ class State:
             self._pending_messages = 0
             self._failures += 1
             self._failure = error
+            self._settle_all()
             self._stored.notify_all()
             self._pending_changed.notify_all()
 
@@ -548,10 +555,16 @@ class State:
         """Wake all who wait, and let no further link in."""
         with self._lock:
             self._stopped = True
+            self._settle_all()
             for condition in (self._pending_changed, self._stored, self._told, self._relinked):
                 condition.notify_all()
 
     # -- with the lock held ---------------------------------------------------------------------
+
+    def _settle_all(self) -> None:
+        """Wake all who wait for what will not be stored."""
+        while self._tickets:
+            self._tickets.popleft().settled.set()
 
     def _table(self) -> list[PeerEntry]:
         overlay = self._overlay

@@ -319,9 +319,9 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
     last: Message | None = None
     lines = Lines(request.stream, node.holds) if skip else Lines(request.stream)
     try:
-        for last in node.commit_all(lines):
-            first = first or last
-            count += 1
+        for begin, last in node.commit_many(lines):
+            first = first or begin
+            count += last.seq - begin.seq + 1
     except InputError as error:
         sentence = f"line {lines.line}: {error}; the {count} before it are stored"
         return _error(node, _status(error), sentence, line=lines.line, stored=count)
