@@ -126,6 +126,10 @@ class RawPeer:
         del self._rest[:count]
         return data
 
+    def buffered(self) -> bool:
+        """Has more been read from the socket than was asked for?"""
+        return bool(self._rest)
+
     def read(self) -> Frame:
         """The next frame; its reserved bits must be clear, and only a client's frame masked."""
         first, second = self.read_bytes(2)

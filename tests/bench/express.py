@@ -1,0 +1,114 @@
+"""Competitor (o): a stand-in for the original system, on Node.js with npm's express and ws."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.bench import client
+from tests.bench.client import Http
+from tests.bench.delay import until_frame
+from tests.bench.results import Missing, Sample, Scale, in_ms
+from tests.bench.spawn import running
+from tests.bench.throughput import CLIENTS, RATE
+from tests.bench.usage import Meter
+from tests.support import free_port_pair, wait_until
+
+_PROGRAM = Path(__file__).with_name("express_node.js")
+_PACKAGES = ("express", "ws")
+
+
+@cache
+def _modules() -> str:
+    """Where Node's packages are; P2P_SYNC_TEST_NODE_MODULES names a directory that keeps them."""
+    for tool in ("node", "npm"):
+        if not shutil.which(tool):
+            raise Missing(f"{tool} is not on this machine")
+    prefix = os.environ.get("P2P_SYNC_TEST_NODE_MODULES", "")
+    if not prefix:
+        kept = tempfile.TemporaryDirectory(prefix="p2p-bench-npm-")
+        atexit.register(kept.cleanup)
+        prefix = kept.name
+    found = Path(prefix) / "node_modules"
+    if not all((found / name).is_dir() for name in _PACKAGES):
+        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", prefix, *_PACKAGES]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+        except (subprocess.SubprocessError, OSError) as error:
+            raise Missing(f"npm cannot install express and ws: {error}") from None
+    return str(found)
+
+
+def _told(port: int) -> dict[str, int]:
+    try:
+        with Http(port) as http:
+            told: dict[str, int] = json.loads(http.ask(client.get_bytes(port, "/count"), 200))
+    except OSError:
+        return {"sockets": -1, "messages": 0}
+    return told
+
+
+@contextmanager
+def _mesh() -> Iterator[tuple[list[int], Meter]]:
+    """Three linked nodes: their HTTP ports, and a meter."""
+    environment = {"NODE_PATH": _modules()}
+    with ExitStack() as stack:
+        ports = [free_port_pair() for _ in range(3)]
+        processes = [
+            stack.enter_context(running(["node", str(_PROGRAM), str(port)], environment))
+            for port in ports
+        ]
+        wait_until(lambda: all(_told(port)["sockets"] == 0 for port in ports), "Node.js starts")
+        # Each pair is linked once: the later dials the earlier, and has no address told of itself.
+        for number, port in enumerate(ports):
+            for earlier in ports[:number]:
+                with Http(port) as http:
+                    address = quote(f"ws://127.0.0.1:{earlier + 1}", safe="")
+                    http.ask(client.get_bytes(port, f"/add?address={address}"), 302)
+                wait_until(lambda p=earlier: _told(p)["sockets"] > 0, "a link")
+        wait_until(lambda: all(_told(port)["sockets"] >= 2 for port in ports), "links")
+        pids = {f"express {number}": p.pid for number, p in enumerate(processes, 1)}
+        yield ports, Meter(pids)
+
+
+def _counter(port: int) -> Callable[[], int]:
+    return lambda: _told(port)["messages"]
+
+
+def _by_get(scale: Scale) -> tuple[Meter, client.Load]:
+    target = f"/commit?msg={client.text(0)}"
+    with _mesh() as (ports, meter), meter:
+        load = client.drive(ports[0], target, CLIENTS, scale.seconds)
+        committed = _told(ports[0])["messages"]
+        for port in ports:
+            client.wait_held(_counter(port), committed)
+        meter.stop()
+    return meter, load
+
+
+def throughput(scale: Scale) -> Sample:
+    """Scenario 1, by GET, for it knows no other way."""
+    meter, load = _by_get(scale)
+    return meter.sample({RATE: load.requests / meter.seconds})
+
+
+def by_get(scale: Scale) -> Sample:
+    """Scenario 5."""
+    meter, load = _by_get(scale)
+    return meter.sample({"requests/s": load.requests / meter.seconds, **load.figures})
+
+
+def to_original(scale: Scale) -> Sample:
+    """Scenario 3."""
+    with _mesh() as (ports, meter), meter:
+        delays = until_frame(ports[0], f"ws://127.0.0.1:{ports[0] + 1}", scale.delays)
+    return meter.sample(in_ms(delays))
