@@ -51,19 +51,14 @@ class Entry(NamedTuple):
     heard: bool = False
 
 
-def next_hash(previous: str, message: Entry) -> str:
-    """Return the running hash (32 hex digits) after `message`, where it was `previous` before."""
-    head = f"{previous} {message.time} {int(message.heard)} "
-    # A lone surrogate cannot come here (the codec and the commit refuse it), but must not raise.
-    data = (head + message.text).encode("utf-8", "surrogatepass")
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
 def chain(previous: str, messages: Iterable[Entry]) -> tuple[str, ...]:
-    """Return the running hash after each of `messages`. Pure: no lock needed."""
+    """Return the running hash (32 hex digits) after each of `messages`, where it was `previous`
+    before them. Pure: no lock needed."""
     hashes = []
     sha256 = hashlib.sha256
-    for time, text, heard in messages:  # `next_hash`, without a call for each
+    for time, text, heard in messages:
+        # A lone surrogate cannot come here (the codec and the commit refuse it), but must not
+        # raise.
         data = f"{previous} {time} {int(heard)} {text}".encode("utf-8", "surrogatepass")
         previous = sha256(data).hexdigest()[:32]
         hashes.append(previous)

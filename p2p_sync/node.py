@@ -241,10 +241,6 @@ class Node:
             "misbehaviour": parts.state.misbehaviour(),
         }
 
-    def problem(self) -> str:
-        """Return why messages cannot be stored now; nothing while they can."""
-        return self._running().state.problem()
-
     def unready(self) -> str:
         """Return why this node should not be asked yet; nothing where it may be.
 

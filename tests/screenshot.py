@@ -1,6 +1,6 @@
 """Makes the README's picture: the page of a node in a lively mesh of six.
 
-python -m tests.screenshot [FILE]          writes docs/page.png, in about a minute
+python -m tests.screenshot [FILE]          writes tests/page.png, in about a minute
 """
 
 from __future__ import annotations
@@ -142,4 +142,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "page.png")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests" / "page.png")

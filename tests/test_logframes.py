@@ -25,7 +25,6 @@ from p2p_sync.logframes import (
     Prune,
     Run,
     chain,
-    next_hash,
 )
 from p2p_sync.protocol import decode, encode
 
@@ -113,8 +112,8 @@ def test_equal_hashes_mean_equal_messages(one: list[Entry], other: list[Entry]) 
     ],
 )
 def test_every_part_of_a_message_is_in_its_hash(one: Entry, other: Entry) -> None:
-    assert next_hash(HASH, one) != next_hash(HASH, other)
-    assert next_hash(HASH, one) != next_hash(NO_HASH, one)
+    assert chain(HASH, [one]) != chain(HASH, [other])
+    assert chain(HASH, [one]) != chain(NO_HASH, [one])
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -35,5 +35,5 @@ def test_every_option_is_in_the_table_with_its_default() -> None:
 
 def test_its_pictures_are_there_and_small() -> None:
     names = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
-    assert names == ["docs/page.png"]
+    assert names == ["tests/page.png"]
     assert (ROOT / names[0]).stat().st_size < 150_000
