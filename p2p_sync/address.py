@@ -71,6 +71,15 @@ def _host(host: str, text: str) -> str:
     return name
 
 
+def is_ip(host: str) -> bool:
+    """Return whether `host` is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Return whether `host` is reached from this machine alone."""
     try:

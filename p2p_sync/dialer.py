@@ -8,7 +8,7 @@ import time
 
 from .address import Address
 from .config import Settings
-from .errors import DialError, LinkClosed
+from .errors import CertificateRefused, DialError, LinkClosed
 from .frames import shake_hands
 from .stream import Stream
 from .tls import Secured, Tls, end, streamable
@@ -65,7 +65,8 @@ class Dialer:
             except TimeoutError:
                 failure = DialError("it did not answer in time")
             except LinkClosed as error:
-                failure = DialError(str(error), refused="certificate" in str(error))
+                refused = isinstance(error, CertificateRefused)
+                failure = DialError(str(error), refused=refused)
             except OSError as error:
                 failure = DialError(f"no connection: {error.strerror or error}")
             except DialError as error:

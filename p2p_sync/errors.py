@@ -9,6 +9,7 @@ P2PSyncError
 |-- DialError                        a peer cannot be reached; the text is the reason
 |-- ProtocolError                    the peer broke a rule of the wire (its fault, never ours)
 |-- LinkClosed                       the link is closed; nothing more is read or written
+|   |-- CertificateRefused           the other end's certificate is not the right one
 """
 
 from __future__ import annotations
@@ -78,3 +79,7 @@ class LinkClosed(P2PSyncError):
     def __init__(self, reason: str, fault: str = "") -> None:
         super().__init__(reason)
         self.fault = fault
+
+
+class CertificateRefused(LinkClosed):
+    """The certificate that the other end has shown is not accepted."""

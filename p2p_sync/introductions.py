@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from .address import is_local, is_loopback, place
+from .address import is_local, place
 from .addressbook import AddressBook, Known
 from .config import MAX_ADDRESSES, MAX_LINKS_TOLD, Settings
 from .peer import Peer, Tell, count
@@ -144,7 +144,7 @@ class Introductions:
         """Return whether the address of `other`, if it has one, may be told to the peer `to`."""
         if other.address is None or other.leaving:
             return False
-        if is_local(other.address) and not is_loopback(to.remote[0]):
+        if is_local(other.address) and not to.over_loopback:
             return False
         known = self._book.known.get(other.address)
         return other.known is not None or known is None or known.failing is None

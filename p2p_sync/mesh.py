@@ -41,12 +41,12 @@ from .replica_link import Work as LinkWork
 from .reporter import Reporter
 from .state import Offence, State
 from .store import Store
+from .verdict import numbered
 
 logger = logging.getLogger("p2p_sync")
 
 # How long peers have to answer the CLOSE of a node that stops, and then its threads. Seconds.
 _STOP_TIMEOUT = 0.7
-
 
 # Bytes of text in one MESSAGES frame; six times as much, each byte escaped, stays below the limit
 # of a frame.
@@ -56,7 +56,6 @@ _ORIGINAL_BATCH = 20
 
 # Closing with these turns a peer down.
 _REFUSALS = {SAME_NODE: "same_node", TRY_AGAIN_LATER: "links_enough"}
-
 
 # More addresses than this in a SOCKETS frame that is not a peer's first are looked at askance.
 _MANY_ADDRESSES = 16
@@ -269,15 +268,15 @@ class Mesh:
         if link.linked or link.closing():
             return
         link.linked = True
+        in_vain = self._repeats.worked(link.dialled) if link.dialled else 0
         if not self._state.may_log("linked", link.remote[0], _MANY_LINES):
             return
-        in_vain = self._repeats.worked(link.dialled) if link.dialled else 0
         logger.info(
             "linked with %s, %s%s%s",
             link,
             "dialled" if link.dialled else "accepted",
             "" if link.node else ", an original node",
-            f", after {in_vain} dial{'' if in_vain == 1 else 's'} in vain" if in_vain else "",
+            f", after {numbered(in_vain, 'dial')} in vain" if in_vain else "",
         )
 
     def measured(self, link: Link) -> None:

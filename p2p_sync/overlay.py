@@ -17,9 +17,10 @@ out. The links are known here by a number. What the peers are told is in introdu
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .address import Address, is_loopback
+from .address import Address
 from .addressbook import AddressBook, Endpoint, Known
 from .codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
 from .conduct import Conduct
@@ -231,14 +232,7 @@ class Overlay:
             work += self.greet(link, now)
             if refusal:
                 return [*work, refusal]
-        self.book.learn(
-            frame.addresses,
-            frame.node or peer.remote[0],
-            now,
-            over_loopback=is_loopback(peer.remote[0]),
-            pause=0.0 if first else self._rng.random() * TOLD_JITTER,
-            in_use=self._in_use,
-        )
+        self._learn(peer, frame.addresses, now, 0.0 if first else self._rng.random() * TOLD_JITTER)
         if frame.node is not None:
             self._introductions.hear(frame, now)
         return work + self._introduced(peer, now) if first else work
@@ -333,16 +327,21 @@ class Overlay:
 
     def _remember(self, peer: Peer, address: str, now: float) -> None:
         """Keep where a node that dialled us says it can be dialled."""
-        self.book.learn(
-            [address],
-            str(peer.node),
-            now,
-            over_loopback=is_loopback(peer.remote[0]),
-            in_use=self._in_use,
-        )
+        self._learn(peer, [address], now)
         if address in self.book.known:
             self.book.known[address].node = peer.node
         self.book.moved(str(peer.node), address, self._in_use)
+
+    def _learn(self, peer: Peer, addresses: Iterable[str], now: float, pause: float = 0.0) -> None:
+        """Remember addresses that `peer` tells of."""
+        self.book.learn(
+            addresses,
+            peer.node or peer.remote[0],
+            now,
+            over_loopback=peer.over_loopback,
+            pause=pause,
+            in_use=self._in_use,
+        )
 
     def _close_double(self, peer: Peer) -> list[Work]:
         """Return the work that leaves one link with a node of ours, the same on both sides."""

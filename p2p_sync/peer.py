@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from .address import is_loopback
 from .addressbook import Endpoint, Known
 from .protocol import Sockets
 
@@ -66,6 +67,11 @@ class Peer:
     def dialled(self) -> str | None:
         """The address that we dialled."""
         return self.known.address if self.known else None
+
+    @property
+    def over_loopback(self) -> bool:
+        """Whether the link does not leave this machine."""
+        return is_loopback(self.remote[0])
 
     @property
     def ours(self) -> bool:

@@ -18,6 +18,7 @@ from .log import Log
 from .logframes import Have, LogFrame
 from .peertable import key_of
 from .state import State
+from .verdict import numbered
 
 # Lagging behind is ordinary while messages arrive; its end is an event after a peer's opening
 # words, or where it took as long as this, or brought as much. Seconds, messages.
@@ -119,7 +120,7 @@ class Reporter:
             spent, more = time.monotonic() - began, count - self._held
             tell = began and (self._opening or spent >= _LONG or more >= _MANY)
         if tell and more:
-            text = f"caught up: {more:,} message{'' if more == 1 else 's'} in {spent:.1f} s"
+            text = f"caught up: {numbered(more, 'message')} in {spent:.1f} s"
             self._events.add(CAUGHT_UP, text)
 
     def _fail(self, kind: str, address: str, reason: str, text: str) -> None:

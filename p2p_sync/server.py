@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from .address import is_loopback
+from .address import is_ip, is_loopback
 from .config import MAX_HANDSHAKE_BYTES, MAX_HANDSHAKES, SPARE_PEERS, Settings
 from .counters import Counters
 from .credentials import Credentials
@@ -149,12 +149,7 @@ class PeerServer(websocket_server.WebsocketServer):
         names = {"localhost", self.settings.host.lower()}
         if self.settings.advertise:
             names.add(self.settings.advertise.host)
-        if host.lower() in names:
-            return True
-        with contextlib.suppress(ValueError):
-            ipaddress.ip_address(host)
-            return True
-        return False
+        return host.lower() in names or is_ip(host)
 
 
 class PeerConnection(websocket_server.WebSocketHandler):

@@ -24,13 +24,13 @@ from .link import Link, wake
 from .log import Log
 from .logframes import Entry, LogFrame, Messages, Run
 from .overlay import Overlay
-from .peer import Tell
-from .peer import Work as LinkWork
+from .peer import Tell, Work
 from .peertable import Entry as PeerEntry
 from .peertable import Traffic, entries
 from .protocol import Message
 from .replica import Conflict, Replica
-from .replica_link import ReplicaLink, Ship, Work
+from .replica_link import ReplicaLink, Ship
+from .replica_link import Work as LinkWork
 
 # What may wait for the writer before those who bring more have to wait. Messages.
 _MAX_PENDING = 20_000
@@ -271,7 +271,7 @@ class State:
         with self._lock:
             return {**dict.fromkeys(POINTS, 0), **self._overlay.conduct.counts}
 
-    def misbehaved(self, link: Link, offence: Offence) -> tuple[str, list[LinkWork]]:
+    def misbehaved(self, link: Link, offence: Offence) -> tuple[str, list[Work]]:
         """Count an offence of the peer on `link`; return the line to be logged, if one is due,
         and the work that cuts a repeat offender off."""
         kind, sentence, times = offence
@@ -356,7 +356,7 @@ class State:
                 self._told.notify_all()
             return self._woken(), wrong, bool(runs)
 
-    def take(self, link: Link) -> Work | None:
+    def take(self, link: Link) -> LinkWork | None:
         """Return what the sender of `link` has to send to a node of ours; None to an original."""
         with self._lock:
             socket = self._sockets.get(link.number)
@@ -530,18 +530,15 @@ class State:
                 addresses, again = self._overlay.due(now)
                 dials = [(address, self._overlay.dial(address, now)) for address in addresses]
                 changed = self._overlay.book.revision != self._kept
-                keep = changed and now >= self._keep_at
+                keep_at = self._keep_at + (0.0 if changed else _KEEP_RARELY)
                 tells, later = self._overlay.news(now)
-                again = min(again, later)
-                keep = keep or now >= self._keep_at + _KEEP_RARELY
-                due = Due(tells, dials, self._woken(), links, keep)
+                due = Due(tells, dials, self._woken(), links, now >= keep_at)
                 if due.keep:
                     self._kept = self._overlay.book.revision
                     self._keep_at = now + _KEEP_SOON
                 if any(due):
                     return due
-                again = min(again, self._keep_at + (0.0 if changed else _KEEP_RARELY))
-                self._waking = min(again, self._replica.next_deadline())
+                self._waking = min(again, later, keep_at, self._replica.next_deadline())
                 left = max(_BREATH, self._waking - now)
                 self._relinked.wait(None if left == float("inf") else left)
             return None

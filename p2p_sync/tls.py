@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import LinkClosed, StartError
+from .errors import CertificateRefused, LinkClosed, StartError
 
 _OLDEST = ssl.TLSVersion.TLSv1_2
 
@@ -77,7 +77,7 @@ class Secured:
     def shake_hands(self, deadline: float) -> str:
         """Do TLS's handshake; return the binding for proofs, the digest of the certificate shown.
 
-        Raises LinkClosed, also where the certificate of the other end is not the right one.
+        Raises LinkClosed; CertificateRefused where that of the other end is not the right one.
         """
         connection = self._connection
         connection.setblocking(False)
@@ -93,7 +93,7 @@ class Secured:
                     raise LinkClosed("no TLS handshake in time") from None
             except ssl.SSLCertVerificationError as error:
                 why = f"its certificate is not accepted: {error.verify_message}"
-                raise LinkClosed(why) from None
+                raise CertificateRefused(why) from None
             except (OSError, ValueError) as error:
                 reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
                 raise LinkClosed(f"no TLS handshake: {reason or error}") from None

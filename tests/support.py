@@ -222,6 +222,11 @@ class NodeProcess:
         """The messages one by one (none of them may be empty or hold a comma)."""
         return [text for text in self.messages().split(",") if text]
 
+    def assert_unharmed(self) -> None:
+        """No link, no message and no traceback was left on a node that tests share."""
+        assert self.line() == "No. sockets 0 "
+        assert "Traceback" not in self.log(), self.log()
+
     def add(self, address: str) -> Answer:
         return self.get("/add?address=" + quote(address, safe=""))
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from tests.support import (
     free_port_pair,
     run_nodes,
     silent_listener,
-    wait_sockets,
     wait_until,
 )
 
@@ -56,14 +54,6 @@ def run(
         assert re.fullmatch(r"p2p-sync: [^\n]+\n", result.stderr), "one sentence"
         assert f"| {result.returncode} |" in README, "the code is documented"
     return result
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[list[NodeProcess]]:
-    with run_nodes(2) as nodes:
-        nodes[0].add(nodes[1].address)
-        wait_sockets(1, *nodes)
-        yield nodes
 
 
 def test_the_readme_names_each_command_with_its_options() -> None:

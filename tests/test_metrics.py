@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from p2p_sync.web.metrics import COUNTS, TIMES
 from tests.original import Original
-from tests.support import ROOT, NodeProcess, request, run_nodes, wait_sockets, wait_until
+from tests.support import ROOT, NodeProcess, request, wait_sockets, wait_until
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -27,14 +25,6 @@ def scraped(node: NodeProcess) -> Samples:
 
 def value(node: NodeProcess, name: str, **labels: str) -> float:
     return scraped(node).get((name, frozenset(labels.items())), 0)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[list[NodeProcess]]:
-    with run_nodes(2) as nodes:
-        nodes[0].add(nodes[1].address)
-        wait_sockets(1, *nodes)
-        yield nodes
 
 
 def test_every_metric_is_there_and_in_the_readme(pair: list[NodeProcess]) -> None:

@@ -8,7 +8,6 @@ does it bring the token, where one is needed; is its body of a size that is take
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
-from ..address import is_loopback
+from ..address import is_ip, is_loopback
 from .problems import KIND, is_api, problem
 
 # What WSGI tells of a request; the guard reads no more of it than the head.
@@ -84,7 +83,7 @@ class Guard:
         host = host_of(head.get("HTTP_HOST", ""))
         if host is None:
             return Answer(HTTPStatus.BAD_REQUEST, "a request has one Host, a name or IP address")
-        if host not in self.names and not (host == "localhost" or _is_ip(host)):
+        if host not in self.names and not (host == "localhost" or is_ip(host)):
             return Answer(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 f"this node is not known as {host}; if it should be, start it with "
@@ -142,7 +141,7 @@ class Guard:
 def host_of(field: str) -> str | None:
     """Return the host that a Host field names, in lower case, None where it names none."""
     match = _HOST.fullmatch(field)
-    if not match or (match[1] and not _is_ip(match[1])):
+    if not match or (match[1] and not is_ip(match[1])):
         return None
     return str(match[1] or match[2]).lower()
 
@@ -180,14 +179,6 @@ def _size(head: Head) -> Answer | None:
         return None
     sentence = f"the body of such a request has at most {limit} bytes; send many messages as NDJSON"
     return Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def guarded(application: Application, guard: Guard) -> Application:
