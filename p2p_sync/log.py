@@ -6,6 +6,7 @@ newest runs are kept in memory too, bounded, for most of what links ship has jus
 
 from __future__ import annotations
 
+import json
 import threading
 from bisect import bisect_right
 from collections import Counter, deque
@@ -15,7 +16,8 @@ from itertools import chain, islice
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
 from .hearings import WINDOW, Matcher, node_of
-from .logframes import NO_HASH, Entry, Run
+from .logframes import MAX_BATCH, Entry, Run, encode_messages
+from .logframes import chain as running
 from .protocol import Message
 from .store import Database, Store
 
@@ -25,9 +27,14 @@ _CACHE_MESSAGES = 20_000
 
 # What a frame's JSON adds to a message's text, about. Bytes.
 _OVERHEAD = 40
+# Messages from which on a run is shipped as it came, not cut and joined anew.
+_LARGE = MAX_BATCH // 2
 
-# Messages that one statement inserts; the few sizes are all prepared once.
-_ROWS = 50
+# How far the times of the messages in one row may lie apart: a page that begins within a row finds
+# it among those that began so much earlier. Milliseconds.
+_SPAN = 100
+# Text in a row that is joined from several runs, at most. Characters.
+_ROW_SIZE = 64 * 1024
 # Text in a page that is read back from the newest; what one search reads. Characters, messages.
 _PAGE_SIZE = 1024 * 1024
 _SCAN_SIZE = 8 * 1024 * 1024
@@ -35,11 +42,14 @@ _SCAN_MESSAGES = 20_000
 # Characters of an id, at least, that are searched for as one.
 _LEAST_ID = 8
 
-_MESSAGE = "origin, seq, time, data, heard"
+_ROW = "origin, seq, time, heard, data"
 _SHOWN = "(leader IS NULL OR leader = arrival)"
 
 # A place in the shared order: time, origin, sequence number.
 Place = tuple[int, str, int]
+# A message, so that it sorts by its place: time, origin, sequence number, text, heard.
+_Item = tuple[int, str, int, str, bool]
+_END: Place = (MAX_NUMBER, "~", 0)
 
 
 class Log:
@@ -54,20 +64,19 @@ class Log:
         self._cache_messages = 0
         with store.reading() as database:
             self._vector = {
-                origin: (n, running.hex())
-                for origin, n, running in database.execute("SELECT origin, n, hash FROM origins")
+                origin: (n, digest.hex())
+                for origin, n, digest in database.execute("SELECT origin, n, hash FROM origins")
             }
             (self._arrival,) = database.execute(
-                "SELECT coalesce(max(arrival), 0) FROM messages"
+                "SELECT coalesce(max(arrival), 0) FROM runs"
             ).fetchone()
             # By this index only those that were heard are read, not the whole log.
             heard = database.execute(
-                "SELECT origin, count(*) FROM messages INDEXED BY by_text "
-                "WHERE heard GROUP BY origin"
+                "SELECT origin, count(*) FROM runs INDEXED BY by_text WHERE heard GROUP BY origin"
             )
             self._heard = Counter[str](dict(heard.fetchall()))
             (self._hidden,) = database.execute(
-                "SELECT count(*) FROM messages WHERE leader <> arrival"
+                "SELECT count(*) FROM runs WHERE leader <> arrival"
             ).fetchone()
         self._total = sum(n for n, _ in self._vector.values())
 
@@ -80,8 +89,8 @@ class Log:
     def newest_time(self, most: int) -> int:
         """Return the newest time in the log that is not above `most` (ms), 0 with none."""
         with self._store.reading() as database:
-            row = database.execute("SELECT max(time) FROM messages WHERE time <= ?", (most,))
-            return int(row.fetchone()[0] or 0)
+            newest = next(_backwards(database, (most + 1, "", 0), everything=True), (0,))
+            return newest[0]
 
     # -- the writer's thread --------------------------------------------------------------------
 
@@ -91,11 +100,14 @@ class Log:
         When this returns, they are on disk. Raises LogFull or LogError, and then nothing of them
         is stored.
         """
+        runs = _joined(runs)
         with self._store.writing() as database:
             arrival = self._arrival
             texts: dict[str, list[int]] = {}
             for run in runs:
-                _insert(database, run, arrival)
+                database.executemany(
+                    "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)", _rows(run, arrival)
+                )
                 database.execute(
                     "INSERT INTO origins VALUES (?, ?, ?) "
                     "ON CONFLICT (origin) DO UPDATE SET n = excluded.n, hash = excluded.hash",
@@ -133,7 +145,7 @@ class Log:
         if runs and runs[-1].end != run.after:
             runs.clear()
         runs.append(run)
-        size = sum(len(entry.text) for entry in run.messages)
+        size = len(run.text)
         self._cached.append((run.origin, size))
         self._cache_size += size
         self._cache_messages += len(run.messages)
@@ -172,51 +184,55 @@ class Log:
             found = bisect_right(runs, after, key=_end)
             cached = list(islice(runs, found, found + upto - after))
         if cached and cached[0].after <= after:
-            skip = after - cached[0].after
-            previous = cached[0].hashes[skip - 1] if skip else cached[0].previous
+            first = cached[0]
+            if first.after == after and (first.end == upto or upto > first.end >= after + _LARGE):
+                left = size - len(first.text.encode())
+                if left >= 0:
+                    return first, left  # its JSON is made already
+            skip = after - first.after
+            previous = first.hashes[skip - 1] if skip else first.previous
             messages = chain.from_iterable(run.messages for run in cached)
             return _cut(origin, after, previous, islice(messages, skip, skip + upto - after), size)
         with self._store.reading() as database:
             rows = database.execute(
-                "SELECT seq, time, data, heard, hash FROM messages "
-                "WHERE origin = ? AND seq BETWEEN ? AND ? ORDER BY seq",
-                (origin, max(after, 1), upto),
+                "SELECT seq, previous, time, heard, data FROM runs WHERE origin = ?1 AND seq <= ?3 "
+                "AND seq >= (SELECT max(seq) FROM runs WHERE origin = ?1 AND seq <= ?2 + 1) "
+                "ORDER BY seq",
+                (origin, after, upto),
             )
-            previous = next(rows)[4].hex() if after else NO_HASH
-            entries = (Entry(time, data, bool(heard)) for _, time, data, heard, _ in rows)
-            return _cut(origin, after, previous, entries, size)
+            seq, before, *row = next(rows)
+            entries = _entries(*row)
+            skip = after + 1 - seq
+            previous = running(before.hex(), entries[:skip])[-1] if skip else before.hex()
+            more = chain.from_iterable(_entries(*row) for _, _, *row in rows)
+            rest = islice(chain(entries, more), skip, skip + upto - after)
+            return _cut(origin, after, previous, rest, size)
 
     def arrivals(self, after: int, limit: int) -> list[tuple[int, Message]]:
         """Return up to `limit` shown messages that came after arrival `after`, with its number."""
+        found: list[tuple[int, Message]] = []
         with self._store.reading() as database:
             rows = database.execute(
-                f"SELECT arrival, {_MESSAGE} FROM messages WHERE arrival > ? AND {_SHOWN} "
+                f"SELECT arrival - count + 1, {_ROW} FROM runs WHERE arrival > ? AND {_SHOWN} "
                 "ORDER BY arrival LIMIT ?",
                 (after, limit),
-            ).fetchall()
-        return [(row[0], _message(row[1:])) for row in rows]
+            )
+            for arrival, *row in rows:
+                numbered = enumerate(_items(*row), arrival)
+                found += [(number, _message(item)) for number, item in numbered if number > after]
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
     def ordered(self, after: Place, limit: int) -> list[Message]:
         """Return up to `limit` shown messages behind `after` in the shared order."""
         with self._store.reading() as database:
-            rows = database.execute(
-                f"SELECT {_MESSAGE} FROM messages WHERE {_SHOWN} "
-                "AND (time, origin, seq) > (?, ?, ?) ORDER BY time, origin, seq LIMIT ?",
-                (*after, limit),
-            ).fetchall()
-        return [_message(row) for row in rows]
+            return [_message(item) for item in islice(_forwards(database, after), limit)]
 
     def newest(self, limit: int, before: Place | None = None) -> list[Message]:
         """Return up to `limit` shown messages, the newest first: the last, or those `before`."""
-        place = before or (MAX_NUMBER, "~", 0)
         with self._store.reading() as database:
-            rows = database.execute(
-                f"SELECT {_MESSAGE} FROM messages WHERE {_SHOWN} "
-                "AND (time, origin, seq) < (?, ?, ?) "
-                "ORDER BY time DESC, origin DESC, seq DESC LIMIT ?",
-                (*place, limit),
-            ).fetchall()
-        return [_message(row) for row in rows]
+            return [_message(item) for item in islice(_backwards(database, before or _END), limit)]
 
     def search(
         self, text: str, limit: int, before: Place | None = None
@@ -228,30 +244,23 @@ class Log:
         reads a bounded part of the log and returns up to `limit` messages, of about 1 MiB: there
         may be more even where it finds none.
         """
-        place = before or (MAX_NUMBER, "~", 0)
+        place = before or _END
         wanted = text.casefold()
         found: list[Message] = []
         size = scanned = count = 0
         with self._store.reading() as database:
-            rows = database.execute(
-                f"SELECT {_MESSAGE} FROM messages WHERE {_SHOWN} "
-                "AND (time, origin, seq) < (?, ?, ?) "
-                "ORDER BY time DESC, origin DESC, seq DESC",
-                place,
-            )
-            for row in rows:
+            for item in _backwards(database, place):
                 full = len(found) == limit or size > _PAGE_SIZE
                 if full or count == _SCAN_MESSAGES or scanned > _SCAN_SIZE:
-                    rows.close()  # it read one too many, and so knows that there is more
-                    return found, place
-                message = _message(row)
-                place = message.order
+                    return found, place  # it read one too many, and so knows that there is more
+                place = item[:3]
+                data = item[3]
                 count += 1
-                scanned += len(message.data)
-                named = len(wanted) >= _LEAST_ID and message.id.startswith(wanted)
-                if named or wanted in message.data.casefold():
-                    found.append(message)
-                    size += len(message.data)
+                scanned += len(data)
+                named = len(wanted) >= _LEAST_ID and f"{item[1]}:{item[2]}".startswith(wanted)
+                if named or wanted in data.casefold():
+                    found.append(_message(item))
+                    size += len(data)
         return found, None
 
     def all(self) -> Iterator[Message]:
@@ -262,24 +271,117 @@ class Log:
             place = page[-1].order
 
 
-def _insert(database: Database, run: Run, arrival: int) -> None:
-    """Insert the messages of `run`, numbered on from `arrival`, many with one statement: each step
-    of a statement gives up the interpreter's lock and has to get it back."""
-    fields = [
-        (arrival + n, run.origin, run.after + n, time, text, bytes.fromhex(running), heard)
-        for n, ((time, text, heard), running) in enumerate(
-            zip(run.messages, run.hashes, strict=True), 1
+def _joined(runs: Iterable[Run]) -> list[Run]:
+    """Return `runs` with small ones of an origin that go on from each other made one: many commits,
+    few rows."""
+    groups: list[list[Run]] = []
+    room = 0
+    for run in runs:
+        size = sum(len(entry.text) for entry in run.messages)
+        room -= size
+        first = groups[-1][0] if groups else None
+        few = first is not None and run.end - first.after <= MAX_BATCH
+        if first and first.origin == run.origin and few and room >= 0:
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+            room = _ROW_SIZE - size
+    return [group[0] if len(group) == 1 else _join(group) for group in groups]
+
+
+def _join(runs: Sequence[Run]) -> Run:
+    first = runs[0]
+    messages = chain.from_iterable(run.messages for run in runs)
+    hashes = chain.from_iterable(run.hashes for run in runs)
+    return Run(first.origin, first.after, first.previous, tuple(messages), tuple(hashes))
+
+
+def _rows(run: Run, arrival: int) -> Iterator[tuple[object, ...]]:
+    """Yield the rows that keep `run`, its messages numbered on from `arrival`."""
+    for start, end in _pieces(run.messages):
+        piece = run.messages[start:end]
+        first = piece[0]
+        previous = run.hashes[start - 1] if start else run.previous
+        whole = len(piece) == len(run.messages)
+        data = first.text if first.heard else run.text if whole else encode_messages(piece)
+        yield (
+            arrival + end,
+            run.origin,
+            run.after + start + 1,
+            len(piece),
+            first.time,
+            piece[-1].time,
+            bytes.fromhex(previous),
+            first.heard,
+            data,
         )
-    ]
-    for start in range(0, len(fields), _ROWS):
-        rows = fields[start : start + _ROWS]
-        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, NULL)"] * len(rows))
-        database.execute(f"INSERT INTO messages VALUES {values}", [*chain.from_iterable(rows)])
 
 
-def _message(row: Sequence[object]) -> Message:
-    name, seq, time, data, heard = row
-    return Message(str(name), int(str(seq)), int(str(time)), str(data), bool(heard))
+def _pieces(messages: Sequence[Entry]) -> Iterator[tuple[int, int]]:
+    """Yield from where to where rows reach: each hearing alone, none that goes back in time."""
+    start, last, latest, alone = 0, 0, 0, True
+    for n, (time, _, heard) in enumerate(messages):
+        if heard or alone or not last <= time <= latest:
+            if n:
+                yield start, n
+            start, latest, alone = n, time + _SPAN, heard
+        last = time
+    yield start, len(messages)
+
+
+def _entries(time: int, heard: int, data: str) -> list[Entry]:
+    """Return the messages in a row."""
+    return [Entry(time, data, True)] if heard else [Entry(*pair) for pair in json.loads(data)]
+
+
+def _items(origin: str, seq: int, time: int, heard: int, data: str) -> list[_Item]:
+    """Return the messages in a row with their places."""
+    entries = enumerate(_entries(time, heard, data), seq)
+    return [(time, origin, number, text, heard) for number, (time, text, heard) in entries]
+
+
+def _forwards(database: Database, after: Place) -> Iterator[_Item]:
+    """Yield the shown messages behind a place in the shared order."""
+    rows = database.execute(
+        f"SELECT {_ROW} FROM runs INDEXED BY by_begin WHERE time >= ? AND {_SHOWN} "
+        "AND (until, origin, seq + count - 1) > (?, ?, ?) ORDER BY time, origin, seq",
+        (after[0] - _SPAN, *after),
+    )
+    waiting: list[_Item] = []  # the next one last
+    for origin, seq, time, heard, data in rows:
+        begin = (time, origin, seq)
+        while waiting and waiting[-1] < begin:
+            yield waiting.pop()
+        items = _items(origin, seq, time, heard, data)
+        waiting += items if begin > after else [item for item in items if item[:3] > after]
+        waiting.sort(reverse=True)
+    while waiting:
+        yield waiting.pop()
+
+
+def _backwards(database: Database, before: Place, everything: bool = False) -> Iterator[_Item]:
+    """Yield the shown messages before a place, or all, from there to the oldest."""
+    rows = database.execute(
+        f"SELECT until, seq + count - 1, {_ROW} FROM runs INDEXED BY by_end WHERE until <= ? "
+        f"AND (? OR {_SHOWN}) AND (time, origin, seq) < (?, ?, ?) "
+        "ORDER BY until DESC, origin DESC, seq DESC",
+        (before[0] + _SPAN, everything, *before),
+    )
+    waiting: list[_Item] = []  # the next one last
+    for until, last, origin, seq, time, heard, data in rows:
+        end = (until, origin, last)
+        while waiting and waiting[-1] > end:
+            yield waiting.pop()
+        items = _items(origin, seq, time, heard, data)
+        waiting += items if end < before else [item for item in items if item[:3] < before]
+        waiting.sort()
+    while waiting:
+        yield waiting.pop()
+
+
+def _message(item: _Item) -> Message:
+    time, origin, seq, data, heard = item
+    return Message(origin, seq, time, data, bool(heard))
 
 
 def _end(run: Run) -> int:
@@ -307,7 +409,7 @@ def _rematch(database: Database, text: str, first: int, last: int, arrival: int)
     who follows the arrivals gets it. Returns the last arrival, and how many more are hidden.
     """
     rows = database.execute(
-        "SELECT arrival, leader, time, origin FROM messages "
+        "SELECT arrival, leader, time, origin FROM runs "
         "WHERE heard AND data = ? AND time >= ? ORDER BY time, origin, seq",
         (text, first - WINDOW),
     )
@@ -331,11 +433,11 @@ def _rematch(database: Database, text: str, first: int, last: int, arrival: int)
                 shown.append(number)
     rows.close()
     database.executemany(
-        "UPDATE messages SET leader = ? WHERE arrival = ?",
+        "UPDATE runs SET leader = ? WHERE arrival = ?",
         [(leader, number) for number, leader in new_leaders.items()],
     )
     for number in shown:
         arrival += 1
-        database.execute("UPDATE messages SET leader = ? WHERE leader = ?", (arrival, number))
-        database.execute("UPDATE messages SET arrival = ? WHERE arrival = ?", (arrival, number))
+        database.execute("UPDATE runs SET leader = ? WHERE leader = ?", (arrival, number))
+        database.execute("UPDATE runs SET arrival = ? WHERE arrival = ?", (arrival, number))
     return arrival, hidden

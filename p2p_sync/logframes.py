@@ -11,15 +11,17 @@ Any of them may carry `have`, so that what is to be told rides along with what i
 `ack`: a commit of the sender waits for copies, so the receiver tells soon (not within the usual
 second) once it durably holds what the frame names.
 
-Each frame has a dictionary form for JSON: `to_dict`, and `from_dict`, which trusts nothing.
+`to_json` writes a frame; `from_dict`, which trusts nothing, reads one that is decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from .codes import MAX_NUMBER, PROTOCOL_ERROR
@@ -65,7 +67,17 @@ def chain(previous: str, messages: Iterable[Entry]) -> tuple[str, ...]:
     return tuple(hashes)
 
 
-@dataclass(frozen=True, slots=True)
+def encode(value: Any) -> str:
+    """Return the JSON text of `value`, as short as it can be."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def encode_messages(messages: Iterable[Entry]) -> str:
+    """Return the JSON text of messages: of each [time, text], with a 1 behind if it was heard."""
+    return encode([(time, text, 1) if heard else (time, text) for time, text, heard in messages])
+
+
+@dataclass(frozen=True)
 class Run:
     """Messages `after`+1 ... `end` of one origin; `previous` is the running hash before them.
 
@@ -84,6 +96,11 @@ class Run:
         """The sequence number of the last message."""
         return self.after + len(self.messages)
 
+    @cached_property
+    def text(self) -> str:
+        """The JSON text of `messages`, made once for the disk and for all links."""
+        return encode_messages(self.messages)
+
     def beyond(self, position: int) -> Run:
         """Return the part after `position`, which lies in after ... end-1."""
         if position == self.after:
@@ -92,15 +109,10 @@ class Run:
         hashes = self.hashes
         return Run(self.origin, position, hashes[cut - 1], self.messages[cut:], hashes[cut:])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the form for JSON."""
-        return {
-            "origin": self.origin,
-            "after": self.after,
-            "previous": self.previous,
-            "messages": [[m.time, m.text, 1] if m.heard else [m.time, m.text]
-                         for m in self.messages],
-        }  # fmt: skip
+    def to_json(self) -> str:
+        """Return the JSON text of the run."""
+        head = encode({"origin": self.origin, "after": self.after, "previous": self.previous})
+        return f'{head[:-1]},"messages":{self.text}}}'
 
     @staticmethod
     def from_dict(data: Any) -> Run:
@@ -161,24 +173,26 @@ LOG_FRAMES = (Have, Messages, Prune, Graft)
 LOG_TYPES = ("HAVE", "MESSAGES", "PRUNE", "GRAFT")
 
 
-def to_dict(frame: LogFrame) -> dict[str, Any]:
-    """Return the form of a frame for JSON, with its `type`."""
-    data: dict[str, Any]
-    if isinstance(frame, Messages):
-        data = {"type": "MESSAGES", "runs": [run.to_dict() for run in frame.runs]}
-    elif isinstance(frame, Prune):
-        data = {"type": "PRUNE", "origins": list(frame.origins)}
+def to_json(frame: LogFrame) -> str:
+    """Return the JSON text of a frame."""
+    data: dict[str, Any] = {"type": type(frame).__name__.upper()}
+    if isinstance(frame, Prune):
+        data["origins"] = frame.origins
         if frame.refused:
-            data["refused"] = list(frame.refused)
+            data["refused"] = frame.refused
     elif isinstance(frame, Graft):
-        data = {"type": "GRAFT", "after": dict(frame.after)}
-    else:
-        data = {"type": "HAVE", "last": frame.last}
+        data["after"] = frame.after
+    elif isinstance(frame, Have):
+        data["last"] = frame.last
     if frame.have or isinstance(frame, Have):
-        data["have"] = {origin: list(entry) for origin, entry in frame.have.items()}
+        data["have"] = frame.have
     if frame.ack:
         data["ack"] = True
-    return data
+    text = encode(data)
+    if isinstance(frame, Messages):
+        runs = ",".join(run.to_json() for run in frame.runs)
+        text = f'{text[:-1]},"runs":[{runs}]}}'
+    return text
 
 
 def from_dict(data: Mapping[str, Any]) -> LogFrame:

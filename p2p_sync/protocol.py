@@ -17,15 +17,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from .address import parse_address
 from .codes import MAX_NUMBER, POLICY_VIOLATION, PROTOCOL_ERROR
 from .config import MAX_ADDRESSES, MAX_LINKS_TOLD, MAX_MESSAGE_BYTES
 from .errors import AddressError, ProtocolError
-from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, Messages, Run, from_dict, to_dict
+from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, from_dict, to_json
+from .logframes import encode as encode_json
 
 PROTOCOL_VERSION = 1
 
@@ -119,25 +119,10 @@ Frame = Sockets | Proof | Message | Heard | Ignored | LogFrame
 
 def encode(frame: Sockets | Proof | Message | LogFrame) -> str:
     """Return the JSON text of `frame`."""
-    if isinstance(frame, Messages):
-        rest = _json(to_dict(replace(frame, runs=())))
-        return rest.replace('"runs":[]', f'"runs":[{",".join(map(_run_text, frame.runs))}]', 1)
-    return _json(_fields(frame))
+    return to_json(frame) if isinstance(frame, LOG_FRAMES) else encode_json(_fields(frame))
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-@lru_cache(8)
-def _run_text(run: Run) -> str:
-    """Return the JSON text of a run, made once for all links that are to ship it."""
-    return _json(run.to_dict())
-
-
-def _fields(frame: Sockets | Proof | Message | LogFrame) -> dict[str, Any]:
-    if isinstance(frame, LOG_FRAMES):
-        return to_dict(frame)
+def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
     if isinstance(frame, Proof):
         return {"type": "PROOF", "proof": frame.proof}
     if isinstance(frame, Message):

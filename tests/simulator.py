@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from p2p_sync.clock import MAX_AHEAD_MS, HybridClock
-from p2p_sync.logframes import NO_HASH, Entry, LogFrame, Messages, Run, from_dict, to_dict
+from p2p_sync.logframes import NO_HASH, Entry, LogFrame, Messages, Run, from_dict, to_json
 from p2p_sync.replica import Replica
 from p2p_sync.replica_link import NEVER, ReplicaLink, Ship
 
@@ -417,7 +418,7 @@ class End:
             sim.trace(self.node, "->", self.other.node, describe(frame))
             for name, (n, running) in frame.have.items():
                 assert self.node.hashes[name][n - 1] == running, "told, and not durable"
-            frame = from_dict(to_dict(frame))
+            frame = from_dict(json.loads(to_json(frame)))
         sim.at(arrival, self.other._arrive, frame)
 
     def _arrive(self, frame: LogFrame) -> None:

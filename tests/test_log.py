@@ -213,13 +213,13 @@ def test_old_messages_are_read_though_memory_keeps_the_newest_only(tmp_path: Pat
 # -- orders ---------------------------------------------------------------------------------------
 
 ORIGINS = st.sampled_from([A, B, C, f"{'a' * 16}-2", f"{'a' * 16}-10"])
-# Runs as they come in: of which origin, and the messages; few times, so that many are equal.
+# Few, so that many are equal; near enough to share a row, and not.
+TIMES = st.sampled_from([0, 1, 2, 3, 99, 100, 101, 150, 1000])
+# Runs as they come in: of which origin, and the messages.
 RUNS = st.lists(
     st.tuples(
         ORIGINS,
-        st.lists(
-            st.builds(Entry, st.integers(0, 5), TEXTS, st.just(False)), min_size=1, max_size=5
-        ),
+        st.lists(st.builds(Entry, TIMES, TEXTS, st.just(False)), min_size=1, max_size=5),
     ),
     max_size=12,
 )
@@ -548,6 +548,35 @@ def make_version_1(path: Path, version: int = 1, journal: str = "WAL") -> None:
         )
 
 
+# What version 3 had beside that of version 1.
+VERSION_3 = """
+    CREATE TABLE origins (origin TEXT PRIMARY KEY, n INTEGER NOT NULL, hash BLOB NOT NULL)
+        WITHOUT ROWID;
+    CREATE TABLE messages (
+        arrival INTEGER PRIMARY KEY,
+        origin TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        hash BLOB NOT NULL,
+        heard INTEGER NOT NULL,
+        leader INTEGER
+    );
+    CREATE UNIQUE INDEX by_identity ON messages (origin, seq);
+    CREATE INDEX by_place ON messages (time, origin, seq);
+    CREATE INDEX by_text ON messages (data, time, origin, seq) WHERE heard;
+    CREATE INDEX hidden ON messages (arrival) WHERE leader <> arrival;
+    ALTER TABLE addresses ADD COLUMN local INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE addresses ADD COLUMN source TEXT NOT NULL DEFAULT '';
+    ALTER TABLE addresses ADD COLUMN node TEXT;
+    ALTER TABLE addresses ADD COLUMN original INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE addresses ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE addresses ADD COLUMN last_error TEXT NOT NULL DEFAULT '';
+    ALTER TABLE addresses ADD COLUMN worked REAL;
+    ALTER TABLE addresses ADD COLUMN failing REAL;
+"""
+
+
 def test_a_directory_without_a_log_is_brought_up_to_date(tmp_path: Path) -> None:
     make_version_1(tmp_path / "node.db")
     feed = Feed()
@@ -562,6 +591,36 @@ def test_a_directory_without_a_log_is_brought_up_to_date(tmp_path: Path) -> None
         kept = {known.address: bool(known.by_hand) for known in store.addresses(0.0)}
         assert kept == {"ws://a:1": True, "ws://b:2": False}
         assert list(log.all()) == feed.sorted()
+
+
+def test_a_log_with_a_row_for_each_message_is_brought_up_to_date(tmp_path: Path) -> None:
+    make_version_1(tmp_path / "node.db", version=3)
+    feed = Feed()
+    texts = ["a", "", "\0", "\U0001f600", 'say "x"', "\\"]
+    runs = [feed.run(A, *entries_of(*texts)), feed.run(B, *(Entry(1003, t, True) for t in "xyx"))]
+    ends = [(run.origin, run.end, bytes.fromhex(run.hashes[-1])) for run in runs]
+    rows = [
+        (run.origin, run.after + n, time, text, bytes.fromhex(run.hashes[n - 1]), heard)
+        for run in runs
+        for n, (time, text, heard) in enumerate(run.messages, 1)
+    ]
+    with closing(sqlite3.connect(tmp_path / "node.db")) as database:
+        database.executescript(VERSION_3)
+        database.executemany("INSERT INTO origins VALUES (?, ?, ?)", ends)
+        database.executemany("INSERT INTO messages VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL)", rows)
+        database.execute("UPDATE messages SET leader = 7 WHERE heard AND data = 'x'")
+        database.commit()
+    shown = [message for message in feed.sorted() if message.id != f"{B}:3"]
+    for _ in range(2):
+        with opened(tmp_path) as (_, log):
+            assert list(log.all()) == shown
+            assert [message for _, message in log.arrivals(2, 100)] == [
+                message for message in feed.messages[2:] if message in shown
+            ]
+            assert (log.vector(), log.count()) == (feed.vector(), (9, 1))
+            for run in runs:
+                (read,) = read_all(log, run.origin, run.end)
+                assert read == run and chain(read.previous, read.messages) == run.hashes
 
 
 @pytest.mark.parametrize("journal", ["WAL", "DELETE"])

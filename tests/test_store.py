@@ -29,24 +29,6 @@ def test_identity_and_addresses_outlive_a_restart(tmp_path: Path) -> None:
     second.close()
 
 
-def test_addresses_of_an_older_version_are_kept(tmp_path: Path) -> None:
-    Store(tmp_path).close()
-    with sqlite3.connect(tmp_path / "node.db") as database:
-        database.executescript(
-            """
-            DROP TABLE addresses;
-            CREATE TABLE addresses (address TEXT PRIMARY KEY, by_hand INTEGER NOT NULL)
-                WITHOUT ROWID;
-            INSERT INTO addresses VALUES ('ws://a:1', 1);
-            PRAGMA user_version = 2;
-            """
-        )
-    database.close()
-    store = Store(tmp_path)
-    assert store.addresses(0.0) == [Known("ws://a:1", by_hand=True, local=True)]
-    store.close()
-
-
 def test_without_a_directory_each_start_is_a_node_of_its_own() -> None:
     first, second = Store(None), Store(None)
     assert first.node != second.node
