@@ -6,7 +6,6 @@ newest runs are kept in memory too, bounded, for most of what links ship has jus
 
 from __future__ import annotations
 
-import json
 import threading
 from bisect import bisect_right
 from collections import Counter, deque
@@ -16,7 +15,7 @@ from itertools import chain, islice
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
 from .hearings import WINDOW, Matcher, node_of
-from .logframes import MAX_BATCH, Entry, Run, encode_messages
+from .logframes import MAX_BATCH, Entry, PackedRun, Run, pack, unpack
 from .logframes import chain as running
 from .protocol import Message
 from .store import Database, Store
@@ -58,7 +57,7 @@ class Log:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()  # guards the cache and the counts
-        self._cache: dict[str, deque[Run]] = {}
+        self._cache: dict[str, deque[PackedRun]] = {}
         self._cached: deque[tuple[str, int]] = deque()
         self._cache_size = 0
         self._cache_messages = 0
@@ -101,12 +100,14 @@ class Log:
         is stored.
         """
         runs = _joined(runs)
+        packed = [PackedRun.of(run) for run in runs]
         with self._store.writing() as database:
             arrival = self._arrival
             texts: dict[str, list[int]] = {}
-            for run in runs:
+            for run, whole in zip(runs, packed, strict=True):
                 database.executemany(
-                    "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)", _rows(run, arrival)
+                    "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
+                    _rows(run, whole, arrival),
                 )
                 database.execute(
                     "INSERT INTO origins VALUES (?, ?, ?) "
@@ -125,8 +126,8 @@ class Log:
             self._arrival = arrival
             self._total += sum(len(run.messages) for run in runs)
             self._hidden += hidden
-            for run in runs:
-                self._remember(run)
+            for run, whole in zip(runs, packed, strict=True):
+                self._remember(whole)
                 if heard := sum(entry.heard for entry in run.messages):
                     self._heard[run.origin] += heard
 
@@ -139,7 +140,7 @@ class Log:
         with self._store.writing() as database:
             database.execute("DROP TABLE probe")
 
-    def _remember(self, run: Run) -> None:
+    def _remember(self, run: PackedRun) -> None:
         """With the lock held: keep `run` in memory, and let go of the oldest."""
         runs = self._cache.setdefault(run.origin, deque())
         if runs and runs[-1].end != run.after:
@@ -148,12 +149,12 @@ class Log:
         size = len(run.text)
         self._cached.append((run.origin, size))
         self._cache_size += size
-        self._cache_messages += len(run.messages)
+        self._cache_messages += run.count
         while self._cache_size > _CACHE_SIZE or self._cache_messages > _CACHE_MESSAGES:
             origin, size = self._cached.popleft()
             self._cache_size -= size
             kept = self._cache[origin]
-            self._cache_messages -= len(kept.popleft().messages)
+            self._cache_messages -= kept.popleft().count
             if not kept:
                 del self._cache[origin]
 
@@ -174,39 +175,37 @@ class Log:
         with self._lock:
             return int(self._arrival)
 
-    def read(self, origin: str, after: int, upto: int, size: int) -> tuple[Run, int]:
+    def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.
 
-        Fewer where they exceed `size`, but at least one. Raises LogError.
+        Fewer where they exceed `size`, but at least one; fewer also where many are packed
+        already. Raises LogError.
         """
         with self._lock:
             runs = self._cache.get(origin, deque())
             found = bisect_right(runs, after, key=_end)
             cached = list(islice(runs, found, found + upto - after))
         if cached and cached[0].after <= after:
-            first = cached[0]
-            if first.after == after and (first.end == upto or upto > first.end >= after + _LARGE):
-                left = size - len(first.text.encode())
-                if left >= 0:
-                    return first, left  # its JSON is made already
-            skip = after - first.after
-            previous = first.hashes[skip - 1] if skip else first.previous
-            messages = chain.from_iterable(run.messages for run in cached)
-            return _cut(origin, after, previous, islice(messages, skip, skip + upto - after), size)
+            return _shipped(cached, after, upto, size)
         with self._store.reading() as database:
             rows = database.execute(
-                "SELECT seq, previous, time, heard, data FROM runs WHERE origin = ?1 AND seq <= ?3 "
+                "SELECT seq, previous, count, time, heard, data FROM runs "
+                "WHERE origin = ?1 AND seq <= ?3 "
                 "AND seq >= (SELECT max(seq) FROM runs WHERE origin = ?1 AND seq <= ?2 + 1) "
                 "ORDER BY seq",
                 (origin, after, upto),
             )
-            seq, before, *row = next(rows)
-            entries = _entries(*row)
-            skip = after + 1 - seq
-            previous = running(before.hex(), entries[:skip])[-1] if skip else before.hex()
-            more = chain.from_iterable(_entries(*row) for _, _, *row in rows)
-            rest = islice(chain(entries, more), skip, skip + upto - after)
-            return _cut(origin, after, previous, rest, size)
+            stored = (
+                PackedRun(
+                    origin,
+                    seq - 1,
+                    previous.hex(),
+                    count,
+                    pack([Entry(time, data, True)]) if heard else data,
+                )
+                for seq, previous, count, time, heard, data in rows
+            )
+            return _shipped(stored, after, upto, size)
 
     def arrivals(self, after: int, limit: int) -> list[tuple[int, Message]]:
         """Return up to `limit` shown messages that came after arrival `after`, with its number."""
@@ -296,14 +295,14 @@ def _join(runs: Sequence[Run]) -> Run:
     return Run(first.origin, first.after, first.previous, tuple(messages), tuple(hashes))
 
 
-def _rows(run: Run, arrival: int) -> Iterator[tuple[object, ...]]:
+def _rows(run: Run, packed: PackedRun, arrival: int) -> Iterator[tuple[object, ...]]:
     """Yield the rows that keep `run`, its messages numbered on from `arrival`."""
     for start, end in _pieces(run.messages):
         piece = run.messages[start:end]
         first = piece[0]
         previous = run.hashes[start - 1] if start else run.previous
-        whole = len(piece) == len(run.messages)
-        data = first.text if first.heard else run.text if whole else encode_messages(piece)
+        whole = len(piece) == packed.count
+        data = first.text if first.heard else packed.text if whole else pack(piece)
         yield (
             arrival + end,
             run.origin,
@@ -329,15 +328,12 @@ def _pieces(messages: Sequence[Entry]) -> Iterator[tuple[int, int]]:
     yield start, len(messages)
 
 
-def _entries(time: int, heard: int, data: str) -> list[Entry]:
-    """Return the messages in a row."""
-    return [Entry(time, data, True)] if heard else [Entry(*pair) for pair in json.loads(data)]
-
-
 def _items(origin: str, seq: int, time: int, heard: int, data: str) -> list[_Item]:
     """Return the messages in a row with their places."""
-    entries = enumerate(_entries(time, heard, data), seq)
-    return [(time, origin, number, text, heard) for number, (time, text, heard) in entries]
+    if heard:
+        return [(time, origin, seq, data, True)]
+    entries = enumerate(unpack(data), seq)
+    return [(time, origin, number, text, False) for number, (time, text, _) in entries]
 
 
 def _forwards(database: Database, after: Place) -> Iterator[_Item]:
@@ -384,21 +380,29 @@ def _message(item: _Item) -> Message:
     return Message(origin, seq, time, data, bool(heard))
 
 
-def _end(run: Run) -> int:
+def _end(run: PackedRun) -> int:
     return run.end
 
 
-def _cut(
-    origin: str, after: int, previous: str, entries: Iterable[Entry], size: int
-) -> tuple[Run, int]:
-    """Return a run of as many of `entries` as fit in `size` bytes, at least one, and the rest."""
+def _shipped(runs: Iterable[PackedRun], after: int, upto: int, size: int) -> tuple[PackedRun, int]:
+    """Return of `runs`, the first of which holds the message behind `after`, what `Log.read` does:
+    the first as it is, if that will do; else as many messages as fit in `size` bytes, repacked."""
+    rest = iter(runs)
+    first = next(rest)
+    enough = first.end == upto or (first.end < upto and first.count >= _LARGE)
+    if first.after == after and enough and first.size <= size:
+        return first, size - first.size
+    skip = after - first.after
+    messages = first.messages
+    previous = running(first.previous, messages[:skip])[-1] if skip else first.previous
+    more = chain.from_iterable(run.messages for run in rest)
     chosen: list[Entry] = []
-    for entry in entries:
+    for entry in islice(chain(messages, more), skip, skip + upto - after):
         size -= len(entry.text.encode()) + _OVERHEAD
         if chosen and size < 0:
             break
         chosen.append(entry)
-    return Run(origin, after, previous, tuple(chosen)), size
+    return PackedRun(first.origin, after, previous, len(chosen), pack(chosen)), size
 
 
 def _rematch(database: Database, text: str, first: int, last: int, arrival: int) -> tuple[int, int]:

@@ -21,7 +21,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from .codes import MAX_NUMBER, PROTOCOL_ERROR
@@ -59,10 +58,7 @@ def chain(previous: str, messages: Iterable[Entry]) -> tuple[str, ...]:
     hashes = []
     sha256 = hashlib.sha256
     for time, text, heard in messages:
-        # A lone surrogate cannot come here (the codec and the commit refuse it), but must not
-        # raise.
-        data = f"{previous} {time} {int(heard)} {text}".encode("utf-8", "surrogatepass")
-        previous = sha256(data).hexdigest()[:32]
+        previous = sha256(f"{previous} {time} {heard:d} {text}".encode()).hexdigest()[:32]
         hashes.append(previous)
     return tuple(hashes)
 
@@ -72,12 +68,7 @@ def encode(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def encode_messages(messages: Iterable[Entry]) -> str:
-    """Return the JSON text of messages: of each [time, text], with a 1 behind if it was heard."""
-    return encode([(time, text, 1) if heard else (time, text) for time, text, heard in messages])
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """Messages `after`+1 ... `end` of one origin; `previous` is the running hash before them.
 
@@ -96,11 +87,6 @@ class Run:
         """The sequence number of the last message."""
         return self.after + len(self.messages)
 
-    @cached_property
-    def text(self) -> str:
-        """The JSON text of `messages`, made once for the disk and for all links."""
-        return encode_messages(self.messages)
-
     def beyond(self, position: int) -> Run:
         """Return the part after `position`, which lies in after ... end-1."""
         if position == self.after:
@@ -108,11 +94,6 @@ class Run:
         cut = position - self.after
         hashes = self.hashes
         return Run(self.origin, position, hashes[cut - 1], self.messages[cut:], hashes[cut:])
-
-    def to_json(self) -> str:
-        """Return the JSON text of the run."""
-        head = encode({"origin": self.origin, "after": self.after, "previous": self.previous})
-        return f'{head[:-1]},"messages":{self.text}}}'
 
     @staticmethod
     def from_dict(data: Any) -> Run:
@@ -123,11 +104,54 @@ class Run:
         if after == 0 and data.get("previous") != NO_HASH:
             raise _wrong("a hash before the first message")
         previous = _hash(data.get("previous")) if after else NO_HASH
-        messages = tuple(_message(item) for item in _list(data.get("messages"), MAX_BATCH))
+        messages = _messages(_list(data.get("messages"), MAX_BATCH))
         if not messages:
             raise _wrong("an empty run")
         _number(after + len(messages), 1)
         return Run(origin, after, previous, messages, chain(previous, messages))
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRun:
+    """A run as it is kept and sent: `text` is the JSON of its `count` messages, a list with
+    [time, text] of each, and a 1 behind the text of one that was heard."""
+
+    origin: str
+    after: int
+    previous: str
+    count: int
+    text: str
+
+    @staticmethod
+    def of(run: Run) -> PackedRun:
+        """Pack a run."""
+        text = pack(run.messages)
+        return PackedRun(run.origin, run.after, run.previous, len(run.messages), text)
+
+    @property
+    def end(self) -> int:
+        """The sequence number of the last message."""
+        return self.after + self.count
+
+    @property
+    def messages(self) -> tuple[Entry, ...]:
+        """The messages."""
+        return unpack(self.text)
+
+    @property
+    def size(self) -> int:
+        """The bytes of `text`."""
+        return len(self.text) if self.text.isascii() else len(self.text.encode())
+
+
+def pack(messages: Iterable[Entry]) -> str:
+    """Return the JSON text of messages."""
+    return encode([(time, text, 1) if heard else (time, text) for time, text, heard in messages])
+
+
+def unpack(text: str) -> tuple[Entry, ...]:
+    """Return the messages that `pack` has made `text` of."""
+    return tuple(Entry(item[0], item[1], len(item) == 3) for item in json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +199,8 @@ LOG_TYPES = ("HAVE", "MESSAGES", "PRUNE", "GRAFT")
 
 def to_json(frame: LogFrame) -> str:
     """Return the JSON text of a frame."""
+    if isinstance(frame, Messages):
+        return messages_to_json(map(PackedRun.of, frame.runs), frame.have, frame.ack)
     data: dict[str, Any] = {"type": type(frame).__name__.upper()}
     if isinstance(frame, Prune):
         data["origins"] = frame.origins
@@ -182,17 +208,25 @@ def to_json(frame: LogFrame) -> str:
             data["refused"] = frame.refused
     elif isinstance(frame, Graft):
         data["after"] = frame.after
-    elif isinstance(frame, Have):
+    else:
         data["last"] = frame.last
     if frame.have or isinstance(frame, Have):
         data["have"] = frame.have
     if frame.ack:
         data["ack"] = True
-    text = encode(data)
-    if isinstance(frame, Messages):
-        runs = ",".join(run.to_json() for run in frame.runs)
-        text = f'{text[:-1]},"runs":[{runs}]}}'
-    return text
+    return encode(data)
+
+
+def messages_to_json(runs: Iterable[PackedRun], have: Vector, ack: bool) -> str:
+    """Return the JSON text of a MESSAGES frame."""
+    texts = [
+        f'{{"origin":"{run.origin}","after":{run.after},"previous":"{run.previous}",'
+        f'"messages":{run.text}}}'
+        for run in runs
+    ]
+    rest = f',"have":{encode(have)}' if have else ""
+    rest += ',"ack":true' if ack else ""
+    return f'{{"type":"MESSAGES","runs":[{",".join(texts)}]{rest}}}'
 
 
 def from_dict(data: Mapping[str, Any]) -> LogFrame:
@@ -273,6 +307,27 @@ def _claim(value: Any) -> tuple[int, str]:
     if not isinstance(value, list) or len(value) != 2:
         raise _wrong("an entry of have is not [number, hash]")
     return _number(value[0], 1), _hash(value[1])
+
+
+def _messages(items: list[Any]) -> tuple[Entry, ...]:
+    """Check messages, quickly where they are as almost all are: not heard, none near the limit."""
+    if {list} == set(map(type, items)) and {2} == set(map(len, items)):
+        times = [item[0] for item in items]
+        texts = [item[1] for item in items]
+        if {int} == set(map(type, times)) and {str} == set(map(type, texts)):
+            short = 4 * max(map(len, texts)) <= MAX_MESSAGE_BYTES
+            if short and min(times) >= 0 and max(times) <= MAX_NUMBER and _encodable(texts):
+                return tuple(map(Entry, times, texts))
+    return tuple(map(_message, items))
+
+
+def _encodable(texts: list[str]) -> bool:
+    """Return whether UTF-8 can hold all the texts."""
+    try:
+        "".join(texts).encode()  # a lone surrogate stays one, whatever comes before it
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _message(value: Any) -> Entry:

@@ -30,7 +30,7 @@ from .dialer import Dialer, resolve
 from .errors import DialError, LogError, ProtocolError
 from .link import Link, wake
 from .log import Log
-from .logframes import LOG_FRAMES, LogFrame, Messages, Run
+from .logframes import LOG_FRAMES, LogFrame, Messages, PackedRun, messages_to_json
 from .peer import Close, Tell, Work
 from .peertable import key_of
 from .proof import MAX_OPENING_BYTES, Handshake
@@ -313,7 +313,7 @@ class Mesh:
     def _texts(self, link: Link, work: LinkWork) -> list[str]:
         """Return what the rules would have sent to a node of ours."""
         texts = [self._encode(frame) for frame in work.frames]
-        runs: list[Run] = []
+        runs: list[PackedRun] = []
         room = BATCH_BYTES
         for origin, after, upto in work.ships:
             run, room = self._log.read(origin, after, upto, room)
@@ -322,8 +322,9 @@ class Mesh:
                 break
         if runs:
             self._state.shipped(link, [Ship(run.origin, run.after, run.end) for run in runs])
-            link.sent += sum(len(run.messages) for run in runs)
-            texts.append(self._encode(Messages(tuple(runs), work.have, work.ack)))
+            link.sent += sum(run.count for run in runs)
+            self._counters.add("frames_total", "out", "MESSAGES")
+            texts.append(messages_to_json(runs, work.have, work.ack))
         return texts
 
     def _texts_for_original(self, link: Link) -> list[str]:

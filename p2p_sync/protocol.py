@@ -182,6 +182,8 @@ def decode(text: str) -> Frame:
 
 def check_text(data: str, limit: int) -> str | None:
     """Return None if `data` can be a message of up to `limit` bytes, else the reason why not."""
+    if len(data) <= limit and data.isascii():
+        return None
     try:
         size = len(data.encode("utf-8"))
     except UnicodeEncodeError:

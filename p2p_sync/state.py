@@ -402,8 +402,8 @@ class State:
             self._pending_changed.wait_for(self._has_room)
             if self._stopped or self._failure:
                 raise self._failure or LogError("this node is stopping")
-            wall = int(time.time() * 1000)
-            entries = tuple(Entry(self._clock.tick(wall), text, heard) for text in texts)
+            moment = self._clock.tick(int(time.time() * 1000))
+            entries = tuple(Entry(moment, text, heard) for text in texts)
             run = self._replica.commit(entries, time.monotonic(), ack)
             self._put([run])
             ticket = Ticket(run.origin, run.after + 1, entries, self._failures)

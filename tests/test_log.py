@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from p2p_sync.errors import LogError, LogFull, StartError
 from p2p_sync.hearings import WINDOW, shown
 from p2p_sync.log import Log, Place
-from p2p_sync.logframes import NO_HASH, Entry, Run, chain
+from p2p_sync.logframes import NO_HASH, Entry, PackedRun, Run, chain
 from p2p_sync.protocol import Message
 from p2p_sync.store import Store
 from tests.support import SCALE
@@ -68,9 +68,9 @@ def entries_of(*texts: str) -> list[Entry]:
     return [Entry(1000 + n, text) for n, text in enumerate(texts)]
 
 
-def read_all(log: Log, origin: str, upto: int, size: int = PLENTY) -> list[Run]:
+def read_all(log: Log, origin: str, upto: int, size: int = PLENTY) -> list[PackedRun]:
     """All pieces of an origin, as a link reads them."""
-    runs: list[Run] = []
+    runs: list[PackedRun] = []
     after = 0
     while after < upto:
         run, _ = log.read(origin, after, upto, size)
@@ -620,7 +620,8 @@ def test_a_log_with_a_row_for_each_message_is_brought_up_to_date(tmp_path: Path)
             assert (log.vector(), log.count()) == (feed.vector(), (9, 1))
             for run in runs:
                 (read,) = read_all(log, run.origin, run.end)
-                assert read == run and chain(read.previous, read.messages) == run.hashes
+                assert (read.after, read.previous) == (run.after, run.previous)
+                assert chain(read.previous, read.messages) == run.hashes
 
 
 @pytest.mark.parametrize("journal", ["WAL", "DELETE"])

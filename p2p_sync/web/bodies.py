@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any, Protocol
 
 from ..config import MAX_MESSAGE_BYTES
 from ..errors import InputError
-
-_decoder = json.JSONDecoder()
 
 # What is read of a body at a time. Bytes.
 _READ = 64 * 1024
@@ -57,13 +56,12 @@ class Lines:
         yield from self._texts([rest])
 
     def _texts(self, lines: list[bytes]) -> Iterator[str]:
-        for line in lines:
+        for line, text in zip(lines, _strings(lines) or repeat(None), strict=False):
             self.line += 1
-            if len(line) >= _MAX_LINE:
-                raise InputError("it is longer than any message can be")
-            text = _plain_text(line)
             if text is not None:
                 yield text
+            elif len(line) >= _MAX_LINE:
+                raise InputError("it is longer than any message can be")
             elif line.strip():
                 value = _json(line)
                 text = _text(value)
@@ -73,14 +71,15 @@ class Lines:
                     yield text
 
 
-def _plain_text(line: bytes) -> str | None:
-    """Return the text of a line that is nothing but a JSON string, quickly; None for others."""
+def _strings(lines: list[bytes]) -> list[str] | None:
+    """Return the texts of lines that are each nothing but a JSON string, quickly; or None."""
     try:
-        line_text = line.decode()
-        value, end = _decoder.raw_decode(line_text)
+        # A string may not go on behind the end of a line: with as many as there are lines, and
+        # nothing else, each line is one.
+        values = json.loads(b"[%b]" % b",\n".join(lines))
     except (ValueError, RecursionError):
         return None
-    return value if type(value) is str and end == len(line_text) else None
+    return values if len(values) == len(lines) and {str} == set(map(type, values)) else None
 
 
 def _json(data: bytes) -> Any:
