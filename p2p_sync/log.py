@@ -10,30 +10,22 @@ import threading
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
+from typing import Any, NamedTuple
 
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
 from .hearings import WINDOW, Matcher, node_of
-from .logframes import MAX_BATCH, Entry, PackedRun, Run, pack, unpack
-from .logframes import chain as running
+from .logframes import Entry, PackedRun, Run
 from .protocol import Message
 from .store import Database, Store
 
-# Texts of messages kept in memory, in characters, and how many messages at the most.
+# JSON of entries kept in memory, in characters, and how many messages at the most.
 _CACHE_SIZE = 4 * 1024 * 1024
 _CACHE_MESSAGES = 20_000
 
-# What a frame's JSON adds to a message's text, about. Bytes.
-_OVERHEAD = 40
-# Messages from which on a run is shipped as it came, not cut and joined anew.
-_LARGE = MAX_BATCH // 2
-
-# How far the times of the messages in one row may lie apart: a page that begins within a row finds
-# it among those that began so much earlier. Milliseconds.
-_SPAN = 100
-# Text in a row that is joined from several runs, at most. Characters.
-_ROW_SIZE = 64 * 1024
+# Entries that one statement inserts; the few sizes are all prepared once.
+_ROWS = 50
 # Text in a page that is read back from the newest; what one search reads. Characters, messages.
 _PAGE_SIZE = 1024 * 1024
 _SCAN_SIZE = 8 * 1024 * 1024
@@ -41,13 +33,23 @@ _SCAN_MESSAGES = 20_000
 # Characters of an id, at least, that are searched for as one.
 _LEAST_ID = 8
 
-_ROW = "origin, seq, time, heard, data"
+_ENTRY = "origin, seq, time, data, heard, count"
 _SHOWN = "(leader IS NULL OR leader = arrival)"
 
 # A place in the shared order: time, origin, sequence number.
 Place = tuple[int, str, int]
-# A message, so that it sorts by its place: time, origin, sequence number, text, heard.
-_Item = tuple[int, str, int, str, bool]
+
+
+class _Stored(NamedTuple):
+    """An entry as it is kept in memory: its JSON, `length` messages behind `after`, and the running
+    hash before it."""
+
+    after: int
+    length: int
+    previous: str
+    text: str
+
+
 _END: Place = (MAX_NUMBER, "~", 0)
 
 
@@ -57,7 +59,7 @@ class Log:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()  # guards the cache and the counts
-        self._cache: dict[str, deque[PackedRun]] = {}
+        self._cache: dict[str, deque[_Stored]] = {}
         self._cached: deque[tuple[str, int]] = deque()
         self._cache_size = 0
         self._cache_messages = 0
@@ -67,15 +69,16 @@ class Log:
                 for origin, n, digest in database.execute("SELECT origin, n, hash FROM origins")
             }
             (self._arrival,) = database.execute(
-                "SELECT coalesce(max(arrival), 0) FROM runs"
+                "SELECT coalesce(max(arrival), 0) FROM entries"
             ).fetchone()
             # By this index only those that were heard are read, not the whole log.
             heard = database.execute(
-                "SELECT origin, count(*) FROM runs INDEXED BY by_text WHERE heard GROUP BY origin"
+                "SELECT origin, count(*) FROM entries INDEXED BY by_text "
+                "WHERE heard GROUP BY origin"
             )
             self._heard = Counter[str](dict(heard.fetchall()))
             (self._hidden,) = database.execute(
-                "SELECT count(*) FROM runs WHERE leader <> arrival"
+                "SELECT count(*) FROM entries WHERE leader <> arrival"
             ).fetchone()
         self._total = sum(n for n, _ in self._vector.values())
 
@@ -88,8 +91,8 @@ class Log:
     def newest_time(self, most: int) -> int:
         """Return the newest time in the log that is not above `most` (ms), 0 with none."""
         with self._store.reading() as database:
-            newest = next(_backwards(database, (most + 1, "", 0), everything=True), (0,))
-            return newest[0]
+            row = database.execute("SELECT max(time) FROM entries WHERE time <= ?", (most,))
+            return int(row.fetchone()[0] or 0)
 
     # -- the writer's thread --------------------------------------------------------------------
 
@@ -99,36 +102,32 @@ class Log:
         When this returns, they are on disk. Raises LogFull or LogError, and then nothing of them
         is stored.
         """
-        runs = _joined(runs)
-        packed = [PackedRun.of(run) for run in runs]
         with self._store.writing() as database:
             arrival = self._arrival
             texts: dict[str, list[int]] = {}
-            for run, whole in zip(runs, packed, strict=True):
-                database.executemany(
-                    "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
-                    _rows(run, whole, arrival),
-                )
+            for run in runs:
+                _insert(database, run, arrival)
                 database.execute(
                     "INSERT INTO origins VALUES (?, ?, ?) "
                     "ON CONFLICT (origin) DO UPDATE SET n = excluded.n, hash = excluded.hash",
                     (run.origin, run.end, bytes.fromhex(run.hashes[-1])),
                 )
-                for entry in run.messages:
+                for entry in run.entries:
                     if entry.heard:
                         texts.setdefault(entry.text, []).append(entry.time)
-                arrival += len(run.messages)
+                arrival += run.count
             hidden = 0
             for text, times in texts.items():
                 arrival, more = _rematch(database, text, min(times), max(times), arrival)
                 hidden += more
+        stored = [(run, _stored(run)) for run in runs]
         with self._lock:
             self._arrival = arrival
-            self._total += sum(len(run.messages) for run in runs)
             self._hidden += hidden
-            for run, whole in zip(runs, packed, strict=True):
-                self._remember(whole)
-                if heard := sum(entry.heard for entry in run.messages):
+            for run, entries in stored:
+                self._total += run.count
+                self._remember(run.origin, entries)
+                if heard := sum(entry.heard for entry in run.entries):
                     self._heard[run.origin] += heard
 
     def probe(self) -> None:
@@ -140,21 +139,21 @@ class Log:
         with self._store.writing() as database:
             database.execute("DROP TABLE probe")
 
-    def _remember(self, run: PackedRun) -> None:
-        """With the lock held: keep `run` in memory, and let go of the oldest."""
-        runs = self._cache.setdefault(run.origin, deque())
-        if runs and runs[-1].end != run.after:
-            runs.clear()
-        runs.append(run)
-        size = len(run.text)
-        self._cached.append((run.origin, size))
-        self._cache_size += size
-        self._cache_messages += run.count
+    def _remember(self, origin: str, entries: Sequence[_Stored]) -> None:
+        """With the lock held: keep entries in memory, and let go of the oldest."""
+        kept = self._cache.setdefault(origin, deque())
+        if kept and _end(kept[-1]) != entries[0].after:
+            kept.clear()
+        kept.extend(entries)
+        for entry in entries:
+            self._cached.append((origin, len(entry.text)))
+            self._cache_size += len(entry.text)
+            self._cache_messages += entry.length
         while self._cache_size > _CACHE_SIZE or self._cache_messages > _CACHE_MESSAGES:
             origin, size = self._cached.popleft()
             self._cache_size -= size
             kept = self._cache[origin]
-            self._cache_messages -= kept.popleft().count
+            self._cache_messages -= kept.popleft().length
             if not kept:
                 del self._cache[origin]
 
@@ -178,47 +177,41 @@ class Log:
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.
 
-        Fewer where they exceed `size`, but at least one; fewer also where many are packed
-        already. Raises LogError.
+        Whole entries, at least one: so it may begin before `after`, and end behind `upto`. It ends
+        before `upto` where they exceed `size`. Raises LogError.
         """
         with self._lock:
-            runs = self._cache.get(origin, deque())
-            found = bisect_right(runs, after, key=_end)
-            cached = list(islice(runs, found, found + upto - after))
+            kept = self._cache.get(origin, deque())
+            found = bisect_right(kept, after, key=_end)
+            cached = list(islice(kept, found, found + upto - after))
         if cached and cached[0].after <= after:
-            return _shipped(cached, after, upto, size)
+            return _shipped(origin, cached, upto, size)
         with self._store.reading() as database:
             rows = database.execute(
-                "SELECT seq, previous, count, time, heard, data FROM runs "
+                "SELECT seq - 1, count, hex(previous), time, data, heard FROM entries "
                 "WHERE origin = ?1 AND seq <= ?3 "
-                "AND seq >= (SELECT max(seq) FROM runs WHERE origin = ?1 AND seq <= ?2 + 1) "
+                "AND seq >= (SELECT max(seq) FROM entries WHERE origin = ?1 AND seq <= ?2 + 1) "
                 "ORDER BY seq",
                 (origin, after, upto),
             )
-            stored = (
-                PackedRun(
-                    origin,
-                    seq - 1,
-                    previous.hex(),
-                    count,
-                    pack([Entry(time, data, True)]) if heard else data,
-                )
-                for seq, previous, count, time, heard, data in rows
+            entries = (
+                _Stored(start, count, previous.lower(), Entry(time, data, heard, count).pack())
+                for start, count, previous, time, data, heard in rows
             )
-            return _shipped(stored, after, upto, size)
+            return _shipped(origin, entries, upto, size)
 
     def arrivals(self, after: int, limit: int) -> list[tuple[int, Message]]:
         """Return up to `limit` shown messages that came after arrival `after`, with its number."""
         found: list[tuple[int, Message]] = []
         with self._store.reading() as database:
             rows = database.execute(
-                f"SELECT arrival - count + 1, {_ROW} FROM runs WHERE arrival > ? AND {_SHOWN} "
+                f"SELECT arrival - count + 1, {_ENTRY} FROM entries WHERE arrival > ? AND {_SHOWN} "
                 "ORDER BY arrival LIMIT ?",
                 (after, limit),
             )
-            for arrival, *row in rows:
-                numbered = enumerate(_items(*row), arrival)
-                found += [(number, _message(item)) for number, item in numbered if number > after]
+            for arrival, *entry in rows:
+                numbered = enumerate(_messages(entry), arrival)
+                found += [(number, message) for number, message in numbered if number > after]
                 if len(found) >= limit:
                     break
         return found[:limit]
@@ -226,12 +219,20 @@ class Log:
     def ordered(self, after: Place, limit: int) -> list[Message]:
         """Return up to `limit` shown messages behind `after` in the shared order."""
         with self._store.reading() as database:
-            return [_message(item) for item in islice(_forwards(database, after), limit)]
+            rows = database.execute(
+                f"SELECT {_ENTRY} FROM entries WHERE {_SHOWN} "
+                "AND (time, origin, seq) >= (?1, ?2, (SELECT coalesce(max(seq), 0) "
+                "FROM entries WHERE time = ?1 AND origin = ?2 AND seq <= ?3)) "
+                "ORDER BY time, origin, seq",
+                after,  # the entry that holds it may reach beyond
+            )
+            messages = (message for row in rows for message in _messages(row))
+            return list(islice(dropwhile(lambda m: m.order <= after, messages), limit))
 
     def newest(self, limit: int, before: Place | None = None) -> list[Message]:
         """Return up to `limit` shown messages, the newest first: the last, or those `before`."""
         with self._store.reading() as database:
-            return [_message(item) for item in islice(_backwards(database, before or _END), limit)]
+            return list(islice(_backwards(database, before or _END), limit))
 
     def search(
         self, text: str, limit: int, before: Place | None = None
@@ -248,18 +249,17 @@ class Log:
         found: list[Message] = []
         size = scanned = count = 0
         with self._store.reading() as database:
-            for item in _backwards(database, place):
+            for message in _backwards(database, place):
                 full = len(found) == limit or size > _PAGE_SIZE
                 if full or count == _SCAN_MESSAGES or scanned > _SCAN_SIZE:
                     return found, place  # it read one too many, and so knows that there is more
-                place = item[:3]
-                data = item[3]
+                place = message.order
                 count += 1
-                scanned += len(data)
-                named = len(wanted) >= _LEAST_ID and f"{item[1]}:{item[2]}".startswith(wanted)
-                if named or wanted in data.casefold():
-                    found.append(_message(item))
-                    size += len(data)
+                scanned += len(message.data)
+                named = len(wanted) >= _LEAST_ID and message.id.startswith(wanted)
+                if named or wanted in message.data.casefold():
+                    found.append(message)
+                    size += len(message.data)
         return found, None
 
     def all(self) -> Iterator[Message]:
@@ -270,139 +270,74 @@ class Log:
             place = page[-1].order
 
 
-def _joined(runs: Iterable[Run]) -> list[Run]:
-    """Return `runs` with small ones of an origin that go on from each other made one: many commits,
-    few rows."""
-    groups: list[list[Run]] = []
-    room = 0
-    for run in runs:
-        size = sum(len(entry.text) for entry in run.messages)
-        room -= size
-        first = groups[-1][0] if groups else None
-        few = first is not None and run.end - first.after <= MAX_BATCH
-        if first and first.origin == run.origin and few and room >= 0:
-            groups[-1].append(run)
-        else:
-            groups.append([run])
-            room = _ROW_SIZE - size
-    return [group[0] if len(group) == 1 else _join(group) for group in groups]
+def _insert(database: Database, run: Run, arrival: int) -> None:
+    """Insert the entries of `run`, their messages numbered on from `arrival`, many with one
+    statement: each step of a statement gives up the interpreter's lock and has to get it back."""
+    fields: list[tuple[object, ...]] = []
+    seq, previous = run.after, run.previous
+    for (time, text, heard, length), running in zip(run.entries, run.hashes, strict=True):
+        last = arrival + seq - run.after + length
+        before = bytes.fromhex(previous)
+        fields.append((last, run.origin, seq + 1, length, time, heard, before, text))
+        seq, previous = seq + length, running
+    for start in range(0, len(fields), _ROWS):
+        rows = fields[start : start + _ROWS]
+        values = ", ".join(["(?, ?, ?, ?, ?, ?, NULL, ?, ?)"] * len(rows))
+        database.execute(f"INSERT INTO entries VALUES {values}", [*chain.from_iterable(rows)])
 
 
-def _join(runs: Sequence[Run]) -> Run:
-    first = runs[0]
-    messages = chain.from_iterable(run.messages for run in runs)
-    hashes = chain.from_iterable(run.hashes for run in runs)
-    return Run(first.origin, first.after, first.previous, tuple(messages), tuple(hashes))
+def _stored(run: Run) -> list[_Stored]:
+    """Return the entries of a run as they are kept in memory."""
+    entries: list[_Stored] = []
+    after, previous = run.after, run.previous
+    for entry, running in zip(run.entries, run.hashes, strict=True):
+        entries.append(_Stored(after, entry.length, previous, entry.pack()))
+        after, previous = after + entry.length, running
+    return entries
 
 
-def _rows(run: Run, packed: PackedRun, arrival: int) -> Iterator[tuple[object, ...]]:
-    """Yield the rows that keep `run`, its messages numbered on from `arrival`."""
-    for start, end in _pieces(run.messages):
-        piece = run.messages[start:end]
-        first = piece[0]
-        previous = run.hashes[start - 1] if start else run.previous
-        whole = len(piece) == packed.count
-        data = first.text if first.heard else packed.text if whole else pack(piece)
-        yield (
-            arrival + end,
-            run.origin,
-            run.after + start + 1,
-            len(piece),
-            first.time,
-            piece[-1].time,
-            bytes.fromhex(previous),
-            first.heard,
-            data,
-        )
-
-
-def _pieces(messages: Sequence[Entry]) -> Iterator[tuple[int, int]]:
-    """Yield from where to where rows reach: each hearing alone, none that goes back in time."""
-    start, last, latest, alone = 0, 0, 0, True
-    for n, (time, _, heard) in enumerate(messages):
-        if heard or alone or not last <= time <= latest:
-            if n:
-                yield start, n
-            start, latest, alone = n, time + _SPAN, heard
-        last = time
-    yield start, len(messages)
-
-
-def _items(origin: str, seq: int, time: int, heard: int, data: str) -> list[_Item]:
-    """Return the messages in a row with their places."""
-    if heard:
-        return [(time, origin, seq, data, True)]
-    entries = enumerate(unpack(data), seq)
-    return [(time, origin, number, text, False) for number, (time, text, _) in entries]
-
-
-def _forwards(database: Database, after: Place) -> Iterator[_Item]:
-    """Yield the shown messages behind a place in the shared order."""
-    rows = database.execute(
-        f"SELECT {_ROW} FROM runs INDEXED BY by_begin WHERE time >= ? AND {_SHOWN} "
-        "AND (until, origin, seq + count - 1) > (?, ?, ?) ORDER BY time, origin, seq",
-        (after[0] - _SPAN, *after),
-    )
-    waiting: list[_Item] = []  # the next one last
-    for origin, seq, time, heard, data in rows:
-        begin = (time, origin, seq)
-        while waiting and waiting[-1] < begin:
-            yield waiting.pop()
-        items = _items(origin, seq, time, heard, data)
-        waiting += items if begin > after else [item for item in items if item[:3] > after]
-        waiting.sort(reverse=True)
-    while waiting:
-        yield waiting.pop()
-
-
-def _backwards(database: Database, before: Place, everything: bool = False) -> Iterator[_Item]:
-    """Yield the shown messages before a place, or all, from there to the oldest."""
-    rows = database.execute(
-        f"SELECT until, seq + count - 1, {_ROW} FROM runs INDEXED BY by_end WHERE until <= ? "
-        f"AND (? OR {_SHOWN}) AND (time, origin, seq) < (?, ?, ?) "
-        "ORDER BY until DESC, origin DESC, seq DESC",
-        (before[0] + _SPAN, everything, *before),
-    )
-    waiting: list[_Item] = []  # the next one last
-    for until, last, origin, seq, time, heard, data in rows:
-        end = (until, origin, last)
-        while waiting and waiting[-1] > end:
-            yield waiting.pop()
-        items = _items(origin, seq, time, heard, data)
-        waiting += items if end < before else [item for item in items if item[:3] < before]
-        waiting.sort()
-    while waiting:
-        yield waiting.pop()
-
-
-def _message(item: _Item) -> Message:
-    time, origin, seq, data, heard = item
-    return Message(origin, seq, time, data, bool(heard))
-
-
-def _end(run: PackedRun) -> int:
-    return run.end
-
-
-def _shipped(runs: Iterable[PackedRun], after: int, upto: int, size: int) -> tuple[PackedRun, int]:
-    """Return of `runs`, the first of which holds the message behind `after`, what `Log.read` does:
-    the first as it is, if that will do; else as many messages as fit in `size` bytes, repacked."""
-    rest = iter(runs)
-    first = next(rest)
-    enough = first.end == upto or (first.end < upto and first.count >= _LARGE)
-    if first.after == after and enough and first.size <= size:
-        return first, size - first.size
-    skip = after - first.after
-    messages = first.messages
-    previous = running(first.previous, messages[:skip])[-1] if skip else first.previous
-    more = chain.from_iterable(run.messages for run in rest)
-    chosen: list[Entry] = []
-    for entry in islice(chain(messages, more), skip, skip + upto - after):
-        size -= len(entry.text.encode()) + _OVERHEAD
+def _shipped(
+    origin: str, entries: Iterable[_Stored], upto: int, size: int
+) -> tuple[PackedRun, int]:
+    """Return those of `entries` that begin before `upto` and fit in `size` bytes, at least one, and
+    what is left."""
+    chosen: list[_Stored] = []
+    for entry in entries:
+        if chosen and entry.after >= upto:
+            break
+        text = entry.text
+        size -= len(text) if text.isascii() else len(text.encode())
         if chosen and size < 0:
             break
         chosen.append(entry)
-    return PackedRun(first.origin, after, previous, len(chosen), pack(chosen)), size
+    first, last = chosen[0], chosen[-1]
+    count = last.after + last.length - first.after
+    text = ",".join(entry.text for entry in chosen)
+    return PackedRun(origin, first.after, first.previous, count, text), size
+
+
+def _end(entry: _Stored) -> int:
+    return entry.after + entry.length
+
+
+def _messages(row: Sequence[Any]) -> list[Message]:
+    """Return the messages in an entry."""
+    origin, seq, time, data, heard, count = row
+    texts = enumerate(Entry(time, data, heard, count).texts, seq)
+    return [Message(origin, number, time, text, bool(heard)) for number, text in texts]
+
+
+def _backwards(database: Database, before: Place) -> Iterator[Message]:
+    """Yield the shown messages before a place, from there to the oldest."""
+    rows = database.execute(
+        f"SELECT {_ENTRY} FROM entries WHERE {_SHOWN} AND (time, origin, seq) < (?, ?, ?) "
+        "ORDER BY time DESC, origin DESC, seq DESC",
+        before,
+    )
+    for row in rows:
+        for message in reversed(_messages(row)):
+            if message.order < before:
+                yield message
 
 
 def _rematch(database: Database, text: str, first: int, last: int, arrival: int) -> tuple[int, int]:
@@ -413,7 +348,7 @@ def _rematch(database: Database, text: str, first: int, last: int, arrival: int)
     who follows the arrivals gets it. Returns the last arrival, and how many more are hidden.
     """
     rows = database.execute(
-        "SELECT arrival, leader, time, origin FROM runs "
+        "SELECT arrival, leader, time, origin FROM entries "
         "WHERE heard AND data = ? AND time >= ? ORDER BY time, origin, seq",
         (text, first - WINDOW),
     )
@@ -437,11 +372,11 @@ def _rematch(database: Database, text: str, first: int, last: int, arrival: int)
                 shown.append(number)
     rows.close()
     database.executemany(
-        "UPDATE runs SET leader = ? WHERE arrival = ?",
+        "UPDATE entries SET leader = ? WHERE arrival = ?",
         [(leader, number) for number, leader in new_leaders.items()],
     )
     for number in shown:
         arrival += 1
-        database.execute("UPDATE runs SET leader = ? WHERE leader = ?", (arrival, number))
-        database.execute("UPDATE runs SET arrival = ? WHERE arrival = ?", (arrival, number))
+        database.execute("UPDATE entries SET leader = ? WHERE leader = ?", (arrival, number))
+        database.execute("UPDATE entries SET arrival = ? WHERE arrival = ?", (arrival, number))
     return arrival, hidden

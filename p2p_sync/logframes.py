@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,7 +30,12 @@ from .errors import ProtocolError
 MAX_ENTRIES = 2_500
 """Origins named in one frame; at some 90 bytes each that stays below 256 KiB."""
 MAX_BATCH = 1_000
+"""Messages in one entry; a frame that holds as many takes no further entry."""
+MAX_SHIPPED = 2 * MAX_BATCH
 """Messages in one frame."""
+MAX_ENTRY_BYTES = 160 * 1024
+"""UTF-8 of the texts in one entry; six times as much, each byte escaped, is below the limit of a
+frame."""
 
 NO_HASH = ""
 """The running hash over no messages."""
@@ -44,56 +49,91 @@ _HASH = re.compile(r"[0-9a-f]{32}")
 
 
 class Entry(NamedTuple):
-    """One message: `time` of its commit (ms since the epoch), `text`, and whether it was `heard`
-    from an original node rather than committed on a node of ours."""
+    """What was committed together at `time` (ms since the epoch), stored and shipped as one.
+
+    Of one message `text` is its text, and `heard` says that it comes from an original node. Of
+    more, `length`, it is the JSON of a list of their texts, as `Entry.of` makes it.
+    """
 
     time: int
     text: str
     heard: bool = False
+    length: int = 1
+
+    @staticmethod
+    def of(time: int, texts: Sequence[str], heard: bool = False) -> Entry:
+        """Return the entry of one text or more, up to MAX_BATCH and MAX_ENTRY_BYTES."""
+        if len(texts) == 1:
+            return Entry(time, texts[0], heard)
+        return Entry(time, encode(texts), False, len(texts))
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the messages."""
+        return [self.text] if self.length == 1 else list(json.loads(self.text))
+
+    def pack(self) -> str:
+        """Return the JSON text: [time, text], [time, text, 1] if it was heard, [time, [text, ...]]
+        of many."""
+        if self.length > 1:
+            return f"[{self.time},{self.text}]"
+        return encode((self.time, self.text, 1) if self.heard else (self.time, self.text))
 
 
-def chain(previous: str, messages: Iterable[Entry]) -> tuple[str, ...]:
-    """Return the running hash (32 hex digits) after each of `messages`, where it was `previous`
+def chain(previous: str, entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Return the running hash (32 hex digits) after each of `entries`, where it was `previous`
     before them. Pure: no lock needed."""
     hashes = []
-    sha256 = hashlib.sha256
-    for time, text, heard in messages:
-        previous = sha256(f"{previous} {time} {heard:d} {text}".encode()).hexdigest()[:32]
+    for time, text, heard, length in entries:
+        kind = length if length > 1 else int(heard)
+        data = f"{previous} {time} {kind} {text}".encode()
+        previous = hashlib.sha256(data).hexdigest()[:32]
         hashes.append(previous)
     return tuple(hashes)
 
 
-def encode(value: Any) -> str:
-    """Return the JSON text of `value`, as short as it can be."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Returns the JSON text of a value, as short as it can be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Messages `after`+1 ... `end` of one origin; `previous` is the running hash before them.
 
-    `hashes`, the running hash after each, does not travel: the receiver works it out, a sender
-    may leave it empty.
+    `hashes`, the running hash after each entry, does not travel: the receiver works it out, a
+    sender may leave it empty.
     """
 
     origin: str
     after: int
     previous: str
-    messages: tuple[Entry, ...]
+    entries: tuple[Entry, ...]
     hashes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    count: int = field(init=False, compare=False, repr=False)  # of the messages
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", sum(entry.length for entry in self.entries))
 
     @property
     def end(self) -> int:
         """The sequence number of the last message."""
-        return self.after + len(self.messages)
+        return self.after + self.count
 
-    def beyond(self, position: int) -> Run:
-        """Return the part after `position`, which lies in after ... end-1."""
+    def beyond(self, position: int) -> Run | None:
+        """Return the part after `position`, which lies in after ... end; it may be empty. None
+        where no entry ends there."""
         if position == self.after:
             return self
-        cut = position - self.after
-        hashes = self.hashes
-        return Run(self.origin, position, hashes[cut - 1], self.messages[cut:], hashes[cut:])
+        after, previous = self.after, self.previous
+        for n, entry in enumerate(self.entries):
+            if after >= position:
+                break
+            after, previous = after + entry.length, self.hashes[n]
+        else:
+            n = len(self.entries)
+        if after > position:
+            return None
+        return Run(self.origin, after, previous, self.entries[n:], self.hashes[n:])
 
     @staticmethod
     def from_dict(data: Any) -> Run:
@@ -104,17 +144,17 @@ class Run:
         if after == 0 and data.get("previous") != NO_HASH:
             raise _wrong("a hash before the first message")
         previous = _hash(data.get("previous")) if after else NO_HASH
-        messages = _messages(_list(data.get("messages"), MAX_BATCH))
-        if not messages:
+        entries = tuple(map(_entry, _list(data.get("entries"), MAX_BATCH)))
+        if not entries:
             raise _wrong("an empty run")
-        _number(after + len(messages), 1)
-        return Run(origin, after, previous, messages, chain(previous, messages))
+        run = Run(origin, after, previous, entries, chain(previous, entries))
+        _number(run.end, 1)
+        return run
 
 
 @dataclass(frozen=True, slots=True)
 class PackedRun:
-    """A run as it is kept and sent: `text` is the JSON of its `count` messages, a list with
-    [time, text] of each, and a 1 behind the text of one that was heard."""
+    """A run as it is sent: `text` is the JSON of its entries, without the brackets around them."""
 
     origin: str
     after: int
@@ -125,8 +165,8 @@ class PackedRun:
     @staticmethod
     def of(run: Run) -> PackedRun:
         """Pack a run."""
-        text = pack(run.messages)
-        return PackedRun(run.origin, run.after, run.previous, len(run.messages), text)
+        text = ",".join(entry.pack() for entry in run.entries)
+        return PackedRun(run.origin, run.after, run.previous, run.count, text)
 
     @property
     def end(self) -> int:
@@ -134,24 +174,9 @@ class PackedRun:
         return self.after + self.count
 
     @property
-    def messages(self) -> tuple[Entry, ...]:
-        """The messages."""
-        return unpack(self.text)
-
-    @property
-    def size(self) -> int:
-        """The bytes of `text`."""
-        return len(self.text) if self.text.isascii() else len(self.text.encode())
-
-
-def pack(messages: Iterable[Entry]) -> str:
-    """Return the JSON text of messages."""
-    return encode([(time, text, 1) if heard else (time, text) for time, text, heard in messages])
-
-
-def unpack(text: str) -> tuple[Entry, ...]:
-    """Return the messages that `pack` has made `text` of."""
-    return tuple(Entry(item[0], item[1], len(item) == 3) for item in json.loads(text))
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries."""
+        return tuple(map(_entry, json.loads(f"[{self.text}]")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +190,7 @@ class Have:
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Runs of messages, at most MAX_BATCH messages in all."""
+    """Runs of messages, at most MAX_SHIPPED in all."""
 
     runs: tuple[Run, ...]
     have: Vector = field(default_factory=dict)
@@ -221,7 +246,7 @@ def messages_to_json(runs: Iterable[PackedRun], have: Vector, ack: bool) -> str:
     """Return the JSON text of a MESSAGES frame."""
     texts = [
         f'{{"origin":"{run.origin}","after":{run.after},"previous":"{run.previous}",'
-        f'"messages":{run.text}}}'
+        f'"entries":[{run.text}]}}'
         for run in runs
     ]
     rest = f',"have":{encode(have)}' if have else ""
@@ -242,8 +267,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
         return Have(have, _flag(data, "last"), ack)
     if kind == "MESSAGES":
         runs = tuple(Run.from_dict(item) for item in _list(data.get("runs"), MAX_BATCH))
-        if sum(len(run.messages) for run in runs) > MAX_BATCH:
-            raise _wrong(f"more than {MAX_BATCH} messages in a frame")
+        if sum(run.count for run in runs) > MAX_SHIPPED:
+            raise _wrong(f"more than {MAX_SHIPPED} messages in a frame")
         return Messages(runs, have, ack)
     if kind == "PRUNE":
         origins = _list(data.get("origins"), MAX_ENTRIES)
@@ -309,39 +334,25 @@ def _claim(value: Any) -> tuple[int, str]:
     return _number(value[0], 1), _hash(value[1])
 
 
-def _messages(items: list[Any]) -> tuple[Entry, ...]:
-    """Check messages, quickly where they are as almost all are: not heard, none near the limit."""
-    if {list} == set(map(type, items)) and {2} == set(map(len, items)):
-        times = [item[0] for item in items]
-        texts = [item[1] for item in items]
-        if {int} == set(map(type, times)) and {str} == set(map(type, texts)):
-            short = 4 * max(map(len, texts)) <= MAX_MESSAGE_BYTES
-            if short and min(times) >= 0 and max(times) <= MAX_NUMBER and _encodable(texts):
-                return tuple(map(Entry, times, texts))
-    return tuple(map(_message, items))
-
-
-def _encodable(texts: list[str]) -> bool:
-    """Return whether UTF-8 can hold all the texts."""
-    try:
-        "".join(texts).encode()  # a lone surrogate stays one, whatever comes before it
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _message(value: Any) -> Entry:
+def _entry(value: Any) -> Entry:
     if not isinstance(value, list) or len(value) not in (2, 3):
-        raise _wrong("a message is not [time, text]")
-    time, text = _number(value[0], 0), value[1]
-    if not isinstance(text, str):
+        raise _wrong("an entry is not [time, text]")
+    time, texts = _number(value[0], 0), value[1]
+    several = isinstance(texts, list)
+    if several and (len(value) == 3 or not 2 <= len(texts) <= MAX_BATCH):
+        raise _wrong(f"an entry of several texts has 2 to {MAX_BATCH}, none of them heard")
+    if not isinstance(texts, list):
+        texts = [texts]
+    if {str} != set(map(type, texts)):
         raise _wrong("a text is not a string")
     try:
-        size = len(text.encode())
+        size = len("".join(texts).encode())  # a lone surrogate stays one, whatever is before it
     except UnicodeEncodeError:
         raise _wrong("a text with a lone surrogate") from None
-    if size > MAX_MESSAGE_BYTES:
+    if size > MAX_ENTRY_BYTES:
+        raise _wrong(f"an entry over {MAX_ENTRY_BYTES} bytes")
+    if size > MAX_MESSAGE_BYTES and max(len(text.encode()) for text in texts) > MAX_MESSAGE_BYTES:
         raise _wrong(f"a message over {MAX_MESSAGE_BYTES} bytes")
     if len(value) == 3 and value[2] != 1:
         raise _wrong("a mark of a hearing that is not 1")
-    return Entry(time, text, len(value) == 3)
+    return Entry.of(time, texts, len(value) == 3)

@@ -30,7 +30,7 @@ from .dialer import Dialer, resolve
 from .errors import DialError, LogError, ProtocolError
 from .link import Link, wake
 from .log import Log
-from .logframes import LOG_FRAMES, LogFrame, Messages, PackedRun, messages_to_json
+from .logframes import LOG_FRAMES, MAX_BATCH, LogFrame, Messages, PackedRun, messages_to_json
 from .peer import Close, Tell, Work
 from .peertable import key_of
 from .proof import MAX_OPENING_BYTES, Handshake
@@ -216,7 +216,7 @@ class Mesh:
             return not again
         if isinstance(frame, LOG_FRAMES):
             if isinstance(frame, Messages):
-                link.received += sum(len(run.messages) for run in frame.runs)
+                link.received += sum(run.count for run in frame.runs)
             woken, wrong, new = self._state.receive(link, frame)
             wake(woken)
             self._reporter.heard(link)
@@ -226,9 +226,7 @@ class Mesh:
             return new
         link.received += isinstance(frame, Message | Heard)
         self.silent(link)  # whoever says something else first is an original
-        if isinstance(frame, Message):
-            self._state.add(frame)
-        elif isinstance(frame, Heard):
+        if isinstance(frame, Heard):
             self._hear(link, frame)
         elif isinstance(frame, Ignored):
             self._misbehaved(link, Offence("ignored", f"ignored {frame.why}"))
@@ -314,15 +312,19 @@ class Mesh:
         """Return what the rules would have sent to a node of ours."""
         texts = [self._encode(frame) for frame in work.frames]
         runs: list[PackedRun] = []
-        room = BATCH_BYTES
+        room, count = BATCH_BYTES, 0
         for origin, after, upto in work.ships:
             run, room = self._log.read(origin, after, upto, room)
             runs.append(run)
-            if room <= 0:
+            count += run.count
+            if room <= 0 or count >= MAX_BATCH:
                 break
         if runs:
-            self._state.shipped(link, [Ship(run.origin, run.after, run.end) for run in runs])
-            link.sent += sum(run.count for run in runs)
+            asked = zip(work.ships, runs, strict=False)
+            self._state.shipped(
+                link, [Ship(ship.origin, ship.after, run.end) for ship, run in asked]
+            )
+            link.sent += count
             self._counters.add("frames_total", "out", "MESSAGES")
             texts.append(messages_to_json(runs, work.have, work.ack))
         return texts
@@ -336,9 +338,12 @@ class Mesh:
         after = ship.after
         while after < ship.upto:
             run, _ = self._log.read(ship.origin, after, ship.upto, BATCH_BYTES)
-            for seq, entry in enumerate(run.messages, after + 1):
-                if not entry.heard:
-                    texts.append(self._encode(Message(run.origin, seq, entry.time, entry.text)))
+            seq = run.after
+            for entry in run.entries:
+                for text in entry.texts:
+                    seq += 1
+                    if after < seq <= ship.upto and not entry.heard:
+                        texts.append(self._encode(Message(run.origin, seq, entry.time, text)))
             after = run.end
         link.sent += len(texts)
         return texts

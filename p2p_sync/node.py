@@ -23,6 +23,7 @@ from .errors import InputError, LogError, MessageError, MessageTooLong, StartErr
 from .events import Event, Events
 from .hearings import node_of
 from .log import Log
+from .logframes import MAX_BATCH, MAX_ENTRY_BYTES
 from .mesh import Mesh
 from .overlay import Overlay
 from .protocol import PROTOCOL_VERSION, Message, check_text
@@ -45,9 +46,6 @@ _NEARLY = 1000
 # A node that knows addresses waits this long for a peer before it counts as alone. Seconds.
 _GATHERING = 5.0
 
-# Messages, and characters of text, of a bulk commit that go to the writer together.
-_BATCH = 1000
-_BATCH_SIZE = 1024 * 1024
 # Messages that one who follows is given at a time.
 _FOLLOWED = 100
 
@@ -149,14 +147,14 @@ class Node:
         Raises as `commit` does; what was yielded before is stored.
         """
         for ticket in self._commit(texts):
-            for index in range(len(ticket.messages)):
+            for index in range(len(ticket.texts)):
                 yield ticket.message(index)
 
     def commit_many(self, texts: Iterable[str]) -> Iterator[tuple[Message, Message]]:
         """Do as `commit_all`, and yield the first and the last of each batch on disk, which are of
         one origin and have no gap between them."""
         for ticket in self._commit(texts):
-            yield ticket.message(), ticket.message(-1 + len(ticket.messages))
+            yield ticket.message(), ticket.message(len(ticket.texts) - 1)
 
     def _commit(self, texts: Iterable[str]) -> Iterator[Ticket]:
         """Commit `texts` in batches, and yield those on disk."""
@@ -190,15 +188,19 @@ class Node:
             raise (MessageTooLong if long else MessageError)(problem)
 
     def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """Yield `texts` in batches for one transaction; those before a bad one come first."""
+        """Yield `texts` in batches for one entry of the log; those before a bad one come first."""
         batch: list[str] = []
         size = 0
         try:
             for text in texts:
                 self.check(text)
+                length = len(text.encode())
+                if size + length > MAX_ENTRY_BYTES:
+                    yield batch
+                    batch, size = [], 0
                 batch.append(text)
-                size += len(text)
-                if len(batch) == _BATCH or size > _BATCH_SIZE:
+                size += length
+                if len(batch) == MAX_BATCH:
                     yield batch
                     batch, size = [], 0
         except InputError:
@@ -453,10 +455,10 @@ class _Parts:
 
     def _deliver_new(self) -> None:
         newest = self.log.last_arrival()
-        page = self.log.arrivals(self._delivered, _BATCH) if self._callbacks else []
+        page = self.log.arrivals(self._delivered, MAX_BATCH) if self._callbacks else []
         numbers = [number for number, _ in page]
         # A short page is the last one; what was passed over in it is not shown.
-        self._delivered = numbers[-1] if len(page) == _BATCH else max([newest, *numbers])
+        self._delivered = numbers[-1] if len(page) == MAX_BATCH else max([newest, *numbers])
         for _, message in page:
             for callback in list(self._callbacks):
                 try:

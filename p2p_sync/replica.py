@@ -302,15 +302,14 @@ class Replica:
             return None
         tree = self._tree(name)
         origin = tree.origin
-        if end >= position:
-            before = run.previous if run.after == position else run.hashes[position - run.after - 1]
-            if before != origin.staged_hash:
-                self._refuse(tree, link, position, now)
-                return None
+        new = run.beyond(position) if end >= position else None
+        if end >= position and (new is None or new.previous != origin.staged_hash):
+            self._refuse(tree, link, position, now)
+            return None
         self.duplicates += min(end, position) - run.after
         want = self._wants.get(name)
         self._settle(tree, link, end > position, want, now)
-        if end <= position:
+        if new is None or end == position:
             return None
         if name == self.origin:  # more of our own than we have ever committed
             self._refuse(tree, link, end, now)
@@ -320,7 +319,6 @@ class Replica:
             return None
         if position == 0 and (want is None or link not in want.asked):
             self._flood(tree, link)
-        new = run.beyond(position)
         self._vector.stage(origin, new)
         if want is not None:
             want.since = now
@@ -589,35 +587,18 @@ class Replica:
 
     # -- The writer ------------------------------------------------------------------------------
 
-    def commit(self, messages: Sequence[Entry], now: float, ack: bool = False) -> Run:
-        """Take in messages that are committed on this node; store the run in turn with those
+    def commit(self, entries: Sequence[Entry], now: float, ack: bool = False) -> Run:
+        """Take in entries that are committed on this node; store the run in turn with those
         received. `ack`: somebody waits for copies."""
         tree = self._tree(self.origin)
         origin = tree.origin
         if origin.staged == 0:
             self._flood(tree, None)
-        hashes = chain(origin.staged_hash, messages)
-        run = Run(origin.name, origin.staged, origin.staged_hash, tuple(messages), hashes)
+        hashes = chain(origin.staged_hash, entries)
+        run = Run(origin.name, origin.staged, origin.staged_hash, tuple(entries), hashes)
         self._vector.stage(origin, run)
         if ack:
             self._commits.waits = run.end
-        return run
-
-    def take_in(self, name: str, seq: int, message: Entry) -> Run | None:
-        """Take in a message of another origin that came alone, in a MESSAGE frame, if it is the
-        next of that origin; store the run as those received."""
-        known = self._trees.get(name)
-        staged = known.origin.staged if known else 0
-        full = staged == 0 and len(self._vector.names) >= MAX_ORIGINS
-        if name == self.origin or self.paused or seq != staged + 1 or full:
-            return None
-        tree = self._tree(name)
-        origin = tree.origin
-        if staged == 0:
-            self._flood(tree, None)
-        previous = origin.staged_hash
-        run = Run(name, origin.staged, previous, (message,), chain(previous, (message,)))
-        self._vector.stage(origin, run)
         return run
 
     def expect_copies(self, seq: int) -> None:
@@ -629,7 +610,7 @@ class Replica:
 
     def stored(self, runs: Sequence[Run], now: float) -> None:
         """The runs are durable: they may be told and shipped."""
-        self._count += sum(len(run.messages) for run in runs)
+        self._count += sum(run.count for run in runs)
         self._grew = now
         if now >= self._growth[-1][0] + LATE / 10:
             self._growth.append((now, self._count))

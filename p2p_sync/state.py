@@ -74,18 +74,19 @@ class Ticket:
 
     origin: str
     first: int
-    messages: tuple[Entry, ...]
+    time: int
+    texts: Sequence[str]
+    heard: bool
     failures: int
     settled: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @property
     def last(self) -> int:
-        return self.first + len(self.messages) - 1
+        return self.first + len(self.texts) - 1
 
     def message(self, index: int = 0) -> Message:
         """Return one of the messages with its identity."""
-        entry = self.messages[index]
-        return Message(self.origin, self.first + index, entry.time, entry.text, entry.heard)
+        return Message(self.origin, self.first + index, self.time, self.texts[index], self.heard)
 
 
 class Offence(NamedTuple):
@@ -340,7 +341,7 @@ class State:
         """
         newest = 0
         if isinstance(frame, Messages):
-            newest = max((e.time for run in frame.runs for e in run.messages), default=0)
+            newest = max((e.time for run in frame.runs for e in run.entries), default=0)
         with self._lock:
             self._pending_changed.wait_for(self._has_room)
             socket = self._sockets.get(link.number)
@@ -396,30 +397,20 @@ class State:
     def commit(self, texts: Sequence[str], heard: bool = False, ack: bool = False) -> Ticket:
         """Give messages of this node's own their identities and hand them to the writer.
 
-        `ack`: somebody waits for copies of them. Raises LogError while the log cannot be written.
+        `texts` go into one entry of the log, whose limits they keep; heard is one alone. `ack`:
+        somebody waits for copies of them. Raises LogError while the log cannot be written.
         """
+        draft = Entry.of(0, texts, heard)
         with self._lock:
             self._pending_changed.wait_for(self._has_room)
             if self._stopped or self._failure:
                 raise self._failure or LogError("this node is stopping")
             moment = self._clock.tick(int(time.time() * 1000))
-            entries = tuple(Entry(moment, text, heard) for text in texts)
-            run = self._replica.commit(entries, time.monotonic(), ack)
+            run = self._replica.commit([draft._replace(time=moment)], time.monotonic(), ack)
             self._put([run])
-            ticket = Ticket(run.origin, run.after + 1, entries, self._failures)
+            ticket = Ticket(run.origin, run.after + 1, moment, texts, heard, self._failures)
             self._tickets.append(ticket)
             return ticket
-
-    def add(self, message: Message) -> None:
-        """Take a message of another node that came alone, if it is the next of its origin."""
-        entry = Entry(message.time, message.data, message.heard)
-        with self._lock:
-            run = (
-                None if self._stopped else self._replica.take_in(message.origin, message.seq, entry)
-            )
-            if run:
-                self._observe(message.time, [run])
-                self._put([run])
 
     def wait_stored(self, ticket: Ticket) -> None:
         """Wait until the messages of `ticket` are on disk; raises LogError if they cannot be."""
@@ -574,7 +565,7 @@ class State:
 
     def _put(self, runs: Sequence[Run]) -> None:
         self._pending += runs
-        self._pending_messages += sum(len(run.messages) for run in runs)
+        self._pending_messages += sum(run.count for run in runs)
         self._pending_changed.notify_all()
 
     def _take_offences(self) -> list[Offence]:
@@ -617,7 +608,7 @@ class State:
         ahead = [
             run.origin
             for run in runs
-            if False in [self._clock.observe(entry.time, wall) for entry in run.messages]
+            if False in [self._clock.observe(entry.time, wall) for entry in run.entries]
         ]
         if not ahead:
             return []

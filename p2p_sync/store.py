@@ -66,31 +66,27 @@ _MIGRATIONS = [
     ALTER TABLE addresses ADD COLUMN failing REAL;
     """,
     """
-    -- Messages of one origin that follow each other, as many as come together: a row each costs
-    -- ten times as much.
-    CREATE TABLE runs (
-        arrival INTEGER PRIMARY KEY, -- of the last of them; counts up as they come to be shown here
+    -- What was committed together is one row: one for each message costs ten times as much.
+    CREATE TABLE entries (
+        arrival INTEGER PRIMARY KEY, -- of its last message; counts up as they come to be shown here
         origin TEXT NOT NULL,
-        seq INTEGER NOT NULL,        -- of the first of them
-        count INTEGER NOT NULL,      -- one, where it was heard
-        time INTEGER NOT NULL,       -- of the first; none that follows is older
-        until INTEGER NOT NULL,      -- of the last
-        previous BLOB NOT NULL,      -- running hash before them
+        seq INTEGER NOT NULL,        -- of its first message
+        count INTEGER NOT NULL,      -- of its messages
+        time INTEGER NOT NULL,
         heard INTEGER NOT NULL,
         leader INTEGER,              -- of a hearing: arrival of the one that is shown for it
-        data TEXT NOT NULL           -- of a hearing its text; else JSON, a list of [time, text]
+        previous BLOB NOT NULL,      -- running hash before it
+        data TEXT NOT NULL           -- the text; of several a list, in JSON
     );
-    INSERT INTO runs SELECT
-        arrival, origin, seq, 1, time, time,
-        lag(hash, 1, x'') OVER (PARTITION BY origin ORDER BY seq),
-        heard, leader, CASE heard WHEN 1 THEN data ELSE json_array(json_array(time, data)) END
+    INSERT INTO entries SELECT
+        arrival, origin, seq, 1, time, heard, leader,
+        lag(hash, 1, x'') OVER (PARTITION BY origin ORDER BY seq), data
         FROM messages;
     DROP TABLE messages;
-    CREATE UNIQUE INDEX by_identity ON runs (origin, seq);
-    CREATE INDEX by_begin ON runs (time, origin, seq);
-    CREATE INDEX by_end ON runs (until, origin, seq);
-    CREATE INDEX by_text ON runs (data, time, origin, seq) WHERE heard;
-    CREATE INDEX hidden ON runs (arrival) WHERE leader <> arrival;
+    CREATE UNIQUE INDEX by_identity ON entries (origin, seq);
+    CREATE INDEX by_place ON entries (time, origin, seq);
+    CREATE INDEX by_text ON entries (data, time, origin, seq) WHERE heard;
+    CREATE INDEX hidden ON entries (arrival) WHERE leader <> arrival;
     """,
 ]
 # Connections to read with, and how long one may be waited for. Seconds.
@@ -173,7 +169,7 @@ class Store:
             if path.stat().st_size <= _CHECK_SIZE:
                 (problem,) = database.execute("PRAGMA quick_check(1)").fetchone()
             elif (version := database.execute("PRAGMA user_version").fetchone()[0]) >= 2:
-                table = "runs" if version >= 4 else "messages"
+                table = "entries" if version >= 4 else "messages"
                 database.execute(f"SELECT max(arrival), max(time) FROM {table}").fetchone()
                 database.execute("SELECT count(*) FROM origins").fetchone()
         except sqlite3.DatabaseError as error:

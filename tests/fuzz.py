@@ -23,8 +23,8 @@ from p2p_sync.errors import LinkClosed, ProtocolError
 from p2p_sync.frames import FrameReader
 from p2p_sync.logframes import (
     LOG_FRAMES,
-    MAX_BATCH,
     MAX_ENTRIES,
+    MAX_SHIPPED,
     NO_HASH,
     Entry,
     Graft,
@@ -56,8 +56,9 @@ FRAMES: list[Any] = [
     {
         "type": "MESSAGES", "have": {B: [2, HASH]}, "ack": False,
         "runs": [
-            {"origin": A, "after": 0, "previous": "", "messages": [[1, "x"], [2, "\u00e9", 1]]},
-            {"origin": B, "after": 7, "previous": HASH, "messages": [[0, ""]]},
+            {"origin": A, "after": 0, "previous": "",
+             "entries": [[1, "x"], [2, "\u00e9", 1], [2, ["a", "b"]]]},
+            {"origin": B, "after": 7, "previous": HASH, "entries": [[0, ""]]},
         ],
     },
     {"type": "PRUNE", "origins": [A, B], "refused": [A]},
@@ -147,7 +148,7 @@ def check_codec(text: str) -> str:
     if isinstance(found, (Sockets, Message, *LOG_FRAMES)):
         assert len(getattr(found, "have", ())) <= MAX_ENTRIES
         assert len(getattr(found, "origins", ())) <= MAX_ENTRIES
-        assert sum(len(run.messages) for run in getattr(found, "runs", ())) <= MAX_BATCH
+        assert sum(run.count for run in getattr(found, "runs", ())) <= MAX_SHIPPED
         assert decode(encode(found)) == found
         return "taken"
     return "ignored" if isinstance(found, Ignored) else "heard"
@@ -155,7 +156,7 @@ def check_codec(text: str) -> str:
 
 def _stretch(value: Any, rng: random.Random) -> None:
     """Make a frame's tables as long as they may be, or too long."""
-    length = rng.choice((256, 257, MAX_BATCH, MAX_BATCH + 1, MAX_ENTRIES, MAX_ENTRIES + 1))
+    length = rng.choice((256, 257, MAX_SHIPPED, MAX_SHIPPED + 1, MAX_ENTRIES, MAX_ENTRIES + 1))
     for name, item in value.items() if isinstance(value, dict) else ():
         if isinstance(item, list) and item:
             value[name] = (item * length)[:length]
@@ -291,7 +292,7 @@ class Rules:
             self._begin()
         self.left -= 1
         steps: list[Callable[[], str]] = [self._receive] * 12 + [self._store] * 3
-        steps += [self._send, self._send, self._tick, self._commit, self._alone]
+        steps += [self._send, self._send, self._tick, self._commit]
         steps += [self._open, self._close, self._fail, self._resume]
         limits = rules.MAX_ORIGINS, rules.WINDOW
         rules.MAX_ORIGINS, rules.WINDOW = MAX_ORIGINS, WINDOW
@@ -356,7 +357,7 @@ class Rules:
         previous = whole.hashes[after - 1] if after else NO_HASH
         if after and rng.random() < 0.05:
             previous = HASH
-        messages = whole.messages[after:end]
+        messages = whole.entries[after:end]
         return Run(name, after, previous, messages, chain(previous, messages))
 
     def _store(self) -> str:
@@ -364,7 +365,7 @@ class Rules:
         for run in runs:
             log = self.log.setdefault(run.origin, [])
             assert len(log) == run.after, "nothing is left out, and nothing stored twice"
-            log += run.messages
+            log += run.entries
         if runs:
             self.replica.stored(runs, self.now)
         return "stored"
@@ -396,12 +397,6 @@ class Rules:
             entry = Entry(1, "own")
             self.writing.append(self.replica.commit([entry], self.now, self.rng.random() < 0.5))
         return "committed"
-
-    def _alone(self) -> str:
-        name = self._some()[:1] or [NAMES[2]]
-        run = self.replica.take_in(name[0], self.rng.randint(1, 4), Entry(1, "alone"))
-        self.writing += [run] if run else []
-        return "taken alone"
 
     def _open(self) -> str:
         if len(self.links) < 5:

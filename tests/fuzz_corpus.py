@@ -39,7 +39,7 @@ def storm() -> list[dict[str, Any]]:
     gaps = {
         "type": "MESSAGES",
         "runs": [
-            {"origin": name, "after": 5, "previous": HASH, "messages": [[1, "x"]]}
+            {"origin": name, "after": 5, "previous": HASH, "entries": [[1, "x"]]}
             for name in UNKNOWN
         ],
     }

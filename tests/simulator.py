@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from p2p_sync.clock import MAX_AHEAD_MS, HybridClock
-from p2p_sync.logframes import NO_HASH, Entry, LogFrame, Messages, Run, from_dict, to_json
+from p2p_sync.logframes import NO_HASH, Entry, LogFrame, Messages, Run, chain, from_dict, to_json
 from p2p_sync.replica import Replica
 from p2p_sync.replica_link import NEVER, ReplicaLink, Ship
 
@@ -25,7 +25,8 @@ EPOCH_MS = 1_700_000_000_000
 """The wall clock when a simulation begins."""
 
 Disk: TypeAlias = tuple[dict[str, list[Entry]], dict[str, list[str]]]
-"""What a node's disk holds: origin -> messages, and origin -> the running hash after each."""
+"""What a node's disk holds: origin -> of each message its entry, and origin -> of each the running
+hash after it, nothing inside of an entry."""
 
 
 class Simulation:
@@ -117,7 +118,7 @@ class Node:
         self.starts = 0
         self.up = False
         self.full = False  # the disk takes nothing
-        self.log: dict[str, list[Entry]] = {}
+        self.log: dict[str, list[Entry]] = {}  # of each message its entry
         self.hashes: dict[str, list[str]] = {}
         self.acknowledged: dict[tuple[str, int], Entry] = {}  # own commits that were answered
         self.conflicts: set[tuple[str, str]] = set()  # (peer, origin)
@@ -190,14 +191,15 @@ class Node:
     # -- Events ----------------------------------------------------------------------------------
 
     def commit(self, *texts: str, ack: bool = False, watch: bool = False) -> None:
-        """Commit messages; refused while the disk is full. `watch`: measure how they spread."""
+        """Commit messages as one entry; refused while the disk is full. `watch`: measure how they
+        spread."""
         if not self.up or self.full or self.replica.paused:
             return
-        messages = [Entry(self.clock.tick(self.wall()), text) for text in texts]
-        run = self.replica.commit(messages, self.sim.now, ack)
+        entry = Entry.of(self.clock.tick(self.wall()), texts)
+        run = self.replica.commit([entry], self.sim.now, ack)
         self.sim.trace(self, "commits", short(run.origin), run.after + 1, "to", run.end)
         if self.sim.careful:
-            self._check_order(messages[0])
+            self._check_order(entry)
         if watch:
             for seq in range(run.after + 1, run.end + 1):
                 self.sim.started[run.origin, seq] = self.sim.now
@@ -269,13 +271,12 @@ class Node:
         self._append(runs)
         self.replica.stored(runs, sim.now)
         for run in runs:
-            messages = run.messages
             if run.origin == own:
-                for seq, message in enumerate(messages, run.after + 1):
-                    self.acknowledged[own, seq] = message
+                for seq in range(run.after + 1, run.end + 1):
+                    self.acknowledged[own, seq] = self.log[own][seq - 1]
             else:
-                sim.delivered += len(messages)
-                self.clock.observe(messages[-1].time, self.wall())
+                sim.delivered += run.count
+                self.clock.observe(run.entries[-1].time, self.wall())
             for seq in range(run.after + 1, run.end + 1) if sim.started else ():
                 key = (run.origin, seq)
                 if key in sim.started:
@@ -290,25 +291,29 @@ class Node:
                 self.log[name], self.hashes[name] = [], []
             log = self.log[name]
             assert len(log) == run.after, f"{self}: {run.after} of {name} after {len(log)}"
-            for message in run.messages:
-                log.append(message)
-                known = committed.setdefault((name, len(log)), message)
-                assert known is message or known == message or name in self.sim.forked
-            self.hashes[name] += run.hashes
+            for entry, running in zip(run.entries, run.hashes, strict=True):
+                for _ in range(entry.length):
+                    log.append(entry)
+                    known = committed.setdefault((name, len(log)), entry)
+                    assert known is entry or known == entry or name in self.sim.forked
+                self.hashes[name] += [""] * (entry.length - 1) + [running]
 
     def read(self, ships: Sequence[Ship]) -> tuple[tuple[Run, ...], list[Ship]]:
         """Read the log until a frame is full; return the runs, and what they cover."""
         runs, done, room = [], [], self.batch
         for name, after, upto in ships:
-            upto = min(upto, after + room)
-            if upto == after:
+            if room <= 0:
                 break
-            room -= upto - after
-            hashes = self.hashes[name]
-            previous = hashes[after - 1] if after else NO_HASH
-            messages = tuple(self.log[name][after:upto])
-            runs.append(Run(name, after, previous, messages, tuple(hashes[after:upto])))
-            done.append(Ship(name, after, upto))
+            log = self.log[name]
+            entries, end = [], after
+            while end < min(upto, after + room):  # whole entries
+                entries.append(log[end])
+                end += log[end].length
+            room -= end - after
+            previous = self.hashes[name][after - 1] if after else NO_HASH
+            assert previous or not after, "from inside an entry"
+            runs.append(Run(name, after, previous, tuple(entries), chain(previous, entries)))
+            done.append(Ship(name, after, end))
         return tuple(runs), done
 
     def _check_order(self, message: Entry) -> None:
@@ -426,7 +431,7 @@ class End:
             return
         if type(frame) is Messages:
             for run in frame.runs:
-                self.sim.received += len(run.messages)
+                self.sim.received += run.count
                 if run.after == 0:
                     self.sim.received_first += 1
         node = self.node

@@ -29,7 +29,15 @@ TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=40),
     st.sampled_from(["", "\0", "a\0b", "\U0001f600", "e\u0301", "\r\n", "\ufeff", "'; --", "%"]),
 )
-ENTRIES = st.builds(Entry, st.integers(0, 2**53 - 1), TEXTS, st.just(False))
+
+
+def entries_at(times: st.SearchStrategy[int]) -> st.SearchStrategy[Entry]:
+    """Entries of one text, or of several."""
+    texts = st.lists(TEXTS, min_size=1, max_size=4)
+    return st.tuples(times, texts).map(lambda pair: Entry.of(*pair))
+
+
+ENTRIES = entries_at(st.integers(0, 2**53 - 1))
 
 
 @contextmanager
@@ -50,9 +58,10 @@ class Feed:
         after, previous = self._ends.get(origin, (0, NO_HASH))
         run = Run(origin, after, previous, entries, chain(previous, entries))
         self._ends[origin] = (run.end, run.hashes[-1])
+        texts = [(entry, text) for entry in entries for text in entry.texts]
         self.messages += [
-            Message(origin, after + n, entry.time, entry.text, entry.heard)
-            for n, entry in enumerate(entries, 1)
+            Message(origin, after + n, entry.time, text, entry.heard)
+            for n, (entry, text) in enumerate(texts, 1)
         ]
         return run
 
@@ -74,7 +83,7 @@ def read_all(log: Log, origin: str, upto: int, size: int = PLENTY) -> list[Packe
     after = 0
     while after < upto:
         run, _ = log.read(origin, after, upto, size)
-        assert run.origin == origin and run.after == after and run.messages
+        assert run.origin == origin and run.after == after and run.entries
         after = run.end
         runs.append(run)
     return runs
@@ -121,7 +130,7 @@ def test_any_text_is_read_back_as_it_was(entries: list[Entry]) -> None:
     with opened() as (_, log):
         log.append([feed.run(A, *entries)])
         assert list(log.all()) == feed.sorted()
-        assert [run.messages for run in read_all(log, A, len(entries))] == [tuple(entries)]
+        assert [run.entries for run in read_all(log, A, len(feed.messages))] == [tuple(entries)]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +142,7 @@ def test_any_text_outlives_a_restart(tmp_path: Path, text: str) -> None:
         log.append([feed.run(A, *entries_of(text, "next"))])
     with opened(tmp_path) as (_, log):
         assert [message.data for message in log.all()] == [text, "next"]
-        assert [e.text for run in read_all(log, A, 2) for e in run.messages] == [text, "next"]
+        assert [e.text for run in read_all(log, A, 2) for e in run.entries] == [text, "next"]
 
 
 @pytest.mark.parametrize("reopened", [False, True], ids=["from memory", "from the disk"])
@@ -154,13 +163,13 @@ def test_pieces_of_any_size_go_on_from_each_other(
 
 def check_pieces(log: Log, feed: Feed, texts: list[str], size: int) -> None:
     runs = read_all(log, A, 90, size)
-    assert [entry.text for run in runs for entry in run.messages] == texts
+    assert [entry.text for run in runs for entry in run.entries] == texts
     running = NO_HASH
     for run in runs:
         assert run.previous == running, "the hash before a piece is that after the one before"
-        running = chain(running, run.messages)[-1]
-        bytes_of_it = sum(len(entry.text) for entry in run.messages)
-        assert bytes_of_it <= size or len(run.messages) == 1
+        running = chain(running, run.entries)[-1]
+        bytes_of_it = sum(len(entry.text) for entry in run.entries)
+        assert bytes_of_it <= size or len(run.entries) == 1
     assert feed.vector()[A] == (90, running)
     if size == 1:
         assert len(runs) == 90, "at least one message, and here no more"
@@ -173,10 +182,10 @@ def test_a_piece_ends_where_it_is_told(tmp_path: Path, reopened: bool) -> None:
         log.append([feed.run(A, *entries_of(*"abcdefgh"))])
         if not reopened:
             run, _ = log.read(A, 2, 5, PLENTY)
-            assert (run.after, run.end, [e.text for e in run.messages]) == (2, 5, ["c", "d", "e"])
+            assert (run.after, run.end, [e.text for e in run.entries]) == (2, 5, ["c", "d", "e"])
     with opened(tmp_path) as (_, log):
         run, _ = log.read(A, 2, 5, PLENTY)
-        assert (run.after, run.end, [e.text for e in run.messages]) == (2, 5, ["c", "d", "e"])
+        assert (run.after, run.end, [e.text for e in run.entries]) == (2, 5, ["c", "d", "e"])
 
 
 def test_the_room_that_is_left_shrinks_by_what_was_read() -> None:
@@ -194,9 +203,9 @@ def test_what_was_heard_is_still_marked_when_it_is_read(tmp_path: Path) -> None:
     entries = [Entry(1, "heard", True), Entry(2, "ours")]
     with opened(tmp_path) as (_, log):
         log.append([feed.run(A, *entries)])
-        assert log.read(A, 0, 2, PLENTY)[0].messages == tuple(entries)
+        assert log.read(A, 0, 2, PLENTY)[0].entries == tuple(entries)
     with opened(tmp_path) as (_, log):
-        assert log.read(A, 0, 2, PLENTY)[0].messages == tuple(entries)
+        assert log.read(A, 0, 2, PLENTY)[0].entries == tuple(entries)
 
 
 def test_old_messages_are_read_though_memory_keeps_the_newest_only(tmp_path: Path) -> None:
@@ -206,20 +215,18 @@ def test_old_messages_are_read_though_memory_keeps_the_newest_only(tmp_path: Pat
         for n in range(0, 9000, 500):
             log.append([feed.run(A, *entries_of(*texts[n : n + 500])), feed.run(B, Entry(n, "b"))])
         runs = read_all(log, A, 9000, 1 << 20)
-        assert [entry.text for run in runs for entry in run.messages] == texts
-        assert chain(runs[-1].previous, runs[-1].messages)[-1] == feed.vector()[A][1]
+        assert [entry.text for run in runs for entry in run.entries] == texts
+        assert chain(runs[-1].previous, runs[-1].entries)[-1] == feed.vector()[A][1]
 
 
 # -- orders ---------------------------------------------------------------------------------------
 
 ORIGINS = st.sampled_from([A, B, C, f"{'a' * 16}-2", f"{'a' * 16}-10"])
-# Few, so that many are equal; near enough to share a row, and not.
-TIMES = st.sampled_from([0, 1, 2, 3, 99, 100, 101, 150, 1000])
-# Runs as they come in: of which origin, and the messages.
+# Runs as they come in: of which origin, and the entries; few times, so that many are equal.
 RUNS = st.lists(
     st.tuples(
         ORIGINS,
-        st.lists(st.builds(Entry, TIMES, TEXTS, st.just(False)), min_size=1, max_size=5),
+        st.lists(entries_at(st.integers(0, 5)), min_size=1, max_size=5),
     ),
     max_size=12,
 )
@@ -381,7 +388,7 @@ def merged(runs: Sequence[Run]) -> list[Run]:
                 run.origin,
                 last.after,
                 last.previous,
-                last.messages + run.messages,
+                last.entries + run.entries,
                 last.hashes + run.hashes,
             )
         joined.append(run)
@@ -404,7 +411,7 @@ def test_a_hearing_is_shipped_though_it_is_not_shown() -> None:
     feed = Feed()
     with opened() as (_, log):
         log.append([feed.run(A, Entry(1000, "x", True)), feed.run(B, Entry(1001, "x", True))])
-        assert log.read(B, 0, 1, PLENTY)[0].messages == (Entry(1001, "x", True),)
+        assert log.read(B, 0, 1, PLENTY)[0].entries == (Entry(1001, "x", True),)
 
 
 def test_who_follows_arrivals_gets_every_shown_hearing() -> None:
@@ -481,7 +488,7 @@ def test_a_full_disk_stores_nothing_of_it_and_the_next_append_works(
         assert list(log.all()) == feed.sorted()
         assert [number for number, _ in log.arrivals(0, 10)] == [1, 2, 3]
         assert log.count() == (3, 0)
-        assert [e.text for run in read_all(log, A, 2) for e in run.messages] == ["before", "after"]
+        assert [e.text for run in read_all(log, A, 2) for e in run.entries] == ["before", "after"]
     if on_disk:
         with opened(tmp_path) as (_, log):
             assert log.vector() == feed.vector()
@@ -602,7 +609,7 @@ def test_a_log_with_a_row_for_each_message_is_brought_up_to_date(tmp_path: Path)
     rows = [
         (run.origin, run.after + n, time, text, bytes.fromhex(run.hashes[n - 1]), heard)
         for run in runs
-        for n, (time, text, heard) in enumerate(run.messages, 1)
+        for n, (time, text, heard, _) in enumerate(run.entries, 1)
     ]
     with closing(sqlite3.connect(tmp_path / "node.db")) as database:
         database.executescript(VERSION_3)
@@ -621,7 +628,7 @@ def test_a_log_with_a_row_for_each_message_is_brought_up_to_date(tmp_path: Path)
             for run in runs:
                 (read,) = read_all(log, run.origin, run.end)
                 assert (read.after, read.previous) == (run.after, run.previous)
-                assert chain(read.previous, read.messages) == run.hashes
+                assert chain(read.previous, read.entries) == run.hashes
 
 
 @pytest.mark.parametrize("journal", ["WAL", "DELETE"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from p2p_sync.logframes import (
     LOG_FRAMES,
     MAX_BATCH,
     MAX_ENTRIES,
+    MAX_ENTRY_BYTES,
+    MAX_SHIPPED,
     NO_HASH,
     Entry,
     Graft,
@@ -34,7 +37,12 @@ HASH = "0123456789abcdef" * 2
 ORIGINS = st.from_regex(r"[0-9a-f]{16}-[0-9]{1,16}", fullmatch=True)
 HASHES = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
-ENTRIES = st.builds(Entry, st.integers(0, MAX_NUMBER), TEXTS, st.booleans())
+ENTRIES = st.one_of(
+    st.builds(Entry, st.integers(0, MAX_NUMBER), TEXTS, st.booleans(), st.just(1)),
+    st.tuples(st.integers(0, MAX_NUMBER), st.lists(TEXTS, min_size=2, max_size=5)).map(
+        lambda pair: Entry.of(*pair)
+    ),
+)
 HAVES = st.dictionaries(ORIGINS, st.tuples(st.integers(1, MAX_NUMBER), HASHES), max_size=5)
 
 
@@ -75,25 +83,24 @@ def test_every_run_arrives_with_the_hashes_worked_out(run: Run) -> None:
     assert isinstance(frame, Messages)
     (arrived,) = frame.runs
     assert arrived == run
-    assert arrived.end == run.after + len(run.messages)
-    assert arrived.hashes == chain(run.previous, run.messages)
+    assert arrived.end == run.after + sum(len(entry.texts) for entry in run.entries)
+    assert arrived.hashes == chain(run.previous, run.entries)
 
 
 @given(runs(), st.data())
 def test_the_part_of_a_run_beyond_a_position_goes_on_in_the_chain(
     run: Run, data: st.DataObject
 ) -> None:
-    whole = Run(
-        run.origin, run.after, run.previous, run.messages, chain(run.previous, run.messages)
-    )
-    cut = data.draw(st.integers(0, len(run.messages) - 1))
-    rest = whole.beyond(run.after + cut)
-    assert (rest.after, rest.end, rest.messages) == (
-        run.after + cut,
-        whole.end,
-        run.messages[cut:],
-    )
-    assert chain(rest.previous, rest.messages) == rest.hashes == whole.hashes[cut:]
+    whole = Run(run.origin, run.after, run.previous, run.entries, chain(run.previous, run.entries))
+    cut = data.draw(st.integers(0, len(run.entries) - 1))
+    ends = [run.after + n for n in accumulate((entry.length for entry in run.entries), initial=0)]
+    rest = whole.beyond(ends[cut])
+    assert rest and (rest.after, rest.end) == (ends[cut], whole.end)
+    assert rest.entries == run.entries[cut:]
+    for inside in set(range(run.after, whole.end)) - set(ends):
+        assert whole.beyond(inside) is None
+    assert (last := whole.beyond(whole.end)) and last.previous == whole.hashes[-1]
+    assert chain(rest.previous, rest.entries) == rest.hashes == whole.hashes[cut:]
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=5), st.lists(ENTRIES, min_size=1, max_size=5))
@@ -109,6 +116,9 @@ def test_equal_hashes_mean_equal_messages(one: list[Entry], other: list[Entry]) 
         (Entry(1, "x"), Entry(1, "x", True)),
         (Entry(1, "0 x"), Entry(10, " x")),
         (Entry(1, ""), Entry(1, "\0")),
+        (Entry.of(1, ["x", "y"]), Entry(1, '["x","y"]')),
+        (Entry.of(1, ["x", "y"]), Entry.of(1, ["x", "y", ""])),
+        (Entry.of(1, ["x", "y"]), Entry.of(1, ['x","y', ""])),
     ],
 )
 def test_every_part_of_a_message_is_in_its_hash(one: Entry, other: Entry) -> None:
@@ -126,7 +136,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 def run(**fields: Any) -> dict[str, Any]:
     """A run as it travels, with some fields changed; None leaves one out."""
-    whole = {"origin": A, "after": 0, "previous": "", "messages": [[1, "text"]], **fields}
+    whole = {"origin": A, "after": 0, "previous": "", "entries": [[1, "text"]], **fields}
     return {name: value for name, value in whole.items() if value is not None}
 
 
@@ -180,24 +190,31 @@ WRONG: list[dict[str, Any]] = [
     messages(previous=HASH),
     messages(previous="", after=1),
     messages(previous=7, after=1),
-    messages(messages=None),
-    messages(messages=[]),
-    messages(messages={}),
-    messages(messages=["text"]),
-    messages(messages=[[]]),
-    messages(messages=[[1]]),
-    messages(messages=[["text", 1]]),
-    messages(messages=[[1, None]]),
-    messages(messages=[[1, 7]]),
-    messages(messages=[[-1, "text"]]),
-    messages(messages=[[1.5, "text"]]),
-    messages(messages=[[2**53, "text"]]),
-    messages(messages=[[1, "text", 0]]),
-    messages(messages=[[1, "text", 2]]),
-    messages(messages=[[1, "text", 1, 1]]),
-    messages(messages=[[1, "\ud800"]]),
-    messages(messages=[[1, "good"], [1, "x" * (MAX_MESSAGE_BYTES + 1)]]),
-    messages(messages=[[1, "\u20ac" * (MAX_MESSAGE_BYTES // 3 + 1)]]),
+    messages(entries=None),
+    messages(entries=[]),
+    messages(entries={}),
+    messages(entries=["text"]),
+    messages(entries=[[]]),
+    messages(entries=[[1]]),
+    messages(entries=[["text", 1]]),
+    messages(entries=[[1, None]]),
+    messages(entries=[[1, 7]]),
+    messages(entries=[[-1, "text"]]),
+    messages(entries=[[1.5, "text"]]),
+    messages(entries=[[2**53, "text"]]),
+    messages(entries=[[1, "text", 0]]),
+    messages(entries=[[1, "text", 2]]),
+    messages(entries=[[1, "text", 1, 1]]),
+    messages(entries=[[1, "\ud800"]]),
+    messages(entries=[[1, ["a", "\ud800"]]]),
+    messages(entries=[[1, ["\ud83d", "\ude00"]]]),
+    messages(entries=[[1, ["a", 7]]]),
+    messages(entries=[[1, ["a", ["b"]]]]),
+    messages(entries=[[1, ["a"]]]),
+    messages(entries=[[1, []]]),
+    messages(entries=[[1, ["a", "b"], 1]]),
+    messages(entries=[[1, "good"], [1, "x" * (MAX_MESSAGE_BYTES + 1)]]),
+    messages(entries=[[1, "\u20ac" * (MAX_MESSAGE_BYTES // 3 + 1)]]),
     {"type": "PRUNE"},
     {"type": "PRUNE", "origins": A},
     {"type": "PRUNE", "origins": {A: 1}},
@@ -252,7 +269,7 @@ def test_anything_else_is_a_frame_or_breaks_the_protocol(kind: str, fields: dict
         assert decode(encode(frame)) == frame
 
 
-@given(st.sampled_from(["origin", "after", "previous", "messages"]), JSON)
+@given(st.sampled_from(["origin", "after", "previous", "entries"]), JSON)
 def test_any_field_of_a_run_is_good_or_breaks_the_protocol(name: str, value: Any) -> None:
     try:
         frame = decode(json.dumps(messages(**{"after": 1, "previous": HASH, name: value})))
@@ -294,8 +311,24 @@ def origins(count: int) -> list[str]:
             Messages(tuple(Run(name, 0, "", (Entry(1, "x"),)) for name in origins(MAX_BATCH + 1))),
         ),
         (
-            Messages((Run(A, 0, "", (Entry(1, "x"),) * (MAX_BATCH // 2)),) * 2),
-            Messages((Run(A, 0, "", (Entry(1, "x"),) * (MAX_BATCH // 2 + 1)),) * 2),
+            Messages((Run(A, 0, "", (Entry(1, "x"),) * (MAX_SHIPPED // 3)),) * 3),
+            Messages((Run(A, 0, "", (Entry(1, "x"),) * (MAX_SHIPPED // 3 + 1)),) * 3),
+        ),
+        (
+            Messages((Run(A, 0, "", (Entry.of(1, ["x"] * MAX_BATCH),) * 2),)),
+            Messages((Run(A, 0, "", (*(Entry.of(1, ["x"] * MAX_BATCH),) * 2, Entry(1, "x"))),)),
+        ),
+        (
+            Messages((Run(A, 0, "", (Entry.of(1, ["x"] * MAX_BATCH),)),)),
+            Messages((Run(A, 0, "", (Entry.of(1, ["x"] * (MAX_BATCH + 1)),)),)),
+        ),
+        (
+            Messages((Run(A, 0, "", (Entry.of(1, ["x" * (MAX_ENTRY_BYTES // 2)] * 2),)),)),
+            Messages((Run(A, 0, "", (Entry.of(1, ["x" * (MAX_ENTRY_BYTES // 2 + 1)] * 2),)),)),
+        ),
+        (
+            Messages((Run(A, 0, "", (Entry.of(1, ["x" * MAX_MESSAGE_BYTES, "x"]),)),)),
+            Messages((Run(A, 0, "", (Entry.of(1, ["x" * (MAX_MESSAGE_BYTES + 1), "x"]),)),)),
         ),
         (
             Messages((Run(A, 0, "", (Entry(1, "x" * MAX_MESSAGE_BYTES),)),)),
@@ -314,6 +347,10 @@ def origins(count: int) -> list[str]:
         "one run",
         "runs",
         "messages of all runs",
+        "messages of all entries",
+        "messages of an entry",
+        "bytes of an entry",
+        "bytes of one of many",
         "bytes",
         "sequence",
     ],

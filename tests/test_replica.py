@@ -37,7 +37,9 @@ def run(origin: str, after: int, end: int, prefix: str = "") -> Run:
     messages = tuple(Entry(n, f"{prefix}{n}") for n in range(1, end + 1))
     hashes = chain(NO_HASH, messages)
     whole = Run(origin, 0, NO_HASH, messages, hashes)
-    return whole.beyond(after)
+    rest = whole.beyond(after)
+    assert rest
+    return rest
 
 
 def entry(n: int, prefix: str = "") -> tuple[int, str]:
@@ -887,10 +889,66 @@ def test_Refusal_OfWhatIsNotHeldHere_NoConflict() -> None:
     assert (bench.replica.conflicts, link.refused) == ([], set())
 
 
-def test_SingleMessage_NotTheNext_LeavesNothing() -> None:
+# -- Entries of several messages ------------------------------------------------------------------
+
+
+def several(variant: str = "") -> Run:
+    """An origin whose entries have 2, 3 and 1 messages; a `variant` differs in the second."""
+    texts = [["a", "b"], ["c", f"d{variant}", "e"], ["f"]]
+    entries = tuple(Entry.of(time, some) for time, some in enumerate(texts, 1))
+    return Run(O, 0, NO_HASH, entries, chain(NO_HASH, entries))
+
+
+def part(whole: Run, after: int, end: int) -> Run:
+    rest, tail = whole.beyond(after), whole.beyond(end)
+    assert rest and tail
+    count = len(rest.entries) - len(tail.entries)
+    return Run(O, after, rest.previous, rest.entries[:count], rest.hashes[:count])
+
+
+def test_EntryOfSeveral_Received_CountsItsMessages() -> None:
     bench = Bench()
-    assert bench.replica.take_in(O, 2, Entry(1, "2")) is None
-    assert not bench.replica._trees
+    link, other = bench.link(), bench.link("other")
+    assert bench.arrive(link, part(several(), 0, 5))
+    assert bench.replica.held(O) == 5
+    assert bench.replica.vector() == {O: (5, several().hashes[1])}
+    assert bench.sent(other) == [(O, 0, 5)]
+
+
+def test_EntryOfSeveral_RunOverlapsAtItsEnd_OnlyTheRestIsNew() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.arrive(link, part(several(), 0, 2))
+    (new,) = bench.arrive(link, several())
+    assert (new.after, new.end, new.entries) == (2, 6, several().entries[1:])
+    assert not bench.replica.conflicts
+
+
+@pytest.mark.parametrize("whole", [several("x"), run(O, 0, 6)], ids=["contents", "inside"])
+def test_EntryOfSeveral_OtherEntriesUnderTheSameNumbers_Conflict(whole: Run) -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.arrive(link, part(several(), 0, 5))
+    assert bench.arrive(link, whole) == []
+    assert bench.replica.conflicts == [Conflict("peer", O, 5)]
+    assert bench.replica.held(O) == 5
+
+
+def test_EntryOfSeveral_PeerHasOneThatReachesBeyondOurs_Conflict() -> None:
+    bench = Bench(O=3)
+    link = bench.link()
+    assert bench.arrive(link, several()) == []
+    assert bench.replica.conflicts == [Conflict("peer", O, 3)]
+
+
+def test_EntryOfSeveral_AskedForFromInside_SentOnce() -> None:
+    bench = Bench()
+    one, other = bench.link(), bench.link("other")
+    bench.arrive(one, several())
+    bench.sent(other)
+    bench.receive(other, Graft({O: 3}))
+    assert bench.sent(other) == [(O, 3, 6)], "the shell sends the entry whole"
+    assert bench.sent(other) == []
 
 
 # -- Late peers ---------------------------------------------------------------------------------
