@@ -2,8 +2,8 @@
 
 A link has two threads. The one that calls `run` reads, and everything that arrives is handed to
 the handler in it. The sender writes: first what `send` has queued, then what the handler's
-`next_texts` gives, so that a slow peer delays nobody but itself. `send`, `wake` and `close` may be
-called by any thread; they never block.
+`next_texts` gives, so that a slow peer delays nobody but itself. `send`, `wake`, `help` and `close`
+may be called by any thread; they never block.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _DRAIN_PAUSE = 0.001
 # The round trip that is assumed before it has been measured. Seconds.
 _FIRST_RTT = 0.05
 
+_NEVER = float("inf")
+
 _numbers = itertools.count(1)
 
 
@@ -72,7 +74,8 @@ class Handler(Protocol):
     def next_texts(self, link: Link) -> tuple[list[str], float]:
         """Return the next messages to send, and with none, when to be asked again at the latest.
 
-        The time is on the monotonic clock, infinity for never. Called in the sender's thread.
+        The time is on the monotonic clock, infinity for never. Called by the sender's thread, or
+        while that waits by one that calls `help`.
         """
 
 
@@ -115,12 +118,15 @@ class Link:
         self._outbox_bytes = 0
         self._pongs: deque[bytes] = deque(maxlen=_MAX_PONGS)
         self._awake = True
+        self._busy = True  # a thread sends, or asks the handler what to send
+        self._unsent = b""  # what was left over by one that helped
         self._close_payload: bytes | None = None
         self._close_sent = False
         self._reason = ""  # why this side ended the link
         self.fault = ""  # the kind of misbehaviour that it was ended for, if it was
         self._ended = False  # nothing more will be read
         self._again = 0.0  # when to ask the handler for more without being woken
+        self._waits_until = 0.0  # until when the sender waits, if nobody wakes it
         self._next_ping = time.monotonic() + settings.heartbeat
         self._pinged = 0.0
         self.rtt = _FIRST_RTT
@@ -177,6 +183,31 @@ class Link:
         with self._changed:
             self._awake = True
             self._changed.notify()
+
+    def help(self) -> None:
+        """Do here and now what the sender would do if it were woken, as far as it need not wait.
+
+        It costs less than the change to another thread. A sender that is at work is told instead.
+        """
+        with self._changed:
+            self._awake = True
+            if self._busy or self._queued() or self._ended:
+                self._changed.notify()
+                return
+            self._busy = True
+        unsent = b""
+        try:
+            while not unsent and (data := self._ask()):
+                unsent = self._stream.write_some(data)
+        except LinkClosed as error:
+            self.cut(str(error), error.fault)
+        except Exception:
+            logger.exception("sending to %s failed", self)
+            self.cut("this node failed; see its log")
+        with self._changed:
+            self._busy, self._unsent = False, unsent
+            if self._due() or min(self._next_ping, self._again) < self._waits_until:
+                self._changed.notify()
 
     def close(self, code: int, reason: str) -> None:
         """Close the link with `code` and `reason`, after what is queued. The first call counts."""
@@ -330,27 +361,46 @@ class Link:
         """Return what to write next, waiting for it; None when nothing more is to be written."""
         while True:
             with self._changed:
+                self._busy = False
+                self._wait()
+                self._busy = True
                 now = time.monotonic()
-                if not self._changed.wait_for(self._due, min(self._next_ping, self._again) - now):
-                    now = time.monotonic()
-                    if now >= self._next_ping:
-                        return self._ping(now)
-                if self._outbox or self._pongs or self._close_payload is not None:
+                if not self._due() and now >= self._next_ping:
+                    return self._ping(now)
+                if self._queued():
                     return self._take_queued()
                 if self._ended:
                     return None
-                self._awake = False
-            texts, again = self._handler.next_texts(self)
-            with self._changed:
-                self._awake = self._awake or bool(texts)
-                self._again = again
-            if texts:
-                return b"".join(self._format(frames.TEXT, text.encode("utf-8")) for text in texts)
+            if data := self._ask():
+                return data
+
+    def _wait(self) -> None:
+        """With the lock held: wait until there is something to do, and nobody helps."""
+        while self._busy or not self._due():
+            self._waits_until = _NEVER if self._busy else min(self._next_ping, self._again)
+            left = self._waits_until - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(None if self._busy else left)
+
+    def _ask(self) -> bytes:
+        """Return what the handler has to be sent, with the lock free; nothing with nothing."""
+        with self._changed:
+            self._awake = False
+        texts, again = self._handler.next_texts(self)
+        with self._changed:
+            self._awake = self._awake or bool(texts)
+            self._again = again
+        return b"".join(self._format(frames.TEXT, text.encode("utf-8")) for text in texts)
+
+    def _queued(self) -> bool:
+        """With the lock held: whether something is to be sent before the handler is asked."""
+        queued = self._unsent or self._outbox or self._pongs
+        return bool(queued or self._close_payload is not None)
 
     def _due(self) -> bool:
         """With the lock held: whether there is something to do other than waiting."""
-        waiting = self._outbox or self._pongs or self._close_payload is not None
-        return bool(waiting or self._awake or self._ended)
+        return self._awake or self._ended or self._queued()
 
     def _ping(self, now: float) -> bytes:
         """With the lock held: return a PING, whose answer tells the round trip."""
@@ -362,7 +412,8 @@ class Link:
         """With the lock held: take all that waits; nothing follows a CLOSE."""
         if self._close_sent:
             return None
-        data = b"".join(self._format(frames.PONG, payload) for payload in self._pongs)
+        data, self._unsent = self._unsent, b""
+        data += b"".join(self._format(frames.PONG, payload) for payload in self._pongs)
         data += b"".join(self._outbox)
         self._pongs.clear()
         self._outbox.clear()

@@ -183,7 +183,9 @@ class Log:
         with self._lock:
             kept = self._cache.get(origin, deque())
             found = bisect_right(kept, after, key=_end)
-            cached = list(islice(kept, found, found + upto - after))
+            end = min(len(kept), found + upto - after)
+            # From the right: it is the newest that most links are shipped.
+            cached = list(islice(reversed(kept), len(kept) - end, len(kept) - found))[::-1]
         if cached and cached[0].after <= after:
             return _shipped(origin, cached, upto, size)
         with self._store.reading() as database:

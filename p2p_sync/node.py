@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .address import Address, parse_address, reachable
@@ -133,13 +134,26 @@ class Node:
         """
         parts = self._running()
         self.check(text)
-        began = time.monotonic()
         ticket = parts.state.commit([text], ack=copies > 0)
-        parts.state.wait_stored(ticket)
-        parts.counters.time("commit_seconds", time.monotonic() - began)
+        parts.finish(ticket)
         message = ticket.message()
-        reached = self.wait_copies(message, copies, timeout) if copies else 0
-        return replace(message, copies=reached)
+        if not copies:
+            return message
+        wait = parts.state.wait_copies
+        return replace(
+            message, copies=wait(message.origin, message.seq, copies, timeout, asked=True)
+        )
+
+    def begin(self, text: str, then: Callable[[bool], object]) -> Callable[[], None] | None:
+        """Begin to add a message; returns what waits for the end, and raises as `commit` does.
+
+        `then` is called in any thread, with True once the message is on disk, with False where it
+        cannot be stored. Returns None, and has begun nothing, where this would have to wait.
+        """
+        parts = self._running()
+        self.check(text)
+        ticket = parts.state.begin(text, then)
+        return partial(parts.finish, ticket) if ticket else None
 
     def commit_all(self, texts: Iterable[str]) -> Iterator[Message]:
         """Add a message for each of `texts`, many in a transaction, and yield those on disk.
@@ -330,6 +344,8 @@ class Node:
         logged. To be set before `start`, or it misses what came before.
         """
         self._callbacks.append(callback)
+        if self._parts:
+            self._parts.listen()
 
     def reload(self) -> None:
         """Read the files of the secrets and certificates again.
@@ -421,6 +437,7 @@ class _Parts:
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
         )
         self.started = wall
+        self._listened = threading.Event()  # there is somebody to call back
         self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)
 
     def _new_origin(self, number: int | None = None) -> str:
@@ -428,15 +445,23 @@ class _Parts:
 
     def start(self, callbacks: list[Callable[[Message], object]]) -> None:
         self._callbacks = callbacks
-        self._delivered = self.log.last_arrival()
+        if callbacks:
+            self.listen()
         self.writer.start()
         self.server.start(self.mesh)
         self.mesh.start()
         self._delivery.start()
 
+    def listen(self) -> None:
+        """Hand on messages to the callbacks from now on."""
+        if not self._listened.is_set():
+            self._delivered = self.log.last_arrival()
+            self._listened.set()
+
     def stop(self) -> None:
         self.events.stop()
         self.state.stop()
+        self._listened.set()
         self.mesh.stop()
         self.server.stop()
         self.writer.stop()
@@ -444,9 +469,15 @@ class _Parts:
             self._delivery.join(_STOP_TIMEOUT)
         self.store.close()
 
+    def finish(self, ticket: Ticket) -> None:
+        """Wait until a single message is on disk; raises LogError where it cannot be."""
+        self.state.wait_stored(ticket)
+        self.counters.time("commit_seconds", time.monotonic() - ticket.begun)
+
     def _deliver(self) -> None:
         """The thread `callbacks`: hand on each message, in order of arrival."""
-        while self.state.wait_arrival(self._delivered):
+        self._listened.wait()  # else each message would wake this thread for nothing
+        while not self.state.stopped and self.state.wait_arrival(self._delivered):
             try:
                 self._deliver_new()
             except LogError as error:

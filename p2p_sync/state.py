@@ -74,11 +74,23 @@ class Ticket:
 
     origin: str
     first: int
-    time: int
-    texts: Sequence[str]
-    heard: bool
+    entry: Entry
+    texts: Sequence[str]  # those in the entry
     failures: int
-    settled: threading.Event = field(default_factory=threading.Event, compare=False)
+    begun: float  # monotonic
+    # Called once they are on disk (True), or will not be.
+    then: Callable[[bool], object] | None
+    # Held until then: waiting for a lock is what costs least.
+    settled: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    def __post_init__(self) -> None:
+        self.settled.acquire()
+
+    def settle(self, stored: bool) -> None:
+        """Tell those who wait; with no lock held."""
+        self.settled.release()
+        if self.then:
+            self.then(stored)
 
     @property
     def last(self) -> int:
@@ -86,7 +98,8 @@ class Ticket:
 
     def message(self, index: int = 0) -> Message:
         """Return one of the messages with its identity."""
-        return Message(self.origin, self.first + index, self.time, self.texts[index], self.heard)
+        time, text, heard = self.entry.time, self.texts[index], self.entry.heard
+        return Message(self.origin, self.first + index, time, text, heard)
 
 
 class Offence(NamedTuple):
@@ -403,38 +416,41 @@ class State:
         draft = Entry.of(0, texts, heard)
         with self._lock:
             self._pending_changed.wait_for(self._has_room)
-            if self._stopped or self._failure:
-                raise self._failure or LogError("this node is stopping")
-            moment = self._clock.tick(int(time.time() * 1000))
-            run = self._replica.commit([draft._replace(time=moment)], time.monotonic(), ack)
-            self._put([run])
-            ticket = Ticket(run.origin, run.after + 1, moment, texts, heard, self._failures)
-            self._tickets.append(ticket)
-            return ticket
+            return self._commit(draft, texts, ack)
+
+    def begin(self, text: str, then: Callable[[bool], object]) -> Ticket | None:
+        """Do as `commit`, and have `then` called when the ticket is settled; None: no room now."""
+        draft = Entry.of(0, [text])
+        with self._lock:
+            return self._commit(draft, [text], then=then) if self._has_room() else None
 
     def wait_stored(self, ticket: Ticket) -> None:
         """Wait until the messages of `ticket` are on disk; raises LogError if they cannot be."""
-        ticket.settled.wait()
+        with ticket.settled:
+            pass
         with self._lock:
             if self._replica.held(ticket.origin) < ticket.last:
                 if self._failures > ticket.failures:
                     raise self._failure or LogError("the log could not be written; try again")
                 raise LogError("this node is stopping")
 
-    def wait_copies(self, origin: str, seq: int, copies: int, timeout: float) -> int:
+    def wait_copies(
+        self, origin: str, seq: int, copies: int, timeout: float, asked: bool = False
+    ) -> int:
         """Wait until `copies` other nodes hold a message, `timeout` seconds at most.
 
-        Returns how many do.
+        `asked`: it was committed with `ack`, which has asked the others. Returns how many do.
         """
 
         def reached() -> int:
             return len(self._replica.copies(origin, seq))
 
-        with self._lock:
-            if origin == self._replica.origin and reached() < copies:
-                self._replica.expect_copies(seq)
-            woken = self._woken()
-        wake(woken)
+        if not asked:
+            with self._lock:
+                if origin == self._replica.origin and reached() < copies:
+                    self._replica.expect_copies(seq)
+                woken = self._woken()
+            wake(woken)
         with self._lock:
             self._told.wait_for(lambda: self._stopped or reached() >= copies, timeout)
             return reached()
@@ -450,23 +466,24 @@ class State:
             self._pending_changed.notify_all()
             return runs or None
 
-    def stored(self, runs: Sequence[Run]) -> list[Link]:
-        """Note that `runs` are on disk; return the links to wake."""
+    def stored(self, runs: Sequence[Run]) -> tuple[list[Link], list[Ticket]]:
+        """Note that `runs` are on disk; return the links to wake, and the tickets to settle."""
         with self._lock:
             self._replica.stored(runs, time.monotonic())
-            tickets = self._tickets
+            tickets, settled = self._tickets, []
             while tickets and self._replica.held(tickets[0].origin) >= tickets[0].last:
-                tickets.popleft().settled.set()
+                settled.append(tickets.popleft())
             self._stored.notify_all()
-            woken = self._woken()
+            woken = []
             if any(run.origin == self._replica.origin for run in runs):
-                woken += [s.link for s in self._sockets.values() if s.replica is None]
-            return woken
+                woken = [s.link for s in self._sockets.values() if s.replica is None]
+            return woken + self._woken(), settled
 
-    def failed(self, error: LogError) -> None:
+    def failed(self, error: LogError) -> list[Ticket]:
         """Note that the log could not be written; all that waited for it is dropped.
 
-        Commits go on under a new origin, lest an identity that is half on disk is used again.
+        Returns the tickets to settle. Commits go on under a new origin, lest an identity that is
+        half on disk is used again.
         """
         with self._lock:
             self._replica.failed(time.monotonic())
@@ -475,9 +492,9 @@ class State:
             self._pending_messages = 0
             self._failures += 1
             self._failure = error
-            self._settle_all()
             self._stored.notify_all()
             self._pending_changed.notify_all()
+            return self._take_tickets()
 
     def recovered(self) -> list[Link]:
         """Note that the log can be written again; return the links to wake."""
@@ -543,16 +560,37 @@ class State:
         """Wake all who wait, and let no further link in."""
         with self._lock:
             self._stopped = True
-            self._settle_all()
             for condition in (self._pending_changed, self._stored, self._told, self._relinked):
                 condition.notify_all()
+            tickets = self._take_tickets()
+        for ticket in tickets:
+            ticket.settle(False)
 
     # -- with the lock held ---------------------------------------------------------------------
 
-    def _settle_all(self) -> None:
-        """Wake all who wait for what will not be stored."""
-        while self._tickets:
-            self._tickets.popleft().settled.set()
+    def _commit(
+        self,
+        draft: Entry,
+        texts: Sequence[str],
+        ack: bool = False,
+        then: Callable[[bool], object] | None = None,
+    ) -> Ticket:
+        """Commit an entry that lacks its time."""
+        if self._stopped or self._failure:
+            raise self._failure or LogError("this node is stopping")
+        now = time.monotonic()
+        entry = draft._replace(time=self._clock.tick(int(time.time() * 1000)))
+        run = self._replica.commit([entry], now, ack)
+        self._put([run])
+        ticket = Ticket(run.origin, run.after + 1, entry, texts, self._failures, now, then)
+        self._tickets.append(ticket)
+        return ticket
+
+    def _take_tickets(self) -> list[Ticket]:
+        """Return all that are not settled, for what will not be stored."""
+        tickets = list(self._tickets)
+        self._tickets.clear()
+        return tickets
 
     def _table(self) -> list[PeerEntry]:
         overlay = self._overlay

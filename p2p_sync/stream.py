@@ -155,14 +155,32 @@ class Stream:
         view = memoryview(data)
         while view:
             try:
-                count = self._connection.send(view)
-                self.sent += count
-                view = view[count:]
+                view = self._send(view)
             except BlockingIOError as blocked:
                 if not self._wait(getattr(blocked, "event", select.POLLOUT), timeout):
                     raise LinkClosed(f"it took nothing for {timeout:g} s", "deaf") from None
-            except OSError as error:
-                raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
+
+    def write_some(self, data: bytes) -> bytes:
+        """Write what of `data` can be written without waiting, and return the rest.
+
+        Raises LinkClosed when the connection has ended.
+        """
+        view = memoryview(data)
+        with contextlib.suppress(BlockingIOError):
+            while view:
+                view = self._send(view)
+        return bytes(view)
+
+    def _send(self, view: memoryview) -> memoryview:
+        """Write some, and return the rest; raises BlockingIOError where that has to wait."""
+        try:
+            count = self._connection.send(view)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
+        self.sent += count
+        return view[count:]
 
     # -- any thread -----------------------------------------------------------------------------
 

@@ -19,6 +19,11 @@ logger = logging.getLogger("p2p_sync")
 # How long after a failure the disk is tried again. Seconds.
 _RETRY = 1.0
 
+# After a transaction of few messages the writer sends them itself on a few links, rather than wake
+# their senders: a change of thread takes longer than that.
+_FEW_MESSAGES = 32
+_FEW_LINKS = 8
+
 _STOP_TIMEOUT = 2.0
 
 
@@ -52,13 +57,20 @@ class Writer:
                 logger.exception("storing messages failed")
                 self._fail(LogError(f"this node failed: {error}"))
             else:
-                wake(self._state.stored(runs))
+                woken, tickets = self._state.stored(runs)
+                few = _FEW_LINKS if sum(run.count for run in runs) <= _FEW_MESSAGES else 0
+                for link in woken[:few]:
+                    link.help()
+                wake(woken[few:])
+                for ticket in tickets:
+                    ticket.settle(True)
                 self._reporter.stored()
 
     def _fail(self, error: LogError) -> None:
         """Drop all that waits, and try the disk until it takes something again."""
         logger.error("messages cannot be stored, and none are taken: %s", error)
-        self._state.failed(error)
+        for ticket in self._state.failed(error):
+            ticket.settle(False)
         while not self._stopping.wait(_RETRY):
             try:
                 self._log.probe()

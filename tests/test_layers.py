@@ -22,7 +22,7 @@ FLOORS = [
     ["reporter", "server", "dialer", "mesh", "writer"],
     ["node"],
     ["web.query", "web.bodies", "web.slots", "web.token", "web.problems", "web.guard"],
-    ["web.metrics", "web.app", "web.serve"],
+    ["web.metrics", "web.plain", "web.app", "web.serve"],
     ["logline", "cli.api", "cli.client", "cli.run"],
 ]
 ORDER = [module for floor in FLOORS for module in floor]

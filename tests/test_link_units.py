@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from p2p_sync import Node
-from tests.support import DEADLINE, ROOT
+from p2p_sync.config import Settings
+from p2p_sync.frames import FrameReader
+from p2p_sync.link import Link
+from p2p_sync.stream import Stream
+from tests.support import DEADLINE, ROOT, wait_until
 
 
 def test_importing_and_running_a_node_leaves_logging_alone() -> None:
@@ -25,3 +36,86 @@ def test_a_port_in_use_is_an_error_and_not_the_end_of_the_program() -> None:
         port = int(first.address.rsplit(":", 1)[1])
         with pytest.raises(Exception, match=str(port)), Node(port):
             pass
+
+
+class _Texts:
+    """A link's owner that has the texts of `queue` sent, and notes which thread asked for them."""
+
+    def __init__(self) -> None:
+        self.queue: deque[str] = deque()
+        self.askers: set[str] = set()
+
+    def next_texts(self, link: Link) -> tuple[list[str], float]:
+        self.askers.add(threading.current_thread().name)
+        texts = list(self.queue)
+        self.queue.clear()
+        return texts, float("inf")
+
+    def received(self, link: Link, message: str | bytes) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+@contextmanager
+def linked() -> Iterator[tuple[_Texts, Link, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    texts = _Texts()
+    link = Link(Stream(ours, 60.0), texts, Settings(), ("127.0.0.1", 1))
+    reader = threading.Thread(target=link.run, daemon=True)
+    reader.start()
+    theirs.settimeout(DEADLINE)
+    wait_until(lambda: texts.askers, "the sender has asked")
+    try:
+        yield texts, link, theirs
+    finally:
+        link.cut("the test is over")
+        reader.join(DEADLINE)
+        theirs.close()
+
+
+def read_texts(sock: socket.socket, count: int) -> list[str]:
+    frames = FrameReader(Stream(sock, DEADLINE), False, 1 << 20)
+    return [str(frames.read().text) for _ in range(count)]
+
+
+def test_who_helps_sends_in_the_place_of_a_sender_that_waits() -> None:
+    with linked() as (texts, link, theirs):
+        time.sleep(0.1)  # until it waits
+        texts.askers.clear()
+        for number in range(5):
+            texts.queue.append(f"{number}")
+            link.help()
+            assert not texts.queue, "it was sent here"
+        assert texts.askers == {threading.current_thread().name}
+        link.send("queued")
+        assert read_texts(theirs, 6) == ["0", "1", "2", "3", "4", "queued"]
+
+
+def test_what_one_who_helps_cannot_write_at_once_is_left_to_the_sender() -> None:
+    large = ["x" * 1_000_000 + f"{number}" for number in range(5)]
+    with linked() as (texts, link, theirs):
+        for text in large:
+            texts.queue.append(text)
+            link.help()  # it does not wait
+        link.send("queued")
+        got = read_texts(theirs, 6)
+        assert got.index("queued") > 0 and [text for text in got if text != "queued"] == large
+
+
+def test_many_who_help_at_once_send_each_text_once() -> None:
+    with linked() as (texts, link, theirs):
+
+        def add(name: int) -> None:
+            for number in range(200):
+                texts.queue.append(f"{name}.{number}")
+                link.help()
+
+        helpers = [threading.Thread(target=add, args=(name,)) for name in range(4)]
+        for helper in helpers:
+            helper.start()
+        got = read_texts(theirs, 800)
+        for helper in helpers:
+            helper.join(DEADLINE)
+        assert sorted(got) == sorted(f"{name}.{n}" for name in range(4) for n in range(200))

@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +24,7 @@ from ..node import Node
 from ..version import __version__
 from ..web.app import create_app
 from ..web.guard import Guard, guarded
+from ..web.plain import begin
 from ..web.serve import HttpServer
 from ..web.token import kept_token, read_token
 
@@ -167,18 +170,21 @@ def run_node(
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     try:
-        node.start()
-        guard = Guard(
-            http_port,
-            token or kept_token(directory),
-            is_loopback(http_host),
-            # An interface that was given by name may be called so.
-            frozenset([*names, http_host.lower()]),
-        )
-        _log_pages(guard, http_host, names, http_token_file)
-        _log_peers(node, options["host"], options["advertise"])
-        http.run(guarded(create_app(node), guard), guard.room)
-    except KeyboardInterrupt:
+        with suppress(KeyboardInterrupt):
+            node.start()
+            guard = Guard(
+                http_port,
+                token or kept_token(directory),
+                is_loopback(http_host),
+                # An interface that was given by name may be called so.
+                frozenset([*names, http_host.lower()]),
+            )
+            _log_pages(guard, http_host, names, http_token_file)
+            _log_peers(node, options["host"], options["advertise"])
+            # What is being committed when a signal comes is not to be cut off in the middle.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: http.end())
+            http.run(guarded(create_app(node), guard), guard.room, partial(begin, node, guard))
         logger.info("stopping")
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):

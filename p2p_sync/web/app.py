@@ -29,6 +29,7 @@ from ..node import Node
 from ..protocol import Message
 from .bodies import Lines, text_of
 from .metrics import CONTENT_TYPE, Metrics
+from .plain import BEGUN, EXAMPLE, Done, shortened
 from .problems import KIND, is_api, problem
 from .query import parameter
 from .slots import RETRY_AFTER, Busy, Slots
@@ -110,6 +111,9 @@ def create_app(node: Node) -> Flask:
         logger.error("answering %r failed", request.path, exc_info=error)
         return _error(node, HTTPStatus.INTERNAL_SERVER_ERROR, "this node failed; see its log")
 
+    shown = redirect("/")
+    done = Done(shown.status, shown.get_wsgi_headers({}).to_wsgi_list(), shown.get_data())
+    app.wsgi_app = shortened(app.wsgi_app, done)  # type: ignore[method-assign,assignment]
     return app
 
 
@@ -136,8 +140,11 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
 
     @app.get("/commit")
     def commit() -> AnyResponse:
+        if begun := request.environ.get(BEGUN):
+            begun()
+            return redirect("/")
         _only_on_purpose()
-        text = parameter(request.environ["QUERY_STRING"], "msg", "/commit?msg=text")
+        text = parameter(request.environ["QUERY_STRING"], "msg", EXAMPLE)
         copies, timeout = _waiting()
         with slots.held(copies > 0):
             node.commit(text, copies, timeout)

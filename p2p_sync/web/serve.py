@@ -8,7 +8,9 @@ where too little does, and those where an answer is not taken.
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +21,7 @@ from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer
+from waitress.task import WSGITask
 from waitress.utilities import BadRequest
 
 from ..config import MAX_MESSAGE_BYTES
@@ -27,6 +30,10 @@ from .guard import MAX_LINES, Application
 
 # Tells by its head how many bytes of a request's body are to be kept.
 Room = Callable[[Mapping[str, Any]], int]
+
+# Begins what a request asks for, and calls back once the application can answer without having to
+# wait: with True where that will be quick. Returns False where it has begun nothing.
+Begin = Callable[[dict[str, Any], Callable[[bool], object]], bool]
 
 # Enough that requests which wait leave room for those which do not.
 _THREADS = 32
@@ -62,6 +69,10 @@ class HttpServer:
         """Bind `host` and `port`; raises StartError where they cannot be had."""
         self._sockets: dict[int, Any] = {}
         self._application: Any = None
+        self._begin: Begin = lambda head, then: False
+        self._ending = False
+        self._loop: int | None = None  # the thread that is in `run`
+        self._begun: deque[tuple[_Channel, bool]] = deque()  # and can be answered now
         try:
             self._server = waitress.create_server(
                 self._call,
@@ -87,21 +98,66 @@ class HttpServer:
                 f"the HTTP port {port} on {host} cannot be had ({reason}); {way_out}"
             ) from None
 
-    def run(self, application: Application, room: Room) -> None:
-        """Serve the WSGI `application` until a KeyboardInterrupt, which is raised.
+    def run(self, application: Application, room: Room, begin: Begin | None = None) -> None:
+        """Serve the WSGI `application` until `end` is called.
 
         Of each body no more is kept than `room` says; the application learns its whole length.
+        What `begin` has begun needs no worker.
         """
         self._application = application
+        self._begin = begin or self._begin
+        self._loop = threading.get_ident()
         for item in self._sockets.values():
             if isinstance(item, BaseWSGIServer):
                 item.channel_class = partial(_Channel, room)
-        wasyncore.loop(timeout=1, use_poll=True, map=self._sockets)
+                item.add_task = self._add_task
+                item.pull_trigger = partial(self._wake, item.trigger)
+        while self._sockets and not self._ending:
+            wasyncore.poll2(1, self._sockets)
+            self._answer()
+
+    def end(self) -> None:
+        """Let `run` return. For any thread, and for what handles a signal."""
+        self._ending = True
+        for item in list(self._sockets.values()):
+            if isinstance(item, BaseWSGIServer):
+                item.trigger.pull_trigger()
 
     def stop(self) -> None:
         """Let requests that are being answered end, for a moment, and close all."""
+        self._answer()
         self._server.task_dispatcher.shutdown(timeout=_STOP_TIMEOUT)
         wasyncore.close_all(self._sockets, ignore_all=True)
+
+    def _add_task(self, channel: _Channel) -> None:
+        """Begin the next request of `channel`, or have a worker answer it."""
+        request = channel.requests[0]
+        if threading.get_ident() == self._loop and not request.error:
+            request.task = WSGITask(channel, request)
+            if self._begin(request.task.get_environment(), partial(self._answerable, channel)):
+                return
+        self._server.task_dispatcher.add_task(channel)
+
+    def _answerable(self, channel: _Channel, quick: bool) -> None:
+        """What `channel` has begun is done; called by any thread."""
+        first = not self._begun
+        self._begun.append((channel, quick))
+        if first or len(self._begun) == 1:  # else the loop has been woken already
+            channel.server.pull_trigger()
+
+    def _answer(self) -> None:
+        """Answer what is done; in the loop's thread."""
+        while self._begun:
+            channel, quick = self._begun.popleft()
+            if quick and not channel.total_outbufs_len:  # which it might have to wait for
+                channel.service()
+            else:
+                self._server.task_dispatcher.add_task(channel)
+
+    def _wake(self, trigger: Any) -> None:
+        """Make the loop look again at what there is to read and write."""
+        if threading.get_ident() != self._loop:
+            trigger.pull_trigger()
 
     def _call(self, environ: Any, start_response: Any) -> Any:
         return self._application(environ, start_response)
@@ -112,6 +168,7 @@ class _Channel(HTTPChannel):
 
     def __init__(self, room: Room, *arguments: Any, **options: Any) -> None:
         self.parser_class = partial(_Parser, room)
+        self.task_class = _task
         super().__init__(*arguments, **options)
 
     def readable(self) -> bool:
@@ -131,10 +188,17 @@ class _Channel(HTTPChannel):
         return bool(time.monotonic() - self.request.begun > allowed)
 
 
+def _task(channel: _Channel, request: _Parser) -> WSGITask:
+    """Return the task that answers a request, made when that came."""
+    task, request.task = request.task, None  # each knows the other: no garbage in circles
+    return task or WSGITask(channel, request)
+
+
 class _Parser(HTTPRequestParser):
     """A request as it arrives."""
 
     error: Any = None
+    task: WSGITask | None = None
 
     def __init__(self, room: Room, adjustments: Any) -> None:
         super().__init__(adjustments)
