@@ -181,7 +181,14 @@ class Replica:
         `rtt` is the round trip in seconds, a guess to begin with.
         """
         link = ReplicaLink(
-            peer, rtt, self._vector, self._commits, self.woken, self._rng, self._linger
+            peer,
+            rtt,
+            self._vector,
+            self._commits,
+            self._links,
+            self.woken,
+            self._rng,
+            self._linger,
         )
         self._links[link] = None
         return link
@@ -383,8 +390,9 @@ class Replica:
         if name in link.refused:
             return
         if n > link.holds.get(name, 0):
+            shipped = link.position(name)
             link.note(name, n)
-            if link.introduced:
+            if link.introduced and n > shipped:  # else it has it from us, and knows that we do
                 held = self.held(name)  # what it knows of, where that is less
                 link.owe(name, now, held if held < n else 0)
         origin = self._vector.origins.get(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -25,14 +25,16 @@ from .logframes import (
 from .vector import Origin, VersionVector
 
 HAVE_INTERVAL = 1.0
-"""Seconds between HAVEs of news on a link; the first change after a quiet second goes at once."""
+"""Seconds between HAVEs on a link: of news, of which the first after a quiet second goes at once,
+and of what the peer has shipped or told, that it is durable here."""
+MANY_LINKS, MOST_INTERVALS = 8, 2.0
+"""With more links than this each is told in proportion less often, so that what a node spends does
+not grow with them, but in so many times the interval all the same."""
 HAVE_RIDE = 0.2
 """Seconds after which news ride along with a frame that is sent anyway."""
 HAVE_SOON = 0.0
 """Seconds, in place of HAVE_INTERVAL, while a commit waits for copies: a transaction gathers
 enough."""
-ACK_INTERVAL = 1.0
-"""Seconds after which the peer that shipped something is told that it is durable here."""
 AUDIT_INTERVAL = 30.0
 """Seconds, less up to a quarter, between HAVEs that tell a piece of the vector, news or not."""
 AUDIT_ENTRIES = 500
@@ -87,6 +89,7 @@ class ReplicaLink:
     rtt: float  # the round trip, in seconds
     _vector: VersionVector
     _commits: Commits
+    _links: Sized  # all of the node
     _woken: dict[ReplicaLink, None]
     _rng: random.Random
     _linger: float
@@ -210,7 +213,8 @@ class ReplicaLink:
         self._owes.setdefault(name, told)
         if self._owed_since == NEVER:
             self._owed_since = now
-            self.wake()
+            if self.attentive:
+                self.wake()
 
     # -- The sender ------------------------------------------------------------------------------
 
@@ -234,8 +238,9 @@ class ReplicaLink:
                     frames[0] = replace(frames[0], have=have, ack=ack)
                 else:
                     frames.append(Have(have, ack=ack))
-        until = min(until, self._have_at())
-        self.attentive = bool(self._acks) or until > self._told_at + HAVE_INTERVAL
+        again = self._told_at + self._interval()  # there is more by then, likely: no need to wake
+        until = min(until, self._have_at(), again if now < again else NEVER)
+        self.attentive = bool(self._acks) or until > again
         return Work(frames, ships, have, ack, until)
 
     def _control(self, now: float) -> list[LogFrame]:
@@ -280,13 +285,16 @@ class ReplicaLink:
             if after >= n:
                 del self._ready[name]
                 continue
+            upto = min(n, after + share)
             held = self._held.get(name)
-            if held:
+            if held == 0.0:
+                upto = after + 1
+            elif held:
                 if now < held:
                     until = min(until, held)
                     continue
                 del self._held[name]
-            ships.append(Ship(name, after, min(n, after + share)))
+            ships.append(Ship(name, after, upto))
             if len(ships) == MAX_BATCH:
                 break
         return ships, until
@@ -297,10 +305,14 @@ class ReplicaLink:
             return -NEVER
         if self._soon:
             return self._told_at + HAVE_SOON
-        due = min(self._audit_at, self._owed_since + ACK_INTERVAL)
+        due = min(self._audit_at, self._owed_since + self._interval())
         if self._told < self._vector.revision:
-            due = min(due, self._told_at + HAVE_INTERVAL)
+            due = min(due, self._told_at + self._interval())
         return due
+
+    def _interval(self) -> float:
+        """Seconds between HAVEs where nobody waits for them."""
+        return HAVE_INTERVAL * min(max(1.0, len(self._links) / MANY_LINKS), MOST_INTERVALS)
 
     def _tells(self, now: float, riding: bool) -> bool:
         """Whether to tell now, where something else is sent anyway (`riding`) or not."""
@@ -321,17 +333,17 @@ class ReplicaLink:
             self._told = news[0].revision
         else:
             self._told = self._vector.revision
-            if news or have:
-                self._told_at = now
         have.update((origin.name, origin.entry) for origin in news)
-        have.update(self._owed(now, riding))
+        wait = 0.0 if have else HAVE_RIDE if riding else self._interval()
+        if now >= self._owed_since + wait:
+            have.update(self._owed(now))
+        if have and rest <= 0:
+            self._told_at = now
         return have
 
-    def _owed(self, now: float, riding: bool) -> dict[str, tuple[int, str]]:
+    def _owed(self, now: float) -> dict[str, tuple[int, str]]:
         """What to tell of what the peer has shipped or told of, and we hold by now."""
         have: dict[str, tuple[int, str]] = {}
-        if now < self._owed_since + (HAVE_RIDE if riding else ACK_INTERVAL):
-            return have
         for name in tuple(itertools.islice(self._owes, AUDIT_ENTRIES)):
             told = self._owes.pop(name)
             origin = self._vector.origins.get(name)

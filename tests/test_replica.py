@@ -109,6 +109,15 @@ def test_FirstMessage_Committed_ShippedOnAllLinks() -> None:
     assert [bench.sent(link) for link in links] == [[(US, 0, 1)]] * 2
 
 
+def test_FirstMessages_CommittedTogether_FirstAloneFloods() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.commit(1000)
+    assert bench.sent(link) == [(US, 0, 1)]
+    bench.later(2 * RTT)
+    assert bench.sent(link) == [(US, 1, 1000)]
+
+
 def test_FirstMessage_Received_ShippedOnAllOtherLinks() -> None:
     bench = Bench()
     source, other = bench.link(), bench.link()
@@ -459,13 +468,16 @@ def test_Ships_PeerHoldsIt_NotShipped() -> None:
 def test_Linger_ManyMessages_OneFrame() -> None:
     bench = Bench(linger=0.1)
     link = bench.link()
-    bench.receive(link, Graft({}))
+    bench.commit()
+    bench.later(1.0)
+    assert bench.sent(link) == [(US, 0, 1)]
+    bench.later(1.0)
     bench.commit()
     bench.later(0.05)
     bench.commit()
     assert bench.sent(link) == []
     bench.later(0.06)
-    assert bench.sent(link) == [(US, 0, 2)]
+    assert bench.sent(link) == [(US, 1, 3)]
 
 
 # -- HAVE -----------------------------------------------------------------------------------------
@@ -473,6 +485,7 @@ def test_Linger_ManyMessages_OneFrame() -> None:
 
 def test_Have_FirstChangeAfterAQuietSecond_AtOnceThenOncePerSecond() -> None:
     bench, feeder, lazy = fed()
+    bench.later(1.0)
     for n in range(2, 12):
         bench.arrive(feeder, run(O, n - 1, n))
         told = bench.sent(lazy)
@@ -480,6 +493,43 @@ def test_Have_FirstChangeAfterAQuietSecond_AtOnceThenOncePerSecond() -> None:
         bench.later(0.05)
     bench.later(0.6)
     assert bench.sent(lazy) == [Have({O: entry(11)})]
+
+
+def test_Have_SteadyNewsOnALazyLink_OneASecond() -> None:
+    bench, feeder, lazy = fed()
+    frames = 0
+    for n in range(2, 102):  # ten seconds; the peer has it too, and tells once a second
+        bench.later(0.1)
+        bench.arrive(feeder, run(O, n - 1, n))
+        if n % 10 == 5:
+            bench.receive(lazy, Have({O: entry(n)}))
+        frames += len(bench.sent(lazy))
+    assert 9 <= frames <= 11
+
+
+@pytest.mark.parametrize(("links", "seconds"), [(8, 1.0), (12, 1.5), (40, 2.0)])
+def test_Have_ManyLinks_EachToldLessOften(links: int, seconds: float) -> None:
+    bench, feeder, lazy = fed()
+    for n in range(links - 2):
+        bench.link(str(n))
+    bench.later(5.0)
+    bench.arrive(feeder, run(O, 1, 2))
+    assert bench.sent(lazy) == [Have({O: entry(2)})]
+    bench.arrive(feeder, run(O, 2, 3))
+    bench.later(seconds - 0.05)
+    assert bench.sent(lazy) == []
+    bench.later(0.1)
+    assert bench.sent(lazy) == [Have({O: entry(3)})]
+
+
+def test_Have_OfWhatWeShipped_NotAnswered() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.commit()
+    assert bench.sent(link) == [(US, 0, 1)]
+    bench.receive(link, Have(bench.replica.vector()))
+    bench.later(5.0)
+    assert bench.sent(link) == []
 
 
 def test_Have_PeerKnownToHoldIt_ToldOnceThatWeDo() -> None:
@@ -912,7 +962,7 @@ def test_EntryOfSeveral_Received_CountsItsMessages() -> None:
     assert bench.arrive(link, part(several(), 0, 5))
     assert bench.replica.held(O) == 5
     assert bench.replica.vector() == {O: (5, several().hashes[1])}
-    assert bench.sent(other) == [(O, 0, 5)]
+    assert bench.sent(other) == [(O, 0, 1)], "the shell sends the first entry whole"
 
 
 def test_EntryOfSeveral_RunOverlapsAtItsEnd_OnlyTheRestIsNew() -> None:

@@ -82,7 +82,7 @@ def _read_shipped(peer: raw.RawPeer, what: str) -> None:
     while True:
         frame: dict[str, Any] = peer.read_json()
         for run in frame.get("runs", ()):
-            if any(message[1] == what for message in run["messages"]):
+            if any(entry[1] == what for entry in run["entries"]):
                 return
 
 
