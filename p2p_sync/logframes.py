@@ -27,7 +27,7 @@ from .codes import MAX_NUMBER, PROTOCOL_ERROR
 from .config import MAX_MESSAGE_BYTES
 from .errors import ProtocolError
 
-MAX_ENTRIES = 2_500
+MAX_NAMED = 2_500
 """Origins named in one frame; at some 90 bytes each that stays below 256 KiB."""
 MAX_BATCH = 1_000
 """Messages in one entry; a frame that holds as many takes no further entry."""
@@ -271,8 +271,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
             raise _wrong(f"more than {MAX_SHIPPED} messages in a frame")
         return Messages(runs, have, ack)
     if kind == "PRUNE":
-        origins = _list(data.get("origins"), MAX_ENTRIES)
-        refused = _list(data.get("refused", []), MAX_ENTRIES)
+        origins = _list(data.get("origins"), MAX_NAMED)
+        refused = _list(data.get("refused", []), MAX_NAMED)
         return Prune(tuple(map(_origin, origins)), tuple(map(_origin, refused)), have, ack)
     if kind == "GRAFT":
         after = _table(data, "after", required=True)
@@ -290,8 +290,8 @@ def _table(data: Mapping[str, Any], name: str, *, required: bool) -> Iterable[tu
         return ()
     if not isinstance(table, dict):
         raise _wrong(f"{name} is not an object")
-    if len(table) > MAX_ENTRIES:
-        raise _wrong(f"more than {MAX_ENTRIES} entries in {name}")
+    if len(table) > MAX_NAMED:
+        raise _wrong(f"more than {MAX_NAMED} entries in {name}")
     return table.items()
 
 

@@ -39,7 +39,7 @@ from typing import NamedTuple
 from .codes import POLICY_VIOLATION
 from .errors import ProtocolError
 from .logframes import (
-    MAX_ENTRIES,
+    MAX_NAMED,
     Entry,
     Graft,
     Have,
@@ -260,7 +260,7 @@ class Replica:
         """Refuse a frame that tells of too many origins, before any of it is believed."""
         holds, refused = link.holds, link.refused
         known = len(holds) + len(refused)
-        if known + 2 * MAX_ENTRIES <= MAX_ORIGINS:
+        if known + 2 * MAX_NAMED <= MAX_ORIGINS:
             return  # a frame cannot name more
         names = set(frame.have)
         if isinstance(frame, Messages):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .logframes import (
     MAX_BATCH,
-    MAX_ENTRIES,
+    MAX_NAMED,
     Graft,
     Have,
     LogFrame,
@@ -37,7 +37,7 @@ HAVE_SOON = 0.0
 enough."""
 AUDIT_INTERVAL = 30.0
 """Seconds, less up to a quarter, between HAVEs that tell a piece of the vector, news or not."""
-AUDIT_ENTRIES = 500
+AUDIT_NAMED = 500
 """Origins in such a piece; the next one goes on where it ended."""
 HOLD_TRIPS, HOLD_MARGIN = 1.25, 0.01
 """Round trips, and seconds on top, for which what follows an origin's first message is held."""
@@ -203,7 +203,7 @@ class ReplicaLink:
         origin = self._vector.origins.get(name)
         if origin is not None and origin.n >= n:
             self.tell_soon(name)
-        elif len(self._acks) < AUDIT_ENTRIES:
+        elif len(self._acks) < AUDIT_NAMED:
             self._acks[name] = n
             self.attentive = True
 
@@ -247,15 +247,15 @@ class ReplicaLink:
         """PRUNE, GRAFT, and the next piece of the vector while the link opens."""
         frames: list[LogFrame] = []
         if self.prunes or self.refusals:
-            frames.append(Prune(_pop(self.prunes, MAX_ENTRIES), _pop(self.refusals, MAX_ENTRIES)))
+            frames.append(Prune(_pop(self.prunes, MAX_NAMED), _pop(self.refusals, MAX_NAMED)))
         if self.grafts:
-            names = _pop(self.grafts, MAX_ENTRIES)
+            names = _pop(self.grafts, MAX_NAMED)
             origins = self._vector.origins
             after = {name: origins[name].staged for name in names if name in origins}
             if after:
                 frames.append(Graft(after))
         if self._opening:
-            piece = self._piece(MAX_ENTRIES, now)
+            piece = self._piece(MAX_NAMED, now)
             frames.append(Have(piece, last=not self._opening))
         return frames
 
@@ -323,11 +323,11 @@ class ReplicaLink:
 
     def _news(self, now: float, riding: bool) -> dict[str, tuple[int, str]]:
         """What to tell: the changes that the peer may not know of, and what is asked for."""
-        have = {name: self._vector.origins[name].entry for name in _pop(self._soon, AUDIT_ENTRIES)}
+        have = {name: self._vector.origins[name].entry for name in _pop(self._soon, AUDIT_NAMED)}
         if now >= self._audit_at:
-            have.update(self._piece(AUDIT_ENTRIES, now))
+            have.update(self._piece(AUDIT_NAMED, now))
         news = [origin for origin in self._vector.changed_since(self._told) if self._lacks(origin)]
-        rest = len(news) - (MAX_ENTRIES - 3 * AUDIT_ENTRIES)
+        rest = len(news) - (MAX_NAMED - 3 * AUDIT_NAMED)
         if rest > 0:  # the oldest now, the rest at once after them
             news = news[rest:]
             self._told = news[0].revision
@@ -344,7 +344,7 @@ class ReplicaLink:
     def _owed(self, now: float) -> dict[str, tuple[int, str]]:
         """What to tell of what the peer has shipped or told of, and we hold by now."""
         have: dict[str, tuple[int, str]] = {}
-        for name in tuple(itertools.islice(self._owes, AUDIT_ENTRIES)):
+        for name in tuple(itertools.islice(self._owes, AUDIT_NAMED)):
             told = self._owes.pop(name)
             origin = self._vector.origins.get(name)
             n = origin.n if origin else 0

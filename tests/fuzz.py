@@ -23,7 +23,7 @@ from p2p_sync.errors import LinkClosed, ProtocolError
 from p2p_sync.frames import FrameReader
 from p2p_sync.logframes import (
     LOG_FRAMES,
-    MAX_ENTRIES,
+    MAX_NAMED,
     MAX_SHIPPED,
     NO_HASH,
     Entry,
@@ -146,8 +146,8 @@ def check_codec(text: str) -> str:
     if isinstance(found, Sockets) and found.node is None:
         return "original"  # ours always say who they are
     if isinstance(found, (Sockets, Message, *LOG_FRAMES)):
-        assert len(getattr(found, "have", ())) <= MAX_ENTRIES
-        assert len(getattr(found, "origins", ())) <= MAX_ENTRIES
+        assert len(getattr(found, "have", ())) <= MAX_NAMED
+        assert len(getattr(found, "origins", ())) <= MAX_NAMED
         assert sum(run.count for run in getattr(found, "runs", ())) <= MAX_SHIPPED
         assert decode(encode(found)) == found
         return "taken"
@@ -156,7 +156,7 @@ def check_codec(text: str) -> str:
 
 def _stretch(value: Any, rng: random.Random) -> None:
     """Make a frame's tables as long as they may be, or too long."""
-    length = rng.choice((256, 257, MAX_SHIPPED, MAX_SHIPPED + 1, MAX_ENTRIES, MAX_ENTRIES + 1))
+    length = rng.choice((256, 257, MAX_SHIPPED, MAX_SHIPPED + 1, MAX_NAMED, MAX_NAMED + 1))
     for name, item in value.items() if isinstance(value, dict) else ():
         if isinstance(item, list) and item:
             value[name] = (item * length)[:length]

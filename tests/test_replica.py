@@ -12,7 +12,7 @@ from p2p_sync import replica as rules
 from p2p_sync import replica_link
 from p2p_sync.errors import ProtocolError
 from p2p_sync.logframes import (
-    MAX_ENTRIES,
+    MAX_NAMED,
     NO_HASH,
     Entry,
     Graft,
@@ -224,12 +224,12 @@ def test_Opening_PeersVectorUnknown_NothingShipped() -> None:
 
 
 def test_Opening_LargeVector_ToldInPiecesTheLastMarked() -> None:
-    names = [f"{n:016x}-1" for n in range(MAX_ENTRIES + 1)]
+    names = [f"{n:016x}-1" for n in range(MAX_NAMED + 1)]
     replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
     link = replica.open("peer", RTT, 0.0)
     pieces = [link.take(0.0).frames[0] for _ in range(2)]
     assert [(len(have.have), have.last) for have in pieces if isinstance(have, Have)] == [
-        (MAX_ENTRIES, False),
+        (MAX_NAMED, False),
         (1, True),
     ]
     assert not link.take(0.0).frames
@@ -582,7 +582,7 @@ def test_Have_IdleLink_EachHalfMinute() -> None:
 
 
 def test_Have_LargeVector_AuditedPieceByPiece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_link, "AUDIT_ENTRIES", 2)
+    monkeypatch.setattr(replica_link, "AUDIT_NAMED", 2)
     names = [f"{n:016x}-1" for n in range(5)]
     replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
     link = replica.open("peer", RTT, 0.0)
@@ -603,7 +603,7 @@ def test_Have_VeryManyChangesAtOnce_AllTold() -> None:
         bench.arrive(feeder, *(run(name, 0, 1) for name in names[i : i + 1_000]))
     told: set[str] = set()
     for frame in bench.sent(lazy):
-        assert len(frame.have) <= MAX_ENTRIES
+        assert len(frame.have) <= MAX_NAMED
         told.update(frame.have)
     assert told == set(names)
 
