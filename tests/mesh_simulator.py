@@ -64,8 +64,8 @@ class Network(Simulation):
         return [node.overlay.count() for node in self.up()]
 
     def in_one_piece(self, nodes: list[MeshNode] | None = None) -> bool:
-        """Whether the links join all running nodes, or just these."""
-        up = self.up() if nodes is None else nodes
+        """Whether the links join all running nodes, or these, be it by way of others."""
+        up = self.up()
         index = {node: number for number, node in enumerate(up)}
         pairs = {
             (index[node], index[end.other.node])
@@ -73,7 +73,7 @@ class Network(Simulation):
             for end in node.links.values()
             if end.other.node in index and not end.wire.lost
         }
-        return connected(len(up), pairs | {(b, a) for a, b in pairs})
+        return connected(len(up), pairs, nodes and [index[node] for node in nodes])
 
 
 class MeshNode(Node):

@@ -13,7 +13,7 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 from p2p_sync.clock import MAX_AHEAD_MS, HybridClock
@@ -485,17 +485,18 @@ def regular(nodes: int, degree: int, rng: random.Random) -> list[tuple[int, int]
                 return list(pairs)
 
 
-def connected(nodes: int, pairs: Any) -> bool:
-    """Whether a graph is in one piece."""
+def connected(nodes: int, pairs: Any, wanted: Collection[int] | None = None) -> bool:
+    """Whether a graph is in one piece, or those `wanted` of its nodes are joined by all of it."""
     neighbours: list[list[int]] = [[] for _ in range(nodes)]
     for a, b in pairs:
         neighbours[a].append(b)
         neighbours[b].append(a)
-    reached = {0}
-    todo = [0]
+    wanted = range(nodes) if wanted is None else wanted
+    todo = list(wanted)[:1]
+    reached = set(todo)
     while todo:
         for other in neighbours[todo.pop()]:
             if other not in reached:
                 reached.add(other)
                 todo.append(other)
-    return len(reached) == nodes
+    return reached.issuperset(wanted)
