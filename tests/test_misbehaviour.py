@@ -288,7 +288,7 @@ def own(hostile: Hostile, count: int, time_ms: int = 1, after: int = 0) -> dict[
         "origin": hostile.origin,
         "after": after,
         "previous": hashes[after - 1] if after else NO_HASH,
-        "messages": [list(entry[:2]) for entry in entries[after:]],
+        "entries": [list(entry[:2]) for entry in entries[after:]],
     }
 
 
