@@ -41,6 +41,9 @@ _DRAIN_PAUSE = 0.001
 # The round trip that is assumed before it has been measured. Seconds.
 _FIRST_RTT = 0.05
 
+# Bytes after which one that helps leaves the rest to the sender.
+_HELPED = 64 * 1024
+
 _NEVER = float("inf")
 
 _numbers = itertools.count(1)
@@ -196,9 +199,11 @@ class Link:
                 return
             self._busy = True
         unsent = b""
+        count = 0
         try:
-            while not unsent and (data := self._ask()):
+            while not unsent and count < _HELPED and (data := self._ask()):
                 unsent = self._stream.write_some(data)
+                count += len(data)
         except LinkClosed as error:
             self.cut(str(error), error.fault)
         except Exception:
@@ -391,7 +396,12 @@ class Link:
         with self._changed:
             self._awake = self._awake or bool(texts)
             self._again = again
-        return b"".join(self._format(frames.TEXT, text.encode("utf-8")) for text in texts)
+            first = b""
+            if texts:  # what was queued before the handler knew of these, such as SOCKETS
+                first = b"".join(self._outbox)
+                self._outbox.clear()
+                self._outbox_bytes = 0
+        return first + b"".join(self._format(frames.TEXT, text.encode("utf-8")) for text in texts)
 
     def _queued(self) -> bool:
         """With the lock held: whether something is to be sent before the handler is asked."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
 from .hearings import WINDOW, Matcher, node_of
-from .logframes import Entry, PackedRun, Run
+from .logframes import MAX_SHIPPED, Entry, PackedRun, Run
 from .protocol import Message
 from .store import Database, Store
 
@@ -191,10 +191,10 @@ class Log:
         with self._store.reading() as database:
             rows = database.execute(
                 "SELECT seq - 1, count, hex(previous), time, data, heard FROM entries "
-                "WHERE origin = ?1 AND seq <= ?3 "
-                "AND seq >= (SELECT max(seq) FROM entries WHERE origin = ?1 AND seq <= ?2 + 1) "
+                "WHERE origin = ? AND seq <= ? "
+                "AND seq >= (SELECT max(seq) FROM entries WHERE origin = ? AND seq <= ?) "
                 "ORDER BY seq",
-                (origin, after, upto),
+                (origin, upto, origin, after + 1),
             )
             entries = (
                 _Stored(start, count, previous.lower(), Entry(time, data, heard, count).pack())
@@ -223,10 +223,10 @@ class Log:
         with self._store.reading() as database:
             rows = database.execute(
                 f"SELECT {_ENTRY} FROM entries WHERE {_SHOWN} "
-                "AND (time, origin, seq) >= (?1, ?2, (SELECT coalesce(max(seq), 0) "
-                "FROM entries WHERE time = ?1 AND origin = ?2 AND seq <= ?3)) "
+                "AND (time, origin, seq) >= (?, ?, (SELECT coalesce(max(seq), 0) "
+                "FROM entries WHERE time = ? AND origin = ? AND seq <= ?)) "
                 "ORDER BY time, origin, seq",
-                after,  # the entry that holds it may reach beyond
+                (*after[:2], *after),  # the entry that holds it may reach beyond
             )
             messages = (message for row in rows for message in _messages(row))
             return list(islice(dropwhile(lambda m: m.order <= after, messages), limit))
@@ -305,7 +305,7 @@ def _shipped(
     what is left."""
     chosen: list[_Stored] = []
     for entry in entries:
-        if chosen and entry.after >= upto:
+        if chosen and (entry.after >= upto or _end(entry) - chosen[0].after > MAX_SHIPPED):
             break
         text = entry.text
         size -= len(text) if text.isascii() else len(text.encode())

@@ -30,7 +30,16 @@ from .dialer import Dialer, resolve
 from .errors import DialError, LogError, ProtocolError
 from .link import Link, wake
 from .log import Log
-from .logframes import LOG_FRAMES, MAX_BATCH, LogFrame, Messages, PackedRun, messages_to_json
+from .logframes import (
+    LOG_FRAMES,
+    MAX_BATCH,
+    MAX_SHIPPED,
+    Have,
+    LogFrame,
+    Messages,
+    PackedRun,
+    messages_to_json,
+)
 from .peer import Close, Tell, Work
 from .peertable import key_of
 from .proof import MAX_OPENING_BYTES, Handshake
@@ -314,9 +323,11 @@ class Mesh:
         runs: list[PackedRun] = []
         room, count = BATCH_BYTES, 0
         for origin, after, upto in work.ships:
-            run, room = self._log.read(origin, after, upto, room)
+            run, left = self._log.read(origin, after, upto, room)
+            if runs and (left < 0 or count + run.count > MAX_SHIPPED):
+                break  # it begins the next frame
             runs.append(run)
-            count += run.count
+            room, count = left, count + run.count
             if room <= 0 or count >= MAX_BATCH:
                 break
         if runs:
@@ -326,7 +337,10 @@ class Mesh:
             )
             link.sent += count
             self._counters.add("frames_total", "out", "MESSAGES")
-            texts.append(messages_to_json(runs, work.have, work.ack))
+            have = work.have if room >= 0 else {}  # one entry may fill the frame alone
+            texts.append(messages_to_json(runs, have, work.ack))
+            if work.have and not have:
+                texts.append(self._encode(Have(work.have, ack=work.ack)))
         return texts
 
     def _texts_for_original(self, link: Link) -> list[str]:

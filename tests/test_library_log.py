@@ -182,6 +182,28 @@ def test_peers_get_the_messages_of_earlier_starts(tmp_path: Path) -> None:
         assert other.messages() == kept == node.messages()
 
 
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [["x"] * 900, *(["single"] for _ in range(200)), ["y"] * 1000],
+        [["a" * 60_000], ["b" * 60_000], ["\x01" * 40_000] * 4],
+    ],
+    ids=["messages", "bytes"],
+)
+def test_a_newcomer_is_shipped_frames_within_their_limits(
+    tmp_path: Path, batches: list[list[str]]
+) -> None:
+    for some in (batches[:1], batches[1:]):  # under two origins
+        with Node(0, data_dir=tmp_path) as node:
+            for batch in some:
+                list(node.commit_all(batch))
+    with Node(0, data_dir=tmp_path) as node, Node(0) as other:
+        other.connect(node.address)
+        count = sum(map(len, batches))
+        wait_until(lambda: other.log.count()[0] == count, "it has all")
+        assert not any(other.status()["misbehaviour"].values())
+
+
 def test_callbacks_get_what_comes_not_what_was_there(tmp_path: Path) -> None:
     with Node(0, data_dir=tmp_path) as node:
         for n in range(10):

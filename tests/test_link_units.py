@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +81,7 @@ def read_texts(sock: socket.socket, count: int) -> list[str]:
 
 def test_who_helps_sends_in_the_place_of_a_sender_that_waits() -> None:
     with linked() as (texts, link, theirs):
-        time.sleep(0.1)  # until it waits
+        wait_until(lambda: not link._busy, "it waits")
         texts.askers.clear()
         for number in range(5):
             texts.queue.append(f"{number}")
@@ -102,6 +101,23 @@ def test_what_one_who_helps_cannot_write_at_once_is_left_to_the_sender() -> None
         link.send("queued")
         got = read_texts(theirs, 6)
         assert got.index("queued") > 0 and [text for text in got if text != "queued"] == large
+
+
+@pytest.mark.parametrize("helped", [True, False], ids=["by a helper", "by the sender"])
+def test_what_was_queued_before_there_was_more_to_send_goes_first(helped: bool) -> None:
+    with linked() as (texts, link, theirs):
+        wait_until(lambda: not link._busy, "it waits")
+
+        def next_texts(link: Link) -> tuple[list[str], float]:
+            if not texts.queue:
+                return [], float("inf")
+            link.send("SOCKETS")  # as the reader does while a sender is about to ask
+            return [texts.queue.popleft()], float("inf")
+
+        texts.next_texts = next_texts  # type: ignore[method-assign]
+        texts.queue.append("HAVE")
+        (link.help if helped else link.wake)()
+        assert read_texts(theirs, 2) == ["SOCKETS", "HAVE"]
 
 
 def test_many_who_help_at_once_send_each_text_once() -> None:

@@ -8,14 +8,18 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from p2p_sync import Node
 from p2p_sync.errors import LogError
-from p2p_sync.web.guard import Guard
+from p2p_sync.web.app import create_app
+from p2p_sync.web.guard import Guard, guarded
 from p2p_sync.web.plain import BEGUN, begin
+from p2p_sync.web.serve import HttpServer
 from tests.support import DEADLINE, NodeProcess, wait_until
 
 
@@ -141,6 +145,47 @@ def test_a_signal_cuts_no_commit_off_in_the_middle() -> None:
         with NodeProcess(data_dir=node.data_dir) as again:
             held = set(again.messages().split(","))
             assert set(acknowledged) <= held
+
+
+def test_what_is_begun_when_the_server_stops_is_answered() -> None:
+    node = Node(0)
+    with node, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        guard = Guard(port, "t" * 40)
+        http = HttpServer("127.0.0.1", port)
+        application = guarded(create_app(node), guard)
+        loop = threading.Thread(
+            target=http.run, args=(application, guard.room, partial(begin, node, guard))
+        )
+        append, stored = node.log.append, threading.Event()
+
+        def slow(runs: Any) -> None:
+            stored.wait(DEADLINE)
+            append(runs)
+
+        node.log.append = slow  # type: ignore[method-assign]
+        loop.start()
+        answers: list[bytes] = []
+        request = get(port, "/commit?msg=text", "Connection: close")
+        asking = [
+            threading.Thread(target=lambda: answers.append(exchange(port, request)))
+            for _ in range(4)
+        ]
+        for thread in asking:
+            thread.start()
+        held = node._running().state
+        wait_until(lambda: len(held._tickets) == 4, "all are under way")
+        http.end()
+        loop.join(DEADLINE)
+        threading.Timer(0.2, stored.set).start()
+        node.stop()
+        http.stop()
+        for thread in asking:
+            thread.join(DEADLINE)
+        assert sorted({answer[:12] for answer in answers}) <= [b"HTTP/1.1 302", b"HTTP/1.1 503"]
+        assert len(answers) == 4 and all(answers)
 
 
 def test_callbacks_that_are_set_later_get_what_comes_later() -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -125,7 +126,8 @@ class HttpServer:
 
     def stop(self) -> None:
         """Let requests that are being answered end, for a moment, and close all."""
-        self._answer()
+        while self._begun:  # no worker would take them any more, and none has to wait
+            self._begun.popleft()[0].service()
         self._server.task_dispatcher.shutdown(timeout=_STOP_TIMEOUT)
         wasyncore.close_all(self._sockets, ignore_all=True)
 
@@ -143,7 +145,8 @@ class HttpServer:
         first = not self._begun
         self._begun.append((channel, quick))
         if first or len(self._begun) == 1:  # else the loop has been woken already
-            channel.server.pull_trigger()
+            with suppress(OSError):  # there is no loop any more
+                channel.server.pull_trigger()
 
     def _answer(self) -> None:
         """Answer what is done; in the loop's thread."""
