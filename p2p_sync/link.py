@@ -396,11 +396,8 @@ class Link:
         with self._changed:
             self._awake = self._awake or bool(texts)
             self._again = again
-            first = b""
-            if texts:  # what was queued before the handler knew of these, such as SOCKETS
-                first = b"".join(self._outbox)
-                self._outbox.clear()
-                self._outbox_bytes = 0
+            # What was queued before the handler knew of these, such as SOCKETS.
+            first = self._take_outbox() if texts else b""
         return first + b"".join(self._format(frames.TEXT, text.encode("utf-8")) for text in texts)
 
     def _queued(self) -> bool:
@@ -424,13 +421,18 @@ class Link:
             return None
         data, self._unsent = self._unsent, b""
         data += b"".join(self._format(frames.PONG, payload) for payload in self._pongs)
-        data += b"".join(self._outbox)
+        data += self._take_outbox()
         self._pongs.clear()
-        self._outbox.clear()
-        self._outbox_bytes = 0
         if self._close_payload is not None:
             self._close_sent = True
             data += self._format(frames.CLOSE, self._close_payload)
+        return data
+
+    def _take_outbox(self) -> bytes:
+        """With the lock held: take what `send` has queued."""
+        data = b"".join(self._outbox)
+        self._outbox.clear()
+        self._outbox_bytes = 0
         return data
 
     # -- shared ---------------------------------------------------------------------------------

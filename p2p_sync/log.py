@@ -102,11 +102,12 @@ class Log:
         When this returns, they are on disk. Raises LogFull or LogError, and then nothing of them
         is stored.
         """
+        stored = [(run, _stored(run)) for run in runs]
         with self._store.writing() as database:
             arrival = self._arrival
             texts: dict[str, list[int]] = {}
-            for run in runs:
-                _insert(database, run, arrival)
+            for run, entries in stored:
+                _insert(database, run, entries, arrival)
                 database.execute(
                     "INSERT INTO origins VALUES (?, ?, ?) "
                     "ON CONFLICT (origin) DO UPDATE SET n = excluded.n, hash = excluded.hash",
@@ -120,7 +121,6 @@ class Log:
             for text, times in texts.items():
                 arrival, more = _rematch(database, text, min(times), max(times), arrival)
                 hidden += more
-        stored = [(run, _stored(run)) for run in runs]
         with self._lock:
             self._arrival = arrival
             self._hidden += hidden
@@ -272,16 +272,16 @@ class Log:
             place = page[-1].order
 
 
-def _insert(database: Database, run: Run, arrival: int) -> None:
+def _insert(database: Database, run: Run, entries: Sequence[_Stored], arrival: int) -> None:
     """Insert the entries of `run`, their messages numbered on from `arrival`, many with one
     statement: each step of a statement gives up the interpreter's lock and has to get it back."""
     fields: list[tuple[object, ...]] = []
-    seq, previous = run.after, run.previous
-    for (time, text, heard, length), running in zip(run.entries, run.hashes, strict=True):
-        last = arrival + seq - run.after + length
+    for (time, text, heard, length), (after, _, previous, _) in zip(
+        run.entries, entries, strict=True
+    ):
+        last = arrival + after - run.after + length
         before = bytes.fromhex(previous)
-        fields.append((last, run.origin, seq + 1, length, time, heard, before, text))
-        seq, previous = seq + length, running
+        fields.append((last, run.origin, after + 1, length, time, heard, before, text))
     for start in range(0, len(fields), _ROWS):
         rows = fields[start : start + _ROWS]
         values = ", ".join(["(?, ?, ?, ?, ?, ?, NULL, ?, ?)"] * len(rows))

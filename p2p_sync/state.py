@@ -492,7 +492,6 @@ class State:
             self._pending_messages = 0
             self._failures += 1
             self._failure = error
-            self._stored.notify_all()
             self._pending_changed.notify_all()
             return self._take_tickets()
 
