@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-try:
-    from playwright.sync_api import sync_playwright
-except ImportError:  # there is no wheel for this machine, or nobody has installed it
-    sync_playwright = None
+_PLAYWRIGHT = importlib.util.find_spec("playwright")  # there is no wheel for some machines
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"]
@@ -25,7 +23,7 @@ def executable() -> str | None:
 
 def missing() -> str:
     """Why there is no browser here; nothing if there is one."""
-    if sync_playwright is None:
+    if not _PLAYWRIGHT:
         return "needs Playwright: pip install playwright"
     if executable() is None:
         return "needs Chromium: apt install chromium, or its path in P2P_SYNC_TEST_CHROMIUM"
@@ -35,6 +33,8 @@ def missing() -> str:
 @contextmanager
 def browser() -> Iterator[Any]:
     """Chromium without a window, ended at the end."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=executable(), args=_FLAGS)
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from p2p_sync.address import parse_address
+from p2p_sync.credentials import Credentials
 from p2p_sync.dialer import Dialer, resolve
 from p2p_sync.link import Link
 from tests.echo_server import SETTINGS, Echo
@@ -29,7 +30,8 @@ class Collector(Echo):
 def run(url: str, path: str, handler: Echo) -> None:
     """Dial `path` and serve the link until it ends."""
     address = parse_address(url)
-    stream, endpoint = Dialer(SETTINGS).dial(address, resolve(address), path)
+    dialer = Dialer(SETTINGS, Credentials(SETTINGS).tls)
+    stream, endpoint, _ = dialer.dial(address, resolve(address), path)
     Link(stream, handler, SETTINGS, endpoint, str(address)).run()
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 
 from p2p_sync.config import Settings
+from p2p_sync.credentials import Credentials
 from p2p_sync.link import Link
 from p2p_sync.server import PeerServer
 
@@ -35,7 +36,7 @@ class Echo:
 
 
 if __name__ == "__main__":
-    server = PeerServer(int(sys.argv[1]), SETTINGS)
+    server = PeerServer(int(sys.argv[1]), SETTINGS, Credentials(SETTINGS))
     server.start(Echo())
     try:
         signal.pause()

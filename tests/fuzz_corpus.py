@@ -43,4 +43,5 @@ def storm() -> list[dict[str, Any]]:
             for name in UNKNOWN
         ],
     }
-    return [claims, *[graft, more] * 30, *[refused, claims] * 30, *[gaps] * 30]
+    frames: list[list[dict[str, Any]]] = [[claims], [graft, more] * 30, [refused, claims] * 30]
+    return [frame for part in frames for frame in part] + [gaps] * 30

@@ -14,7 +14,7 @@ from collections import Counter
 
 from p2p_sync.logframes import Have
 from p2p_sync.vector import digest
-from tests.simulator import Node, Simulation, Wire
+from tests.simulator import Disk, Node, Simulation, Wire
 
 LIMIT = 100.0
 """Seconds after the last fault within which all nodes have to be equal. Disks take up to a second,
@@ -143,7 +143,7 @@ class History:
             node.start()
 
     def _wipe(self) -> None:
-        self._replace(self._any(), {}, {})
+        self._replace(self._any(), ({}, {}))
 
     def _backup(self) -> None:
         node = self._any()
@@ -152,12 +152,13 @@ class History:
     def _restore(self) -> None:
         node = self._any()
         log, hashes = self.backups[node]
-        self._replace(node, {k: v[:] for k, v in log.items()}, {k: v[:] for k, v in hashes.items()})
+        copy = ({k: v[:] for k, v in log.items()}, {k: v[:] for k, v in hashes.items()})
+        self._replace(node, copy)
 
-    def _replace(self, node: Node, log: dict, hashes: dict, origin: str | None = None) -> None:
+    def _replace(self, node: Node, disk: Disk, origin: str | None = None) -> None:
         if node.up:
             node.crash()
-        node.replace_disk((log, hashes))
+        node.replace_disk(disk)
         node.start(origin)
 
     def _fill(self) -> None:
@@ -177,7 +178,7 @@ class History:
         node.commit("once")
         self.sim.run(self.sim.now + self.rng.choice((0.0, 0.1, 2.0)))
         self.sim.forked.add(origin)
-        self._replace(node, *disk, origin)
+        self._replace(node, disk, origin)
         for _ in range(self.rng.randint(0, 2)):
             node.commit("otherwise")
         self.sim.run(self.sim.now + self.rng.choice((0.0, 0.1, 2.0)))
@@ -208,9 +209,9 @@ class History:
             assert all(node.log == nodes[0].log for node in nodes)
             assert not any(node.replica.behind(sim.now) for node in nodes)
             assert not any(node.conflicts for node in nodes)
-        for one, other in self.wires:
-            if not self.wires[one, other].lost:
-                self._check_noticed(nodes[one], nodes[other])
+        for (one, another), wire in self.wires.items():
+            if not wire.lost:
+                self._check_noticed(nodes[one], nodes[another])
 
     def _check_quiet(self) -> None:
         """With nothing to do, links carry a HAVE each 30 s or a little less, and no more."""

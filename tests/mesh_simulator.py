@@ -73,7 +73,8 @@ class Network(Simulation):
             for end in node.links.values()
             if end.other.node in index and not end.wire.lost
         }
-        return connected(len(up), pairs, nodes and [index[node] for node in nodes])
+        among = [index[node] for node in nodes] if nodes else None
+        return connected(len(up), pairs, among)
 
 
 class MeshNode(Node):

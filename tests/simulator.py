@@ -49,7 +49,7 @@ class Simulation:
         self.started: dict[tuple[str, int], float] = {}  # commits that are watched: when
         self.spread: dict[tuple[str, int], float] = {}  # ... when the last node got them
         self.holders: Counter[tuple[str, int]] = Counter()  # ... and how many hold them
-        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._count = itertools.count()
 
     def at(self, time: float, action: Callable[..., object], *args: Any) -> None:

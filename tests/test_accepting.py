@@ -147,8 +147,8 @@ FOREIGN_PAGES = {
 @pytest.mark.parametrize(("named", "origin"), FOREIGN_PAGES.values(), ids=FOREIGN_PAGES)
 def test_a_page_of_another_origin_gets_403(node: NodeProcess, named: str, origin: str) -> None:
     ports = {"peer": node.port + 1, "http": node.port}
-    fields = {"Host": named.format(**ports), "Origin": origin.format(**ports)}
-    answer = ask(node.address, handshake("", **fields))
+    host, page = named.format(**ports), origin.format(**ports)
+    answer = ask(node.address, handshake(host, Origin=page))
     assert answer.status == 403
     assert answer.body, "says why"
 

@@ -230,11 +230,12 @@ def test_a_copied_data_directory_is_refused_and_logged_on_both(tmp_path: Path) -
     ):
         starts = {node: len(node.log()) for node in (first, second)}
         first.add(second.address)
-        for node, start in starts.items():
-            wait_until(
-                lambda node=node, start=start: re.search(r"(?i)cop(y|ied)", node.log()[start:]),
-                "the copied data directory is logged",
-            )
+
+        def logged() -> bool:
+            found = (re.search(r"(?i)cop(y|ied)", node.log()[at:]) for node, at in starts.items())
+            return all(found)
+
+        wait_until(logged, "both log the copied data directory")
         holds(lambda: first.sockets() == second.sockets() == 0, "no link between the copies")
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,10 @@ def test_lines_of_the_standard_input_are_commits(pair: list[NodeProcess]) -> Non
     assert texts[before:] == ["one", "\u20ac", "three"]
 
 
+def shows(node: NodeProcess, text: str) -> bool:
+    return text in node.line()
+
+
 def test_lines_are_committed_as_they_come(pair: list[NodeProcess]) -> None:
     url = f"http://127.0.0.1:{pair[0].port}"
     process = subprocess.Popen([*RUN_NODE, "commit", "--node", url], stdin=subprocess.PIPE)
@@ -165,7 +170,7 @@ def test_lines_are_committed_as_they_come(pair: list[NodeProcess]) -> None:
     for line in ("the first of two", "the second of two"):
         process.stdin.write(f"{line}\n".encode())
         process.stdin.flush()
-        wait_until(lambda line=line: line in pair[0].line(), line)
+        wait_until(partial(shows, pair[0], line), line)
     process.stdin.close()
     assert process.wait(DEADLINE) == 0
 

@@ -15,10 +15,12 @@ from p2p_sync.repeats import Repeats
 
 def test_counts_by_name_and_labels() -> None:
     counters = Counters()
-    workers = [
-        threading.Thread(target=lambda: [counters.add("a", "x", "y") for _ in range(1000)])
-        for _ in range(4)
-    ]
+
+    def count() -> None:
+        for _ in range(1000):
+            counters.add("a", "x", "y")
+
+    workers = [threading.Thread(target=count) for _ in range(4)]
     for worker in workers:
         worker.start()
     counters.add("b")

@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -79,7 +79,8 @@ def test_waiting_ends_with_an_event_the_time_or_the_stop() -> None:
     assert events.wait(0, 0.2) == ([], 0)
     assert 0.15 < time.monotonic() - began < 0.2 + 5 * SCALE
     found: list[object] = []
-    for end in (lambda: events.add(JOINED, "text"), events.stop):
+    ends: list[Callable[[], None]] = [lambda: events.add(JOINED, "text"), events.stop]
+    for end in ends:
         thread = threading.Thread(target=lambda: found.append(events.wait(len(found), DEADLINE)))
         thread.start()
         holds(thread.is_alive, "it waits", 0.2)

@@ -155,7 +155,7 @@ def test_row_8_three_nodes_agree_whatever_the_joining(joining: list[tuple[int, i
     with run_nodes(3) as nodes:
         for who, whom in joining:
             nodes[who].add(nodes[whom].address)
-            wait_until(lambda who=who: nodes[who].sockets() > 0)
+            wait_until(nodes[who].sockets)
         wait_sockets(2, *nodes)
         expected = sorted(f"{number} of {i}" for i in range(3) for number in range(15))
         with ThreadPoolExecutor(3) as pool:  # commits at all three at the same time

@@ -26,8 +26,9 @@ class Keeper:
     def opened(self, link: Link) -> None:
         self._on_open(link)
 
-    def received(self, link: Link, message: str | bytes) -> None:
+    def received(self, link: Link, message: str | bytes) -> bool:
         self.messages.append(message)
+        return True
 
     def waiting(self, link: Link) -> None: ...
 
@@ -91,8 +92,12 @@ def test_one_byte_at_a_time_is_as_good_as_all_at_once() -> None:
 def test_two_ends_wired_together_agree(code: int) -> None:
     ours, theirs = socket.socketpair()
     texts = ["", "a", "b" * 70_000, "\0\u202e\U0001f600"]
-    one = Keeper(lambda link: [link.send(text) for text in texts] and None)
-    other = Keeper(lambda link: [link.send(text) for text in texts] and None)
+
+    def greet(link: Link) -> None:
+        for text in texts:
+            link.send(text)
+
+    one, other = Keeper(greet), Keeper(greet)
     dialler = Ended(ours, one, dialled="ws://peer:1")
     acceptor = Ended(theirs, other)
     wait_until(lambda: len(one.messages) == len(other.messages) == len(texts))
@@ -118,12 +123,18 @@ def test_what_is_queued_before_a_close_still_arrives() -> None:
     assert other.messages == [str(number) for number in range(1000)]
 
 
+class Failing(Keeper):
+    """A handler with a fault."""
+
+    def received(self, link: Link, message: str | bytes) -> bool:
+        return bool(1 / 0)
+
+
 def test_a_handler_that_fails_ends_its_link_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ours, theirs = socket.socketpair()
-    keeper = Keeper()
-    keeper.received = lambda *_: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    keeper = Failing()
     served = Ended(ours, keeper)
     theirs.sendall(dialled_frames("boom")[0])
     served.join()

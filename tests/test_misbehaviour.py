@@ -14,6 +14,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -202,7 +203,8 @@ def under_attack(
             wait_until(lambda: hostile.links or hostile.frames, "the attack has begun")
             most = 0.0
             while len(medians) < WINDOWS and (not medians or medians[-1] > 2 * max(before, FLOOR)):
-                began, delays = time.monotonic(), []
+                began = time.monotonic()
+                delays: list[float] = []
                 while len(delays) < SAMPLES or time.monotonic() < began + ATTACK:
                     delays.append(load.delay())
                     most = max(most, resident_mib(node))
@@ -373,7 +375,11 @@ def test_identities_with_other_contents(pair: tuple[NodeProcess, NodeProcess]) -
         assert status(node)["conflicts"] > conflicts
         assert counted(pair, "conflict") > before
         for each in pair:
-            wait_until(lambda each=each: [m["time"] for m in held_of(each, hostile)] == [1, 1, 1])
+            wait_until(partial(holds_first_three, each, hostile))
+
+
+def holds_first_three(node: NodeProcess, hostile: Hostile) -> bool:
+    return [message["time"] for message in held_of(node, hostile)] == [1, 1, 1]
 
 
 def held_of(node: NodeProcess, hostile: Hostile) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -35,6 +36,11 @@ def link_count(node: Node) -> int:
 
 def shown(node: Node) -> list[str]:
     return list(node.messages) if isinstance(node, Original) else node.texts()
+
+
+def has_joined(original: Original, links: int) -> bool:
+    """Has `original` that many links, and a frame over each?"""
+    return original.links() >= links and len(original.frames) >= links
 
 
 def agree(nodes: list[Node], texts: list[str]) -> None:
@@ -70,13 +76,16 @@ def test_a_full_mesh_shows_each_commit_once_on_each_node(order: str) -> None:
         def counts() -> dict[str, int]:
             return {name: link_count(node) for name, node in nodes.items()}
 
+        def so_far(step: str) -> str:
+            return f"{step}, got {counts()}"
+
+        def reached(ends: int) -> bool:
+            return sum(counts().values()) >= ends
+
         for step in order.split():
-            who, whom, links = step[0], step[2], int(step[4:])
-            nodes[who].add(nodes[whom].address)
-            wait_until(
-                lambda links=links: sum(counts().values()) >= 2 * links,
-                lambda step=step: f"{step}, got {counts()}",
-            )
+            nodes[step[0]].add(nodes[step[2]].address)
+            ends = 2 * int(step[4:])
+            wait_until(partial(reached, ends), partial(so_far, step))
         full = dict.fromkeys(nodes, len(nodes) - 1)
         holds(lambda: counts() == full, lambda: f"one link between each two, got {counts()}")
         texts = commit_on_each(everyone, "from")
@@ -100,9 +109,9 @@ def test_originals_that_come_and_go_get_one_link_to_each_of_ours() -> None:
         for number in range(12):
             with Original() as original:
                 original.add(nodes[number % 3].address)
-                wait_until(lambda o=original: o.links() >= 3 and len(o.frames) >= 3)
+                wait_until(partial(has_joined, original, 3))
                 nodes[0].commit(f"text {number}")
-                wait_until(lambda o=original: o.messages)
+                wait_until(partial(shown, original))
                 assert (original.links(), original.messages) == (3, [f"text {number}"])
             wait_sockets(2, *nodes)
 

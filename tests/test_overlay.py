@@ -113,7 +113,8 @@ def test_of_two_dials_by_one_side_the_newer_stays() -> None:
 
 
 def test_three_become_a_full_mesh_in_any_way_of_joining() -> None:
-    for joins in (["ab", "ac"], ["ab", "ca"], ["ab", "cb"]):
+    ways = [[("a", "b"), ("a", "c")], [("a", "b"), ("c", "a")], [("a", "b"), ("c", "b")]]
+    for joins in ways:
         for at_once in (True, False):
             wire = Wire(a=overlay("a"), b=overlay("b"), c=overlay("c"))
             for one, other in joins:

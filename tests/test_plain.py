@@ -102,7 +102,12 @@ def test_what_the_guard_refuses_is_not_begun() -> None:
         told: list[bool] = []
         done = threading.Event()
         right = head()
-        assert begin(node, guard, right, lambda stored: (told.append(stored), done.set()))
+
+        def answer(stored: bool) -> None:
+            told.append(stored)
+            done.set()
+
+        assert begin(node, guard, right, answer)
         assert done.wait(DEADLINE) and told == [True]
         right[BEGUN]()  # type: ignore[operator]
         assert [message.data for message in node.messages()] == ["text"]

@@ -60,24 +60,37 @@ def test_what_an_original_sends_is_understood() -> None:
         assert isinstance(decode(odd), Ignored)
 
 
-MESSAGE = {"type": "MESSAGE", "data": "text", "origin": ORIGIN, "seq": 1, "time": 1}
-SOCKETS = {"type": "SOCKETS", "addresses": [], "id": "0123456789abcdef", "start": 1, "protocol": 1}
+MESSAGE: dict[str, Any] = {
+    "type": "MESSAGE", "data": "text", "origin": ORIGIN, "seq": 1, "time": 1,
+}  # fmt: skip
+SOCKETS: dict[str, Any] = {
+    "type": "SOCKETS", "addresses": [], "id": "0123456789abcdef", "start": 1, "protocol": 1,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{**MESSAGE, "seq": bad} for bad in (0, -1, True, 1.0, "1", None, 2**53)]
-    + [{**MESSAGE, "time": bad} for bad in (-1, None, "now")]
-    + [{**MESSAGE, "origin": bad} for bad in (1, "", "X-1", ORIGIN + "\n")]
-    + [{**MESSAGE, "data": bad} for bad in (1, None, ["a"], "\ud800", "x" * 131073)]
-    + [{**MESSAGE, "heard": 1}, {"type": 5}, {"type": "MESSAGE", "data": 5}]
-    + [{**SOCKETS, "addresses": bad} for bad in (None, "ws://a:1", [1], {}, ["ws://a:1"] * 257)]
-    + [{**SOCKETS, "id": bad} for bad in (None, "x", 1)]
-    + [{**SOCKETS, "start": bad} for bad in (None, -1, "1")]
-    + [{**SOCKETS, "port": bad} for bad in (0, 65536, "8001", None)]
-    + [{**SOCKETS, "introduced": bad} for bad in ([], {"ws://a:1": 1})]
-    + [{"type": "SOCKETS"}],
-)
+def each(frame: dict[str, Any], field: str, *values: object) -> list[dict[str, Any]]:
+    """Copies of `frame` with one of `values` in `field`."""
+    return [{**frame, field: value} for value in values]
+
+
+WRONG = [
+    *each(MESSAGE, "seq", 0, -1, True, 1.0, "1", None, 2**53),
+    *each(MESSAGE, "time", -1, None, "now"),
+    *each(MESSAGE, "origin", 1, "", "X-1", ORIGIN + "\n"),
+    *each(MESSAGE, "data", 1, None, ["a"], "\ud800", "x" * 131073),
+    {**MESSAGE, "heard": 1},
+    {"type": 5},
+    {"type": "MESSAGE", "data": 5},
+    *each(SOCKETS, "addresses", None, "ws://a:1", [1], {}, ["ws://a:1"] * 257),
+    *each(SOCKETS, "id", None, "x", 1),
+    *each(SOCKETS, "start", None, -1, "1"),
+    *each(SOCKETS, "port", 0, 65536, "8001", None),
+    *each(SOCKETS, "introduced", [], {"ws://a:1": 1}),
+    {"type": "SOCKETS"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_fields_of_a_wrong_type_close_the_link(wrong: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(json.dumps(wrong))

@@ -352,4 +352,4 @@ def test_the_library_raises_for_wrong_files(tmp_path: Path) -> None:
     missing = os.fspath(tmp_path / "missing.pem")
     for options in ({"tls_cert": missing}, {"tls_ca": missing}, {"secret_file": missing}):
         with pytest.raises(StartError, match=r"missing\.pem"):
-            Node(0, **options).start()  # type: ignore[arg-type]
+            Node(0, **options).start()

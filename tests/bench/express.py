@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -67,17 +67,21 @@ def _mesh() -> Iterator[tuple[list[int], Meter]]:
             stack.enter_context(running(["node", str(_PROGRAM), str(port)], environment))
             for port in ports
         ]
-        wait_until(lambda: all(_told(port)["sockets"] == 0 for port in ports), "Node.js starts")
+        wait_until(lambda: all(_sockets(port) == 0 for port in ports), "Node.js starts")
         # Each pair is linked once: the later dials the earlier, and has no address told of itself.
         for number, port in enumerate(ports):
             for earlier in ports[:number]:
                 with Http(port) as http:
                     address = quote(f"ws://127.0.0.1:{earlier + 1}", safe="")
                     http.ask(client.get_bytes(port, f"/add?address={address}"), 302)
-                wait_until(lambda p=earlier: _told(p)["sockets"] > 0, "a link")
-        wait_until(lambda: all(_told(port)["sockets"] >= 2 for port in ports), "links")
+                wait_until(partial(_sockets, earlier), "a link")
+        wait_until(lambda: all(_sockets(port) >= 2 for port in ports), "links")
         pids = {f"express {number}": p.pid for number, p in enumerate(processes, 1)}
         yield ports, Meter(pids)
+
+
+def _sockets(port: int) -> int:
+    return _told(port)["sockets"]
 
 
 def _counter(port: int) -> Callable[[], int]:

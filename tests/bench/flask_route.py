@@ -22,11 +22,12 @@ def serve(port: int) -> None:
     """Serve the route."""
     import waitress
     from flask import Flask, redirect, request
+    from werkzeug import Response
 
     app = Flask(__name__)
 
     @app.get("/commit")
-    def commit() -> object:
+    def commit() -> Response:
         assert request.args["msg"]
         return redirect("/")
 

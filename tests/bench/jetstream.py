@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _servers() -> Iterator[tuple[list[int], Meter]]:
             process = stack.enter_context(running(["nats-server", "-c", str(file)]))
             pids[f"nats {number}"] = process.pid
         for port in ports:
-            wait_until(lambda port=port: _listens(port), "nats-server listens")
+            wait_until(partial(_listens, port), "nats-server listens")
         yield ports, Meter(pids)
 
 

@@ -45,7 +45,8 @@ def main() -> None:
         elif command == "wait":
             goal = int(number)
             with node.changed:
-                node.changed.wait_for(lambda goal=goal: node.held >= goal)
+                while node.held < goal:
+                    node.changed.wait()
             print("held", file=answers, flush=True)
 
 
