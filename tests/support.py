@@ -29,6 +29,19 @@ DEADLINE = 20.0 * SCALE
 What = str | Callable[[], object]  # what a wait was for: a text, or called when it has failed
 RUN_NODE = (sys.executable, str(ROOT / "run_node.py"))
 
+# The ports of the tests, below the range that the kernel hands out. Each worker of pytest-xdist
+# has a part of its own, so that no two of them find the same port free.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PORTS = range(10_000 + 20_000 * _WORKER // _WORKERS, 10_000 + 20_000 * (_WORKER + 1) // _WORKERS)
+
+# A shell starts a background job with SIGINT and SIGQUIT ignored, nohup one with SIGHUP ignored,
+# and a program inherits that. A signal with a handler has its default action in a child, so the
+# tests go on as they were told to, and the nodes that they start obey.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
 
 def wait_until(condition: Callable[[], Any], what: What = "", timeout: float = DEADLINE) -> Any:
     """Return the first true value of `condition`; fail with `what` after `timeout` seconds."""
@@ -53,9 +66,9 @@ def holds(condition: Callable[[], Any], what: What = "", duration: float = 1.5 *
 
 
 def free_port_pair() -> int:
-    """A port N such that N and N+1 are free now, below the range that the kernel hands out."""
+    """A port N such that N and N+1 are free now."""
     while True:
-        port = random.randrange(10_000, 30_000)
+        port = random.randrange(_PORTS.start, _PORTS.stop - 1)
         try:
             for candidate in (port, port + 1):
                 with socket.socket() as probe:
