@@ -198,7 +198,7 @@ class Node:
         """Raise MessageTooLong or MessageError where `text` cannot be a message."""
         limit = self._settings.max_message_bytes
         if problem := check_text(text, limit):
-            long = len(text.encode("utf-8", "surrogatepass")) > limit
+            long = type(text) is str and len(text.encode("utf-8", "surrogatepass")) > limit
             raise (MessageTooLong if long else MessageError)(problem)
 
     def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:

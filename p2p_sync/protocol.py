@@ -180,8 +180,14 @@ def decode(text: str) -> Frame:
     return _DECODERS[kind](fields)
 
 
-def check_text(data: str, limit: int) -> str | None:
-    """Return None if `data` can be a message of up to `limit` bytes, else the reason why not."""
+def check_text(data: object, limit: int) -> str | None:
+    """Return None if `data` can be a message of up to `limit` bytes, else the reason why not.
+
+    A subclass of str is no message either: its methods may say anything, and which text it stands
+    for (that of an enumeration's member, for example) is for the caller to decide.
+    """
+    if type(data) is not str:
+        return f"a message must be a str, not {type(data).__name__}; convert it first"
     if len(data) <= limit and data.isascii():
         return None
     try:

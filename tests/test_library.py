@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import Node, P2PSyncError
+from p2p_sync import MessageError, Node, P2PSyncError
 from tests.support import DEADLINE, ROOT, NodeProcess, free_port_pair, wait_until
 
 PROBE = "is the link open?"
@@ -158,6 +158,47 @@ def test_a_bad_text_is_a_clear_error_and_is_not_stored(text: str) -> None:
         assert isinstance(caught.value, P2PSyncError)
         assert list(node.messages()) == []
         assert node.commit("x" * 65536).seq == 1, "the sequence has no gap"
+
+
+class Shouting(str):
+    """A text that lies about itself."""
+
+    def encode(self, *_: object) -> bytes:
+        raise RuntimeError("not to be called")
+
+
+NO_MESSAGES = [
+    b"x",
+    bytearray(b"x"),
+    None,
+    5,
+    1.5,
+    ["x"],
+    {"x": "y"},
+    object(),
+    Shouting("x"),
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("wrong", NO_MESSAGES, ids=lambda wrong: type(wrong).__name__)
+def test_what_is_no_text_is_refused_and_harms_no_other_commit(wrong: Any) -> None:
+    with Node(0) as node:
+        refused: list[object] = []
+        for commit in (
+            lambda: node.commit(wrong),
+            lambda: node.commit(wrong, copies=1, timeout=0.0),
+            lambda: node.begin(wrong, refused.append),
+            lambda: list(node.commit_all([wrong])),
+            lambda: list(node.commit_many(["before", wrong, "after"])),
+        ):
+            with pytest.raises(MessageError, match=r"str|surrogate"):
+                commit()
+        first, second = node.commit("first"), node.commit("second")
+        assert (first.seq, second.seq) == (2, 3), "no identity was given to what is no message"
+        assert first.origin == second.origin
+        assert texts(node) == ["before", "first", "second"]
+        assert refused == []
 
 
 def test_start_and_stop_by_hand_and_stop_twice() -> None:
