@@ -23,6 +23,7 @@ from .codes import (
     TRY_AGAIN_LATER,
     UNSUPPORTED_DATA,
 )
+from .conduct import VIOLATIONS
 from .config import Settings
 from .counters import Counters
 from .credentials import Credentials
@@ -70,7 +71,11 @@ _REFUSALS = {SAME_NODE: "same_node", TRY_AGAIN_LATER: "links_enough"}
 _MANY_ADDRESSES = 16
 # Links of one host that are logged as they come and go. A minute.
 _MANY_LINES = 600
-_ADDRESSES_AGAIN = "it tells of many addresses again and again"
+_ADDRESSES_AGAIN = "it sends many addresses again and again"
+_CONFLICT = (
+    "conflict: two different messages have the id {0.origin}:{0.seq}, or one before it; this node "
+    "does not take the one that node {0.peer} holds"
+)
 
 
 class Mesh:
@@ -226,13 +231,15 @@ class Mesh:
         if isinstance(frame, LOG_FRAMES):
             if isinstance(frame, Messages):
                 link.received += sum(run.count for run in frame.runs)
-            woken, wrong, new = self._state.receive(link, frame)
-            wake(woken)
+            taken = self._state.receive(link, frame)
+            wake(taken.woken)
             self._reporter.heard(link)
             self._reporter.told(frame)
-            for offence in wrong:
+            for offence in taken.offences:
                 self._misbehaved(link, offence)
-            return new
+            for conflict in taken.conflicts:
+                self._warn(link, "conflict", _CONFLICT.format(conflict))
+            return taken.new
         link.received += isinstance(frame, Message | Heard)
         self.silent(link)  # whoever says something else first is an original
         if isinstance(frame, Heard):
@@ -248,10 +255,15 @@ class Mesh:
             logger.error("a message of the original node %s is lost here: %s", link, error)
 
     def _misbehaved(self, link: Link, offence: Offence) -> None:
-        line, work = self._state.misbehaved(link, offence)
-        if line:
+        """Count and log what a peer did wrong; close the link if it is a violation."""
+        self._state.misbehaved(offence.kind, offence.times)
+        self._warn(link, offence.kind, offence.sentence)
+        if offence.kind in VIOLATIONS:
+            link.close(POLICY_VIOLATION, offence.sentence)
+
+    def _warn(self, link: Link, kind: str, sentence: str) -> None:
+        if line := self._state.line(link, kind, sentence):
             logger.warning("%s", line)
-        self._do(work)
 
     def waiting(self, link: Link) -> None:
         if link.handshake:
@@ -291,8 +303,7 @@ class Mesh:
 
     def closed(self, link: Link, reason: str) -> None:
         if link.fault:
-            _, work = self._state.misbehaved(link, Offence(link.fault, reason))  # logged below
-            self._do(work)
+            self._state.misbehaved(link.fault)  # logged below
         with self._state.overlay() as overlay:
             if link.handshake and link.dialled:
                 refused = link.code == NOT_PROVED
@@ -369,7 +380,7 @@ class Mesh:
             wake(due.woken)
             self._do(due.tells)
             for link in due.stalled:
-                link.cut("it does not send what it says it has", "claims")
+                self._misbehaved(link, Offence("claims", "it does not send what it says it has"))
             for address, number in due.dials:
                 threading.Thread(
                     target=self._dial, args=(address, number), name=f"dial {address}", daemon=True

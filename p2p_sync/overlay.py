@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from .address import Address
 from .addressbook import AddressBook, Endpoint, Known
 from .codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
-from .conduct import Conduct
 from .config import MAX_DIALS, Settings
 from .errors import ProtocolError
 from .introductions import Introductions
@@ -67,7 +66,6 @@ class Overlay:
         """`node` and `start` are this node's own, `port` is where it accepts peers."""
         self.book = AddressBook(settings, rng)
         self.peers: dict[int, Peer] = {}
-        self.conduct = Conduct()
         self._node = node
         self._start = start
         self._settings = settings
@@ -105,13 +103,7 @@ class Overlay:
         if free <= 0:
             return [], again
         linked = self._linked()
-        cut_off = self.conduct.all_cut_off(now)
-        again = min([again, *(until for _, until in cut_off.values())])
-        by_hand = [
-            known
-            for known in self.book.by_hand.values()
-            if known.node not in cut_off and self._wanted(known, linked)
-        ]
+        by_hand = [known for known in self.book.by_hand.values() if self._wanted(known, linked)]
         chosen, later = self.book.pick(by_hand, free, now)
         again = min(again, later)
         slow = [began + SLOW_DIAL for began in self.dialling.values()]
@@ -124,11 +116,7 @@ class Overlay:
         room = min(room, free - len(chosen))
         if room > 0:
             known = self.book.known.values()
-            learned = [
-                k
-                for k in known
-                if not k.by_hand and k.node not in cut_off and self._wanted(k, linked)
-            ]
+            learned = [k for k in known if not k.by_hand and self._wanted(k, linked)]
             more, later = self.book.pick(learned, room, now)
             for entry in more:
                 entry.probing = probing
@@ -260,22 +248,10 @@ class Overlay:
             self.book.later(known, reason, now)
         elif peer.known:
             known.refused = code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER)
-            self.book.ended(known, reason, now, peer.introduced and now - peer.opened >= GOOD_LINK)
+            lasted = peer.introduced and now - peer.opened >= GOOD_LINK
+            self.book.ended(known, reason, now, lasted and not known.refused)
         else:
             known.next_try = max(known.next_try, now + self._rng.random())
-
-    # -- misbehaviour ---------------------------------------------------------------------------
-
-    def misbehaved(self, link: int, kind: str, now: float, times: int = 1) -> list[Work]:
-        """Count an offence of the peer on `link`; return the work that cuts a repeat offender
-        off."""
-        peer = self.peers.get(link)
-        node = peer.node if peer else None
-        if not self.conduct.note(kind, node, now, times):
-            return []
-        reason = self.conduct.cut_off(node, now)
-        others = [other for other in self.peers.values() if other.node == node]
-        return [other.close(POLICY_VIOLATION, reason) for other in others if not other.leaving]
 
     # -- who it is, and which link stays --------------------------------------------------------
 
@@ -290,10 +266,6 @@ class Overlay:
             if peer.known:
                 self.book.is_oneself(peer.known.address)
             return peer.close(NORMAL, "this node dialled itself")
-        if reason := self.conduct.cut_off(frame.node, now):
-            if peer.known:
-                peer.known.node = frame.node
-            return peer.close(POLICY_VIOLATION, reason)
         for other in self.peers.values():
             if other.node == frame.node and other.start != frame.start:
                 # Either a copy of its directory, or it has restarted and the old link is not

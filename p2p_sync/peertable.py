@@ -32,8 +32,6 @@ class Entry:
     known: list[Known] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
     dialling: bool = False
-    node: str | None = None  # the id of a node that is cut off
-    cut_off: tuple[str, float] | None = None  # why this node refuses it, and until when
 
     @property
     def key(self) -> str:
@@ -49,26 +47,23 @@ class Entry:
         peer = next((peer for peer in self.peers if peer.introduced), None)
         opening = peer is None and (self.peers or self.dialling)
         known = min(self.known, key=lambda known: known.next_try, default=None)
-        refused = (known is not None and known.refused) or self.cut_off is not None
+        refused = known is not None and known.refused
         state = (
             "connected" if peer else "dialling" if opening else "refused" if refused else "waiting"
         )
         moment = peer.opened if peer else known.changed if known else now
         carried = traffic.get(peer.link, Traffic()) if peer else Traffic()
-        last_error = known.last_error if known else ""
         next_try = known.next_try if known and state in ("waiting", "refused") else None
-        if self.cut_off and state == "refused":
-            last_error, next_try = self.cut_off
         return {
             "key": self.key,
-            "id": (peer and peer.node) or next((k.node for k in self.known if k.node), self.node),
+            "id": (peer and peer.node) or next((k.node for k in self.known if k.node), None),
             "address": (peer and peer.address) or (known.address if known else None),
             "direction": ("out" if peer.known else "in") if peer else None,
             "state": state,
             "since": int((wall - now + moment) * 1000),
             "rtt_ms": None if carried.rtt is None else round(carried.rtt * 1000, 3),
             "attempts": known.attempts if known else 0,
-            "last_error": last_error,
+            "last_error": known.last_error if known else "",
             "next_try_s": None if next_try is None else round(max(0.0, next_try - now), 1),
             "sent": {"messages": carried.sent[0], "bytes": carried.sent[1]},
             "received": {"messages": carried.received[0], "bytes": carried.received[1]},
@@ -84,10 +79,8 @@ def entries(
     book: Iterable[Known],
     peers: Iterable[Peer],
     dialling: Collection[str],
-    cut_off: Mapping[str, tuple[str, float]],
 ) -> list[Entry]:
-    """Return an entry for each node and address, those with a link first; `cut_off` tells of the
-    nodes that are, why and until when."""
+    """Return an entry for each node and address, those with a link first."""
     table: list[Entry] = []
     by_name: dict[str, Entry] = {}
     for peer in peers:
@@ -104,9 +97,6 @@ def entries(
             if known.by_hand:
                 entry.names.remove(known.address)
                 entry.names.insert(0, known.address)
-    for node, why in cut_off.items():
-        entry = _add(table, by_name, [node])
-        entry.node, entry.cut_off = node, why
     return table
 
 

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 from .addressbook import Known
 from .clock import HybridClock
-from .conduct import POINTS
+from .conduct import KINDS, Conduct
 from .counters import Counts
 from .errors import LinkClosed, LogError
 from .link import Link, wake
 from .log import Log
 from .logframes import Entry, LogFrame, Messages, Run
 from .overlay import Overlay
-from .peer import Tell, Work
+from .peer import Tell
 from .peertable import Entry as PeerEntry
 from .peertable import Traffic, entries
 from .protocol import Message
@@ -49,12 +49,6 @@ _MAX_LAGS = 100
 
 # Conflicts that are kept to be shown.
 _MAX_CONFLICTS = 1000
-
-
-_SENTENCES = {
-    "gap": "what it ships does not go on where this node's log ends, again and again",
-    "graft": "it asks again for what it was sent",
-}
 
 
 @dataclass
@@ -103,11 +97,20 @@ class Ticket:
 
 
 class Offence(NamedTuple):
-    """Misbehaviour of a peer: its kind (see conduct.py), what to log of it, and how often."""
+    """A fault of a peer: its kind (see conduct.py), what to log of it, and how often it did it."""
 
     kind: str
     sentence: str
     times: int = 1
+
+
+class Taken(NamedTuple):
+    """What came of a frame about the log."""
+
+    woken: list[Link]  # to be woken
+    offences: list[Offence]
+    conflicts: list[Conflict]  # found now
+    new: bool  # it has brought messages that are new
 
 
 class Due(NamedTuple):
@@ -141,6 +144,7 @@ class State:
         self._told = threading.Condition(self._lock)
         self._relinked = threading.Condition(self._lock)
         self._overlay = overlay
+        self._conduct = Conduct()
         self._replica = replica
         self._sockets: dict[int, _Socket] = {}
         self._pending: list[Run] = []
@@ -283,30 +287,29 @@ class State:
     def misbehaviour(self) -> dict[str, int]:
         """Return how often peers have misbehaved, by kind (see conduct.py)."""
         with self._lock:
-            return {**dict.fromkeys(POINTS, 0), **self._overlay.conduct.counts}
+            return dict(self._conduct.counts)
 
-    def misbehaved(self, link: Link, offence: Offence) -> tuple[str, list[Work]]:
-        """Count an offence of the peer on `link`; return the line to be logged, if one is due,
-        and the work that cuts a repeat offender off."""
-        kind, sentence, times = offence
+    def misbehaved(self, kind: str, times: int = 1) -> None:
+        """Count a fault of a peer, by kind (see conduct.py)."""
         with self._lock:
-            now = time.monotonic()
+            self._conduct.counts[kind] += times
+
+    def line(self, link: Link, kind: str, sentence: str) -> str:
+        """Return the line to log about the peer on `link`; nothing if there were too many."""
+        with self._lock:
             peer = self._overlay.peers.get(link.number)
             node = peer.node if peer else None
-            work = self._overlay.misbehaved(link.number, kind, now, times)
             most = 1 if node else _LINES_OF_A_HOST
-            left_out = self._overlay.conduct.line(kind, node or link.remote[0], now, most)
-            if work:
-                self._relinked.notify_all()
+            left_out = self._conduct.line(kind, node or link.remote[0], time.monotonic(), most)
         if left_out is None:
-            return "", work
+            return ""
         more = f" ({left_out} lines like this were left out)" if left_out else ""
-        return f"from {link}: {sentence}{more}", work
+        return f"from {link}: {sentence}{more}"
 
     def may_log(self, kind: str, host: str, most: int) -> bool:
         """Return whether to log something that peers of a host can bring about at any rate."""
         with self._lock:
-            return self._overlay.conduct.line(kind, host, time.monotonic(), most) is not None
+            return self._conduct.line(kind, host, time.monotonic(), most) is not None
 
     # -- links ----------------------------------------------------------------------------------
 
@@ -346,9 +349,8 @@ class State:
             self._told.notify_all()
             return self._woken()
 
-    def receive(self, link: Link, frame: LogFrame) -> tuple[list[Link], list[Offence], bool]:
-        """Take a frame about the log; return the links to wake, what is wrong with it, and whether
-        it has brought messages that are new.
+    def receive(self, link: Link, frame: LogFrame) -> Taken:
+        """Take a frame about the log, and return what came of it.
 
         Called by the link's reader. Where the writer is behind, it waits, and so does the peer.
         """
@@ -359,16 +361,16 @@ class State:
             self._pending_changed.wait_for(self._has_room)
             socket = self._sockets.get(link.number)
             if socket is None or socket.replica is None:
-                return [], [], False
+                return Taken([], [], [], False)
             socket.replica.rtt = link.rtt
             runs = self._replica.receive(socket.replica, frame, time.monotonic())
-            wrong = self._take_offences()
+            offences, conflicts = self._take_offences(), self._take_conflicts()
             if runs:
-                wrong += self._observe(newest, runs)
+                offences += self._observe(newest, runs)
                 self._put(runs)
             if frame.have:
                 self._told.notify_all()
-            return self._woken(), wrong, bool(runs)
+            return Taken(self._woken(), offences, conflicts, bool(runs))
 
     def take(self, link: Link) -> LinkWork | None:
         """Return what the sender of `link` has to send to a node of ours; None to an original."""
@@ -593,9 +595,8 @@ class State:
 
     def _table(self) -> list[PeerEntry]:
         overlay = self._overlay
-        cut_off = overlay.conduct.all_cut_off(time.monotonic())
         known, peers = overlay.book.known.values(), overlay.peers.values()
-        return entries(known, peers, overlay.dialling, cut_off)
+        return entries(known, peers, overlay.dialling)
 
     def _has_room(self) -> bool:
         return self._stopped or self._pending_messages < _MAX_PENDING
@@ -606,15 +607,19 @@ class State:
         self._pending_changed.notify_all()
 
     def _take_offences(self) -> list[Offence]:
-        """Return what the rules found wrong; keep the conflicts that are new, to be shown.
+        """Return what the rules found wrong."""
+        found = self._replica.offences
+        offences = [Offence(kind, f"it {KINDS[kind]}", times) for kind, times in found.items()]
+        found.clear()
+        return offences
 
-        A conflict over our own origin means that this machine is a snapshot that came back to
-        life: what it commits goes under another origin from now on.
+    def _take_conflicts(self) -> list[Conflict]:
+        """Return the conflicts that the rules found, and keep them to be shown.
+
+        The peer that holds the other contents need not be the one that made them, so it is no
+        offence. A conflict over our own origin means that this machine was restored from a
+        snapshot: its commits go under another origin from now on.
         """
-        offences = [
-            Offence(kind, _SENTENCES[kind], n) for kind, n in self._replica.offences.items()
-        ]
-        self._replica.offences.clear()
         found, self._replica.conflicts = self._replica.conflicts, []
         own = self._replica.origin
         if any(conflict.origin == own for conflict in found):
@@ -622,17 +627,7 @@ class State:
         for conflict in found:
             if len(self._conflicts) < _MAX_CONFLICTS:
                 self._conflicts.add(conflict)
-            # Who was restored from a backup has other contents of its own messages.
-            kind = "identity" if conflict.origin == own else "conflict"
-            offences.append(
-                Offence(
-                    kind,
-                    f"two contents under one identity: {conflict.origin}:{conflict.seq}, or one "
-                    f"before it, is not the same at node {conflict.peer}, and is not taken from "
-                    "there",
-                )
-            )
-        return offences
+        return found
 
     def _observe(self, newest: int, runs: Sequence[Run]) -> list[Offence]:
         """Follow the times of messages that others committed, as far as the clock's rule allows.

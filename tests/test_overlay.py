@@ -6,7 +6,7 @@ import random
 
 from p2p_sync.codes import SAME_NODE, TRY_AGAIN_LATER
 from p2p_sync.config import Settings
-from p2p_sync.overlay import Overlay
+from p2p_sync.overlay import GOOD_LINK, Overlay
 from p2p_sync.peer import Close, Tell, Work
 from p2p_sync.protocol import Sockets
 
@@ -473,3 +473,16 @@ def test_ours_are_told_where_our_links_lead_a_while_after_they_changed() -> None
     joins(node, range(3, 4))
     node.closed(3, "cut", 20.0)
     assert node.news(30.0) == ([], float("inf")), "a link that was short is no news"
+
+
+def test_a_long_link_that_ends_with_a_violation_does_not_make_its_address_good() -> None:
+    for code, attempts in ((None, 1), (1001, 1), (1008, 4), (1002, 4), (4409, 4)):
+        node = overlay("a")
+        learn(node, "ws://10.0.0.2:8001", 0.0)
+        known = node.book.known["ws://10.0.0.2:8001"]
+        known.attempts = 3
+        dial = node.dial(known.address, 0.0)
+        node.dialled(1, known.address, dial, ("10.0.0.2", 8001), 0.0)
+        node.hello(1, Sockets(node="b" * 16, start=2), 0.0)
+        node.closed(1, "the end", 2 * GOOD_LINK, code)
+        assert known.attempts == attempts, code

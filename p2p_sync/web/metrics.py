@@ -36,7 +36,7 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "duplicates_received_total": ("Messages that came and were held already.", ()),
     "dials_total": ("Dials by what came of them.", ("result",)),
     "refusals_total": ("Peers that were turned down.", ("reason",)),
-    "misbehaviour_total": ("What peers did that they must not do.", ("kind",)),
+    "misbehaviour_total": ("Faults of peers, by kind.", ("kind",)),
     "threads": ("Threads of the process.", ()),
 }
 TIMES = {
