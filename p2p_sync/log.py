@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, dropwhile, islice
 from typing import Any, NamedTuple
 
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
-from .hearings import WINDOW, Matcher, node_of
+from .hearings import WINDOW, Crowd, match, node_of, spans
 from .logframes import MAX_SHIPPED, Entry, PackedRun, Run
 from .protocol import Message
 from .store import Database, Store
@@ -38,6 +38,9 @@ _SHOWN = "(leader IS NULL OR leader = arrival)"
 
 # A place in the shared order: time, origin, sequence number.
 Place = tuple[int, str, int]
+# A copy of what an original node committed: its arrival, that of the copy that is shown for it
+# (None: new), its time and origin.
+_Copy = tuple[int, int | None, int, str]
 
 
 class _Stored(NamedTuple):
@@ -119,7 +122,7 @@ class Log:
                 arrival += run.count
             hidden = 0
             for text, times in texts.items():
-                arrival, more = _rematch(database, text, min(times), max(times), arrival)
+                arrival, more = _rematch(database, text, times, arrival)
                 hidden += more
         with self._lock:
             self._arrival = arrival
@@ -342,43 +345,61 @@ def _backwards(database: Database, before: Place) -> Iterator[Message]:
                 yield message
 
 
-def _rematch(database: Database, text: str, first: int, last: int, arrival: int) -> tuple[int, int]:
-    """Match the hearings of `text` anew, of which some from `first` to `last` (times) are new.
+def _rematch(database: Database, text: str, times: Sequence[int], arrival: int) -> tuple[int, int]:
+    """Match the copies of `text` again, of which those with `times` are new (see hearings.py).
 
-    Those before keep their leaders; behind, it goes on until nothing has changed for as long as
-    hearings can match. One that was hidden and is shown from now on arrives once more, so that
-    who follows the arrivals gets it. Returns the last arrival, and how many more are hidden.
+    One that was hidden and is shown from now on arrives once more, so that those who follow the
+    arrivals get it. Returns the last arrival, and how many more are hidden.
     """
-    rows = database.execute(
-        "SELECT arrival, leader, time, origin FROM entries "
-        "WHERE heard AND data = ? AND time >= ? ORDER BY time, origin, seq",
-        (text, first - WINDOW),
-    )
-    matcher = Matcher()
-    new_leaders: dict[int, int] = {}
-    shown: list[int] = []
+    new = Counter(time // WINDOW for time in times)
+    changes: list[tuple[int, int, int]] = []  # leader, arrival, arrival before
     hidden = 0
-    for number, leader, time, origin in rows:
-        if time < first and leader is not None:
-            matcher.note(leader, number == leader, time, node_of(origin))
-            continue
-        if time > last + WINDOW:
-            break
-        found = matcher.match(number, time, node_of(origin))
-        if found != leader:
-            new_leaders[number] = found
-            last = max(last, time)
+    for start, end in spans(times):
+        copies, beyond = _copies(database, text, start, end, new)
+        leaders = match([(time, node_of(origin)) for _, _, time, origin in copies], start)
+        numbers = [number for number, *_ in copies]
+        pairs = [*zip(copies, leaders, strict=True), *((copy, None) for copy in beyond)]
+        for n, ((number, leader, _, _), found) in enumerate(pairs):
             was_hidden = leader is not None and leader != number
-            hidden += (found != number) - was_hidden
-            if was_hidden and found == number:
-                shown.append(number)
-    rows.close()
-    database.executemany(
-        "UPDATE entries SET leader = ? WHERE arrival = ?",
-        [(leader, number) for number, leader in new_leaders.items()],
-    )
-    for number in shown:
-        arrival += 1
-        database.execute("UPDATE entries SET leader = ? WHERE leader = ?", (arrival, number))
-        database.execute("UPDATE entries SET arrival = ? WHERE arrival = ?", (arrival, number))
+            is_hidden = found not in (None, n)
+            if found == -1 or (found is None and not was_hidden):
+                continue
+            hidden += is_hidden - was_hidden
+            if was_hidden and not is_hidden:
+                arrival += 1
+                if found is not None:
+                    numbers[n] = arrival
+                changes.append((arrival, arrival, number))
+            elif leader != (wanted := numbers[found or 0]):
+                changes.append((wanted, number, number))
+    database.executemany("UPDATE entries SET leader = ?, arrival = ? WHERE arrival = ?", changes)
     return arrival, hidden
+
+
+def _copies(
+    database: Database, text: str, start: int, end: int, new: Mapping[int, int]
+) -> tuple[list[_Copy], list[_Copy]]:
+    """Return the copies of `text` in a span of time that are matched, and of those beyond the
+    limit the ones that the `new` ones (by window) may have pushed there, in the shared order."""
+    matched: list[_Copy] = []
+    beyond: list[_Copy] = []
+    crowd = Crowd()
+    while start < end:
+        rows = database.execute(
+            "SELECT arrival, leader, time, origin FROM entries "
+            "WHERE heard AND data = ? AND time >= ? AND time < ? ORDER BY time, origin, seq",
+            (text, start, end),
+        )
+        start = end
+        for row in rows:
+            window = row[2] // WINDOW
+            excess = crowd.admit(row[2])
+            if not excess:
+                matched.append(row)
+            elif excess <= new.get(window, 0):
+                beyond.append(row)
+            else:  # there may be very many: go on behind them
+                start = (window + 1) * WINDOW
+                break
+        rows.close()
+    return matched, beyond

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
-from p2p_sync.hearings import WINDOW, shown
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p_sync.hearings import MOST, WINDOW, node_of, shown
 from p2p_sync.protocol import Message
 
 A, B, C = (f"{digit * 16}-1" for digit in "abc")
@@ -48,3 +51,42 @@ def test_every_node_shows_the_same_whatever_came_first() -> None:
     for _ in range(10):
         rng.shuffle(held)
         assert shown(sorted(held, key=lambda m: m.order)) == expected
+
+
+def oldest_first(messages: list[Message]) -> list[Message]:
+    """The plain rule: a copy goes to the oldest commit in the window that its node lacks."""
+    commits: list[tuple[Message, set[str]]] = []
+    leaders = []
+    for message in messages:
+        node = node_of(message.origin)
+        for leader, nodes in commits:
+            if message.time - leader.time <= WINDOW and node not in nodes:
+                nodes.add(node)
+                break
+        else:
+            commits.append((message, {node}))
+            leaders.append(message)
+    return leaders
+
+
+@given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.integers(0, 2 * WINDOW)), max_size=40))
+def test_what_is_shown_follows_the_plain_rule(copies: list[tuple[str, int]]) -> None:
+    messages = [heard(origin, n, time) for n, (origin, time) in enumerate(copies)]
+    messages.sort(key=lambda message: message.order)
+    assert shown(messages) == oldest_first(messages)
+
+
+def test_a_text_that_is_committed_for_ever_is_shown_once_each_time() -> None:
+    """Once a second for an hour, and three of ours log it within 0.2 s."""
+    messages = [
+        heard(origin, n, 1000 * n + late)
+        for n in range(3600)
+        for origin, late in ((A, 0), (B, 50), (C, 200))
+    ]
+    assert shown(messages) == messages[::3]
+
+
+def test_copies_beyond_the_limit_are_shown_and_those_below_it_are_not() -> None:
+    crowd = [heard(f"{n:016x}-1", 1, 7) for n in range(MOST + 50)]
+    assert shown(crowd[:MOST]) == crowd[:1]
+    assert shown(crowd) == [crowd[0], *crowd[MOST:]]

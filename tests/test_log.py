@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from p2p_sync import hearings
 from p2p_sync.errors import LogError, LogFull, StartError
-from p2p_sync.hearings import WINDOW, shown
+from p2p_sync.hearings import MOST, STRETCH, WINDOW, shown
 from p2p_sync.log import Log, Place
 from p2p_sync.logframes import NO_HASH, Entry, PackedRun, Run, chain
 from p2p_sync.protocol import Message
@@ -360,6 +361,29 @@ def test_hearings_match_also_where_an_origins_clock_goes_back(arrivals: list[Arr
     check_hearings(arrivals, lambda _, moment: moment)
 
 
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(HEARERS),
+            st.integers(0, 4 * STRETCH // 1000).map(lambda n: n * 1000),
+            st.just("x"),
+            st.just(True),
+            st.sampled_from([True, False]),
+        ),
+        max_size=60,
+    ),
+    st.sampled_from([2, 5, MOST]),
+)
+def test_copies_match_the_same_in_long_chains_and_crowds(
+    arrivals: list[Arrival], most: int
+) -> None:
+    """Where matching starts afresh, and where there are more copies than are matched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hearings, "MOST", most)
+        check_hearings(arrivals, lambda _, moment: moment)
+
+
 def check_hearings(arrivals: Sequence[Arrival], time_of: Callable[[str, int], int]) -> None:
     feed = Feed()
     waiting: list[Run] = []
@@ -443,6 +467,78 @@ def test_many_hearings_of_one_text_are_stored_in_good_time() -> None:
         spent = time.thread_time() - before
         assert log.count() == (800, 400)
     assert spent < 2 * SCALE, f"{spent:.1f} s of work for 800 messages"
+
+
+def flood(log: Log, feed: Feed, copies: Sequence[tuple[str, int]], text: str = "same") -> None:
+    """Log copies of one text, (origin, time) each, a thousand in a transaction."""
+    for start in range(0, len(copies), 1000):
+        chunk = copies[start : start + 1000]
+        log.append(merged([feed.run(o, Entry(time, text, True)) for o, time in chunk]))
+
+
+NODES = [f"{n:016x}-1" for n in range(4000)]
+FLOODS = {
+    "one node, one time": [(A, 1_000_000)] * 8000,
+    "many nodes, one time": [(origin, 1_000_000) for origin in NODES] * 2,
+    "many nodes, at the edges of windows": [
+        (origin, 1_000_000 + WINDOW * (n % 4) - (n % 3 == 0)) for n, origin in enumerate(NODES)
+    ] * 2,
+    "two nodes in turn for hours": [((A, B)[n % 2], 1_000_000 + 6_000 * n) for n in range(8000)],
+    "many nodes, as dense as is matched": [
+        (NODES[n % 4000], 1_000_000 + n * (WINDOW // MOST)) for n in range(8000)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("copies", FLOODS.values(), ids=FLOODS)
+def test_a_flood_of_copies_of_one_text_does_not_make_later_ones_slow(
+    copies: list[tuple[str, int]],
+) -> None:
+    feed = Feed()
+    with opened() as (_, log):
+        flood(log, feed, copies)
+        spent = []
+        # Before all others, in the midst of them, and in one transaction at both ends.
+        for times in ([999_000], [1_000_000], [999_500, copies[-1][1]], [0, 2**53 - 1]) * 5:
+            run = feed.run(f"{0:016x}-0", *(Entry(time, "same", True) for time in times))
+            begun = time.thread_time()
+            log.append([run])
+            spent.append(time.thread_time() - begun)
+        assert sorted(spent)[len(spent) // 2] < 0.1 * SCALE, spent
+        assert list(log.all()) == shown(feed.sorted())
+
+
+def test_copies_of_many_texts_are_stored_in_good_time() -> None:
+    feed = Feed()
+    run = feed.run(A, *(Entry(1, f"text {n}", True) for n in range(2000)))
+    again = feed.run(B, *(Entry(1, f"text {n}", True) for n in range(2000)))
+    with opened() as (_, log):
+        begun = time.thread_time()
+        log.append([run, again])
+        assert time.thread_time() - begun < 2 * SCALE
+        assert log.count() == (4000, 2000)
+
+
+def test_beyond_a_limit_copies_are_shown_as_they_are(tmp_path: Path) -> None:
+    """None is lost, the page and the one who follows show the same, also after a restart."""
+    feed = Feed()
+    with opened(tmp_path) as (_, log):
+        flood(log, feed, [(origin, 50_000) for origin in NODES[:2000]])
+        assert log.count() == (2000, MOST - 1)
+        # An earlier copy pushes one that was hidden beyond the limit: it is shown from now on.
+        log.append([feed.run(A, Entry(49_999, "other", True), Entry(40_000, "same", True))])
+        expected = shown(feed.sorted())
+        assert len(expected) == 2001 - MOST + 1 + 1
+        assert list(log.all()) == expected
+    with opened(tmp_path) as (_, log):
+        assert log.count()[1] == MOST - 1
+        log.append([feed.run(B, Entry(60_000, "same", True))])
+        assert list(log.all()) == shown(feed.sorted())
+        assert sorted(followed(log, 7), key=lambda m: m.order) == shown(feed.sorted())
+        pages: list[Message] = []
+        while page := log.ordered(pages[-1].order if pages else START, 100):
+            pages += page
+        assert pages == shown(feed.sorted())
 
 
 # -- trouble --------------------------------------------------------------------------------------
