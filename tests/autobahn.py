@@ -1,20 +1,14 @@
-r"""The Autobahn test suite against p2p_sync: both ends of a WebSocket, 301 cases each.
+"""The Autobahn test suite against p2p_sync: both ends of a WebSocket, 301 cases each.
 
     python -m tests.autobahn PATH_OF_WSTEST [--direction accept|dial|both]
 
 `accept`: the suite dials `tests.echo_server`. `dial`: `tests.echo_client` dials the suite, which
-listens on every interface as it has no setting for that. To get `VENV/bin/wstest`, with Python
-2.7, its headers and a C compiler:
+listens on every interface as it has no setting for that. `.ci/run` does both where it finds a
+Python 2.7. To get `VENV/bin/wstest` by hand, with Python 2.7, its headers and a C compiler:
 
     pip install virtualenv==20.21.1
     virtualenv --python=python2.7 VENV
-    VENV/bin/pip install autobahntestsuite==0.8.2 attrs==21.4.0 autobahn==0.10.9 \
-        Automat==22.10.0 cffi==1.15.1 constantly==15.1.0 cryptography==3.3.2 enum34==1.1.10 \
-        hyperlink==21.0.0 idna==2.10 incremental==22.10.0 ipaddress==1.0.23 Jinja2==2.11.3 \
-        klein==20.6.0 linecache2==1.0.0 MarkupSafe==1.1.1 pyasn1-modules==0.3.0 pyasn1==0.5.1 \
-        pycparser==2.21 PyHamcrest==1.10.1 pyOpenSSL==21.0.0 service-identity==21.1.0 six==1.17.0 \
-        traceback2==1.4.0 Tubes==0.2.1 Twisted==20.3.0 txaio==2.1.0 typing==3.10.0.0 ujson==2.0.3 \
-        unittest2==1.1.0 Werkzeug==1.0.1 wsaccel==0.6.6 zope.interface==5.5.2
+    VENV/bin/pip install -r tests/autobahn-requirements.txt
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""For all tests: the settings of made-up examples, and a pair of nodes that a module may share."""
+"""For all tests: how they are divided among processes, the settings of made-up examples, and a pair
+of nodes that a module may share."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +14,30 @@ from tests.support import NodeProcess, run_nodes, wait_sockets
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+MOST_WORKERS = 8
+HEAVY = {"test_bench", "test_link_load", "test_misbehaviour", "test_page"}
+"""Modules whose tests measure delays, or keep all cores busy: one worker runs them, one by one."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Divide the whole suite among workers of pytest-xdist, one more than there are cores, for most
+    tests wait. Tests that are named on the command line run in this process."""
+    option = config.option
+    whole = config.args == config.getini("testpaths")
+    free = getattr(option, "numprocesses", 0) is None and not (option.usepdb or option.collectonly)
+    if whole and free and "PYTEST_XDIST_WORKER" not in os.environ:
+        option.numprocesses = min((os.cpu_count() or 1) + 1, MOST_WORKERS)
+        option.dist = "loadgroup"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the heavy tests together."""
+    for item in items:
+        if item.path.stem in HEAVY:
+            item.add_marker(pytest.mark.xdist_group("heavy"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 
 import pytest
 
@@ -44,6 +45,7 @@ IMPURE = {"threading", "time", "secrets", "select", "sqlite3", "logging", "os", 
 PACKAGE = ROOT / "p2p_sync"
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
