@@ -1,14 +1,17 @@
-"""WebSocket frames and the dialler's handshake: the one door to websocket-client.
+"""WebSocket frames and the dialling side's handshake: the one door to websocket-client.
 
-The library's frame codec serves both directions; the checks that it does not make are made here,
-before the payload is read.
+The library's frame codec serves both directions. This module adds the checks that the library does
+not make, before the payload is read, and does the handshake itself (see `shake_hands`).
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+import secrets
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import websocket
 
@@ -26,6 +29,7 @@ PING = websocket.ABNF.OPCODE_PING
 PONG = websocket.ABNF.OPCODE_PONG
 
 _CONTROL_LIMIT = 125
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 
 @dataclass(frozen=True)
@@ -138,56 +142,68 @@ class _CheckedFrames(websocket.frame_buffer):
             raise ProtocolError(TOO_BIG, f"a message has at most {self.limit} bytes")
 
 
-class _Handshake:
-    """What the library's handshake reads from and writes to: bounded in size."""
-
-    def __init__(self, stream: Stream, timeout: float) -> None:
-        self._stream = stream
-        self._left = MAX_HANDSHAKE_BYTES
-        self._timeout = timeout
-
-    def recv(self, _count: int) -> bytes:
-        self._left -= 1
-        if self._left < 0:
-            raise DialError("its answer to the handshake is too long")
-        return self._stream.read(1)  # never more, or the first frame would be lost
-
-    def send(self, data: bytes) -> int:
-        self._stream.write(data, self._timeout)
-        return len(data)
-
-    def gettimeout(self) -> float:
-        return self._timeout
-
-    def close(self) -> None:
-        """The dialler closes the stream."""
-
-
 def shake_hands(stream: Stream, address: Address, path: str, timeout: float) -> None:
-    """Do the dialling side's opening handshake, within `timeout` seconds.
+    """Do the opening handshake of the side that dials, within `timeout` seconds.
 
-    Raises DialError with the reason where the other side does not agree.
+    Raises DialError with the reason where the other side does not agree. The library has a
+    handshake, too, but it keeps every peer's cookies in one place and sends them to other peers.
+    This one sends nothing but what follows from `address` and `path`, follows no redirect, and
+    remembers nothing of the answer.
     """
+    key = base64.b64encode(secrets.token_bytes(16)).decode("ascii")
+    host = replace(address, host=address.host.partition("%")[0])  # a zone means nothing elsewhere
+    lines = [
+        f"GET {path} HTTP/1.1",
+        f"Host: {str(host).partition('://')[2]}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
+    ]
     stream.deadline = time.monotonic() + timeout
-    client = websocket.WebSocket(enable_multithread=False)
-    options: dict[str, Any] = {
-        "socket": _Handshake(stream, timeout),
-        "suppress_origin": True,
-        "redirect_limit": 0,
-        "timeout": timeout,
-    }
     try:
-        client.connect(f"{address}{path}", **options)
-    except websocket.WebSocketBadStatusException as error:
-        raise DialError(_explain(error, address), refused=True) from None
-    except (websocket.WebSocketException, LinkClosed, OSError, ValueError) as error:
+        stream.write("\r\n".join([*lines, "", ""]).encode("ascii"), timeout)
+        head = stream.read_until(b"\r\n\r\n", MAX_HANDSHAKE_BYTES)
+    except LinkClosed as error:
         raise DialError(f"no WebSocket handshake: {error}") from None
+    if head is None:
+        raise DialError("its answer to the handshake is too long")
+    _check_answer(head[:-4].decode("latin-1"), key, address)
     stream.deadline = None
 
 
-def _explain(error: Any, address: Address) -> str:
-    """Return what an HTTP answer other than 101 means to the one who dialled."""
-    status = error.status_code
+def _check_answer(head: str, key: str, address: Address) -> None:
+    """Raise DialError unless `head` agrees to the handshake that was begun with `key`."""
+    start, *lines = head.split("\r\n")
+    status = re.fullmatch(r"HTTP/1\.1 ([0-9]{3})( .*)?", start)
+    if status is None:
+        raise DialError("no WebSocket handshake: its answer is not HTTP")
+    if status[1] != "101":
+        raise DialError(_explain(int(status[1]), address), refused=True)
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip():
+            raise DialError("no WebSocket handshake: its answer has a line that is no header")
+        name, value = name.lower(), value.strip()
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    digest = hashlib.sha1((key + _GUID).encode("ascii"), usedforsecurity=False).digest()
+    for name, right in (
+        ("upgrade", fields.get("upgrade", "").lower() == "websocket"),
+        ("connection", "upgrade" in re.split(r"[\s,]+", fields.get("connection", "").lower())),
+        (
+            "sec-websocket-accept",
+            fields.get("sec-websocket-accept") == base64.b64encode(digest).decode("ascii"),
+        ),
+        ("sec-websocket-extensions", not fields.get("sec-websocket-extensions")),
+        ("sec-websocket-protocol", not fields.get("sec-websocket-protocol")),
+    ):
+        if not right:
+            raise DialError(f"no WebSocket handshake: the header {name} of its answer is wrong")
+
+
+def _explain(status: int, address: Address) -> str:
+    """Return what an HTTP answer other than 101 means to the side that dialled."""
     if status == 503:
         return "it is full (HTTP 503)"
     reason = f"it answered HTTP {status} instead of a WebSocket handshake"

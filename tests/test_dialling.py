@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import select
 import socket
+import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from p2p_sync.address import parse_address
+from p2p_sync.config import Settings
+from p2p_sync.dialer import Dialer
+from p2p_sync.tls import Tls
 from tests.raw import TEXT, RawServer, frame, read_head, welcome
-from tests.support import SCALE, NodeProcess, free_port_pair, wait_until
+from tests.support import DEADLINE, SCALE, NodeProcess, free_port_pair, wait_until
+
+HOST = "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +59,78 @@ def test_frames_may_come_in_the_segment_of_the_answer(node: NodeProcess) -> None
             wait_until(lambda: "early" in node.messages(), "the message is shown")
 
 
+COOKIES = {
+    "of the whole of 127": b"a=b; domain=1",
+    "of a suffix": b"a=b; domain=0.0.1; path=/; max-age=86400",
+    "of the host": b"a=b",
+    "of a host with a dot before": b"a=b; domain=.127.0.0.1",
+    "with line breaks in octal": b'x="1\\015\\012X-Injected: 1\\015\\012"; domain=0.0.1',
+    "as long as an answer may be": b"a=" + b"A" * 15_000 + b"; domain=0.0.1",
+    "twice": b"a=b; domain=0.0.1\r\nSet-Cookie2: c=d; domain=0.0.1",
+}
+
+
+@pytest.mark.parametrize("cookie", COOKIES.values(), ids=COOKIES)
+def test_what_one_peer_answers_shows_in_no_other_dial(node: NodeProcess, cookie: bytes) -> None:
+    with RawServer() as hostile, RawServer() as other:
+        node.add(hostile.address)
+        with hostile.accept_tcp() as sock:
+            head, _ = read_head(sock)
+            sock.sendall(welcome(head).replace(b"\r\n\r\n", b"\r\nSet-Cookie: %s\r\n\r\n" % cookie))
+            wait_until(lambda: node.sockets() == 1, "the answer is accepted")
+        for server in (other, hostile):
+            node.add(server.address)
+            with server.accept() as peer:
+                assert normal(peer.head) == normal(head), "nothing but the host and the key differ"
+
+
+def normal(head: str) -> str:
+    """The head of a handshake with its port and its key left out."""
+    return re.sub(r"(?<=Sec-WebSocket-Key: )\S{24}|(?<=Host: 127.0.0.1:)[0-9]+", "", head)
+
+
+def test_dials_leave_nothing_behind_in_memory() -> None:
+    dialer = Dialer(Settings(), Tls(None, None, None))
+
+    def answer(server: RawServer, count: int) -> None:
+        for number in range(count):
+            with server.accept_tcp() as sock:
+                cookie = b"Set-Cookie: a=%s; domain=d%d.example" % (b"A" * 15_000, number)
+                sock.sendall(welcome(read_head(sock)[0])[:-2] + cookie + b"\r\n\r\n")
+
+    with RawServer() as server:
+        thread = threading.Thread(target=answer, args=(server, 60))
+        thread.start()
+        tracemalloc.start()
+        try:
+            for number in range(60):
+                if number == 10:
+                    before, _ = tracemalloc.get_traced_memory()
+                stream, *_ = dialer.dial(parse_address(server.address), ((HOST, server.port),))
+                stream.close()
+            growth = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+            thread.join(DEADLINE)
+    assert growth < 100_000, f"50 dials have left {growth:,} bytes behind"
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(node: NodeProcess, status: int) -> None:
+    with RawServer() as server, RawServer() as elsewhere:
+        node.add(server.address)
+        with server.accept_tcp() as sock:
+            welcome_all_the_same = welcome(read_head(sock)[0]).partition(b"\r\n")[2]
+            line = f"HTTP/1.1 {status} Elsewhere\r\nLocation: {elsewhere.address}/\r\n"
+            sock.sendall(line.encode() + welcome_all_the_same)
+            with contextlib.suppress(ConnectionError):
+                while sock.recv(4096):
+                    pass
+        wait_until(lambda: node.logged(server.address, f"HTTP {status}"), "logged with the status")
+        assert not select.select([elsewhere.listener], [], [], 0)[0]
+        assert node.sockets() == 0
+
+
 def wrong_accept(head: str) -> bytes:
     return welcome(head.replace("Key: ", "Key: x"))
 
@@ -74,6 +155,15 @@ NO_WELCOMES: dict[str, Callable[[str], bytes]] = {
     "an extension that was not asked for": lambda head: welcome(head).replace(
         b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
     ),
+    "two accepts": lambda head: welcome(head).replace(
+        b"\r\n\r\n", b"\r\nSec-WebSocket-Accept: again\r\n\r\n"
+    ),
+    "a subprotocol that was not asked for": lambda head: welcome(head).replace(
+        b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+    ),
+    "an older HTTP": lambda head: welcome(head).replace(b"1.1", b"1.0", 1),
+    "a line that goes on": lambda head: welcome(head).replace(b"Upgrade\r\n", b"Upgrade\r\n x\r\n"),
+    "another success": lambda head: welcome(head).replace(b"101", b"200", 1),
     "bytes that are no text": instead(b"HTTP/1.1 \xff\xfe\r\n\x00\r\n\r\n"),
 }
 
