@@ -47,6 +47,14 @@ class LogFull(LogError):
     """The log has no room on its disk."""
 
 
+class LogGone(LogError):
+    """The files of the log were deleted or replaced; nothing is written until a new start."""
+
+
+class LogDamaged(LogError):
+    """An entry of the log is not what was stored."""
+
+
 class DialError(P2PSyncError):
     """A peer cannot be reached, or does not speak WebSocket.
 

@@ -142,6 +142,10 @@ class Log:
         with self._store.writing() as database:
             database.execute("DROP TABLE probe")
 
+    def check(self) -> None:
+        """Raise LogGone if the files of the log were deleted or replaced."""
+        self._store.check()
+
     def _remember(self, origin: str, entries: Sequence[_Stored]) -> None:
         """With the lock held: keep entries in memory, and let go of the oldest."""
         kept = self._cache.setdefault(origin, deque())

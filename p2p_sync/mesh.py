@@ -28,7 +28,7 @@ from .config import Settings
 from .counters import Counters
 from .credentials import Credentials
 from .dialer import Dialer, resolve
-from .errors import DialError, LogError, ProtocolError
+from .errors import DialError, LogError, LogGone, ProtocolError
 from .link import Link, wake
 from .log import Log
 from .logframes import (
@@ -391,6 +391,8 @@ class Mesh:
     def _keep_addresses(self) -> None:
         try:
             self._store.keep_addresses(self._state.addresses, _epoch())
+        except LogGone:
+            return  # the writer finds it too, and says so
         except LogError as error:
             logger.warning("the addresses could not be kept: %s", error)
 

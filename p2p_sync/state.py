@@ -459,14 +459,17 @@ class State:
 
     # -- the writer's thread --------------------------------------------------------------------
 
-    def pending(self) -> list[Run] | None:
-        """Wait for runs to store, and take them all; None after `stop`."""
+    def pending(self, timeout: float) -> list[Run] | None:
+        """Wait for runs to store, `timeout` seconds at most, and take them all; None after `stop`
+        once there are no more."""
         with self._lock:
-            self._pending_changed.wait_for(lambda: self._pending or self._stopped)
+            self._pending_changed.wait_for(lambda: self._pending or self._stopped, timeout)
             runs, self._pending = self._pending, []
+            if not runs:
+                return None if self._stopped else []
             self._pending_messages = 0
             self._pending_changed.notify_all()
-            return runs or None
+            return runs
 
     def stored(self, runs: Sequence[Run]) -> tuple[list[Link], list[Ticket]]:
         """Note that `runs` are on disk; return the links to wake, and the tickets to settle."""

@@ -2,6 +2,10 @@
 
 One node a directory: the file `lock` is locked by the kernel while the process lives. With no
 directory the same code runs on a database in memory.
+
+A new database is made under another name and moved to its own once it is complete, so that an
+empty file is always a damaged one. While it is open, SQLite would go on writing to files that were
+deleted or replaced; so each transaction counts only if the files are still where they were opened.
 """
 
 from __future__ import annotations
@@ -12,60 +16,58 @@ import queue
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
+from .address import parse_address
 from .addressbook import Known
-from .errors import LogError, LogFull, StartError
+from .errors import InputError, LogError, LogFull, LogGone, StartError
+from .private import check_private_file, make_private_directory, open_private_file
 
 Database: TypeAlias = sqlite3.Connection
 
+_NEW = "node.db.new"  # a database that is being made
+# The files of a database in use.
+_DATABASE = ("node.db", "node.db-wal", "node.db-shm")
+# The first of them, which hold the messages, are looked at in each transaction, for some 4 us
+# each; the others and the lock this often. Seconds.
+_HOLDING = 2
+_LOOK_AT_ALL = 0.4
 # What may be left where somebody has put the database aside.
-_BESIDE = {"lock", "http-token", "http-token.part"}
+_BESIDE = {"lock", "http-token", "http-token.part", "node.db-shm"} | {
+    f"{_NEW}{ending}" for ending in ("", "-wal", "-shm", "-journal")
+}
 _APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-# One step a version: the first makes version 1 of nothing, and so on.
-_MIGRATIONS = [
-    f"""
+_VERSION = 5
+_SCHEMA = f"""
     CREATE TABLE identity (node TEXT NOT NULL);
-    CREATE TABLE addresses (address TEXT PRIMARY KEY, by_hand INTEGER NOT NULL) WITHOUT ROWID;
-    PRAGMA application_id = {_APPLICATION_ID};
-    """,
-    """
+    -- The starts of this node: arrivals above `arrival` came in this one or later.
+    CREATE TABLE starts (
+        number INTEGER PRIMARY KEY,
+        start TEXT NOT NULL UNIQUE,
+        arrival INTEGER NOT NULL
+    );
+    CREATE TABLE addresses (
+        address TEXT PRIMARY KEY,
+        by_hand INTEGER NOT NULL,
+        local INTEGER NOT NULL,      -- learned over loopback or given by hand
+        source TEXT NOT NULL,        -- the node or host that named it
+        node TEXT,                   -- the id found there
+        original INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        last_error TEXT NOT NULL,
+        -- seconds since the epoch: when a node last answered, and since when every dial has failed
+        worked REAL,
+        failing REAL
+    ) WITHOUT ROWID;
     CREATE TABLE origins (
         origin TEXT PRIMARY KEY,
         n INTEGER NOT NULL,          -- messages held: 1 to n
         hash BLOB NOT NULL           -- running hash over them
     ) WITHOUT ROWID;
-    CREATE TABLE messages (
-        arrival INTEGER PRIMARY KEY, -- counts up as they come to be shown here
-        origin TEXT NOT NULL,
-        seq INTEGER NOT NULL,
-        time INTEGER NOT NULL,
-        data TEXT NOT NULL,
-        hash BLOB NOT NULL,          -- running hash up to and with this one
-        heard INTEGER NOT NULL,
-        leader INTEGER               -- of a hearing: arrival of the one that is shown for it
-    );
-    CREATE UNIQUE INDEX by_identity ON messages (origin, seq);
-    CREATE INDEX by_place ON messages (time, origin, seq);
-    CREATE INDEX by_text ON messages (data, time, origin, seq) WHERE heard;
-    CREATE INDEX hidden ON messages (arrival) WHERE leader <> arrival;
-    """,
-    """
-    -- learned over loopback or given by hand: may lead to this machine
-    ALTER TABLE addresses ADD COLUMN local INTEGER NOT NULL DEFAULT 1;
-    ALTER TABLE addresses ADD COLUMN source TEXT NOT NULL DEFAULT '';  -- who told of it
-    ALTER TABLE addresses ADD COLUMN node TEXT;                        -- the id found there
-    ALTER TABLE addresses ADD COLUMN original INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE addresses ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE addresses ADD COLUMN last_error TEXT NOT NULL DEFAULT '';
-    -- seconds since the epoch: when a node last answered, and since when every dial has failed
-    ALTER TABLE addresses ADD COLUMN worked REAL;
-    ALTER TABLE addresses ADD COLUMN failing REAL;
-    """,
-    """
     -- What was committed together is one row: one for each message costs ten times as much.
     CREATE TABLE entries (
         arrival INTEGER PRIMARY KEY, -- of its last message; counts up as they come to be shown here
@@ -78,17 +80,13 @@ _MIGRATIONS = [
         previous BLOB NOT NULL,      -- running hash before it
         data TEXT NOT NULL           -- the text; of several a list, in JSON
     );
-    INSERT INTO entries SELECT
-        arrival, origin, seq, 1, time, heard, leader,
-        lag(hash, 1, x'') OVER (PARTITION BY origin ORDER BY seq), data
-        FROM messages;
-    DROP TABLE messages;
     CREATE UNIQUE INDEX by_identity ON entries (origin, seq);
     CREATE INDEX by_place ON entries (time, origin, seq);
     CREATE INDEX by_text ON entries (data, time, origin, seq) WHERE heard;
     CREATE INDEX hidden ON entries (arrival) WHERE leader <> arrival;
-    """,
-]
+    PRAGMA application_id = {_APPLICATION_ID};
+    PRAGMA user_version = {_VERSION};
+"""
 # Connections to read with, and how long one may be waited for. Seconds.
 _READERS = 4
 _READER_TIMEOUT = 10.0
@@ -114,6 +112,9 @@ class Store:
         self._writing = threading.Lock()  # one transaction at a time
         self._writer: Database | None = None
         self._readers: queue.LifoQueue[Database] = queue.LifoQueue()
+        self._opened: dict[str, tuple[int, int]] = {}  # device and inode of each file
+        self._looked = float("-inf")  # when at all of them
+        self._gone: LogGone | None = None
         try:
             self._open()
         except StartError:
@@ -130,90 +131,135 @@ class Store:
     def _open(self) -> None:
         if self.directory is None:
             self._writer = self._connect(":memory:")
+            _fill(self._writer)
         else:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._check_files(self.directory)
-            self._lock_directory(self.directory)
-            path = self.directory / "node.db"
+            place = self.directory.absolute()  # the process may change its working directory
+            make_private_directory(place)
+            self._check_names(place)
+            self._lock_directory(place)
+            for name in ("http-token", "http-token.part"):
+                check_private_file(place / name)
+            for name in _DATABASE:
+                if check_private_file(place / name):
+                    # While SQLite has it open, closing it again would end SQLite's locks.
+                    os.close(open_private_file(place / name, os.O_RDONLY))
+            path = place / "node.db"
+            if not path.exists():
+                self._create(place)
             self._check(path)
             self._writer = self._connect(path)
-        self._migrate(self._writer)
-        self.node = str(self._writer.execute("SELECT node FROM identity").fetchone()[0])
-        if self.directory is not None:
             for _ in range(_READERS):
-                self._readers.put(self._connect(self.directory / "node.db"))
+                self._readers.put(self._connect(path))
+            self._watch([place / name for name in (*_DATABASE, "lock")])
+        self.node = str(self._writer.execute("SELECT node FROM identity").fetchone()[0])
 
-    @staticmethod
-    def _connect(path: Path | str) -> Database:
+    def _watch(self, paths: Iterable[Path]) -> None:
+        """Take note of which files are open."""
+        for path in paths:
+            found = check_private_file(path)
+            if found is None:
+                raise StartError(f"{path} was deleted while the node was starting; start it again")
+            self._opened[str(path)] = (found.st_dev, found.st_ino)
+
+    def _connect(self, path: Path | str) -> Database:
         database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        try:
+            (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal" and path != ":memory:":
+                raise StartError(
+                    f"the file system of {self.directory} cannot hold a write-ahead log (SQLite "
+                    f"falls back to {mode!r}); choose a directory on a local disk with --data-dir"
+                )
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            database.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # opens the files
+        except BaseException:
+            database.close()
+            raise
         return database
 
+    def _create(self, place: Path) -> None:
+        """Make a new database: complete, or not at all."""
+        new = place / _NEW
+        for ending in ("", "-wal", "-shm", "-journal"):  # of a start that was killed here
+            Path(f"{new}{ending}").unlink(missing_ok=True)
+        os.close(open_private_file(new, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        with closing(self._connect(new)) as database:
+            _fill(database)
+        new.replace(place / "node.db")
+        handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
     def _check(self, path: Path) -> None:
-        """Refuse a database that is newer or damaged; of a large one only the ends are read."""
-        if not path.exists():
-            return
+        """Refuse a database that is not of this version, or damaged; of a large one only the ends
+        are read."""
         with path.open("rb") as file:
-            head = file.read(64)  # the version is at byte 60, until then nothing is touched
-            if int.from_bytes(head[60:64], "big") > len(_MIGRATIONS):
-                raise StartError(
-                    f"the data directory {self.directory} was written by a newer p2p_sync; "
-                    "run that, or choose another directory with --data-dir"
-                )
+            head = file.read(72)
+        aside = "put it aside and start again: the other nodes send what they hold"
+        if not head:
+            raise StartError(f"the log {path} is empty (0 bytes), so it is damaged; {aside}")
+        if head[68:72] != _APPLICATION_ID.to_bytes(4, "big"):
+            raise StartError(
+                f"the data directory {self.directory} holds files that are not a node's, or whose "
+                "first page is damaged; choose an empty or a new one with --data-dir"
+            )
+        self._check_version(int.from_bytes(head[60:64], "big"))  # until then nothing is touched
         # Read only, or closing it would fold the write-ahead log into what is damaged.
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
             problem = "ok"
+            # The newest version may still be in the write-ahead log.
+            self._check_version(database.execute("PRAGMA user_version").fetchone()[0])
             if path.stat().st_size <= _CHECK_SIZE:
                 (problem,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            elif (version := database.execute("PRAGMA user_version").fetchone()[0]) >= 2:
-                table = "entries" if version >= 4 else "messages"
-                database.execute(f"SELECT max(arrival), max(time) FROM {table}").fetchone()
+            else:
+                database.execute("SELECT max(arrival), max(time) FROM entries").fetchone()
                 database.execute("SELECT count(*) FROM origins").fetchone()
         except sqlite3.DatabaseError as error:
             problem = str(error)
         finally:
             database.close()
         if problem != "ok":
-            raise StartError(
-                f"the log {path} is damaged ({problem}) and left as it is; put it aside and start "
-                "again: the other nodes send what they hold"
-            )
+            raise StartError(f"the log {path} is damaged ({problem}) and left as it is; {aside}")
 
-    def _migrate(self, database: Database) -> None:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        for number, step in enumerate(_MIGRATIONS[version:], version + 1):
-            database.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
-        if not database.execute("SELECT count(*) FROM identity").fetchone()[0]:
-            database.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
-
-    def _check_files(self, directory: Path) -> None:
-        names = {entry.name for entry in directory.iterdir()}
-        if names <= _BESIDE or self._is_ours(directory / "node.db"):
+    def _check_version(self, version: int) -> None:
+        if version == _VERSION:
             return
+        newer = version > _VERSION
         raise StartError(
-            f"the data directory {directory} holds files that are not a node's, or whose first "
-            "page is damaged; choose an empty or a new one with --data-dir"
+            f"the data directory {self.directory} was written by "
+            f"{'a newer p2p_sync; run that' if newer else 'a p2p_sync before the first release'}, "
+            "or choose another directory with --data-dir"
         )
 
-    @staticmethod
-    def _is_ours(path: Path) -> bool:
-        """Return whether `path` is a database of ours, by the mark at byte 68 of its header."""
-        with suppress(OSError), path.open("rb") as file:
-            head = file.read(72)
-            # A start that was killed early leaves an empty database behind.
-            return not head or head[68:72] in (_APPLICATION_ID.to_bytes(4, "big"), bytes(4))
-        return False
+    def _check_names(self, place: Path) -> None:
+        """Refuse a directory of something else, before anything is made in it."""
+        names = {entry.name for entry in place.iterdir()}
+        if "node.db" in names or names <= _BESIDE:
+            return
+        wal = place / "node.db-wal"
+        if "node.db-wal" in names and wal.lstat().st_size:
+            raise StartError(
+                f"{wal} is there, but the database that it belongs to is not; bring node.db back, "
+                "or put the file aside and start again: the other nodes send what they hold"
+            )
+        if names - {wal.name} <= _BESIDE:
+            return
+        raise StartError(
+            f"the data directory {self.directory} holds files that are not a node's; choose an "
+            "empty or a new one with --data-dir"
+        )
 
-    def _lock_directory(self, directory: Path) -> None:
-        self._lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _lock_directory(self, place: Path) -> None:
+        self._lock_file = open_private_file(place / "lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StartError(
-                f"the data directory {directory} is in use by another node; "
+                f"the data directory {self.directory} is in use by another node; "
                 "stop that one, or choose another directory with --data-dir"
             ) from None
 
@@ -223,20 +269,58 @@ class Store:
     def writing(self) -> Iterator[Database]:
         """Lend the database for one transaction: on disk when the block ends, or undone.
 
-        Raises LogFull or LogError where the disk does not take it.
+        Raises LogFull or LogError where the disk does not take it. After LogGone, which may come
+        once all was written, all further calls raise it, too.
         """
         with self._writing, _errors():
             database = self._writer
             if database is None:
                 raise sqlite3.ProgrammingError("the data directory is closed")
+            if self._gone:
+                raise self._gone
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
+                self._look(database)  # here it can still be undone
                 database.execute("COMMIT")
             except BaseException:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
                 raise
+            self._look(database)
+
+    def check(self) -> None:
+        """Raise LogGone if a file of the database was deleted or replaced since it was opened."""
+        with self._writing, _errors():
+            if self._writer:
+                self._look(self._writer)
+
+    def _look(self, database: Database) -> None:
+        """With the lock held: see whether what is written can be found again."""
+        if self._gone:
+            raise self._gone
+        now = time.monotonic()
+        files = list(self._opened.items())
+        if now < self._looked + _LOOK_AT_ALL:
+            files = files[:_HOLDING]
+        else:
+            self._looked = now
+        for path, opened in files:
+            try:
+                found = os.lstat(path)
+            except OSError as error:
+                problem = f"is not there any more ({error.strerror})"
+            else:
+                if (found.st_dev, found.st_ino) == opened:
+                    continue
+                problem = "was replaced by another file"
+            self._gone = LogGone(f"{path} {problem}; stop the node, look after the disk, start it")
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            with suppress(sqlite3.Error):
+                # Where node.db is still there, it takes what only the write-ahead log has held.
+                database.execute("PRAGMA wal_checkpoint").fetchone()
+            raise self._gone
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
@@ -264,8 +348,11 @@ class Store:
 
     def size(self) -> int:
         """Return how many bytes the log and what belongs to it take on the disk."""
-        files = self.directory.glob("node.db*") if self.directory else ()
-        return sum(file.stat().st_size for file in files)
+        size = 0
+        for file in self.directory.glob("node.db*") if self.directory else ():
+            with suppress(OSError):  # it may be deleted meanwhile
+                size += file.stat().st_size
+        return size
 
     def addresses(self, epoch: float) -> list[Known]:
         """Return the addresses kept.
@@ -273,8 +360,12 @@ class Store:
         `epoch` is the time on the caller's clock at which the system's clock stood at zero.
         """
         with self.reading() as database:
-            rows = database.execute(f"SELECT {_FACTS}, worked, failing FROM addresses").fetchall()
-        found = [Known(*row) for row in rows]
+            database.text_factory = _decoded
+            try:
+                rows = database.execute(f"SELECT {_FACTS}, worked, failing FROM addresses")
+                found = [Known(*row) for row in rows if _is_address(row[0])]
+            finally:
+                database.text_factory = str
         for known in found:
             known.worked = _moved(known.worked, epoch)
             known.failing = _moved(known.failing, epoch)
@@ -311,6 +402,23 @@ class Store:
             if self._lock_file is not None:
                 os.close(self._lock_file)
                 self._lock_file = None
+
+
+def _fill(database: Database) -> None:
+    """Make the tables of a new database."""
+    database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+    database.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode("utf-8", "replace")  # a damaged row is no reason not to start
+
+
+def _is_address(value: object) -> bool:
+    try:
+        return isinstance(value, str) and str(parse_address(value)) == value
+    except InputError:
+        return False
 
 
 def _moved(time: float | None, by: float) -> float | None:

@@ -19,6 +19,9 @@ logger = logging.getLogger("p2p_sync")
 # How long after a failure the disk is tried again. Seconds.
 _RETRY = 1.0
 
+# An idle writer looks this often whether the files of the log are still there. Seconds.
+_IDLE = 0.5
+
 # After a transaction of few messages the writer sends them itself on a few links, rather than wake
 # their senders: a change of thread takes longer than that.
 _FEW_MESSAGES = 32
@@ -48,8 +51,11 @@ class Writer:
             self._thread.join(_STOP_TIMEOUT)
 
     def _run(self) -> None:
-        while (runs := self._state.pending()) is not None:
+        while (runs := self._state.pending(_IDLE)) is not None:
             try:
+                if not runs:
+                    self._log.check()
+                    continue
                 self._log.append(runs)
             except LogError as error:
                 self._fail(error)

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2p_sync import hearings
-from p2p_sync.errors import LogError, LogFull, StartError
+from p2p_sync.errors import LogError, LogFull
 from p2p_sync.hearings import MOST, STRETCH, WINDOW, shown
 from p2p_sync.log import Log, Place
 from p2p_sync.logframes import NO_HASH, Entry, PackedRun, Run, chain
@@ -632,110 +632,6 @@ def schema(path: Path) -> list[str]:
 
 
 # -- versions of the database ---------------------------------------------------------------------
-
-
-def make_version_1(path: Path, version: int = 1, journal: str = "WAL") -> None:
-    """The database as the version before the log wrote it."""
-    with closing(sqlite3.connect(path)) as database:
-        database.execute(f"PRAGMA journal_mode = {journal}")
-        database.executescript(
-            f"""
-            CREATE TABLE identity (node TEXT NOT NULL);
-            CREATE TABLE addresses (address TEXT PRIMARY KEY, by_hand INTEGER NOT NULL)
-                WITHOUT ROWID;
-            PRAGMA application_id = {0x70327073};
-            INSERT INTO identity VALUES ('0123456789abcdef');
-            INSERT INTO addresses VALUES ('ws://a:1', 1), ('ws://b:2', 0);
-            PRAGMA user_version = {version};
-            """
-        )
-
-
-# What version 3 had beside that of version 1.
-VERSION_3 = """
-    CREATE TABLE origins (origin TEXT PRIMARY KEY, n INTEGER NOT NULL, hash BLOB NOT NULL)
-        WITHOUT ROWID;
-    CREATE TABLE messages (
-        arrival INTEGER PRIMARY KEY,
-        origin TEXT NOT NULL,
-        seq INTEGER NOT NULL,
-        time INTEGER NOT NULL,
-        data TEXT NOT NULL,
-        hash BLOB NOT NULL,
-        heard INTEGER NOT NULL,
-        leader INTEGER
-    );
-    CREATE UNIQUE INDEX by_identity ON messages (origin, seq);
-    CREATE INDEX by_place ON messages (time, origin, seq);
-    CREATE INDEX by_text ON messages (data, time, origin, seq) WHERE heard;
-    CREATE INDEX hidden ON messages (arrival) WHERE leader <> arrival;
-    ALTER TABLE addresses ADD COLUMN local INTEGER NOT NULL DEFAULT 1;
-    ALTER TABLE addresses ADD COLUMN source TEXT NOT NULL DEFAULT '';
-    ALTER TABLE addresses ADD COLUMN node TEXT;
-    ALTER TABLE addresses ADD COLUMN original INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE addresses ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE addresses ADD COLUMN last_error TEXT NOT NULL DEFAULT '';
-    ALTER TABLE addresses ADD COLUMN worked REAL;
-    ALTER TABLE addresses ADD COLUMN failing REAL;
-"""
-
-
-def test_a_directory_without_a_log_is_brought_up_to_date(tmp_path: Path) -> None:
-    make_version_1(tmp_path / "node.db")
-    feed = Feed()
-    with opened(tmp_path) as (store, log):
-        assert store.node == "0123456789abcdef"
-        kept = {known.address: bool(known.by_hand) for known in store.addresses(0.0)}
-        assert kept == {"ws://a:1": True, "ws://b:2": False}
-        assert (list(log.all()), log.vector(), log.count()) == ([], {}, (0, 0))
-        log.append([feed.run(A, Entry(1, "a"))])
-    with opened(tmp_path) as (store, log):
-        assert store.node == "0123456789abcdef"
-        kept = {known.address: bool(known.by_hand) for known in store.addresses(0.0)}
-        assert kept == {"ws://a:1": True, "ws://b:2": False}
-        assert list(log.all()) == feed.sorted()
-
-
-def test_a_log_with_a_row_for_each_message_is_brought_up_to_date(tmp_path: Path) -> None:
-    make_version_1(tmp_path / "node.db", version=3)
-    feed = Feed()
-    texts = ["a", "", "\0", "\U0001f600", 'say "x"', "\\"]
-    runs = [feed.run(A, *entries_of(*texts)), feed.run(B, *(Entry(1003, t, True) for t in "xyx"))]
-    ends = [(run.origin, run.end, bytes.fromhex(run.hashes[-1])) for run in runs]
-    rows = [
-        (run.origin, run.after + n, time, text, bytes.fromhex(run.hashes[n - 1]), heard)
-        for run in runs
-        for n, (time, text, heard, _) in enumerate(run.entries, 1)
-    ]
-    with closing(sqlite3.connect(tmp_path / "node.db")) as database:
-        database.executescript(VERSION_3)
-        database.executemany("INSERT INTO origins VALUES (?, ?, ?)", ends)
-        database.executemany("INSERT INTO messages VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL)", rows)
-        database.execute("UPDATE messages SET leader = 7 WHERE heard AND data = 'x'")
-        database.commit()
-    shown = [message for message in feed.sorted() if message.id != f"{B}:3"]
-    for _ in range(2):
-        with opened(tmp_path) as (_, log):
-            assert list(log.all()) == shown
-            assert [message for _, message in log.arrivals(2, 100)] == [
-                message for message in feed.messages[2:] if message in shown
-            ]
-            assert (log.vector(), log.count()) == (feed.vector(), (9, 1))
-            for run in runs:
-                (read,) = read_all(log, run.origin, run.end)
-                assert (read.after, read.previous) == (run.after, run.previous)
-                assert chain(read.previous, read.entries) == run.hashes
-
-
-@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
-def test_a_newer_database_is_refused_and_untouched(tmp_path: Path, journal: str) -> None:
-    path = tmp_path / "node.db"
-    make_version_1(path, 1000, journal)
-    before = path.read_bytes()
-    with pytest.raises(StartError, match="newer"):
-        Store(tmp_path)
-    assert path.read_bytes() == before
-    assert {entry.name for entry in tmp_path.iterdir()} <= {"node.db", "lock"}
 
 
 # -- a large log ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from ..address import parse_address
 from ..codes import MAX_NUMBER
-from ..errors import InputError, LogError, LogFull, MessageTooLong
+from ..errors import InputError, LogError, LogFull, LogGone, MessageTooLong
 from ..log import Place
 from ..node import Node
 from ..protocol import Message
@@ -80,10 +80,11 @@ def create_app(node: Node) -> Flask:
     @app.errorhandler(LogError)
     def not_stored(error: LogError) -> Response:
         full = isinstance(error, LogFull)
+        status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
+        if isinstance(error, LogGone):
+            return _error(node, status, error)
         return _error(
-            node,
-            HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE,
-            f"{error}; nothing that was acknowledged is lost, try again later",
+            node, status, f"{error}; nothing that was acknowledged is lost, try again later"
         )
 
     @app.errorhandler(Busy)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from pathlib import Path
 
 from ..errors import StartError
-from ..private import read_private
+from ..private import check_private_file, open_private_file, read_private
 
 # What may stand behind "Bearer" (RFC 6750); it needs no quoting in a cookie either.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
@@ -27,17 +28,18 @@ def read_token(path: Path) -> str:
 def kept_token(directory: str | None) -> str:
     """Return the token kept in the data directory, made if there is none; with None, a new one.
 
-    Raises StartError where the directory cannot keep it.
+    Raises StartError where the directory cannot keep it, and for a file that is not ours alone.
     """
     if directory is None:
         return secrets.token_urlsafe(32)
     path = Path(directory, "http-token")
-    if not path.exists():
+    if check_private_file(path) is None:
         part = path.with_suffix(".part")
         try:
             part.unlink(missing_ok=True)  # of a start that was killed here
-            part.touch(0o600, exist_ok=False)
-            part.write_text(f"{secrets.token_urlsafe(32)}\n")
+            handle = open_private_file(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            with os.fdopen(handle, "w") as file:
+                file.write(f"{secrets.token_urlsafe(32)}\n")
             part.replace(path)
         except OSError as error:
             raise StartError(f"the token cannot be kept in {path} ({error.strerror})") from None
