@@ -118,6 +118,8 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="keep the reports and the logs")
     options = parser.parse_args()
+    if not os.access(options.wstest, os.X_OK):
+        parser.error(f"{options.wstest} is no program; this module's docstring says how to get it")
 
     # The default action would leave the started processes running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -1,10 +1,11 @@
 """Makes the README's picture: the page of a node in a lively mesh of six.
 
-python -m tests.screenshot [FILE]          writes tests/page.png, in about a minute
+python -m tests.screenshot [FILE]          writes tests/page.png, in about a minute and a half
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import random
@@ -21,7 +22,6 @@ from pathlib import Path
 from tests.browser import browser, missing
 from tests.support import ROOT, NodeProcess, free_port_pair, request, wait_sockets, wait_until
 
-SECONDS = 60
 TEXTS = [
     "Build 2291 is green, 14 min",
     "Deploy of api to eu-west finished in 41 s",
@@ -91,13 +91,12 @@ def unfiltered(data: bytes, size: int, depth: int) -> Iterator[bytes]:
         yield above
 
 
-def main(path: Path) -> None:
-    if missing():
-        sys.exit(missing())
+def take(path: Path, port: int, seconds: float) -> None:
+    """Write the picture of a node at `port` after so many seconds of life to `path`."""
     chance = random.Random(3)
     with ExitStack() as stack:
         kept = stack.enter_context(tempfile.TemporaryDirectory())
-        ports = [8000, *(free_port_pair() for _ in range(5))]
+        ports = [port, *(free_port_pair() for _ in range(5))]
         nodes = [
             stack.enter_context(NodeProcess(port=port, data_dir=Path(kept, str(port))))
             for port in ports
@@ -113,13 +112,13 @@ def main(path: Path) -> None:
             node.add(one.address)
         wait_sockets(5, *nodes)
         texts = itertools.cycle(TEXTS)
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + seconds
         gone = others[4]
         while (left := end - time.monotonic()) > 0:
             rate = 2 + 6 * abs(chance.gauss(0, 1)) * (left % 25 > 12)
             for _ in range(round(rate)):
                 post(chance.choice(nodes[:5]), next(texts), 0)
-            if left < SECONDS * 0.6 and gone.process.poll() is None:
+            if left < seconds * 0.6 and gone.process.poll() is None:
                 gone.process.kill()
             page.wait_for_timeout(700)
         again = NodeProcess(port=gone.port, data_dir=gone.data_dir)
@@ -141,5 +140,16 @@ def main(path: Path) -> None:
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m tests.screenshot", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=ROOT / "tests" / "page.png")
+    parser.add_argument("--port", type=int, default=8000, help="of the node in the picture (8000)")
+    parser.add_argument("--seconds", type=float, default=60, help="of life before it (60)")
+    options = parser.parse_args()
+    if missing():
+        sys.exit(missing())
+    take(options.file, options.port, options.seconds)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests" / "page.png")
+    main()

@@ -28,6 +28,8 @@ from tests.raw import (
 )
 from tests.support import DEADLINE, free_port_pair, wait_until
 
+SERVER = [sys.executable, "-m", "tests.echo_server"]
+CLIENT = [sys.executable, "-m", "tests.echo_client"]
 LENGTHS = (0, 1, 125, 126, 127, 65_535, 65_536, 1_000_000)  # both sides of each form of a length
 
 
@@ -40,22 +42,17 @@ def finish(peer: RawPeer) -> None:
 @contextmanager
 def echo(direction: str, folder: Path) -> Iterator[RawPeer]:
     """A raw peer on a connection whose other end sends everything back."""
-    program = [
-        sys.executable,
-        "-m",
-        f"tests.echo_{'server' if direction == 'accepted' else 'client'}",
-    ]
     log = folder / "log"
     if direction == "accepted":
         port = free_port_pair()
-        with started([*program, str(port)], log) as process:
+        with started([*SERVER, str(port)], log) as process:
             wait_until(lambda: accepts(port) or process.poll() is not None, "the server listens")
             assert process.poll() is None, log.read_text()
             with dial(f"ws://127.0.0.1:{port}") as peer:
                 yield peer
                 finish(peer)
     else:
-        with RawServer() as server, started([*program, server.address], log) as process:
+        with RawServer() as server, started([*CLIENT, server.address], log) as process:
             with server.accept() as peer:
                 assert peer.head.startswith("GET /getCaseCount "), log.read_text()
                 peer.send(TEXT, b"1")
