@@ -80,12 +80,35 @@ def is_ip(host: str) -> bool:
     return True
 
 
+# Addresses of private networks and of one link: RFC 1918, RFC 3927, RFC 4193, RFC 4291. Python's
+# own `is_private` covers more, and different ranges in different versions.
+_PRIVATE = [
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
+    + ("fc00::/7", "fe80::/10")
+]
+
+
 def is_loopback(host: str) -> bool:
     """Return whether `host` is reached from this machine alone."""
+    ip = _ip(host)
+    return host == "localhost" if ip is None else ip.is_loopback
+
+
+def is_private(host: str) -> bool:
+    """Return whether `host` is an IP address of a private network; of a name nothing is known."""
+    ip = _ip(host)
+    return ip is not None and any(ip in network for network in _PRIVATE)
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the IP address that `host` is, None for a name; without zone, and IPv4 in IPv6 as
+    IPv4, which only some versions of Python do by themselves."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ip = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return host == "localhost"
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 @lru_cache(4096)

@@ -5,6 +5,7 @@ P2PSyncError
 |   |-- AddressError                 no address of a node
 |   |-- MessageError                 no text that can be a message
 |       |-- MessageTooLong           more bytes than the limit
+|   |-- NotRunning                   the node has not started, or has stopped
 |-- StartError                       a node cannot start here: port, data directory
 |-- DialError                        a peer cannot be reached; the text is the reason
 |-- ProtocolError                    the peer broke a rule of the wire (its fault, never ours)
@@ -33,6 +34,10 @@ class MessageError(InputError):
 
 class MessageTooLong(MessageError):
     """A text with more bytes of UTF-8 than the limit."""
+
+
+class NotRunning(InputError):
+    """The node has not been started, or it has been stopped."""
 
 
 class StartError(P2PSyncError):

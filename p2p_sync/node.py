@@ -20,7 +20,7 @@ from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES, Settings
 from .counters import Counters, Counts, Times
 from .credentials import Credentials
-from .errors import InputError, LogError, MessageError, MessageTooLong, StartError
+from .errors import InputError, LogError, MessageError, MessageTooLong, NotRunning, StartError
 from .events import Event, Events
 from .hearings import node_of
 from .log import Log
@@ -374,7 +374,7 @@ class Node:
     def _running(self) -> _Parts:
         parts = self._parts
         if parts is None:
-            raise InputError("the node is not running; call start() or use it in a with statement")
+            raise NotRunning("the node is not running; call start() or use it in a with statement")
         return parts
 
 

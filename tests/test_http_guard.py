@@ -172,6 +172,7 @@ def test_every_kind_of_answer_denies_framing_and_scripts_that_are_not_the_nodes(
         assert answer.headers["x-frame-options"] == "DENY"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cross-origin-opener-policy"] == "same-origin"
         assert answer.headers["cache-control"] in ("no-cache", "no-store")
         assert "access-control-allow-origin" not in answer.headers
         if "html" in answer.headers["content-type"]:
@@ -181,10 +182,64 @@ def test_every_kind_of_answer_denies_framing_and_scripts_that_are_not_the_nodes(
     assert again.status == 304, "what does not change is cached by its validator"
 
 
+# -- a browser that is led to /add --------------------------------------------------------------
+
+STRANGER = "ws://stranger.invalid:8001"
+OPENED = {
+    "typed": {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+    "typed, in an old browser": {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"},
+    "in a frame of a mail program": {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
+}
+
+
+def known(node: NodeProcess) -> list[str]:
+    return [entry["address"] for entry in json.loads(node.get("/api/v1/peers").body)["peers"]]
+
+
+@pytest.mark.parametrize("headers", OPENED.values(), ids=OPENED)
+def test_a_browser_is_asked_before_its_node_connects_to_a_stranger(headers: dict[str, str]) -> None:
+    with NodeProcess("--ephemeral") as node, silent_listener() as (near, _):
+        strangers = (STRANGER, "ws://[2001:db8::1]:8001", "ws://[::ffff:203.0.113.1]:8001")
+        for address in (*strangers, "ws://localhost.example:1", "ws://0.0.0.0:1"):
+            answer = node.get("/add?address=" + quote(address), **headers)
+            assert answer.status == 200 and '<form method="post" action="/add">' in answer.text
+            assert answer.headers["cache-control"] == "no-store" and known(node) == []
+        assert node.get("/add?address=" + quote(near), **headers).status == 302
+        assert node.get("/add?address=10.0.0.1:x", **headers).status == 400
+        assert known(node) == [near]
+        assert node.add(STRANGER).status == 302, "curl is not asked"
+        assert node.get("/add?address=" + quote(STRANGER), **headers).status == 302, "it is known"
+        own = {**headers, "Sec-Fetch-Site": "same-origin"}
+        assert node.get("/add?address=" + quote("ws://b.invalid:1"), **own).status == 302
+
+
+def test_the_button_works_on_the_nodes_own_page_alone() -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    body = b"address=" + quote(STRANGER, safe="").encode()
+    with NodeProcess("--ephemeral") as node:
+        own = f"http://127.0.0.1:{node.port}"
+        for headers in (
+            {},
+            {"Sec-Fetch-Site": "none"},
+            {"Origin": "null"},
+            {"Origin": "http://evil.example"},
+            {"Sec-Fetch-Site": "cross-site", "Origin": own},
+            {"Sec-Fetch-Site": "same-origin", "Origin": own, "Referer": "http://evil.example/"},
+        ):
+            assert request(node.port, "/add", "POST", {**form, **headers}, body).status == 403
+        own_page = {**form, "Origin": own}
+        for wrong in (b"", b"address=", b"address=%zz", b"address=x&address=y"):
+            assert request(node.port, "/add", "POST", own_page, wrong).status == 400
+        assert known(node) == []
+        answer = request(node.port, "/add", "POST", own_page, body)
+        assert (answer.status, answer.headers["location"]) == (302, "/")
+        assert known(node) == [STRANGER]
+
+
 # -- another name -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", ["/", "/commit?msg=evil", "/api/v1/status", "/healthz"])
+@pytest.mark.parametrize("target", ["/", "/commit?msg=evil", "/api/v1/status"])
 @pytest.mark.parametrize("port", ["", ":8000"])
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "localhost.", NAME])
 def test_dns_rebinding(node: NodeProcess, target: str, host: str, port: str) -> None:
@@ -226,8 +281,16 @@ def test_names_that_cannot_be_one(tmp_path: Path, name: str) -> None:
 
 # -- the login ----------------------------------------------------------------------------------
 
-LOCAL = ["localhost:{}", "127.0.0.1:{}", "127.0.0.2", "[::1]:{}", "LOCALHOST:1"]
-OTHER = ["192.168.1.5:{}", "0.0.0.0:{}", "[fe80::1]:{}", "8.8.8.8", NAME]
+LOCAL = ["localhost:{}", "127.0.0.1:{}", "[::1]:{}", "LOCALHOST:1"]
+OTHER = [
+    "127.0.0.2",
+    "[::ffff:127.0.0.1]:{}",
+    "192.168.1.5:{}",
+    "0.0.0.0:{}",
+    "[fe80::1]:{}",
+    "8.8.8.8",
+    NAME,
+]
 
 
 @pytest.mark.parametrize("host", LOCAL + OTHER)
@@ -255,6 +318,11 @@ def test_the_login_is_waived_for_this_machine_alone(public: NodeProcess) -> None
         assert node.logged(f"the page is at http://{NAME}:{node.port}/?token=")
     for host in LOCAL + OTHER:
         assert public.get("/", Host=host.format(public.port)).status == 401
+
+
+def test_another_address_of_this_machine_is_logged_with_its_token() -> None:
+    with NodeProcess("--ephemeral", "--http-host", "127.0.0.2", wait=False) as node:
+        wait_until(lambda: node.logged(f"the page is at http://127.0.0.2:{node.port}/?token="))
 
 
 def test_names_and_the_token_file_from_the_environment(tmp_path: Path) -> None:

@@ -224,10 +224,11 @@ def _name(text: str) -> str:
 
 def _log_pages(guard: Guard, host: str, names: Sequence[str], token_file: str | None) -> None:
     """Say where the page is, ready to click, with the token where one is needed."""
-    if guard.local:
+    open_here = not guard.needs_token(host.lower())
+    if open_here:
         logger.info("the page is at %s", _page(host, guard.port))
     here = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    for name in names or ([] if guard.local else [here]):
+    for name in names or ([] if open_here else [here]):
         page = _page(name, guard.port)
         if token_file:
             logger.info("the page is at %s?token=, with the token in %s", page, token_file)

@@ -8,12 +8,14 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict
+from html import escape
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, make_response, redirect, render_template, request
 from werkzeug.exceptions import (
+    Forbidden,
     HTTPException,
     MethodNotAllowed,
     NotFound,
@@ -21,16 +23,17 @@ from werkzeug.exceptions import (
 )
 from werkzeug.wrappers import Response as AnyResponse
 
-from ..address import parse_address
+from ..address import Address, is_loopback, is_private, parse_address
 from ..codes import MAX_NUMBER
-from ..errors import InputError, LogError, LogFull, LogGone, MessageTooLong
+from ..errors import InputError, LogError, LogFull, LogGone, MessageTooLong, NotRunning
 from ..log import Place
 from ..node import Node
 from ..protocol import Message
 from .bodies import Lines, text_of
+from .guard import is_guess, is_opened, is_own
 from .metrics import CONTENT_TYPE, Metrics
 from .plain import BEGUN, EXAMPLE, Done, shortened
-from .problems import KIND, is_api, problem
+from .problems import TEXT_TYPE, failure, page, wants_page
 from .query import parameter
 from .slots import RETRY_AFTER, Busy, Slots
 
@@ -75,21 +78,25 @@ def create_app(node: Node) -> Flask:
 
     @app.errorhandler(InputError)
     def refused(error: InputError) -> Response:
-        return _error(node, _status(error), error)
+        return _error(_status(error), error)
+
+    @app.errorhandler(NotRunning)
+    def stopped(error: NotRunning) -> Response:
+        response = _error(HTTPStatus.SERVICE_UNAVAILABLE, "this node is stopping; try another one")
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+        return response
 
     @app.errorhandler(LogError)
     def not_stored(error: LogError) -> Response:
         full = isinstance(error, LogFull)
         status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
         if isinstance(error, LogGone):
-            return _error(node, status, error)
-        return _error(
-            node, status, f"{error}; nothing that was acknowledged is lost, try again later"
-        )
+            return _error(status, error)
+        return _error(status, f"{error}; nothing that was acknowledged is lost, try again later")
 
     @app.errorhandler(Busy)
     def busy(error: Busy) -> Response:
-        response = _error(node, HTTPStatus.SERVICE_UNAVAILABLE, error)
+        response = _error(HTTPStatus.SERVICE_UNAVAILABLE, error)
         response.headers["Retry-After"] = str(RETRY_AFTER)
         return response
 
@@ -102,7 +109,7 @@ def create_app(node: Node) -> Flask:
             sentence += "/api/v1/openapi.json lists what there is"
             if allowed:
                 sentence = f"this address takes {', '.join(allowed)}, not {request.method[:20]}"
-        response = _error(node, HTTPStatus(error.code or 500), sentence)
+        response = _error(HTTPStatus(error.code or 500), sentence)
         if allowed:
             response.headers["Allow"] = ", ".join(allowed)
         return response
@@ -110,7 +117,7 @@ def create_app(node: Node) -> Flask:
     @app.errorhandler(Exception)
     def broken(error: Exception) -> Response:
         logger.error("answering %r failed", request.path, exc_info=error)
-        return _error(node, HTTPStatus.INTERNAL_SERVER_ERROR, "this node failed; see its log")
+        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "this node failed; see its log")
 
     shown = redirect("/")
     done = Done(shown.status, shown.get_wsgi_headers({}).to_wsgi_list(), shown.get_data())
@@ -124,19 +131,29 @@ def create_app(node: Node) -> Flask:
 def _add_original(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/")
     def index() -> Response:
-        if not _wants_page():
-            line = Response(_line(node), content_type="text/plain; charset=utf-8")
+        if not wants_page(request.headers.get("Accept", "")):
+            line = Response(_line(node), content_type=TEXT_TYPE)
             if node.log.count()[0] > PAGE_MESSAGES:  # one who reads slowly holds a thread
                 slots.take()
                 line.call_on_close(slots.free)
             return line
         before = request.args.get("before")
-        return _index(node, before=_place(before) if before else None)
+        return _index(node, _place(before) if before else None)
 
     @app.get("/add")
     def add() -> AnyResponse:
         _only_on_purpose()
-        node.connect(parameter(request.environ["QUERY_STRING"], "address", _ADD_EXAMPLE))
+        address = _address_in(request.environ["QUERY_STRING"])
+        if is_opened(request.environ) and not _is_familiar(node, address):
+            return _confirmation(address)
+        node.connect(str(address))
+        return redirect("/")
+
+    @app.post("/add")
+    def add_confirmed() -> AnyResponse:
+        if not is_own(request.environ):
+            raise Forbidden("this form is sent by the page of this node alone; use the API")
+        node.connect(str(_address_in(request.get_data(as_text=False).decode("latin-1"))))
         return redirect("/")
 
     @app.get("/commit")
@@ -152,13 +169,40 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
         return redirect("/")
 
 
+def _address_in(query: str) -> Address:
+    return parse_address(parameter(query, "address", _ADD_EXAMPLE))
+
+
+def _is_familiar(node: Node, address: Address) -> bool:
+    """Return whether a browser that was led here may connect to `address` without a question.
+
+    Of a name it is not known where it leads.
+    """
+    if is_loopback(address.host) or is_private(address.host):
+        return True
+    return any(entry["address"] == str(address) for entry in node.peers())
+
+
+def _confirmation(address: Address) -> Response:
+    """Ask before this node connects to a stranger: a link or a redirect may have led here."""
+    content = f"""
+<p class="problem">This connects this node to <b>{escape(str(address))}</b>, which will receive
+all messages and can add its own. Go on only if you know that node.</p>
+<form method="post" action="/add"><p><input type="hidden" name="address"
+value="{escape(str(address))}"> <button>Connect</button> <a href="/">Cancel</a></p></form>"""
+    response = make_response(page("Connect to another node?", content))
+    response.headers["Cache-Control"] = "no-store"
+    # With no referrer a browser would call the origin of the form "null".
+    response.headers["Referrer-Policy"] = "same-origin"
+    return response
+
+
 def _only_on_purpose() -> None:
-    """Refuse what is not a person's or a script's own wish: HEAD, and a browser's guess."""
+    """Refuse HEAD, and what a browser asks ahead of a person's decision."""
     if request.method == "HEAD":
         raise MethodNotAllowed(["GET"], "this address does something; it takes GET alone")
-    purpose = f"{request.headers.get('Sec-Purpose', '')} {request.headers.get('Purpose', '')}"
-    if "prefetch" in purpose.lower():
-        raise ServiceUnavailable("this address does something; it is not for prefetching")
+    if is_guess(request.environ):
+        raise ServiceUnavailable("prefetching is not allowed here: this address does something")
 
 
 def _line(node: Node) -> Iterator[str]:
@@ -173,13 +217,13 @@ def _line(node: Node) -> Iterator[str]:
 def _add_probes(app: Flask, node: Node) -> None:
     @app.get("/healthz")
     def healthz() -> Response:
-        return Response("ok\n", content_type="text/plain; charset=utf-8")
+        return Response("ok\n", content_type=TEXT_TYPE)
 
     @app.get("/readyz")
     def readyz() -> Response:
         reason = node.unready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-        return Response(f"{reason or 'ready'}\n", status, content_type="text/plain; charset=utf-8")
+        return Response(f"{reason or 'ready'}\n", status, content_type=TEXT_TYPE)
 
 
 # -- what machines read -----------------------------------------------------------------------
@@ -332,7 +376,7 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
             count += last.seq - begin.seq + 1
     except InputError as error:
         sentence = f"line {lines.line}: {error}; the {count} before it are stored"
-        return _error(node, _status(error), sentence, line=lines.line, stored=count)
+        return _error(_status(error), sentence, line=lines.line, stored=count)
     answer: dict[str, Any] = {"count": count, "first": first and first.id, "last": last and last.id}
     if skip:
         answer["skipped"] = lines.skipped
@@ -423,19 +467,10 @@ def _status(error: InputError) -> HTTPStatus:
     return HTTPStatus.REQUEST_ENTITY_TOO_LARGE if long else HTTPStatus.BAD_REQUEST
 
 
-def _wants_page() -> bool:
-    return "text/html" in request.headers.get("Accept", "").lower()
-
-
-def _index(
-    node: Node,
-    status: HTTPStatus = HTTPStatus.OK,
-    problem: object = "",
-    before: Place | None = None,
-) -> Response:
+def _index(node: Node, before: Place | None) -> Response:
     messages = node.log.newest(PAGE_MESSAGES, before)
     told = node.status()
-    page = render_template(
+    shown = render_template(
         "page.html",
         node=told["node"],
         sockets=told["sockets"],
@@ -446,19 +481,17 @@ def _index(
         messages=messages,
         paged=before is not None,
         older=_token(messages[-1].order) if len(messages) == PAGE_MESSAGES else "",
-        problem=problem,
         when=_when,
     )
-    return make_response(page, status)
+    return make_response(shown)
 
 
-def _error(node: Node, status: HTTPStatus, sentence: object, **more: int) -> Response:
-    """Answer in kind: a problem document, the page with the sentence on top, or the sentence."""
-    if is_api(request.path):
-        return Response(problem(status, str(sentence), **more), status, content_type=KIND)
-    if _wants_page():
-        return _index(node, status, sentence)
-    return Response(f"{sentence}\n", status, content_type="text/plain; charset=utf-8")
+def _error(status: HTTPStatus, sentence: object, **more: int) -> Response:
+    """Answer a request that failed; this asks nothing of the node, which may have failed too."""
+    kind, body = failure(
+        request.path, request.headers.get("Accept", ""), status, str(sentence), **more
+    )
+    return Response(body, status, content_type=kind)
 
 
 def _when(milliseconds: int) -> str:

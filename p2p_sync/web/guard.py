@@ -1,25 +1,25 @@
-"""Who may ask this node for what over HTTP, judged by the head of a request alone.
+"""Decides by the head of an HTTP request alone whether this node answers it.
 
-Four questions, in this order: is the request meant for this node, or has a page made its own
-name point here (`Host`); is it the wish of a person or a script, not of another origin's page;
-does it bring the token, where one is needed; is its body of a size that is taken?
+There are four questions, in this order. Is the request meant for this node, or has a page made
+its own name point here (`Host`)? Does a person or a script want it, and not a page of another
+origin? Does it bring the token, where one is needed? Does the node take a body of that size?
 """
 
 from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
-from ..address import is_ip, is_loopback
-from .problems import KIND, is_api, problem
+from ..address import is_ip
+from .problems import HTML_TYPE, failure, page, wants_page
 
-# What WSGI tells of a request; the guard reads no more of it than the head.
+# The WSGI environment of a request; the guard reads no more of it than the head.
 Head: TypeAlias = Mapping[str, Any]
 Application: TypeAlias = Callable[[Any, Any], Iterable[bytes]]
 
@@ -28,14 +28,28 @@ MAX_LINES = 1024 * 1024 * 1024
 MAX_BODY = 1024 * 1024
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
-# They say nothing but the state, to whoever asks.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*")
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)")
+
+# This machine, by the only names that need no token. Each is literal: other spellings of the same
+# addresses are judged differently by each version of Python and by each browser, which sends its
+# fetch metadata to some of them and not to others.
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+# They show nothing but the state, to anyone, by any name: load balancers and orchestrators ask.
 _PROBES = ("/healthz", "/readyz")
+# A GET of these changes something.
+_ACTIONS = ("/add", "/commit")
+# In the Accept header of a request for a part of a page: an image, a style, a script, a video ...
+_PARTS = ("image/", "text/css", "script", "audio/", "video/", "font", "text/vtt")
 # A request that came through a proxy is not known to come from this machine.
 _RELAYED = ("X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_REAL_IP", "FORWARDED", "VIA")
+# Browsers send them with what they load ahead; Sec-Purpose is the standard's, the rest are old.
+_GUESSES = ("SEC_PURPOSE", "PURPOSE", "X_PURPOSE", "X_MOZ")
 _COOKIE_AGE = 30 * 24 * 3600
 
 # With every answer; Cache-Control where the answer has none of its own.
-_HEADERS = [
+SAFE_HEADERS = [
     (
         "Content-Security-Policy",
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -43,15 +57,11 @@ _HEADERS = [
     ),
     ("X-Frame-Options", "DENY"),
     ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-cache"),
 ]
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">
-<meta name="viewport" content="width=device-width, initial-scale=1">{refresh}
-<title>p2p_sync: {title}</title><h1>{title}</h1><p>{sentence}</p></html>
-"""
 _REFRESH = '<meta http-equiv="refresh" content="0; url=/">'
 _NEEDED = (
     "open the link that the node logged when it started, or send 'Authorization: Bearer TOKEN'; "
@@ -73,32 +83,49 @@ class Guard:
 
     port: int
     token: str
-    # The port listens on loopback: who comes to it by a loopback name needs no token.
+    # The port listens on loopback: those who call it by one of LOCAL_NAMES need no token.
     local: bool = True
-    # Names, in lower case, by which the node may be called beside localhost and IP addresses.
+    # Further names, in lower case, that clients may use beside localhost and IP addresses.
     names: frozenset[str] = frozenset()
 
     def judge(self, head: Head) -> Answer | None:
         """Return the answer to a request that does not get through, else None."""
-        host = host_of(head.get("HTTP_HOST", ""))
+        foreign = is_foreign(head) and not _navigates(head)
+        if _is_probe(head) and not foreign:
+            return None
+        field = head.get("HTTP_HOST", "")
+        host = host_of(field)
         if host is None:
             return Answer(HTTPStatus.BAD_REQUEST, "a request has one Host, a name or IP address")
+        if not _names_host(head.get("REQUEST_URI", "/"), field):
+            return Answer(
+                HTTPStatus.BAD_REQUEST, "the request line and the header Host name different hosts"
+            )
         if host not in self.names and not (host == "localhost" or is_ip(host)):
             return Answer(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 f"this node is not known as {host}; if it should be, start it with "
                 f"--http-name {host}",
             )
-        if is_foreign(head) and not _navigates(head):
+        if foreign:
             return Answer(
                 HTTPStatus.FORBIDDEN,
-                "a page of another origin may not do this; type the address, or use curl",
+                "cross-origin request refused: a page of another origin may not do this; "
+                "type the address, or use curl",
             )
         return self._login(head, host) or _size(head)
 
     def room(self, head: Head) -> int:
         """Return how many bytes of the request's body are worth keeping."""
-        return 0 if self.judge(head) else body_limit(head)
+        return 0 if _is_probe(head) or self.judge(head) else body_limit(head)
+
+    def has_token(self, head: Head) -> bool:
+        """Return whether the request brings the token, in its header or its cookie."""
+        return any(self._is_token(text) for text in self._sent(head))
+
+    def needs_token(self, host: str) -> bool:
+        """Return whether those who call this node `host` need the token."""
+        return not (self.local and host in LOCAL_NAMES)
 
     @property
     def cookie(self) -> str:
@@ -107,7 +134,7 @@ class Guard:
 
     def _login(self, head: Head, host: str) -> Answer | None:
         relayed = any(f"HTTP_{name}" in head for name in _RELAYED)
-        if head["PATH_INFO"] in _PROBES or (self.local and is_loopback(host) and not relayed):
+        if not (relayed or self.needs_token(host)):
             return None
         shown = parse_qs(head["QUERY_STRING"]).get("token") if head["PATH_INFO"] == "/" else None
         if shown and self._is_token(shown[0]):
@@ -121,18 +148,23 @@ class Guard:
                     ("Cache-Control", "no-store"),
                 ),
             )
-        scheme, _, bearer = head.get("HTTP_AUTHORIZATION", "").partition(" ")
-        sent = [bearer.strip()] if scheme.lower() == "bearer" else []
-        for pair in head.get("HTTP_COOKIE", "").split(";"):
-            name, _, value = pair.strip().partition("=")
-            if name == self.cookie:
-                sent.append(value)
-        if any(self._is_token(text) for text in sent):
+        if self.has_token(head):
             return None
-        problem = "this token is wrong" if shown or sent else "this node asks for its token"
+        wrong = shown or list(self._sent(head))
+        problem = "this token is wrong" if wrong else "a token is required"
         return Answer(
             HTTPStatus.UNAUTHORIZED, f"{problem}: {_NEEDED}", (("WWW-Authenticate", "Bearer"),)
         )
+
+    def _sent(self, head: Head) -> Iterator[str]:
+        """Yield what the request brings as a token."""
+        scheme, _, bearer = head.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() == "bearer":
+            yield bearer.strip()
+        for pair in head.get("HTTP_COOKIE", "").split(";"):
+            name, _, value = pair.strip().partition("=")
+            if name == self.cookie:
+                yield value
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode("utf-8", "replace"), self.token.encode())
@@ -141,22 +173,93 @@ class Guard:
 def host_of(field: str) -> str | None:
     """Return the host that a Host field names, in lower case, None where it names none."""
     match = _HOST.fullmatch(field)
-    if not match or (match[1] and not is_ip(match[1])):
+    if not match or (match[1] and not (":" in match[1] and is_ip(match[1]))):
         return None
     return str(match[1] or match[2]).lower()
 
 
 def is_foreign(head: Head) -> bool:
-    """Return whether a browser says that another origin's page is behind the request.
+    """Return whether a browser shows that a page of another origin is behind the request.
 
-    Another port of the same host is another origin. Who is no browser says nothing, nor does a
-    browser that comes over plain HTTP from another machine: there the Strict cookie protects.
+    Another port of the same host is another origin. Clients other than browsers do not send these
+    headers. Nor do old browsers, and any browser over plain HTTP from another machine, send the
+    first of them: there the Strict cookie protects, and a page that is opened is first asked about.
     """
     if head.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
         return True
-    host = head["HTTP_HOST"].lower()
-    own = (f"http://{host}", f"https://{host}")
-    return str(head.get("HTTP_ORIGIN", own[0])).lower() not in own
+    own = _own_origins(head)
+    referer = str(head.get("HTTP_REFERER", "")).lower()
+    return (
+        str(head.get("HTTP_ORIGIN", own[0])).lower() not in own
+        or bool(referer and _origin_of(referer) not in own)
+        or _is_part(head)
+    )
+
+
+def is_own(head: Head) -> bool:
+    """Return whether a browser vouches that this node's own page is behind the request."""
+    site = head.get("HTTP_SEC_FETCH_SITE") == "same-origin"
+    return site or str(head.get("HTTP_ORIGIN", "")).lower() in _own_origins(head)
+
+
+def is_opened(head: Head) -> bool:
+    """Return whether a browser opens the address, other than from this node's own page.
+
+    It may have been typed, but a link in a mail, or a redirect, looks the same.
+    """
+    if is_own(head):
+        return False
+    mode, dest = head.get("HTTP_SEC_FETCH_MODE"), head.get("HTTP_SEC_FETCH_DEST")
+    if mode or dest:
+        return mode == "navigate" or dest == "document"
+    return wants_page(head.get("HTTP_ACCEPT", ""))
+
+
+def is_guess(head: Head) -> bool:
+    """Return whether a browser asks ahead of a person's decision: prefetch, prerender, preview."""
+    return any(f"HTTP_{name}" in head for name in _GUESSES)
+
+
+def _own_origins(head: Head) -> tuple[str, str]:
+    host = head.get("HTTP_HOST", "").lower()
+    return f"http://{host}", f"https://{host}"
+
+
+def _origin_of(url: str) -> str:
+    """Return the scheme and the authority of a URL in lower case, user names included."""
+    match = _ORIGIN.match(url)
+    return match[0] if match else ""
+
+
+def _is_part(head: Head) -> bool:
+    """Return whether a browser loads the answer as a part of a page, and not as a page.
+
+    The parts of this node's page are below /static/.
+    """
+    path, accept = head["PATH_INFO"], str(head.get("HTTP_ACCEPT", "")).lower()
+    if path.startswith("/static/") or "text/html" in accept:
+        return False
+    if any(kind in accept for kind in _PARTS):
+        return True
+    if path not in _ACTIONS:
+        return False
+    # For a script or a fetch a browser accepts anything, as curl does; but to open an address
+    # every browser accepts text/html.
+    agent = str(head.get("HTTP_USER_AGENT", "")).lower()
+    unlabelled = accept and "HTTP_SEC_FETCH_SITE" not in head and agent.startswith("mozilla/")
+    return bool(unlabelled) or head.get("HTTP_SEC_FETCH_DEST", "empty") not in ("empty", "document")
+
+
+def _is_probe(head: Head) -> bool:
+    return head["PATH_INFO"] in _PROBES
+
+
+def _names_host(target: str, host: str) -> bool:
+    """Return whether a request target is a path, or a URL with the host of the Host field."""
+    if target.startswith("/"):
+        return True
+    match = _ABSOLUTE.match(target.lower())
+    return match is not None and match[1] == host.lower()
 
 
 def body_limit(head: Head) -> int:
@@ -167,7 +270,7 @@ def body_limit(head: Head) -> int:
 
 
 def _navigates(head: Head) -> bool:
-    """Return whether the request does no more than show what may be shown from anywhere."""
+    """Return whether the request only shows what may be shown from anywhere."""
     path = str(head["PATH_INFO"])
     mode = str(head.get("HTTP_SEC_FETCH_MODE", "navigate"))
     return (path in ("/", *_PROBES) or path.startswith("/static/")) and mode == "navigate"
@@ -187,7 +290,7 @@ def guarded(application: Application, guard: Guard) -> Application:
     def call(head: Any, start_response: Any) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             given = {name.lower() for name, _ in headers}
-            added = [(name, value) for name, value in _HEADERS if name.lower() not in given]
+            added = [(name, value) for name, value in SAFE_HEADERS if name.lower() not in given]
             return start_response(status, [*headers, *added], *rest)
 
         answer = guard.judge(head)
@@ -202,15 +305,8 @@ def guarded(application: Application, guard: Guard) -> Application:
 
 
 def _body(answer: Answer, head: Head) -> tuple[str, bytes]:
-    """Return the type and the text of an answer, in kind."""
+    """Return the content type and the body of an answer."""
     status, sentence, _ = answer
-    if is_api(head["PATH_INFO"]):
-        return KIND, problem(status, sentence).encode()
-    if status == HTTPStatus.OK or "text/html" in head.get("HTTP_ACCEPT", "").lower():
-        page = _PAGE.format(
-            refresh=_REFRESH if status == HTTPStatus.OK else "",
-            title=status.phrase,
-            sentence=escape(sentence),
-        )
-        return "text/html; charset=utf-8", page.encode()
-    return "text/plain; charset=utf-8", f"{sentence}\n".encode()
+    if status == HTTPStatus.OK:
+        return HTML_TYPE, page(status.phrase, f"<p>{escape(sentence)}</p>", _REFRESH).encode()
+    return failure(head["PATH_INFO"], head.get("HTTP_ACCEPT", ""), status, sentence)

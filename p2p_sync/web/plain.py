@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import LogError
 from ..node import Node
-from .guard import Application, Guard, Head
+from .guard import Application, Guard, Head, is_guess
 from .query import parameter
 
 EXAMPLE = "/commit?msg=text"
@@ -48,7 +48,7 @@ def _is_plain(head: Head) -> bool:
         head["PATH_INFO"] == "/commit"
         and head["REQUEST_METHOD"] == "GET"
         and "&" not in head["QUERY_STRING"]
-        and not ("HTTP_PURPOSE" in head or "HTTP_SEC_PURPOSE" in head)
+        and not is_guess(head)
     )
 
 
