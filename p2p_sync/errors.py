@@ -3,6 +3,7 @@
 P2PSyncError
 |-- InputError (also a ValueError)   what the caller gave cannot be used; the text says what to do
 |   |-- AddressError                 no address of a node
+|   |-- CursorGone                   a place in a log that this node does not have
 |   |-- MessageError                 no text that can be a message
 |       |-- MessageTooLong           more bytes than the limit
 |   |-- NotRunning                   the node has not started, or has stopped
@@ -38,6 +39,14 @@ class MessageTooLong(MessageError):
 
 class NotRunning(InputError):
     """The node has not been started, or it has been stopped."""
+
+
+class CursorGone(InputError):
+    """A place in a log that this node does not have; `next` is the place to start from."""
+
+    def __init__(self, reason: str, next: str) -> None:
+        super().__init__(reason)
+        self.next = next
 
 
 class StartError(P2PSyncError):

@@ -7,6 +7,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from .cursors import Cursors
+
 # Events that are kept.
 _MOST = 1000
 
@@ -34,7 +36,9 @@ class Event:
 class Events:
     """The last events. For any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: str) -> None:
+        """`start` is the name of this start of the node, for the places in `cursors`."""
+        self.cursors = Cursors([(start, 0)])
         self._changed = threading.Condition()  # guards all below
         self._events: deque[Event] = deque(maxlen=_MOST)
         self._last = 0
@@ -47,6 +51,11 @@ class Events:
             self._last += 1
             self._events.append(Event(self._last, now, type, text[:_LONGEST], peer))
             self._changed.notify_all()
+
+    def last(self) -> int:
+        """Return the last id, 0 with none."""
+        with self._changed:
+            return self._last
 
     def wait(self, after: int, timeout: float) -> tuple[list[Event], int]:
         """Return the events with ids above `after`, and the last id there is.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
+from .errors import CursorGone
 from .hearings import WINDOW, Crowd, match, node_of, spans
 from .logframes import MAX_SHIPPED, Entry, PackedRun, Run
 from .protocol import Message
@@ -61,6 +62,7 @@ class Log:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._cursors = store.cursors
         self._lock = threading.Lock()  # guards the cache and the counts
         self._cache: dict[str, deque[_Stored]] = {}
         self._cached: deque[tuple[str, int]] = deque()
@@ -180,6 +182,20 @@ class Log:
         """Return the number of the last arrival, 0 with none."""
         with self._lock:
             return int(self._arrival)
+
+    def cursor(self, arrival: int) -> str:
+        """Return the place behind an arrival as readers are given it."""
+        return self._cursors.text(arrival)
+
+    def place(self, cursor: str) -> int:
+        """Return the arrival that a place is behind; raises CursorGone for one of another log or
+        beyond the end, InputError for what is no place."""
+        try:
+            return self._cursors.number(cursor, self.last_arrival())
+        except CursorGone:  # readers may see a transaction before its writer is back
+            with self._store.reading() as database:
+                (newest,) = database.execute("SELECT max(arrival) FROM entries").fetchone()
+            return self._cursors.number(cursor, newest or 0)
 
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.

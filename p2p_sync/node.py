@@ -337,6 +337,16 @@ class Node:
         parts = self._running()
         return *parts.events.wait(after, timeout), parts.started
 
+    def event_cursor(self, number: int) -> str:
+        """Return the id of an event as a place that names this start of the node, too."""
+        return self._running().events.cursors.text(number)
+
+    def event_number(self, cursor: str) -> int:
+        """Return the id in a place; raises CursorGone for one of another start, InputError for
+        what is no place."""
+        events = self._running().events
+        return events.cursors.number(cursor, events.last())
+
     def on_message(self, callback: Callable[[Message], object]) -> None:
         """Have `callback` called with each message that comes to be held from the start on.
 
@@ -419,7 +429,7 @@ class _Parts:
         replica = Replica(self._new_origin(start), self.log.vector(), random.Random())
         overlay = Overlay(self.store.node, start, settings, self.server.port, random.Random())
         self.state = State(overlay, replica, self.log, clock, self._new_origin)
-        self.events = Events()
+        self.events = Events(self.store.start)
         reporter = Reporter(self.events, self.state, self.log)
         self.mesh = Mesh(
             self.state,

@@ -24,6 +24,7 @@ from typing import TypeAlias
 
 from .address import parse_address
 from .addressbook import Known
+from .cursors import MAX_STARTS, Cursors
 from .errors import InputError, LogError, LogFull, LogGone, StartError
 from .private import check_private_file, make_private_directory, open_private_file
 
@@ -152,6 +153,23 @@ class Store:
                 self._readers.put(self._connect(path))
             self._watch([place / name for name in (*_DATABASE, "lock")])
         self.node = str(self._writer.execute("SELECT node FROM identity").fetchone()[0])
+        self.start = secrets.token_hex(4)  # the name of this start, see cursors.py
+        self.cursors = Cursors(self._note_start(self._writer))
+
+    def _note_start(self, database: Database) -> list[tuple[str, int]]:
+        """Return the starts of this node, this one last, and keep them."""
+        query = "SELECT start, arrival FROM starts ORDER BY number DESC LIMIT ?"
+        starts = database.execute(query, (MAX_STARTS - 1,)).fetchall()[::-1]
+        (arrival,) = database.execute("SELECT coalesce(max(arrival), 0) FROM entries").fetchone()
+        with suppress(sqlite3.OperationalError):  # on a full disk the log can be read still
+            database.execute(
+                "INSERT INTO starts (start, arrival) VALUES (?, ?)", (self.start, arrival)
+            )
+            database.execute(
+                "DELETE FROM starts WHERE number <= (SELECT max(number) FROM starts) - ?",
+                (MAX_STARTS,),
+            )
+        return [*starts, (self.start, arrival)]
 
     def _watch(self, paths: Iterable[Path]) -> None:
         """Take note of which files are open."""

@@ -60,7 +60,7 @@ def imported(node: NodeProcess, texts: Any) -> None:
 
 
 def test_the_last_thousand_are_kept_and_numbered_without_gaps() -> None:
-    events = Events()
+    events = Events("0" * 8)
     assert events.wait(0, 0) == ([], 0)
     for n in range(1500):
         events.add(JOINED, f"{n}", "key")
@@ -74,7 +74,7 @@ def test_the_last_thousand_are_kept_and_numbered_without_gaps() -> None:
 
 
 def test_waiting_ends_with_an_event_the_time_or_the_stop() -> None:
-    events = Events()
+    events = Events("0" * 8)
     began = time.monotonic()
     assert events.wait(0, 0.2) == ([], 0)
     assert 0.15 < time.monotonic() - began < 0.2 + 5 * SCALE
@@ -173,14 +173,41 @@ def test_a_poll_waits_for_the_next_event() -> None:
         one.add(two.address)
         thread.join(DEADLINE)
         assert [event["type"] for event in answers[0]["events"]] == ["joined"]
-        assert answers[0]["next"] == answers[0]["events"][-1]["id"] == 1
-        assert asked(one, f"{EVENTS}?after=1")["events"] == []
-        assert asked(one, f"{EVENTS}?after=99&timeout=20")["next"] == 1, "another run's id"
+        assert [event["id"] for event in answers[0]["events"]] == [1]
+        after = answers[0]["next"]
+        assert asked(one, f"{EVENTS}?after={after}") == {**answers[0], "events": []}
 
 
-@pytest.mark.parametrize("query", ["after=-1", "after=x", "timeout=31", "timeout=-1", "timeout=x"])
-def test_a_bad_poll_is_refused(node: NodeProcess, query: str) -> None:
-    assert "whole number" in asked(node, f"{EVENTS}?{query}", 400)["detail"]
+def test_a_place_of_an_earlier_start_is_gone() -> None:
+    with run_nodes(2, "--ephemeral") as (one, two):
+        two.add(one.address)
+        wait_events(one, "joined")
+        earlier = asked(one, EVENTS)
+        assert one.stop() == 0
+        with NodeProcess("--ephemeral", port=one.port):
+            two.add(one.address)
+            wait_events(one, "joined")
+            for after in (earlier["next"], "1", "99"):
+                told = asked(one, f"{EVENTS}?after={after}&timeout=20", 410)
+                assert asked(one, f"{EVENTS}?after={told['next']}") == asked(one, EVENTS)
+            ahead = asked(one, EVENTS)["next"].partition("-")[0] + "-99"
+            told = asked(one, f"{EVENTS}?after={ahead}", 410)
+            assert told["next"] == asked(one, EVENTS)["next"]
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("after=-1", "next"),
+        ("after=x", "next"),
+        ("after=1&after=2", "twice"),
+        ("timeout=31", "whole number"),
+        ("timeout=-1", "whole number"),
+        ("timeout=x", "whole number"),
+    ],
+)
+def test_a_bad_poll_is_refused(node: NodeProcess, query: str, reason: str) -> None:
+    assert reason in asked(node, f"{EVENTS}?{query}", 400)["detail"]
 
 
 def test_a_node_stops_within_two_seconds_with_polls_open() -> None:

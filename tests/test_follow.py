@@ -63,8 +63,8 @@ def test_what_is_there_and_what_comes_arrives_in_order_and_once() -> None:
             post_all(here.port, [f"after {n}" for n in range(100)])
             found += messages(response, 101)
         listed, after = read_pages(here.port, "arrival")
-        nexts = [int(message.pop("next")) for message in found]
-        assert found == listed and nexts == sorted(set(nexts)) and str(nexts[-1]) == after
+        nexts = [message.pop("next") for message in found]
+        assert found == listed and len(set(nexts)) == len(nexts) and nexts[-1] == after
         with following(here, f"?after={nexts[2499]}") as response:
             assert [{**m, "next": ""} for m in messages(response, 101)] == [
                 {**m, "next": ""} for m in listed[2500:]
@@ -112,7 +112,7 @@ def test_stopping_ends_streams_within_two_seconds() -> None:
     with NodeProcess() as node, ExitStack() as stack:
         reading, deaf = [stack.enter_context(following(node)) for _ in range(2)]
         for _ in range(SLOTS - 3):
-            stack.enter_context(following(node, f"?after={10**9}"))
+            stack.enter_context(following(node, "?after=0"))
         post_all(node.port, ["x" * 60_000] * 400)  # more than is buffered for one who reads nothing
         messages(reading, 400)
         began = time.monotonic()

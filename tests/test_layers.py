@@ -13,7 +13,7 @@ from tests.support import ROOT
 # From the ground to the roof: a module imports from floors below its own, or from its own floor
 # what stands before it.
 FLOORS = [
-    ["version", "codes", "errors", "address"],
+    ["version", "codes", "errors", "address", "cursors"],
     ["config"],
     ["logframes", "protocol", "proof", "clock", "vector", "replica_link", "replica"],
     ["conduct", "addressbook", "peer", "introductions", "overlay"],

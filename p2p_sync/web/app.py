@@ -25,8 +25,16 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from ..address import Address, is_loopback, is_private, parse_address
 from ..codes import MAX_NUMBER
-from ..errors import InputError, LogError, LogFull, LogGone, MessageTooLong, NotRunning
-from ..log import Place
+from ..errors import (
+    CursorGone,
+    InputError,
+    LogError,
+    LogFull,
+    LogGone,
+    MessageTooLong,
+    NotRunning,
+)
+from ..log import Log, Place
 from ..node import Node
 from ..protocol import Message
 from .bodies import Lines, text_of
@@ -85,6 +93,10 @@ def create_app(node: Node) -> Flask:
         response = _error(HTTPStatus.SERVICE_UNAVAILABLE, "this node is stopping; try another one")
         response.headers["Retry-After"] = str(RETRY_AFTER)
         return response
+
+    @app.errorhandler(CursorGone)
+    def gone(error: CursorGone) -> Response:
+        return _error(HTTPStatus.GONE, error, next=error.next)
 
     @app.errorhandler(LogError)
     def not_stored(error: LogError) -> Response:
@@ -243,21 +255,22 @@ def _add_streams(app: Flask, node: Node, slots: Slots) -> None:
 
     @app.get("/api/v1/messages/follow")
     def follow() -> Response:
-        pages = node.follow(_arrival(), _STREAM_PAUSE)
+        pages = node.follow(_arrival(node), _STREAM_PAUSE)
         slots.take()
-        response = Response(_stream(pages), content_type="application/x-ndjson")
+        response = Response(_stream(pages, node.log), content_type="application/x-ndjson")
         response.call_on_close(slots.free)
         response.headers["X-Accel-Buffering"] = "no"  # nginx would hold lines back
         return response
 
 
-def _stream(pages: Iterator[list[tuple[int, Message]]]) -> Iterator[str]:
+def _stream(pages: Iterator[list[tuple[int, Message]]], log: Log) -> Iterator[str]:
     yield "\n"  # the head of the answer goes out with it
     try:
         for page in pages:
             yield (
                 "".join(
-                    json.dumps({**_fields(message), "next": str(number)}, ensure_ascii=False) + "\n"
+                    json.dumps({**_fields(message), "next": log.cursor(number)}, ensure_ascii=False)
+                    + "\n"
                     for number, message in page
                 )
                 or "\n"
@@ -293,11 +306,17 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
 
     @app.get("/api/v1/events")
     def events() -> Response:
-        after = _number("after", 0, 0, MAX_NUMBER)
+        cursor = _argument("after")
         timeout = _number("timeout", 0, 0, _LONGEST_POLL)
         with slots.held(timeout > 0):
-            found, last, started = node.events(after, timeout)
-        return _json({"events": [asdict(e) for e in found], "next": last, "started": started})
+            found, last, started = node.events(node.event_number(cursor), timeout)
+        return _json(
+            {
+                "events": [asdict(event) for event in found],
+                "next": node.event_cursor(last),
+                "started": started,
+            }
+        )
 
     @app.get("/api/v1/messages")
     def messages() -> Response:
@@ -321,12 +340,12 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
             )
         if order != "arrival":
             raise InputError(f"order is arrival, time or newest, not {order[:40]!r}")
-        arrival = _arrival()
+        arrival = _arrival(node)
         arrived = node.log.arrivals(arrival, limit)
         return _polled(
             {
                 "messages": [_fields(message) for _, message in arrived],
-                "next": str(arrived[-1][0] if arrived else arrival),
+                "next": node.log.cursor(arrived[-1][0] if arrived else arrival),
             }
         )
 
@@ -426,9 +445,9 @@ def _number(name: str, default: int, least: int, most: int) -> int:
     return int(text)
 
 
-def _arrival() -> int:
-    """Return the number of the arrival that the request gives as `after`; empty is 0, too."""
-    return _number("after", 0, 0, 2**63 - 1) if _argument("after") else 0
+def _arrival(node: Node) -> int:
+    """Return the number of the arrival that the request gives as `after`."""
+    return node.log.place(_argument("after"))
 
 
 def _token(place: Place) -> str:
@@ -486,7 +505,7 @@ def _index(node: Node, before: Place | None) -> Response:
     return make_response(shown)
 
 
-def _error(status: HTTPStatus, sentence: object, **more: int) -> Response:
+def _error(status: HTTPStatus, sentence: object, **more: int | str) -> Response:
     """Answer a request that failed; this asks nothing of the node, which may have failed too."""
     kind, body = failure(
         request.path, request.headers.get("Accept", ""), status, str(sentence), **more

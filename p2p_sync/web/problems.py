@@ -39,7 +39,7 @@ def page(title: str, content: str, head: str = "") -> str:
 
 
 def failure(
-    path: str, accept: str, status: HTTPStatus, sentence: str, **more: int
+    path: str, accept: str, status: HTTPStatus, sentence: str, **more: int | str
 ) -> tuple[str, bytes]:
     """Return the content type and the body of the answer to a request that failed.
 

@@ -10,8 +10,7 @@ const WAIT = 25; // seconds that the node may hold a poll
 // `contact` resolves while the node answers: who has lost it need not be asked here, too.
 export async function followEvents(contact, happened) {
   const pause = new Pause();
-  let after = 0;
-  let started = 0;
+  let after = "";
   for (;;) {
     await shown();
     await contact();
@@ -23,15 +22,12 @@ export async function followEvents(contact, happened) {
         timeout: (WAIT + 10) * 1000,
         signal: control.signal,
       });
-      // A node that has restarted numbers its events anew.
-      const anew = started && answer.started !== started && after > 0;
-      started = answer.started;
-      after = anew ? 0 : answer.next;
-      if (anew) continue;
+      after = answer.next;
       add(answer.events);
       if (answer.events.length) happened();
-    } catch {
-      await pause.wait(document.hidden ? 0 : 2000);
+    } catch (error) {
+      if (error.status === 410) after = ""; // the node has restarted, and counts from 1 again
+      else await pause.wait(document.hidden ? 0 : 2000);
     } finally {
       document.removeEventListener("visibilitychange", hide);
     }
