@@ -16,8 +16,13 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 MOST_WORKERS = 8
-HEAVY = {"test_bench", "test_link_load", "test_misbehaviour", "test_page"}
-"""Modules whose tests measure delays, or keep all cores busy: one worker runs them, one by one."""
+GROUPS = {
+    # They measure delays, or keep all cores busy.
+    **dict.fromkeys(("test_bench", "test_link_load", "test_misbehaviour", "test_page"), "heavy"),
+    # They share a copy of the project, with an environment that takes a while to make.
+    "test_readme_commands": "copy",
+}
+"""Modules whose tests one worker runs, one by one, and the name of their group."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,10 +39,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the heavy tests together."""
+    """Keep the tests of a group together."""
     for item in items:
-        if item.path.stem in HEAVY:
-            item.add_marker(pytest.mark.xdist_group("heavy"))
+        if item.path.stem in GROUPS:
+            item.add_marker(pytest.mark.xdist_group(GROUPS[item.path.stem]))
 
 
 @pytest.fixture(scope="module")
