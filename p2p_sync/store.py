@@ -91,10 +91,19 @@ _SCHEMA = f"""
 # Connections to read with, and how long one may be waited for. Seconds.
 _READERS = 4
 _READER_TIMEOUT = 10.0
+# How long to wait for the lock of another program, such as one that makes a backup. Seconds.
+_BUSY = 5.0
 # Up to this size a database is checked whole at the start, which takes a moment. Bytes.
 _CHECK_SIZE = 64 * 1024 * 1024
 # How much of the write-ahead log may pile up before it is folded into the database. Pages.
 _CHECKPOINT_PAGES = 4000
+# SQLite starts the write-ahead log over only when nobody reads from it, which never happens by
+# itself while others read all the time, and leaves the file as long as it is. Above this size it is
+# emptied: new readers then use the database alone, and the writer waits for the others. Bytes.
+_MOST_WAL = 16 * 1024 * 1024
+# How long it waits for them, and when it tries again if that was too short. Seconds.
+_FOLD_PATIENCE = 0.5
+_FOLD_AGAIN = 2.0
 
 # What is kept of an address beside its times: the first fields of Known, in their order.
 _FACTS = "address, by_hand, local, source, node, original, attempts, last_error"
@@ -114,6 +123,8 @@ class Store:
         self._writer: Database | None = None
         self._readers: queue.LifoQueue[Database] = queue.LifoQueue()
         self._opened: dict[str, tuple[int, int]] = {}  # device and inode of each file
+        self._wal_size = 0
+        self._fold_at = float("-inf")
         self._looked = float("-inf")  # when at all of them
         self._gone: LogGone | None = None
         try:
@@ -180,7 +191,9 @@ class Store:
             self._opened[str(path)] = (found.st_dev, found.st_ino)
 
     def _connect(self, path: Path | str) -> Database:
-        database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        database = sqlite3.connect(
+            path, timeout=_BUSY, check_same_thread=False, isolation_level=None
+        )
         try:
             (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal" and path != ":memory:":
@@ -306,12 +319,27 @@ class Store:
                     database.execute("ROLLBACK")
                 raise
             self._look(database)
+            self._fold(database)
 
     def check(self) -> None:
-        """Raise LogGone if a file of the database was deleted or replaced since it was opened."""
+        """Raise LogGone if a file of the database was deleted or replaced since it was opened.
+
+        The writer calls it while it is idle, which is also the time to shorten what is too long.
+        """
         with self._writing, _errors():
             if self._writer:
                 self._look(self._writer)
+                self._fold(self._writer)
+
+    def _fold(self, database: Database) -> None:
+        """With the lock held: empty the write-ahead log if it has grown too long."""
+        if self._wal_size <= _MOST_WAL or time.monotonic() < self._fold_at:
+            return
+        database.execute(f"PRAGMA busy_timeout = {_FOLD_PATIENCE * 1000:.0f}")
+        with suppress(sqlite3.OperationalError):  # the transaction before it is stored
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        database.execute(f"PRAGMA busy_timeout = {_BUSY * 1000:.0f}")
+        self._fold_at = time.monotonic() + _FOLD_AGAIN
 
     def _look(self, database: Database) -> None:
         """With the lock held: see whether what is written can be found again."""
@@ -329,6 +357,8 @@ class Store:
             except OSError as error:
                 problem = f"is not there any more ({error.strerror})"
             else:
+                if path.endswith("-wal"):
+                    self._wal_size = found.st_size
                 if (found.st_dev, found.st_ino) == opened:
                     continue
                 problem = "was replaced by another file"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from p2p_sync.log import Log, Place
 from p2p_sync.logframes import NO_HASH, Entry, PackedRun, Run, chain
 from p2p_sync.protocol import Message
 from p2p_sync.store import Store
-from tests.support import SCALE
+from tests.support import SCALE, wait_until
 
 A, B, C = (f"{digit * 16}-1" for digit in "abc")
 START: Place = (-1, "", 0)
@@ -715,3 +717,40 @@ def test_many_messages_of_one_time_are_read_in_good_time() -> None:
         steps = work_of(store, lambda: log.ordered((7, A, 19_000), 100))
         assert steps < 20_000, f"{steps} steps for a page of 100"
         assert [message.seq for message in log.all()] == list(range(1, 20_001))
+
+
+# -- the write-ahead log --------------------------------------------------------------------------
+
+
+def test_the_write_ahead_log_is_bounded_while_others_read_all_the_time(tmp_path: Path) -> None:
+    feed = Feed()
+    wal = tmp_path / "node.db-wal"
+    most = 0
+    with opened(tmp_path) as (_, log), ThreadPoolExecutor(4) as pool:
+        stopping = threading.Event()
+
+        def read() -> int:
+            pages = 0
+            while not stopping.is_set():
+                log.newest(200)
+                log.ordered(START, 200)
+                pages += 2
+            return pages
+
+        readers = [pool.submit(read) for _ in range(4)]
+        try:
+            for n in range(0, 1200, 10):  # 75 MB in all
+                entries = [Entry(n + i, f"{n + i}" + "x" * 60_000) for i in range(10)]
+                log.append([feed.run(A, *entries)])
+                most = max(most, wal.stat().st_size)
+        finally:
+            stopping.set()
+        assert min(reader.result() for reader in readers) > 0
+        assert most < 48 * 1024 * 1024
+
+        def short() -> bool:
+            log.check()  # as the writer does while nothing is committed
+            return wal.stat().st_size < 17 * 1024 * 1024
+
+        wait_until(short, "the write-ahead log is short")
+        assert list(log.all()) == feed.sorted()
