@@ -1,24 +1,38 @@
-"""The hybrid logical clock that gives messages their times.
+"""Clocks: the times of this node's messages, and how far the machines' clocks are apart.
 
 Wall clocks disagree, yet a message that was committed after another was seen has to sort after it.
 So a commit takes the latest of the wall clock, the time of the node's own last commit, and one
 more than the newest time seen (Kulkarni et al., "Logical Physical Clocks", 2014; with the counter
 folded into the milliseconds).
+
+Pure: no lock, and nothing here reads a clock. Times are arguments: `wall` and the times of messages
+in milliseconds since the epoch, `now` in seconds of a monotonic clock. The state calls all methods
+with its lock held.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
+from statistics import median_low
+from typing import NamedTuple
+
 MAX_AHEAD_MS = 60_000
 """A time further ahead of the wall clock than this is not followed: one node whose clock is years
-ahead would drag all others along."""
+ahead would drag all others along. Clocks that are less apart than this count as equal."""
+
+MAX_EARLY_MS = 24 * 3600 * 1000
+"""A message dated further ahead of the wall clock than this is not accepted until the clock gets
+there, or it would stay on top of the page for as long. Nothing of its origin after it is."""
+
+_KEPT = 3600.0
+"""Seconds for which what is known of a node's clock counts."""
+_MAX_NODES = 1000
+"""Nodes whose clocks are remembered."""
 
 
 class HybridClock:
-    """Hands out the times of one node's commits, in milliseconds since the epoch.
-
-    No lock of its own and no reading of a real clock: all methods are called with the state's
-    lock held, and the wall clock is an argument.
-    """
+    """Hands out the times of one node's commits."""
 
     def __init__(self) -> None:
         self._last = 0  # the time of our own last commit
@@ -27,18 +41,129 @@ class HybridClock:
     def observe(self, time: int, wall: int) -> bool:
         """Take note of a message's `time`, read when the wall clock shows `wall`.
 
-        Returns whether the time is followed; one more than 60 s ahead is not (worth a log line).
-        At a start, call it with the newest time in the log.
+        Returns whether the time is followed; one more than MAX_AHEAD_MS ahead is not (worth a log
+        line). At a start, call it with the newest time in the log.
         """
         if time > wall + MAX_AHEAD_MS:
             return False
         self._newest = max(self._newest, time)
         return True
 
+    def corrected(self, wall: int) -> int:
+        """Return by how many ms the wall clock was set back, 0 if not by more than MAX_AHEAD_MS.
+
+        Otherwise the clock starts again at the wall clock. The caller then commits under a new
+        origin, for along an origin times do not go down.
+        """
+        if self._newest > wall + MAX_AHEAD_MS:
+            self._newest = 0
+        ahead = self._last - wall
+        if ahead <= MAX_AHEAD_MS:
+            return 0
+        self._last = 0
+        return ahead
+
     def tick(self, wall: int) -> int:
         """Return the time for a commit made when the wall clock shows `wall`.
 
-        Never lower than one returned before.
+        Never lower than one returned before, unless `corrected` has started again since.
         """
         self._last = max(wall, self._last, self._newest + 1)
         return self._last
+
+
+class _Reading(NamedTuple):
+    """What is known of a node's clock: how far it is ahead of our monotonic one, in ms, since when
+    we know, and whether that is exact (it said so) or the least (it has dated a message so)."""
+
+    lead: float
+    at: float
+    exact: bool
+
+
+class Skew:
+    """Compares this machine's clock with those of other nodes, to find out which one is wrong.
+
+    It keeps their distance from the monotonic clock, so that it notices at once when this machine's
+    clock is corrected.
+    """
+
+    def __init__(self) -> None:
+        self._readings: OrderedDict[str, _Reading] = OrderedDict()  # node -> the latest last
+
+    def told(self, node: str, clock: int, now: float) -> None:
+        """A node has said what its clock shows."""
+        self._keep(node, _Reading(clock - now * 1000, now, True))
+
+    def dated(self, node: str, time: int, now: float) -> None:
+        """A node has committed a message with that `time`: its clock had got there."""
+        known = self._readings.get(node)
+        lead = time - now * 1000
+        if known is None or now - known.at > _KEPT or (lead > known.lead and not known.exact):
+            self._keep(node, _Reading(lead, now, False))
+
+    def _keep(self, node: str, reading: _Reading) -> None:
+        self._readings.pop(node, None)
+        self._readings[node] = reading
+        if len(self._readings) > _MAX_NODES:
+            self._readings.popitem(last=False)
+
+    def suspicion(self, wall: int, now: float) -> tuple[int, int]:
+        """Return by how many ms this machine's clock seems to be ahead of others' (below 0: behind)
+        and how many nodes say so; (0, 0) if it does not seem to be wrong.
+
+        It is suspected where at least two nodes, and most of those whose clocks are known, differ
+        from it by more than MAX_AHEAD_MS in the same direction.
+        """
+        ahead, behind, equal = [], [], 0
+        for lead, at, exact in self._readings.values():
+            difference = round(wall - now * 1000 - lead)
+            if now - at > _KEPT:
+                continue
+            if difference < -MAX_AHEAD_MS:
+                behind.append(difference)
+            elif exact and difference > MAX_AHEAD_MS:
+                ahead.append(difference)
+            else:
+                equal += exact
+        most = max(ahead, behind, key=len)
+        if len(most) < 2 or 2 * len(most) <= len(ahead) + len(behind) + equal:
+            return 0, 0
+        return median_low(most), len(most)
+
+
+def suspicion_text(off: int, nodes: int) -> str:
+    """Say what `Skew.suspicion` has found, for people."""
+    way, other = ("ahead", "behind") if off > 0 else ("behind", "ahead of")
+    text = (
+        f"this machine's clock seems to be {span(off)} {way}: "
+        f"the clocks of {nodes} other nodes are {other} it"
+    )
+    if off > MAX_EARLY_MS:
+        text += ", and they do not accept its messages until they get there"
+    return f"{text}; correct the clock of this machine"
+
+
+def early_notice(early: Mapping[str, int], wall: int) -> str:
+    """Say which messages wait for the clock, for people; nothing where none do.
+
+    `early` maps origins to the time of their next message.
+    """
+    if not early:
+        return ""
+    first = min(early, key=lambda name: early[name])
+    others = f" (and of {len(early) - 1} other origins)" if len(early) > 1 else ""
+    return (
+        f"messages of origin {first}{others} wait: they are dated {span(early[first] - wall)} "
+        "ahead of this machine's clock, and at most a day is accepted"
+    )
+
+
+def span(ms: int) -> str:
+    """Return a length of time for people, such as "2 h"."""
+    seconds = abs(ms) / 1000
+    for size, unit, most in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
+        if round(seconds / size) < most:
+            return f"{round(seconds / size)} {unit}"
+    days = round(seconds / 86_400)
+    return f"{days} days" if days < 730 else f"{round(seconds / (365.25 * 86_400)):,} years"

@@ -20,6 +20,7 @@ LEFT = "left"
 DIAL_FAILED = "dial_failed"
 REFUSED = "refused"
 CAUGHT_UP = "caught_up"
+CLOCK = "clock"
 
 
 @dataclass(frozen=True)

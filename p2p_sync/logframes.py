@@ -135,6 +135,23 @@ class Run:
             return None
         return Run(self.origin, after, previous, self.entries[n:], self.hashes[n:])
 
+    def dated_after(self, time: int, position: int) -> int | None:
+        """Return the index of the first entry behind `position` that is dated after `time`."""
+        seq = self.after
+        for n, entry in enumerate(self.entries):
+            if entry.time > time and seq >= position:
+                return n
+            seq += entry.length
+        return None
+
+    def first(self, count: int | None) -> Run:
+        """Return the part with the first `count` entries; None: all of it."""
+        if count is None:
+            return self
+        return Run(
+            self.origin, self.after, self.previous, self.entries[:count], self.hashes[:count]
+        )
+
     @staticmethod
     def from_dict(data: Any) -> Run:
         """Check one run and work out its hashes. Raises ProtocolError."""
@@ -181,11 +198,13 @@ class PackedRun:
 
 @dataclass(frozen=True, slots=True)
 class Have:
-    """What the sender durably holds; `last` marks the end of the opening's version vector."""
+    """What the sender durably holds; `last` marks the end of the opening's version vector, and
+    `clock` is what the sender's clock shows (ms since the epoch), if it says so."""
 
     have: Vector
     last: bool = False
     ack: bool = False
+    clock: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +254,8 @@ def to_json(frame: LogFrame) -> str:
         data["after"] = frame.after
     else:
         data["last"] = frame.last
+        if frame.clock is not None:
+            data["clock"] = frame.clock
     if frame.have or isinstance(frame, Have):
         data["have"] = frame.have
     if frame.ack:
@@ -264,7 +285,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     have = {_origin(origin): _claim(entry) for origin, entry in told}
     ack = _flag(data, "ack")
     if kind == "HAVE":
-        return Have(have, _flag(data, "last"), ack)
+        clock = data.get("clock")
+        return Have(have, _flag(data, "last"), ack, clock if clock is None else _number(clock, 0))
     if kind == "MESSAGES":
         runs = tuple(Run.from_dict(item) for item in _list(data.get("runs"), MAX_BATCH))
         if sum(run.count for run in runs) > MAX_SHIPPED:

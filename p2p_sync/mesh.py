@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from .address import Address, parse_address
 from .codes import (
@@ -387,6 +388,8 @@ class Mesh:
                 ).start()
             if due.keep:
                 self._keep_addresses()
+            for note in due.notes:
+                self._reporter.clock(note)
 
     def _keep_addresses(self) -> None:
         try:
@@ -440,6 +443,8 @@ class Mesh:
                 link.close(item.code, item.reason)
 
     def _encode(self, frame: Sockets | Message | LogFrame) -> str:
+        if isinstance(frame, Have):  # as late as possible, so that it is right
+            frame = replace(frame, clock=int(time.time() * 1000))
         self._counters.add("frames_total", "out", _kind(frame))
         return encode(frame)
 

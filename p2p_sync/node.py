@@ -255,6 +255,7 @@ class Node:
             "behind": behind,
             "conflicts": parts.state.conflicts(),
             "misbehaviour": parts.state.misbehaviour(),
+            "warnings": parts.state.clock_warnings(),
         }
 
     def unready(self) -> str:

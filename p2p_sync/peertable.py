@@ -22,6 +22,7 @@ class Traffic:
     sent: tuple[int, int] = (0, 0)  # messages, bytes
     received: tuple[int, int] = (0, 0)
     behind: int = 0
+    notice: str = ""  # what people should know of it: why its messages wait
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Entry:
             "sent": {"messages": carried.sent[0], "bytes": carried.sent[1]},
             "received": {"messages": carried.received[0], "bytes": carried.received[1]},
             "behind": carried.behind,
+            "notice": carried.notice,
             "links": list(peer.links) if peer else [],
             "version": (peer.version or None) if peer else None,
             "by_hand": any(known.by_hand for known in self.known),

@@ -36,7 +36,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .codes import POLICY_VIOLATION
+from .codes import MAX_NUMBER, POLICY_VIOLATION
 from .errors import ProtocolError
 from .logframes import (
     MAX_NAMED,
@@ -160,6 +160,8 @@ class Replica:
         self._links: dict[ReplicaLink, None] = {}
         self._wants: dict[str, _Want] = {}
         self._timers: list[tuple[float, str]] = []  # a heap: when to look at a want
+        # Origins that wait for the clock -> the time of the next message.
+        self.early: dict[str, int] = {}
 
     @property
     def origin(self) -> str:
@@ -209,17 +211,24 @@ class Replica:
             want.asked.pop(link, None)
             if want.source is link or link.holds.get(name, 0) >= want.target:
                 self._lower(name, now)
+        for name in [name for name in self.early if name in link.holds]:
+            if self._most(name) is None:
+                del self.early[name]  # it is found out again when somebody ships it
         for tree in orphans:
             if tree.origin.name in self._trees:
                 self._refeed(tree, now)
 
     # -- Frames (the reader of a link) -----------------------------------------------------------
 
-    def receive(self, link: ReplicaLink, frame: LogFrame, now: float) -> list[Run]:
+    def receive(
+        self, link: ReplicaLink, frame: LogFrame, now: float, latest: int = MAX_NUMBER
+    ) -> list[Run]:
         """Take in a frame and return the runs that are new here, checked and in order.
 
         They are to be stored in the order in which this returns them, across all links: hand them
-        to the writer before the lock is released. Raises ProtocolError.
+        to the writer before the lock is released. A message dated after `latest` (ms since the
+        epoch) is not accepted, nor what follows it of its origin, until `clock_at` says that the
+        clock has got there. Raises ProtocolError.
         """
         if link not in self._links:
             return []  # closed while the frame was on its way to us
@@ -229,11 +238,20 @@ class Replica:
             link.asked_at = NEVER
             gaps = False
             for run in frame.runs:
+                if run.origin in self.early:
+                    self._decline(link, run, now)
+                    continue
                 tree = self._trees.get(run.origin)
-                gaps = gaps or run.after > (tree.origin.staged if tree else 0)
-                new = self._arrive(link, run, now)
+                staged = tree.origin.staged if tree else 0
+                gaps = gaps or run.after > staged
+                early = run.dated_after(latest, staged) if run.after <= staged else None
+                due = run.first(early)
+                new = self._arrive(link, due, now) if due.entries else None
                 if new is not None:
                     accepted.append(new)
+                if early is not None and self._reached(due):
+                    self.early[run.origin] = run.entries[early].time
+                    self._decline(link, run, now)
             if gaps and not self.paused:
                 self._note_gap(link, now)
         elif isinstance(frame, Prune):
@@ -332,6 +350,39 @@ class Replica:
             want.asked.clear()
         return new
 
+    def _reached(self, run: Run) -> bool:
+        """Whether all of another node's run is taken in, and what follows could be."""
+        tree = self._trees.get(run.origin)
+        staged = tree.origin.staged if tree else 0
+        return staged == run.end and run.origin != self.origin and not self.paused
+
+    def _decline(self, link: ReplicaLink, run: Run, now: float) -> None:
+        """An origin waits for the clock: take nothing of it, and have the peer ship no more."""
+        name = run.origin
+        if name in link.refused:
+            return
+        link.note(name, run.end)
+        link.wait(name, 0)
+        link.grafts.pop(name, None)
+        if name not in link.pruned:
+            link.pruned.add(name)
+            link.prunes[name] = None
+            link.wake()
+        if name in self._wants:
+            self._unwant(name, now)
+        tree = self._trees.get(name)
+        if tree is not None and tree.feeder is link:
+            tree.feed(None)
+        self._forget(name)
+
+    def clock_at(self, latest: int, now: float) -> None:
+        """Go on with the origins whose next message is dated up to `latest`."""
+        for name in [name for name, time in self.early.items() if time <= latest]:
+            del self.early[name]
+            link, tree = self._most(name), self._trees.get(name)
+            if link is not None and link.holds[name] > (tree.origin.staged if tree else 0):
+                self._want(name, link.holds[name], link, now)
+
     def _settle(
         self, tree: _Tree, link: ReplicaLink, new: bool, want: _Want | None, now: float
     ) -> None:
@@ -392,7 +443,9 @@ class Replica:
         if n > link.holds.get(name, 0):
             shipped = link.position(name)
             link.note(name, n)
-            if link.introduced and n > shipped:  # else it has it from us, and knows that we do
+            if (
+                link.introduced and n > shipped and name not in self.early
+            ):  # else it has it from us, and knows that we do
                 held = self.held(name)  # what it knows of, where that is less
                 link.owe(name, now, held if held < n else 0)
         origin = self._vector.origins.get(name)
@@ -446,9 +499,9 @@ class Replica:
 
     def _ask(self, tree: _Tree, link: ReplicaLink, now: float) -> None:
         """Send GRAFT to a link. A feeder that ships stays the feeder until this is answered."""
-        if self.paused:
-            return
         name = tree.origin.name
+        if self.paused or name in self.early:
+            return
         if tree.feeder is None or not tree.fed:
             tree.feed(link)
         tree.asked = (link, tree.origin.staged)
@@ -493,6 +546,8 @@ class Replica:
 
     def _want(self, name: str, n: int, link: ReplicaLink, now: float) -> None:
         """A live link holds `n` of an origin, more than we do."""
+        if name in self.early:
+            return
         want = self._wants.get(name)
         if want is None and link.wanted >= WINDOW:
             held = self._vector.origins.get(name)
@@ -645,6 +700,7 @@ class Replica:
         until `resume`."""
         self.paused = True
         for origin in self._vector.unstage():
+            self.early.pop(origin.name, None)
             if origin.name == self.origin:
                 self._commits.waits = min(self._commits.waits, origin.n)
             name, link = origin.name, self._most(origin.name)
@@ -685,6 +741,10 @@ class Replica:
         """Return how many messages of an origin are durable here."""
         entry = self._vector.origins.get(origin)
         return entry.n if entry else 0
+
+    def early_at(self, link: ReplicaLink) -> dict[str, int]:
+        """Return the origins that wait for the clock of which the peer of `link` holds more."""
+        return {name: time for name, time in self.early.items() if name in link.holds}
 
     def copies(self, origin: str, seq: int) -> set[str]:
         """Return the ids of the linked nodes that have told that they durably hold a message."""

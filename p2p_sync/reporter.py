@@ -6,19 +6,22 @@ still there, joins nobody. An address that keeps failing is told of once for eac
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import NamedTuple
 
 from .codes import GOING_AWAY, NORMAL, TRY_AGAIN_LATER
 from .errors import DialError
-from .events import CAUGHT_UP, DIAL_FAILED, JOINED, LEFT, REFUSED, Events
+from .events import CAUGHT_UP, CLOCK, DIAL_FAILED, JOINED, LEFT, REFUSED, Events
 from .link import Link
 from .log import Log
 from .logframes import Have, LogFrame
 from .peertable import key_of
 from .state import State
 from .verdict import numbered
+
+logger = logging.getLogger("p2p_sync")
 
 # Lagging behind is ordinary while messages arrive; its end is an event after a peer's opening
 # words, or where it took as long as this, or brought as much. Seconds, messages.
@@ -98,6 +101,11 @@ class Reporter:
         """Somebody adds `address` by hand and wants to know what comes of it."""
         with self._lock:
             self._failed.pop(address, None)
+
+    def clock(self, text: str) -> None:
+        """Take note of a clock that is wrong, or is not any more."""
+        logger.warning("%s", text)
+        self._events.add(CLOCK, text)
 
     def told(self, frame: LogFrame) -> None:
         """Take note of what a peer said that it holds, once the state has taken it."""

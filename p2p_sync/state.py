@@ -16,13 +16,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .addressbook import Known
-from .clock import HybridClock
+from .clock import (
+    MAX_AHEAD_MS,
+    MAX_EARLY_MS,
+    HybridClock,
+    Skew,
+    early_notice,
+    span,
+    suspicion_text,
+)
+from .codes import MAX_NUMBER
 from .conduct import KINDS, Conduct
 from .counters import Counts
 from .errors import LinkClosed, LogError
 from .link import Link, wake
 from .log import Log
-from .logframes import Entry, LogFrame, Messages, Run
+from .logframes import Entry, Have, LogFrame, Messages, Run
 from .overlay import Overlay
 from .peer import Tell
 from .peertable import Entry as PeerEntry
@@ -46,6 +55,9 @@ _BREATH = 0.002
 _LINES_OF_A_HOST = 30
 # Peers whose lag is told in the metrics, those that lack most.
 _MAX_LAGS = 100
+
+# How often to look whether the clock has been corrected, while an origin waits for it. Seconds.
+_CLOCK_PAUSE = 1.0
 
 # Conflicts that are kept to be shown.
 _MAX_CONFLICTS = 1000
@@ -121,6 +133,7 @@ class Due(NamedTuple):
     woken: list[Link]
     stalled: list[Link]
     keep: bool  # write the addresses down
+    notes: list[str]  # about clocks, to be logged and shown
 
 
 class State:
@@ -156,6 +169,9 @@ class State:
         self._kept = -1  # the revision of the address book that is written down
         self._keep_at = float("-inf")
         self._waking = float("inf")  # when `upkeep` comes back by itself
+        self._skew = Skew()
+        self._suspected = 0  # by how much this machine's clock seemed to be off, ms
+        self._notes: list[str] = []  # about clocks, for `upkeep`
         self._carried = (0, 0)  # bytes that links which have ended had sent and received
         self._stopped = False
 
@@ -194,9 +210,9 @@ class State:
         traffic = {}
         for number, s in sockets:
             with self._lock:  # anew for each: with many origins it takes a while
-                lag = 0
+                lag, early = 0, dict[str, int]()
                 if s.replica:
-                    now = time.monotonic()
+                    now, early = time.monotonic(), self._replica.early_at(s.replica)
                     lag = (
                         self._replica.late(s.replica, now) if late else self._replica.lag(s.replica)
                     )
@@ -205,6 +221,7 @@ class State:
                 (s.link.sent, s.link.volume[0]),
                 (s.link.received, s.link.volume[1]),
                 lag,
+                early_notice(early, _wall()),
             )
         with self._lock:
             table = self._table()
@@ -266,6 +283,8 @@ class State:
                 "duplicates_received_total": {(): self._replica.duplicates},
                 "behind_messages": {(): self._replica.behind(time.monotonic())},
                 "conflicts": {(): len(self._conflicts)},
+                "waiting_origins": {(): len(self._replica.early)},
+                "clock_difference": {(): self._suspicion()[0] / 1000},
                 "peer_lag_messages": dict(
                     sorted(lags.items(), key=lambda lag: -lag[1])[:_MAX_LAGS]
                 ),
@@ -281,6 +300,14 @@ class State:
         """Return how often two contents were seen under one identity, and not taken."""
         with self._lock:
             return len(self._conflicts)
+
+    def clock_warnings(self) -> list[str]:
+        """Return what is wrong with clocks now, this machine's or others', a sentence each."""
+        with self._lock:
+            wall = _wall()
+            off, nodes = self._suspicion()
+            notice = early_notice(self._replica.early, wall)
+        return [*([suspicion_text(off, nodes)] if off else []), *([notice] if notice else [])]
 
     # -- misbehaviour ---------------------------------------------------------------------------
 
@@ -363,10 +390,19 @@ class State:
             if socket is None or socket.replica is None:
                 return Taken([], [], [], False)
             socket.replica.rtt = link.rtt
-            runs = self._replica.receive(socket.replica, frame, time.monotonic())
+            now, wall = time.monotonic(), _wall()
+            latest = wall + MAX_EARLY_MS
+            if newest <= latest:
+                latest = MAX_NUMBER
+            runs = self._replica.receive(socket.replica, frame, now, latest)
             offences, conflicts = self._take_offences(), self._take_conflicts()
+            if isinstance(frame, Messages) and newest > wall + MAX_AHEAD_MS:
+                offences += self._compare_dates(frame, wall, now)
+            elif isinstance(frame, Have) and frame.clock is not None:
+                self._skew.told(socket.replica.peer, frame.clock, now)
+                self._suspect(wall, now)
             if runs:
-                offences += self._observe(newest, runs)
+                self._observe(newest, runs, wall)
                 self._put(runs)
             if frame.have:
                 self._told.notify_all()
@@ -544,13 +580,17 @@ class State:
                 changed = self._overlay.book.revision != self._kept
                 keep_at = self._keep_at + (0.0 if changed else _KEEP_RARELY)
                 tells, later = self._overlay.news(now)
-                due = Due(tells, dials, self._woken(), links, now >= keep_at)
+                self._replica.clock_at(_wall() + MAX_EARLY_MS, now)
+                notes, self._notes = self._notes, []
+                due = Due(tells, dials, self._woken(), links, now >= keep_at, notes)
                 if due.keep:
                     self._kept = self._overlay.book.revision
                     self._keep_at = now + _KEEP_SOON
                 if any(due):
                     return due
                 self._waking = min(again, later, keep_at, self._replica.next_deadline())
+                if self._replica.early:  # nobody says when the clock is corrected
+                    self._waking = min(self._waking, now + _CLOCK_PAUSE)
                 left = max(_BREATH, self._waking - now)
                 self._relinked.wait(None if left == float("inf") else left)
             return None
@@ -582,8 +622,14 @@ class State:
         """Commit an entry that lacks its time."""
         if self._stopped or self._failure:
             raise self._failure or LogError("this node is stopping")
-        now = time.monotonic()
-        entry = draft._replace(time=self._clock.tick(int(time.time() * 1000)))
+        now, wall = time.monotonic(), _wall()
+        if ahead := self._clock.corrected(wall):
+            self._replica.renew(self._new_origin())
+            self._note(
+                f"this machine's clock was set back by {span(ahead)}: new messages have the "
+                "current time, under a new origin"
+            )
+        entry = draft._replace(time=self._clock.tick(wall))
         run = self._replica.commit([entry], now, ack)
         self._put([run])
         ticket = Ticket(run.origin, run.after + 1, entry, texts, self._failures, now, then)
@@ -632,26 +678,57 @@ class State:
                 self._conflicts.add(conflict)
         return found
 
-    def _observe(self, newest: int, runs: Sequence[Run]) -> list[Offence]:
-        """Follow the times of messages that others committed, as far as the clock's rule allows.
+    def _observe(self, newest: int, runs: Sequence[Run], wall: int) -> None:
+        """Follow the times of messages that others committed, as far as the clock's rule allows."""
+        if not self._clock.observe(newest, wall):
+            for run in runs:
+                for entry in run.entries:
+                    self._clock.observe(entry.time, wall)
 
-        Returns what was not followed.
+    def _compare_dates(self, frame: Messages, wall: int, now: float) -> list[Offence]:
+        """Take note of messages that are dated ahead of this machine's clock.
+
+        Returns what to count and log of the peer, unless this machine's clock seems to be wrong.
         """
-        wall = int(time.time() * 1000)
-        if self._clock.observe(newest, wall):
+        ahead: dict[str, int] = {}
+        for run in frame.runs:
+            newest = max(entry.time for entry in run.entries)
+            if newest > wall + MAX_AHEAD_MS:
+                ahead[run.origin] = newest
+                self._skew.dated(run.origin.partition("-")[0], newest, now)
+        if self._suspect(wall, now):
             return []
-        ahead = [
-            run.origin
-            for run in runs
-            if False in [self._clock.observe(entry.time, wall) for entry in run.entries]
-        ]
-        if not ahead:
-            return []
+        origin = next((o for o in ahead if o in self._replica.early), next(iter(ahead)))
         sentence = (
-            f"a message of {ahead[0]} is from more than 60 s ahead of this machine's clock; "
-            "its time is kept and not followed"
+            f"a message of origin {origin} is dated {span(ahead[origin] - wall)} ahead of this "
+            "machine's clock; "
+        )
+        sentence += (
+            "that origin waits until the clock gets there"
+            if origin in self._replica.early
+            else "its time is kept and not followed"
         )
         return [Offence("future", sentence, len(ahead))]
+
+    def _suspicion(self) -> tuple[int, int]:
+        return self._skew.suspicion(_wall(), time.monotonic())
+
+    def _suspect(self, wall: int, now: float) -> int:
+        """Return by how much this machine's clock seems to be off; note it when that changes."""
+        off, nodes = self._skew.suspicion(wall, now)
+        if off and not self._suspected:
+            if self._conduct.line("clock", "", now) is not None:
+                self._note(suspicion_text(off, nodes))
+        elif self._suspected and not off:
+            self._note("this machine's clock does not differ from most other clocks any more")
+        self._suspected = off
+        return off
+
+    def _note(self, text: str) -> None:
+        """Have `upkeep` log and show a text."""
+        self._notes.append(text)
+        self._waking = float("-inf")
+        self._relinked.notify_all()
 
     def _woken(self) -> list[Link]:
         """Return the links whose senders have work; see to it that `upkeep` is in time."""
@@ -663,6 +740,11 @@ class State:
         woken = [s.link for s in self._sockets.values() if s.replica in self._replica.woken]
         self._replica.woken.clear()
         return woken
+
+
+def _wall() -> int:
+    """Return what this machine's clock shows, ms since the epoch."""
+    return int(time.time() * 1000)
 
 
 def _sum(volumes: Iterable[tuple[int, int]]) -> tuple[int, int]:

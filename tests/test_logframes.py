@@ -54,7 +54,7 @@ def runs(draw: st.DrawFn) -> Run:
 
 
 FRAMES = st.one_of(
-    st.builds(Have, HAVES, st.booleans(), st.booleans()),
+    st.builds(Have, HAVES, st.booleans(), st.booleans(), st.none() | st.integers(0, MAX_NUMBER)),
     st.builds(Messages, st.lists(runs(), max_size=4).map(tuple), HAVES, st.booleans()),
     st.builds(
         Prune,

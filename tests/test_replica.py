@@ -1021,3 +1021,115 @@ def test_Late_UnderSteadyCommits_OnlyWhatWasThereForAWhile() -> None:
 def test_Late_JoinsAndLacksAll_AtOnce() -> None:
     bench = Bench(O=5)
     assert bench.replica.late(bench.link(), bench.now) == 5
+
+
+# -- Messages that are dated too far ahead --------------------------------------------------------
+
+LATEST = 4  # `run` dates message n at n
+
+
+class Early(Bench):
+    """A bench whose clock accepts messages up to LATEST."""
+
+    latest = LATEST
+
+    def receive(self, link: ReplicaLink, frame: Any, store: bool = True) -> list[Run]:
+        accepted = self.replica.receive(link, frame, self.now, self.latest)
+        if store and accepted:
+            self.replica.stored(accepted, self.now)
+        return accepted
+
+
+def test_Early_InTheMidstOfARun_WhatIsBeforeItIsTaken() -> None:
+    bench = Early()
+    link = bench.link()
+    assert [r.end for r in bench.arrive(link, run(O, 0, 9))] == [4]
+    assert bench.replica.early == {O: 5}
+    assert Prune((O,)) in bench.sent(link), "the peer is to ship no more of it"
+
+
+@pytest.mark.parametrize("held", [0, 2, 4])
+def test_Early_ShippedOn_NothingIsAskedOrHeldAgainstThePeer(held: int) -> None:
+    bench = Early(**({"O": held} if held else {}))
+    link = bench.link(O=9)
+    bench.sent(link)
+    bench.arrive(link, run(O, held, 9))
+    bench.sent(link)
+    for n in range(9, 14):
+        assert bench.arrive(link, run(O, n, n + 1)) == []
+        bench.receive(link, Have({O: entry(n + 1)}))
+    bench.later(120.0)
+    assert not any(isinstance(frame, Graft) for frame in bench.sent(link))
+    assert bench.replica.behind(bench.now) == 0
+    assert not bench.replica.offences and not bench.replica.conflicts
+    assert bench.replica.stalled(bench.now) == []
+    assert bench.replica.held(O) == 4
+
+
+def test_Early_ClockGetsThere_AskedForAndGoesOn() -> None:
+    bench = Early()
+    link = bench.link()
+    bench.arrive(link, run(O, 0, 9))
+    bench.sent(link)
+    bench.replica.clock_at(LATEST, bench.now)
+    assert bench.sent(link) == []
+    bench.latest = 6
+    bench.replica.clock_at(6, bench.now)
+    assert Graft({O: 4}) in bench.sent(link)
+    bench.arrive(link, run(O, 4, 9))
+    assert bench.replica.held(O) == 6 and bench.replica.early == {O: 7}
+    bench.latest = 100
+    bench.replica.clock_at(100, bench.now)
+    bench.arrive(link, run(O, 6, 9))
+    assert bench.replica.held(O) == 9 and not bench.replica.early
+
+
+def test_Early_FirstMessageOfAnOrigin_NothingIsKeptOfItButItsName() -> None:
+    bench = Early()
+    link = bench.link()
+    bench.latest = 0
+    assert bench.arrive(link, run(O, 0, 3)) == []
+    assert bench.replica.vector() == {} and bench.replica.early == {O: 1}
+    bench.replica.close(link, bench.now)
+    assert bench.replica.early == {}, "who ships it again says so again"
+
+
+def test_Early_OfSeveralLinks_EachIsToldToShipNoMore() -> None:
+    bench = Early()
+    links = [bench.link(), bench.link("other")]
+    for link in links:
+        bench.arrive(link, run(O, 0, 9))
+    assert all(Prune((O,)) in bench.sent(link) for link in links)
+    bench.replica.close(links[0], bench.now)
+    assert bench.replica.early == {O: 5} and bench.sent(links[1]) == []
+    bench.latest = 9
+    bench.replica.clock_at(9, bench.now)
+    assert Graft({O: 4}) in bench.sent(links[1])
+
+
+def test_Early_HeldAlready_ShippedAgainAsADuplicate() -> None:
+    """The clock was set back after they were accepted."""
+    bench = Early(O=9)
+    link = bench.link(O=9)
+    assert bench.arrive(link, run(O, 5, 9)) == []
+    assert not bench.replica.early and bench.replica.duplicates == 4
+
+
+def test_Early_BehindAGap_TheGapIsAskedForFirst() -> None:
+    bench = Early()
+    link = bench.link()
+    bench.arrive(link, run(O, 6, 9))
+    assert not bench.replica.early
+    assert Graft({O: 0}) in bench.sent(link)
+
+
+def test_Early_WriteFails_WhatWasDroppedIsAskedForAgain() -> None:
+    bench = Early()
+    link = bench.link()
+    bench.receive(link, Messages((run(O, 0, 9),)), store=False)
+    bench.sent(link)
+    bench.replica.failed(bench.now)
+    bench.replica.resume(bench.now)
+    assert Graft({O: 0}) in bench.sent(link)
+    bench.arrive(link, run(O, 0, 9))
+    assert bench.replica.held(O) == 4 and bench.replica.early == {O: 5}

@@ -95,6 +95,8 @@ def status(api: Api, wait: float, as_json: bool) -> int:
     told = _until(lambda: api.ask("/api/v1/status"), in_sync, wait)
     text, state = told["verdict"]["text"], told["verdict"]["state"]
     _say(json.dumps(told) if as_json else _paint(printable(text), state))
+    for warning in () if as_json else told["warnings"]:
+        print(f"Warning: {printable(warning)}.", file=sys.stderr)
     return 0 if in_sync(told) else NO
 
 
@@ -112,6 +114,8 @@ def peers(api: Api, as_json: bool) -> None:
         if peer:
             cells[3] = _paint(cells[3], peer["state"])
         _say("  ".join(cells).rstrip())
+        if peer and peer["notice"]:
+            _say(f"  {printable(peer['notice'])}")
         if peer and peer["state"] != "connected" and peer["last_error"]:
             _say(f"  {_trouble(peer)}")
 

@@ -495,6 +495,7 @@ def _index(node: Node, before: Place | None) -> Response:
         sockets=told["sockets"],
         count=told["messages"]["count"],
         conflicts=told["conflicts"],
+        warnings=told["warnings"],
         verdict=told["verdict"],
         peers=node.peers()[:PAGE_PEERS],
         messages=messages,

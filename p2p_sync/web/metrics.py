@@ -30,6 +30,8 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "behind_messages": ("Messages that peers have told of and this node lacks.", ()),
     "peer_lag_messages": ("Messages that the peer lacks, as far as it has told.", ("peer",)),
     "conflicts": ("Identities under which two contents were seen.", ()),
+    "waiting_origins": ("Origins whose next message is dated over a day ahead of the clock.", ()),
+    "clock_difference": ("Seconds by which the clock seems to be ahead of others.", ()),
     "links": ("Links with peers.", ("direction", "state")),
     "link_bytes_total": ("Bytes carried by links.", ("direction",)),
     "frames_total": ("Frames of the peer protocol.", ("direction", "type")),

@@ -1,7 +1,7 @@
 // Keeps the page and the node together: asks, shows, notices that the node is gone and comes back.
 
 import { Pause, Problem, call, shown } from "./api.js";
-import { $, set, setText } from "./dom.js";
+import { $, el, set, setText } from "./dom.js";
 import { followEvents } from "./events.js";
 import { showMesh } from "./mesh.js";
 import { loadMessages, startMessages, startSending, updateMessages } from "./messages.js";
@@ -45,10 +45,19 @@ async function ask() {
     showRates(peers);
   }
   setText($("address"), status.node.address);
+  showWarnings(status.warnings);
   showVerdict(status, peers, restarted);
   if (!begun) await loadMessages();
   begun = true;
   await updateMessages(status, peers, restarted);
+}
+
+// Read out when they change; what stays is left alone.
+function showWarnings(warnings) {
+  const texts = warnings.map((warning) => `Warning: ${warning}.`);
+  const shownNow = [...$("warnings").children].map((child) => child.textContent);
+  if (texts.join("\n") === shownNow.join("\n")) return;
+  $("warnings").replaceChildren(...texts.map((text) => el("p", { class: "problem warning", text })));
 }
 
 function regained() {

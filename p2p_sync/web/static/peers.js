@@ -93,6 +93,7 @@ function show(row, peer) {
 
 function detail(peer) {
   const { text } = moment(peer.since);
+  if (peer.state === "connected" && peer.notice) return peer.notice;
   if (peer.state === "connected") return `since ${text}${peer.by_hand ? ", added by hand" : ""}`;
   if (peer.state === "dialling") return `since ${text}`;
   const tries = peer.attempts ? `, ${plural(peer.attempts, "attempt")}` : "";
