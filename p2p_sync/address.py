@@ -111,6 +111,11 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
+def site(host: str) -> str | bytes:
+    """Return what the addresses of one remote host share: of IPv6 it has a network of 64 bits."""
+    return ipaddress.ip_address(host).packed[:8] if ":" in host else host
+
+
 @lru_cache(4096)
 def place(address: str) -> tuple[str, int]:
     """Return what is the same for all spellings of one place on this machine."""

@@ -26,8 +26,10 @@ STRANGERS_A_MINUTE = 12
 # Accepted links above `max_peers`, which are told addresses and closed.
 SPARE_PEERS = 16
 
-# Unfinished opening handshakes at a time; the oldest makes room.
-MAX_HANDSHAKES = 64
+# Accepted connections that have not finished the opening handshake, or not proved the secret yet.
+# The host with most of them loses its oldest first. They have no threads, so each costs little;
+# with 1,000 new ones a second from the same host, an honest one has a quarter of a second.
+MAX_UNPROVED = 256
 
 # The head of an HTTP request or answer in an opening handshake. Bytes.
 MAX_HANDSHAKE_BYTES = 16 * 1024

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from .config import Settings
 from .errors import StartError
-from .gate import Gate
 from .private import read_private, secret_keys
 from .tls import Tls
 
@@ -21,7 +20,6 @@ class Credentials:
         if settings.tls_key and not settings.tls_cert:
             raise StartError("a TLS key without its certificate has no use; give --tls-cert, too")
         self._settings = settings
-        self.gate = Gate()
         self.keys = self._read_keys()
         self.tls = Tls(settings.tls_cert, settings.tls_key, settings.tls_ca)
 

@@ -16,6 +16,8 @@ P2PSyncError
 
 from __future__ import annotations
 
+from .codes import NORMAL, TRY_AGAIN_LATER
+
 
 class P2PSyncError(Exception):
     """The base of all that p2p_sync raises on purpose."""
@@ -90,6 +92,11 @@ class ProtocolError(P2PSyncError):
         super().__init__(reason)
         self.code = code
         self.reason = reason
+
+    @property
+    def violation(self) -> bool:
+        """Whether a rule was broken: not where two nodes merely do not belong together."""
+        return self.code < 4000 and self.code not in (NORMAL, TRY_AGAIN_LATER)
 
 
 class LinkClosed(P2PSyncError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import websocket
 
 from .address import Address
-from .codes import INVALID_TEXT, PROTOCOL_ERROR, TOO_BIG
+from .codes import INVALID_TEXT, POLICY_VIOLATION, PROTOCOL_ERROR, TOO_BIG
 from .config import MAX_HANDSHAKE_BYTES
 from .errors import DialError, LinkClosed, ProtocolError
 from .stream import Stream
@@ -30,6 +30,9 @@ PONG = websocket.ABNF.OPCODE_PONG
 
 _CONTROL_LIMIT = 125
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+
+# Empty fragments in a message: some libraries end with one; many only keep a reader busy.
+_MAX_EMPTY = 16
 
 
 @dataclass(frozen=True)
@@ -71,41 +74,47 @@ class FrameReader:
         self._frames = _CheckedFrames(stream, expect_masked, limit)
         self._fragments = bytearray()
         self._opcode: int | None = None
+        self._empty = 0  # fragments so far that are empty
 
     def limit(self, limit: int) -> None:
         """Change the limit."""
         self._frames.limit = limit
 
-    def read(self) -> Received:
-        """Return the next message or control frame.
+    def read(self) -> Received | None:
+        """Read one frame; return the message that it ends, or the control frame that it is.
 
-        Raises ProtocolError where the peer broke RFC 6455, and LinkClosed when the stream does.
-        A message that was cut is never returned.
+        None: it is a fragment, and more of its message follows. Raises ProtocolError where the
+        peer broke RFC 6455, and LinkClosed (or Blocked) when the stream does; after Blocked, call
+        it again. A message that was cut is never returned.
         """
-        while True:
-            try:
-                frame = self._frames.recv_frame()
-            except websocket.WebSocketProtocolException as error:
-                raise ProtocolError(PROTOCOL_ERROR, str(error)) from None
-            if frame.opcode >= CLOSE:
-                if frame.opcode == CLOSE:
-                    _decode(frame.data[2:])
-                return Received(frame.opcode, frame.data)
-            if (frame.opcode == CONTINUATION) == (self._opcode is None):
-                raise ProtocolError(PROTOCOL_ERROR, "fragments out of order")
-            if self._opcode is None:
-                self._opcode = frame.opcode
-            if not frame.fin or self._fragments:
-                self._fragments += frame.data
-                self._frames.pending = len(self._fragments)
-            if frame.fin:
-                opcode, self._opcode = self._opcode, None
-                payload = frame.data
-                if self._fragments:
-                    payload = bytes(self._fragments)
-                    self._fragments.clear()
-                    self._frames.pending = 0
-                return Received(opcode, payload, _decode(payload) if opcode == TEXT else None)
+        try:
+            frame = self._frames.recv_frame()
+        except websocket.WebSocketProtocolException as error:
+            raise ProtocolError(PROTOCOL_ERROR, str(error)) from None
+        if frame.opcode >= CLOSE:
+            if frame.opcode == CLOSE:
+                _decode(frame.data[2:])
+            return Received(frame.opcode, frame.data)
+        if (frame.opcode == CONTINUATION) == (self._opcode is None):
+            raise ProtocolError(PROTOCOL_ERROR, "fragments out of order")
+        if self._opcode is None:
+            self._opcode, self._empty = frame.opcode, 0
+        if not frame.fin or self._fragments:
+            self._fragments += frame.data
+            self._frames.pending = len(self._fragments)
+        if not frame.fin:
+            self._empty += not frame.data
+            if self._empty > _MAX_EMPTY:
+                reason = f"a message has at most {_MAX_EMPTY} empty fragments"
+                raise ProtocolError(POLICY_VIOLATION, reason)
+            return None
+        opcode, self._opcode = self._opcode, None
+        payload = frame.data
+        if self._fragments:
+            payload = bytes(self._fragments)
+            self._fragments.clear()
+            self._frames.pending = 0
+        return Received(opcode, payload, _decode(payload) if opcode == TEXT else None)
 
 
 def _decode(data: bytes) -> str:

@@ -30,8 +30,8 @@ _CLOSE_TIMEOUT = 1.0
 # PONGs that may wait; RFC 6455 asks only for the latest.
 _MAX_PONGS = 32
 
-# What a peer sends that brings nothing new may take one part in so many of a reader's time, beyond
-# a debt of so many seconds: no flood delays the other links by much.
+# Frames without news, fragments and control frames among them, may use at most 1/4 of the reader's
+# CPU time, beyond a debt of some seconds: no flood delays the other links by much.
 _IDLE_SHARE = 4
 _IDLE_DEBT = 0.01
 
@@ -128,6 +128,8 @@ class Link:
         self._reason = ""  # why this side ended the link
         self.fault = ""  # the kind of misbehaviour that it was ended for, if it was
         self._ended = False  # nothing more will be read
+        # The reader's: until when its CPU time is paid for, and how much it had used at that.
+        self._paid = self._worked = 0.0
         self._again = 0.0  # when to ask the handler for more without being woken
         self._waits_until = 0.0  # until when the sender waits, if nobody wakes it
         self._next_ping = time.monotonic() + settings.heartbeat
@@ -260,7 +262,8 @@ class Link:
         """Read until the end; return the reason of it."""
         self._stream.patience = 2 * self._settings.heartbeat
         opened = time.monotonic()
-        paid, worked = 0.0, time.thread_time()
+        self._worked = time.thread_time()
+        self._stream.before_fill = self._charge
         milestones = [
             (opened + self._settings.greeting_pause, self._handler.waiting),
             (opened + self._settings.introduction_timeout, self._handler.silent),
@@ -273,31 +276,41 @@ class Link:
                 self._stream.pace(self._stream.patience)
                 received = self._frames.read()
                 self._stream.pace(0.0)
-                if received.opcode == frames.CLOSE:
+                if received and received.opcode == frames.CLOSE:
                     return self._answer_close(received.data)
-                if received.opcode == frames.TEXT:
+                if received and received.opcode == frames.TEXT:
                     milestones.clear()
-                new = self._take(received)
+                new = received is not None and self._take(received)
                 if self.closing():  # what still comes is not worth parsing
                     self._drain()
                     with self._changed:
                         return self._reason
-                worked, before = time.thread_time(), worked
-                if not new:
-                    now = time.monotonic()
-                    paid = max(paid, now) + _IDLE_SHARE * (worked - before)
-                    if paid > now + _IDLE_DEBT:
-                        time.sleep(paid - now)
+                self._charge(new)
         except ProtocolError as error:
-            self.fault = "frame"
             self.close(error.code, error.reason)
             self._drain()
+            if not error.violation:
+                return error.reason
+            self.fault = "frame"
             return f"it broke the protocol: {error.reason}"
         except LinkClosed as error:
             with self._changed:
                 if not self._reason:
                     self._reason, self.fault = str(error), error.fault
                 return self._reason
+
+    def _charge(self, new: bool = False) -> None:
+        """Account for the CPU time since the last call, and sleep if too much of it went into
+        frames that bring nothing new. Called after each frame, and before more is read of one:
+        a frame may come in very many small pieces."""
+        worked, before = time.thread_time(), self._worked
+        self._worked = worked
+        if new:
+            return
+        now = time.monotonic()
+        self._paid = max(self._paid, now) + _IDLE_SHARE * (worked - before)
+        if self._paid > now + _IDLE_DEBT:
+            time.sleep(self._paid - now)
 
     def _readable_by(self, moment: float) -> bool:
         return self._stream.wait_readable(moment - time.monotonic())
@@ -338,6 +351,7 @@ class Link:
     def _drain(self) -> None:
         """Let the CLOSE go out: an end with bytes unread would destroy it on its way."""
         self._stream.pace(0.0)
+        self._stream.before_fill = None  # the pauses below are enough
         try:
             while True:
                 self._stream.read_some()

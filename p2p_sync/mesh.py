@@ -19,6 +19,7 @@ from .codes import (
     GOING_AWAY,
     NORMAL,
     NOT_PROVED,
+    OTHER_PROTOCOL,
     POLICY_VIOLATION,
     SAME_NODE,
     TRY_AGAIN_LATER,
@@ -148,44 +149,43 @@ class Mesh:
             link.close(NORMAL, "this node was told to forget it")
         return links is not None
 
+    def challenge(self, binding: str, dialled: bool = False) -> Handshake | None:
+        """Return what both sides of a new connection have to prove; None in an open network.
+
+        `binding` is the digest of the certificate that the accepting side has shown.
+        """
+        keys = self._credentials.keys
+        if not keys:
+            return None
+        nonce = secrets.token_hex(32)
+        return Handshake(keys, self._store.node, self._start, nonce, dialled, binding)
+
     # -- the readers' threads -------------------------------------------------------------------
 
     def opened(self, link: Link) -> None:
         self._state.link_opened(link)
-        keys = self._credentials.keys
-        if not keys:
+        link.handshake = self.challenge(link.binding, True) if link.dialled else None
+        if link.handshake is None:
             self._admit(link)
             return
-        link.handshake = Handshake(
-            keys,
-            self._store.node,
-            self._start,
-            secrets.token_hex(32),
-            link.dialled is not None,
-            link.binding,
-        )
         link.restrict(MAX_OPENING_BYTES, time.monotonic() + self._settings.handshake_timeout)
         for frame in link.handshake.open():
             link.send(encode(frame))
 
     def _prove(self, link: Link, handshake: Handshake, message: str) -> None:
-        """Take what a peer says that still has to prove that it knows the secret."""
+        """Take what a peer that was dialled says before it has proved that it knows the secret."""
         try:
             answers = handshake.receive(decode(message))
         except ProtocolError as error:
-            if link.dialled and error.code == NORMAL:
+            if error.code == NORMAL and link.dialled:
                 with self._state.overlay() as overlay:
                     overlay.book.is_oneself(link.dialled)
-            elif not link.dialled and error.code == NOT_PROVED:
-                self._credentials.gate.failed(link.remote[0])
             raise
         for frame in answers:
             link.send(encode(frame))
         if handshake.proved:
             link.handshake, link.proved = None, handshake.peer
             link.restrict(None, None)
-            if not link.dialled:
-                self._credentials.gate.leave(link.remote[0])
             self._admit(link)
 
     def _admit(self, link: Link) -> None:
@@ -205,7 +205,12 @@ class Mesh:
         if link.handshake:
             self._prove(link, link.handshake, message)
             return True
-        frame = decode(message)
+        try:
+            frame = decode(message)
+        except ProtocolError as error:
+            if error.code == OTHER_PROTOCOL:
+                self.waiting(link)  # send our opening first: the peer can then say so, too
+            raise
         self._counters.add("frames_total", "in", _kind(frame))
         if isinstance(frame, Sockets):
             if link.proved and frame.node != link.proved:

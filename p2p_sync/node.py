@@ -459,7 +459,7 @@ class _Parts:
         if callbacks:
             self.listen()
         self.writer.start()
-        self.server.start(self.mesh)
+        self.server.start(self.mesh, self.mesh.challenge)
         self.mesh.start()
         self._delivery.start()
 

@@ -45,7 +45,7 @@ class Handshake:
         """`keys` are those of the secrets, the first of which is used; `nonce` is fresh, 64
         hexadecimal digits; `binding` is the digest of the server's certificate, or nothing."""
         self._keys = keys
-        self._opening = Sockets(node=node, start=start, nonce=nonce)
+        self.opening = Sockets(node=node, start=start, nonce=nonce)  # this side's first frame
         self._dialled = dialled
         self._binding = binding
         self._theirs: Sockets | None = None
@@ -58,7 +58,7 @@ class Handshake:
 
     def open(self) -> list[Sockets | Proof]:
         """Return what to send before anything has come."""
-        return [self._opening] if self._dialled else []
+        return [self.opening] if self._dialled else []
 
     def receive(self, frame: object) -> list[Sockets | Proof]:
         """Take a frame; return what to send. Raises ProtocolError where it proves nothing."""
@@ -71,13 +71,13 @@ class Handshake:
                 raise ProtocolError(
                     NOT_PROVED, "this network has a secret: give that node the secret file, too"
                 )
-            if frame.node == self._opening.node:
+            if frame.node == self.opening.node:
                 # Also one who sends us our own words, to get a proof of them.
-                same = frame.start == self._opening.start
+                same = frame.start == self.opening.start
                 reason = "this node dialled itself" if same else "two nodes have one id"
                 raise ProtocolError(NORMAL if same else SAME_NODE, reason)
             self._theirs = frame
-            return [self._proof(self._keys[0], self._dialled)] if self._dialled else [self._opening]
+            return [self._proof(self._keys[0], self._dialled)] if self._dialled else [self.opening]
         if isinstance(frame, Proof) and self._theirs is not None:
             right = [self._proof(key, not self._dialled) for key in self._keys]
             if not any(hmac.compare_digest(proof.proof, frame.proof) for proof in right):
@@ -91,7 +91,7 @@ class Handshake:
     def _proof(self, key: bytes, by_dialler: bool) -> Proof:
         """Return the proof of the side that dialled, or of the other."""
         assert self._theirs is not None
-        sides = (self._opening, self._theirs) if self._dialled else (self._theirs, self._opening)
+        sides = (self.opening, self._theirs) if self._dialled else (self._theirs, self.opening)
         parts = ["p2p_sync proof 1", "dialled" if by_dialler else "accepted", self._binding]
         for side in sides:
             parts += [str(side.node), str(side.start), side.nonce]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from .address import parse_address
-from .codes import MAX_NUMBER, POLICY_VIOLATION, PROTOCOL_ERROR
+from .codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
 from .config import MAX_ADDRESSES, MAX_LINKS_TOLD, MAX_MESSAGE_BYTES
 from .errors import AddressError, ProtocolError
 from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, from_dict, to_json
@@ -238,7 +238,23 @@ def _addresses(values: Any, name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _check_protocol(fields: dict[str, Any]) -> None:
+    """Refuse another version of the protocol; an original node names none.
+
+    This comes before all other fields, for another version may give them another form.
+    """
+    theirs = _number(fields, "protocol", 1)
+    if theirs != PROTOCOL_VERSION:
+        older = "it" if theirs < PROTOCOL_VERSION else "this node"
+        raise ProtocolError(
+            OTHER_PROTOCOL,
+            f"it speaks protocol {theirs}, this node speaks {PROTOCOL_VERSION}: upgrade {older}",
+        )
+
+
 def _decode_sockets(fields: dict[str, Any]) -> Sockets:
+    if "id" in fields or "protocol" in fields:
+        _check_protocol(fields)
     addresses = _addresses(fields.get("addresses"), "addresses")
     if "id" not in fields:
         return Sockets(addresses)
@@ -255,7 +271,7 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         addresses,
         _text(fields, "id", _NODE_ID, "16 hexadecimal digits"),
         _number(fields, "start"),
-        _number(fields, "protocol", 1),
+        PROTOCOL_VERSION,
         _number(fields, "port", 1, 65535) if "port" in fields else None,
         address,
         _number(fields, "link") if "link" in fields else 0,

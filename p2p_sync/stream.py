@@ -10,10 +10,11 @@ import contextlib
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from .errors import LinkClosed
-from .tls import Secured
+from .tls import Blocked, Secured
 
 Connection: TypeAlias = socket.socket | Secured
 
@@ -50,11 +51,19 @@ class Stream:
         self.patience = patience
         self.deadline: float | None = None
         self._pace: tuple[float, int] | None = None  # since when, and from what count of bytes on
+        self._fills: int | None = None  # how often the buffer may be filled before Blocked
+        # Called by the reader before it takes more from the network; it may sleep.
+        self.before_fill: Callable[[], object] | None = None
         self._cut = False
         self.received = 0  # bytes, counted by the reader
         self.sent = 0  # bytes, counted by the writer
 
     # -- the reader's thread --------------------------------------------------------------------
+
+    def allow(self, fills: int | None) -> None:
+        """Let reads take from the network `fills` times at most, and never wait: then they raise
+        Blocked, lose nothing, and can be tried again. None: let them wait, as at first."""
+        self._fills = fills
 
     def wait_readable(self, timeout: float) -> bool:
         """Return whether there is something to read (or the end) within `timeout` seconds."""
@@ -110,6 +119,10 @@ class Stream:
         self._pace = (time.monotonic() + grace, self.received) if grace else None
 
     def _fill(self) -> None:
+        if self.before_fill:
+            self.before_fill()
+        if self._fills == 0:
+            raise Blocked(select.POLLIN)
         while True:
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise LinkClosed("it took too long")
@@ -118,8 +131,11 @@ class Stream:
             try:
                 data = self._connection.recv(_READ_SIZE)
             except BlockingIOError as blocked:
+                event = getattr(blocked, "event", select.POLLIN)
+                if self._fills is not None:
+                    raise Blocked(event) from None
                 patience, fault = self._time_left()
-                if not self._wait(getattr(blocked, "event", select.POLLIN), patience):
+                if not self._wait(event, patience):
                     if fault == "slow":
                         raise LinkClosed("it takes too long over a frame", fault) from None
                     raise LinkClosed("nothing came from it in time", fault) from None
@@ -130,6 +146,8 @@ class Stream:
                 raise LinkClosed("the connection was cut")
             self._buffer += data
             self.received += len(data)
+            if self._fills is not None:
+                self._fills -= 1
             return
 
     def _time_left(self) -> tuple[float, str]:

@@ -79,24 +79,33 @@ class Secured:
 
         Raises LinkClosed; CertificateRefused where that of the other end is not the right one.
         """
-        connection = self._connection
-        connection.setblocking(False)
+        self._connection.setblocking(False)
         while True:
             try:
-                with self._lock, _blocking():
-                    connection.do_handshake()
-                break
+                return self.try_handshake()
             except Blocked as blocked:
                 poll = select.poll()
-                poll.register(connection.fileno(), blocked.event)
+                poll.register(self._connection.fileno(), blocked.event)
                 if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     raise LinkClosed("no TLS handshake in time") from None
-            except ssl.SSLCertVerificationError as error:
-                why = f"its certificate is not accepted: {error.verify_message}"
-                raise CertificateRefused(why) from None
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-                raise LinkClosed(f"no TLS handshake: {reason or error}") from None
+
+    def try_handshake(self) -> str:
+        """Go on with the handshake of a connection that does not block; else as `shake_hands`.
+
+        Raises Blocked where it has to wait for the other side.
+        """
+        connection = self._connection
+        try:
+            with self._lock, _blocking():
+                connection.do_handshake()
+        except Blocked:
+            raise
+        except ssl.SSLCertVerificationError as error:
+            why = f"its certificate is not accepted: {error.verify_message}"
+            raise CertificateRefused(why) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
+            raise LinkClosed(f"no TLS handshake: {reason or error}") from None
         if isinstance(connection.context, _ServerContext):
             return connection.context.binding
         return _digest(connection.getpeercert(binary_form=True))

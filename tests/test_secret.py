@@ -271,33 +271,6 @@ def test_a_broken_secret_file_leaves_all_as_it_was(tmp_path: Path) -> None:
         Member(node.address, OLD).prove()
 
 
-def test_wrong_proofs_slow_their_host_down_and_a_right_one_gets_in() -> None:
-    with Node(0, secret=OLD) as node:
-        for _ in range(3):
-            stranger = Member(node.address, OTHER)
-            stranger.step()
-            assert stranger.peer.read_close()[0] == 4401
-        started = time.monotonic()
-        member = Member(node.address, OLD)
-        assert 0.5 < time.monotonic() - started < 5, "it has to wait, too"
-        member.prove()
-        waiting = [raw.dial(node.address) for _ in range(4)]
-        host = node.address.removeprefix("ws://")
-        assert raw.ask(node.address, raw.handshake(host)).status == 503
-        for peer in waiting:
-            peer.close()
-        member.peer.close()
-        wait_until(lambda: gets_in(node.address), "there is room again")
-
-
-def gets_in(address: str) -> bool:
-    try:
-        Member(address, OLD).prove()
-    except (AssertionError, EOFError, OSError):
-        return False
-    return True
-
-
 def test_the_secret_comes_by_the_environment_too(tmp_path: Path) -> None:
     with NodeProcess(environment={"P2P_SYNC_SECRET": OLD}) as node:
         Member(node.address, OLD).prove()
