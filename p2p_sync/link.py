@@ -336,17 +336,14 @@ class Link:
 
     def _answer_close(self, payload: bytes) -> str:
         """Echo the peer's CLOSE, unless it answers ours, and see the connection end."""
-        code, reason = frames.parse_close(payload)
-        self._close(payload[:2], "")
+        code, text = frames.parse_close(payload)
+        told = "" if code in (None, NORMAL) else f" with code {code}"
+        reason = f"it closed the link{told}" + (f": {text!r}" if text else "")
+        self._close(payload[:2], "it stops" if code == GOING_AWAY else reason)
         if self.dialled:  # RFC 6455, section 7.1.1: the side that accepted ends the connection
             self._drain()
         with self._changed:
-            if self._reason:
-                return self._reason
-        if code == GOING_AWAY:
-            return "it stops"
-        told = "" if code in (None, NORMAL) else f" with code {code}"
-        return f"it closed the link{told}" + (f": {reason!r}" if reason else "")
+            return self._reason
 
     def _drain(self) -> None:
         """Let the CLOSE go out: an end with bytes unread would destroy it on its way."""

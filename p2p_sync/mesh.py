@@ -312,7 +312,7 @@ class Mesh:
             self._state.misbehaved(link.fault)  # logged below
         with self._state.overlay() as overlay:
             if link.handshake and link.dialled:
-                refused = link.code == NOT_PROVED
+                refused = link.code not in (None, NORMAL, GOING_AWAY)
                 overlay.failed(link.dialled, reason, time.monotonic(), refused)
             overlay.closed(link.number, reason, time.monotonic(), link.code)
         wake(self._state.link_closed(link))

@@ -48,8 +48,10 @@ logger = logging.getLogger("p2p_sync")
 _ACCEPTED_AT_ONCE = 64
 # Frames, fragments among them, that a connection may send before it has proved the secret.
 _MOST_FRAMES = 64
-# How long a connection that is turned down has to read why. Seconds.
+# How long a connection that is turned down has to read why (seconds), and what it may send in that
+# time (bytes).
 _LINGER = 1.0
+_MOST_IGNORED = 4 * 1024 * 1024
 # How long nothing is accepted while there are no descriptors. Seconds.
 _NO_DESCRIPTORS = 0.1
 # Names of refusals after the HTTP handshake, by close code.
@@ -393,8 +395,9 @@ class Opening:
         self.deadline = min(self.deadline, time.monotonic() + _LINGER)
         self._write(answer)
         self.stream.end()
-        while True:
+        while self.stream.received < _MOST_IGNORED:
             yield from self._try(self.stream.read_some)
+        raise LinkClosed("it goes on sending")
 
     def _send(self, text: str) -> None:
         self._write(frames.format_frame(frames.TEXT, text.encode("utf-8"), masked=False))

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import Node
+from p2p_sync import Node, stream
 from p2p_sync.config import Settings
 from p2p_sync.frames import FrameReader
 from p2p_sync.link import Link
 from p2p_sync.stream import Stream
+from tests import raw
 from tests.support import DEADLINE, ROOT, wait_until
 
 
@@ -58,9 +60,11 @@ class _Texts:
 
 
 @contextmanager
-def linked() -> Iterator[tuple[_Texts, Link, socket.socket]]:
+def linked(
+    owner: _Texts | None = None,
+) -> Iterator[tuple[_Texts, Link, socket.socket]]:
     ours, theirs = socket.socketpair()
-    texts = _Texts()
+    texts = owner or _Texts()
     link = Link(Stream(ours, 60.0), texts, Settings(), ("127.0.0.1", 1))
     reader = threading.Thread(target=link.run, daemon=True)
     reader.start()
@@ -135,3 +139,55 @@ def test_many_who_help_at_once_send_each_text_once() -> None:
         for helper in helpers:
             helper.join(DEADLINE)
         assert sorted(got) == sorted(f"{name}.{n}" for name in range(4) for n in range(200))
+
+
+class _Clock(_Texts):
+    """Notes the CPU time and the time that the reader has taken when a message arrives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = (0.0, 0.0)
+        self.share: float | None = None
+
+    def opened(self, link: Link) -> None:
+        self.began = time.thread_time(), time.monotonic()
+
+    def received(self, link: Link, message: str | bytes) -> bool:
+        worked, now = time.thread_time(), time.monotonic()
+        self.share = (worked - self.began[0]) / (now - self.began[1])
+        return False
+
+
+def fragments(count: int) -> bytes:
+    more = raw.frame(raw.CONTINUATION, b"x", fin=False, masked=True) * count
+    return (
+        raw.frame(raw.TEXT, b"x", fin=False, masked=True)
+        + more
+        + raw.frame(raw.CONTINUATION, masked=True)
+    )
+
+
+def control(opcode: int, count: int) -> bytes:
+    between = raw.frame(opcode, masked=True) * count
+    begin = raw.frame(raw.TEXT, b"x", fin=False, masked=True)
+    return begin + between + raw.frame(raw.CONTINUATION, masked=True)
+
+
+SLOW_TO_READ = {
+    "small fragments": (fragments(20_000), 1 << 16),
+    "pings in a message": (control(raw.PING, 20_000), 1 << 16),
+    "pongs in a message": (control(raw.PONG, 20_000), 1 << 16),
+    "a frame in small pieces": (raw.frame(raw.TEXT, b"x" * 100_000, masked=True), 1),
+}
+
+
+@pytest.mark.parametrize(("data", "piece"), SLOW_TO_READ.values(), ids=SLOW_TO_READ)
+def test_frames_without_news_use_a_part_of_the_readers_time(
+    data: bytes, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pieces stand for records of TLS, which are read one at a time."""
+    monkeypatch.setattr(stream, "_READ_SIZE", piece)
+    clock = _Clock()
+    with linked(clock) as (_, _, theirs):
+        theirs.sendall(data)
+        assert wait_until(lambda: clock.share) < 0.35

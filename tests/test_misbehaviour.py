@@ -22,7 +22,7 @@ import pytest
 from p2p_sync import Node
 from p2p_sync.logframes import NO_HASH, Entry, chain
 from tests import raw
-from tests.raw import PING, TEXT, RawPeer, RawServer, frame, held, tcp
+from tests.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, RawServer, frame, held, tcp
 from tests.support import DEADLINE, SCALE, NodeProcess, holds, run_nodes, wait_sockets, wait_until
 from tests.test_link_load import resident_mib
 
@@ -272,11 +272,25 @@ def test_wrong_frames(pair: tuple[NodeProcess, NodeProcess]) -> None:
 
 FLOODS: dict[str, Callable[[Hostile], list[bytes]]] = {
     "pings": lambda hostile: [frame(PING, b"x" * 125, masked=True) * 200],
+    "empty pings": lambda hostile: [frame(PING, masked=True) * 1_000],
+    "pongs": lambda hostile: [frame(PONG, b"?", masked=True) * 1_000],
+    "small fragments": lambda hostile: [fragment(TEXT)] + [fragment(CONTINUATION) * 1_000] * 9_999,
+    "pings in a message": lambda hostile: (
+        [(fragment(TEXT) + (fragment(CONTINUATION) + frame(PING, masked=True)) * 500)]
+        + [(fragment(CONTINUATION) + frame(PING, masked=True)) * 500] * 9_999
+    ),
+    "empty fragments": lambda hostile: [
+        frame(TEXT, fin=False, masked=True) + frame(CONTINUATION, fin=False, masked=True) * 1_000
+    ],
     "unknown types": lambda hostile: [hostile.text("LATER", pad="x" * 100) * 100],
     "big ones": lambda hostile: [hostile.text("LATER", pad="x" * 900_000)],
     "HAVE": lambda hostile: [hostile.have({f"{n:016x}-5": [3, HASH] for n in range(2_500)})],
     "the same messages": lambda hostile: [hostile.text("MESSAGES", runs=[own(hostile, 1_000)])],
 }
+
+
+def fragment(opcode: int) -> bytes:
+    return frame(opcode, b" ", fin=False, masked=True)
 
 
 def own(hostile: Hostile, count: int, time_ms: int = 1, after: int = 0) -> dict[str, Any]:

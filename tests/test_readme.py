@@ -15,12 +15,15 @@ from p2p_sync import (
     conduct,
     config,
     events,
+    frames,
     log,
     logframes,
     node,
     private,
+    proof,
     protocol,
     replica,
+    server,
     stream,
 )
 from p2p_sync.cli import api, client
@@ -159,15 +162,18 @@ LIMITS: dict[str, list[str]] = {
         f"{config.MAX_ADDRESSES}",
         f"{config.MAX_KNOWN_ADDRESSES:,}",
     ],
-    "accepted links; unfinished handshakes": [
+    "accepted links; connections that are not open": [
         f"{DEFAULT.max_peers}",
-        f"{config.MAX_HANDSHAKES}",
+        f"{config.MAX_UNPROVED}",
         f"{config.MAX_DIALS}",
     ],
     "an opening handshake": [
         seconds(DEFAULT.handshake_timeout),
         size(config.MAX_HANDSHAKE_BYTES),
+        f"{server._MOST_FRAMES}",
+        size(proof.MAX_OPENING_BYTES),
     ],
+    "empty fragments in a message": [f"{frames._MAX_EMPTY}"],
     "PING; a silent link": [
         seconds(DEFAULT.heartbeat),
         seconds(2 * DEFAULT.heartbeat),

@@ -74,6 +74,16 @@ def one(opcode: int, payload: bytes = b"", **how: int) -> Callable[[RawPeer], by
     return lambda peer: peer.frame(opcode, payload, **how)
 
 
+def empty_fragments(peer: RawPeer) -> bytes:
+    more = peer.frame(CONTINUATION, fin=False) * 20
+    return peer.frame(TEXT, fin=False) + more
+
+
+def empty_fragments_between_others(peer: RawPeer) -> bytes:
+    some = peer.frame(CONTINUATION, b" ", fin=False) + peer.frame(CONTINUATION, fin=False)
+    return peer.frame(TEXT, b"{", fin=False) + (some + peer.frame(PING)) * 20
+
+
 WRONG_FRAMES = {
     **{f"reserved bit {rsv}": (one(TEXT, b"{}", rsv=rsv), {1002}) for rsv in (1, 2, 4)},
     **{f"reserved opcode {opcode}": (one(opcode), {1002}) for opcode in (3, 7, 11, 15)},
@@ -94,6 +104,8 @@ WRONG_FRAMES = {
     "a tebibyte": (header(1 << 40), {1009}),
     "a length with the top bit": (header(1 << 63), {1002, 1009}),
     "too long a sum": (too_long_a_sum, {1009}),
+    "empty fragments": (empty_fragments, {1008}),
+    "empty fragments between others": (empty_fragments_between_others, {1008}),
 }
 
 
@@ -103,6 +115,20 @@ def test_a_wrong_frame_closes_the_link(
 ) -> None:
     peer.send_bytes(build(peer))
     assert peer.read_close()[0] in codes
+
+
+def test_a_few_empty_fragments_are_no_fault(peer: RawPeer) -> None:
+    """RFC 6455 allows them, and some libraries end a message with one."""
+    text = b'{"type":"LATER"}'
+    for _ in range(5):
+        peer.send(TEXT, fin=False)
+        peer.send(CONTINUATION, text, fin=False)
+        peer.send(CONTINUATION, fin=False)
+        peer.ping()
+        peer.send(CONTINUATION)
+    peer.ping(b"still there")
+    peer.send(CLOSE, close_payload(1000))
+    assert peer.read_close()[0] == 1000
 
 
 def test_a_peer_that_has_sent_too_much_can_read_why(peer: RawPeer) -> None:
