@@ -37,6 +37,15 @@ MAX_HANDSHAKE_BYTES = 16 * 1024
 # Dials under way at a time.
 MAX_DIALS = 8
 
+# Open files and connections that a process allows itself at its start: the limit that it inherits,
+# 256 on macOS, is soon reached by connections alone. More than this is of no use.
+MAX_DESCRIPTORS = 10_000
+
+# Where a connection cannot be accepted, for want of descriptors or threads, a port accepts none for
+# this long, and the log has a line about it at most this often. Seconds.
+ACCEPT_PAUSE = 1.0
+ACCEPT_LOGGED = 60.0
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -267,7 +267,7 @@ class Node:
         if problem := parts.state.problem():
             return problem
         behind = parts.state.behind()
-        age = time.time() - parts.started / 1000
+        age = time.monotonic() - parts.begun
         if not parts.caught_up and age < _GATHERING and parts.state.seeks():
             return "it has just started, and waits for what its peers hold"
         parts.caught_up = parts.caught_up or not behind
@@ -448,6 +448,7 @@ class _Parts:
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
         )
         self.started = wall
+        self.begun = time.monotonic()
         self._listened = threading.Event()  # there is somebody to call back
         self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)
 

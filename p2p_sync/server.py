@@ -25,7 +25,14 @@ from urllib.parse import urlsplit
 from . import frames
 from .address import is_ip, is_loopback, site
 from .codes import NOT_PROVED, OTHER_PROTOCOL, TRY_AGAIN_LATER, UNSUPPORTED_DATA
-from .config import MAX_HANDSHAKE_BYTES, MAX_UNPROVED, SPARE_PEERS, Settings
+from .config import (
+    ACCEPT_LOGGED,
+    ACCEPT_PAUSE,
+    MAX_HANDSHAKE_BYTES,
+    MAX_UNPROVED,
+    SPARE_PEERS,
+    Settings,
+)
 from .counters import Counters
 from .credentials import Credentials
 from .errors import LinkClosed, P2PSyncError, ProtocolError
@@ -52,8 +59,6 @@ _MOST_FRAMES = 64
 # time (bytes).
 _LINGER = 1.0
 _MOST_IGNORED = 4 * 1024 * 1024
-# How long nothing is accepted while there are no descriptors. Seconds.
-_NO_DESCRIPTORS = 0.1
 # Names of refusals after the HTTP handshake, by close code.
 _KINDS = {
     NOT_PROVED: "not_proved",
@@ -115,6 +120,7 @@ class PeerServer(websocket_server.WebsocketServer):
         self._openings: dict[int, Opening] = {}  # by descriptor
         self._table: FairTable[Opening] = FairTable(MAX_UNPROVED)
         self._accept_at = 0.0  # when the listening socket is looked at again
+        self._pause_logged = -ACCEPT_LOGGED
 
     # -- the owner's thread ---------------------------------------------------------------------
 
@@ -179,11 +185,7 @@ class PeerServer(websocket_server.WebsocketServer):
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                reason = error.strerror or str(error)
-                if news := self._repeats.failed("accept", reason, time.monotonic()):
-                    logger.warning("accepting a connection failed: %s", news)
-                self._accept_at = time.monotonic() + _NO_DESCRIPTORS
-                self._poll.modify(self.socket, 0)
+                self._pause(error.strerror or str(error))
                 return
             try:
                 opening = Opening(self, self.credentials.tls.accepted(connection), address)
@@ -196,6 +198,15 @@ class PeerServer(websocket_server.WebsocketServer):
             self._poll.register(opening.descriptor, select.POLLIN)
             if removed:
                 self._end(removed)
+
+    def _pause(self, reason: str) -> None:
+        """Accept nothing for a moment, for want of descriptors or threads, and do not spin."""
+        now = time.monotonic()
+        if now - self._pause_logged >= ACCEPT_LOGGED:
+            self._pause_logged = now
+            logger.error("peers cannot be accepted for the moment: %s", reason)
+        self._accept_at = now + ACCEPT_PAUSE
+        self._poll.modify(self.socket, 0)
 
     def _end_late(self) -> None:
         """End the openings that have taken too long; accept again after a pause."""
@@ -237,8 +248,8 @@ class PeerServer(websocket_server.WebsocketServer):
             threading.Thread(
                 target=self._run, args=(link,), name=f"read {link}", daemon=True
             ).start()
-        except RuntimeError as error:
-            logger.error("no link with %s: %s", link, error)
+        except RuntimeError as error:  # there can be no more threads
+            self._pause(str(error))
             self._release(link)
             opening.stream.close()
 

@@ -127,16 +127,17 @@ def test_a_signal_cuts_no_commit_off_in_the_middle() -> None:
     """What was answered by 302 is there after it, and there is no gap."""
     with NodeProcess() as node:
         acknowledged: list[str] = []
+        refused: list[int] = []
 
         def client(name: int) -> None:
             try:
                 for number in range(100_000):
                     text = f"{name}.{number}"
-                    if node.get("/commit?msg=" + quote(text)).status != 302:
-                        return
+                    if (status := node.get("/commit?msg=" + quote(text)).status) != 302:
+                        return refused.append(status)
                     acknowledged.append(text)
             except OSError:
-                return
+                return None
 
         clients = [threading.Thread(target=client, args=(name,)) for name in range(4)]
         for thread in clients:
@@ -150,6 +151,7 @@ def test_a_signal_cuts_no_commit_off_in_the_middle() -> None:
         with NodeProcess(data_dir=node.data_dir) as again:
             held = set(again.messages().split(","))
             assert set(acknowledged) <= held
+        assert set(refused) <= {503}, "a node that stops says so"
 
 
 def test_what_is_begun_when_the_server_stops_is_answered() -> None:

@@ -200,8 +200,8 @@ LIMITS: dict[str, list[str]] = {
         f"{logframes.MAX_SHIPPED:,}",
         size(logframes.MAX_ENTRY_BYTES),
     ],
-    "HTTP: connections; requests answered": [
-        f"{serve._CONNECTIONS}",
+    "HTTP: connections of this machine": [f"{serve._CONNECTIONS}", f"{serve._PER_HOST}"],
+    "HTTP: requests answered": [
         f"{serve._THREADS}",
         f"{slots._SLOTS}",
         "503",
@@ -213,9 +213,13 @@ LIMITS: dict[str, list[str]] = {
     ],
     "HTTP: until a head has arrived": [
         seconds(serve._ARRIVAL),
-        f"{size(serve._LEAST_RATE)}/s",
         seconds(serve._IDLE),
+        f"{size(serve._LEAST_RATE)}/s",
         seconds(serve._STUCK),
+    ],
+    "a port that runs out of descriptors": [
+        seconds(config.ACCEPT_PAUSE),
+        f"{config.MAX_DESCRIPTORS:,}",
     ],
 }
 """The figures of each row of the table of limits, by the beginning of the row."""

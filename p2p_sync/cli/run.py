@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import signal
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from urllib.parse import quote
 import click
 
 from ..address import Address, is_loopback, parse_address
-from ..config import MAX_MESSAGE_BYTES, Settings
+from ..config import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Settings
 from ..errors import InputError, StartError
 from ..logline import JsonLine, OneLine
 from ..node import Node
@@ -160,8 +161,9 @@ def run_node(
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     # By the environment alone: the arguments of a process can be read by all on its machine.
+    _raise_descriptors()
     node = Node(peer_port, directory, secret=os.environ.get("P2P_SYNC_SECRET"), **options)
-    http = HttpServer(http_host, http_port)
+    http = HttpServer(http_host, http_port, directory)
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
         signal.signal(number, signal.default_int_handler)
     signal.signal(signal.SIGHUP, lambda *_: _reload(node))
@@ -184,13 +186,27 @@ def run_node(
             # What is being committed when a signal comes is not to be cut off in the middle.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: http.end())
-            http.run(guarded(create_app(node), guard), guard.room, partial(begin, node, guard))
+            http.run(
+                guarded(create_app(node), guard),
+                guard.room,
+                partial(begin, node, guard),
+                guard.has_token,
+            )
         logger.info("stopping")
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         node.stop()
         http.stop()
+
+
+def _raise_descriptors() -> None:
+    """Allow this process more open files and connections, as far as it may do so by itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # macOS allows less than the hard limit says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _port(text: str, peer_port: int | None) -> int:

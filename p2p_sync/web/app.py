@@ -393,6 +393,8 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
         for begin, last in node.commit_many(lines):
             first = first or begin
             count += last.seq - begin.seq + 1
+    except NotRunning:
+        raise
     except InputError as error:
         sentence = f"line {lines.line}: {error}; the {count} before it are stored"
         return _error(_status(error), sentence, line=lines.line, stored=count)
