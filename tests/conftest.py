@@ -19,6 +19,8 @@ MOST_WORKERS = 8
 GROUPS = {
     # They measure delays, or keep all cores busy.
     **dict.fromkeys(("test_bench", "test_link_load", "test_misbehaviour", "test_page"), "heavy"),
+    # They do nothing but compute, so that two of them would leave no core to the others.
+    **dict.fromkeys(("test_simulation", "test_mesh_simulation"), "computing"),
     # They share a copy of the project, with an environment that takes a while to make.
     "test_readme_commands": "copy",
 }
