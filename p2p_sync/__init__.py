@@ -1,4 +1,13 @@
-"""The same list of messages on every machine, with nothing but Python."""
+"""The same list of messages on every machine, with nothing to run but Python.
+
+A name is imported when it is first used: the command line installs its signal handlers before it
+loads a node, and a command that only asks a running node never loads one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .errors import (
     AddressError,
@@ -10,9 +19,13 @@ from .errors import (
     P2PSyncError,
     StartError,
 )
-from .node import Node
-from .protocol import Message
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .node import Node
+    from .protocol import Message
+
+_LATER = {"Node": "node", "Message": "protocol"}
 
 __all__ = [
     "AddressError",
@@ -27,3 +40,9 @@ __all__ = [
     "StartError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .address import Address
+from .address import Address, is_loopback
 
 # What any node of ours takes from another, whatever its own settings are: were this a setting,
 # nodes could never agree on which messages exist. UTF-8 bytes.
@@ -103,3 +103,15 @@ class Settings:
     def tls_alone(self) -> bool:
         """Whether peers' words lead to TLS alone."""
         return bool(self.tls_cert or self.tls_ca)
+
+    def warnings(self, listening: str) -> list[str]:
+        """Return what is dangerous about a node with these settings, a sentence each.
+
+        `listening` is the IP address that the peer port listens on.
+        """
+        if self.secret or self.secret_file or is_loopback(listening):
+            return []
+        return [
+            "this node has no secret: any machine that reaches its peer port can read and write "
+            "all messages; set --secret-file"
+        ]

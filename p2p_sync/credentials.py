@@ -15,10 +15,18 @@ class Credentials:
 
     def __init__(self, settings: Settings) -> None:
         """Read the files; raises StartError, which says what to do, where one cannot be used."""
+        # An empty value is most likely a variable that was not set: never start an open node then.
+        for name in ("secret", "secret_file", "tls_cert", "tls_key", "tls_ca"):
+            value = getattr(settings, name)
+            if value is not None and not value.strip():
+                raise StartError(f"{name} is empty; give it a value, or leave it out")
         if settings.secret and settings.secret_file:
-            raise StartError("the secret is given twice, as a text and as a file; give one")
+            raise StartError(
+                "the secret is given twice, as text (P2P_SYNC_SECRET) and as a file "
+                "(--secret-file, P2P_SYNC_SECRET_FILE); give one"
+            )
         if settings.tls_key and not settings.tls_cert:
-            raise StartError("a TLS key without its certificate has no use; give --tls-cert, too")
+            raise StartError("--tls-key needs --tls-cert")
         self._settings = settings
         self.keys = self._read_keys()
         self.tls = Tls(settings.tls_cert, settings.tls_key, settings.tls_ca)

@@ -255,7 +255,7 @@ class Node:
             "behind": behind,
             "conflicts": parts.state.conflicts(),
             "misbehaviour": parts.state.misbehaviour(),
-            "warnings": parts.state.clock_warnings(),
+            "warnings": self.warnings + parts.state.clock_warnings(),
         }
 
     def unready(self) -> str:
@@ -376,6 +376,12 @@ class Node:
     def certificate_names(self) -> tuple[str, ...]:
         """The names and addresses that the certificate of the peer port is for."""
         return self._running().credentials.tls.names
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is dangerous about the node's settings, a short sentence each; `status` tells it
+        with the other warnings."""
+        return self._settings.warnings(self._running().server.server_address[0])
 
     @property
     def address(self) -> str:

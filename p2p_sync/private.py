@@ -1,4 +1,4 @@
-"""Files that nobody else may read: secrets, tokens and what is in the data directory.
+"""Files that hold secrets and tokens, and what is in the data directory: who may use them.
 
 A directory or file counts as ours if this user or root owns it. All that is made here has the mode
 0700 or 0600, whatever the umask is.
@@ -6,6 +6,7 @@ A directory or file counts as ours if this user or root owns it. All that is mad
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import pwd
@@ -17,6 +18,8 @@ from .errors import StartError
 _LEAST_BYTES = 16
 _MOST_SECRETS = 2
 _MOST_BYTES = 4096
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def make_private_directory(path: Path) -> None:
@@ -110,32 +113,76 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 
 
 def read_private(path: Path, what: str) -> str:
-    """Return the text of the file; raises StartError where it cannot be read, or others can."""
+    """Return the text of the file, without a byte order mark.
+
+    Raises StartError where it cannot be read, where users who should not can read or change it,
+    and where it is too long or no UTF-8 text.
+    """
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_MOST_BYTES)
+            about = os.fstat(file.fileno())
+            fixed = bool(os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY)
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise StartError(f"the {what} file {path} cannot be read ({error.strerror})") from None
-    if mode & 0o077:
-        raise StartError(f"others may read the {what} file {path}; run: chmod 600 {path}")
-    return text.decode("utf-8", "surrogateescape")
+    if way_out := _exposed(about, fixed):
+        raise StartError(
+            f"others may {way_out[0]} the {what} file {path}; run: {way_out[1]} {path}"
+        )
+    if len(data) > _MOST_BYTES:
+        raise StartError(f"the {what} file {path} is longer than {_MOST_BYTES} bytes")
+    if data.startswith(_UTF_16) or b"\0" in data:
+        raise StartError(f"the {what} file {path} is UTF-16 or not text at all; save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
-def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
-    """Return the keys made of the secrets in `text`, one a line; raises StartError.
+def _exposed(about: os.stat_result, fixed: bool) -> tuple[str, str] | None:
+    """Return what other users may do to a file, and the command against it; None: nothing wrong.
 
-    White space around a secret and lines that begin with # are no part of it. The first is used,
-    both are accepted. Each is stretched (scrypt), for one that people have thought up is easily
-    guessed by who has seen a proof.
+    Secrets that are mounted into a container belong to root and are often readable by a group or
+    by all, and who runs the node cannot change that. So root's files may be readable by a group;
+    and by all where we are not root, or the file system is mounted read-only (`fixed`).
     """
-    lines = [line.strip() for line in text.splitlines()]
+    mode, of_root = about.st_mode, about.st_uid == 0
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not fixed:
+        return "change", "chmod 600" if about.st_uid == os.geteuid() else "chmod o-rwx,g-w"
+    if not mode & (stat.S_IRWXG | stat.S_IRWXO) or fixed:
+        return None
+    if of_root and (not mode & stat.S_IRWXO or os.geteuid() != 0):
+        return None
+    return "read", "chmod 600"
+
+
+def secrets_in(text: str, source: str) -> list[bytes]:
+    """Return the secrets in `text`, one a line; raises StartError, which names `source`.
+
+    White space around a secret, a byte order mark and lines that begin with # are no part of it.
+    """
+    lines = [line.strip().lstrip("\ufeff").strip() for line in text.splitlines()]
     secrets = [
         line.encode("utf-8", "surrogateescape") for line in lines if line[:1] not in ("", "#")
     ]
-    if not 1 <= len(secrets) <= _MOST_SECRETS or min(map(len, secrets)) < _LEAST_BYTES:
-        raise StartError(
-            f"{source} holds no secret: one a line of at least {_LEAST_BYTES} bytes, two lines at "
-            "most, for example from: openssl rand -hex 32"
-        )
-    return tuple(hashlib.scrypt(s, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32) for s in secrets)
+    if not secrets:
+        problem = "is empty"
+    elif len(secrets) > _MOST_SECRETS:
+        problem = "holds too many secrets"
+    elif min(map(len, secrets)) < _LEAST_BYTES:
+        problem = "holds a secret that is too short"
+    else:
+        return secrets
+    raise StartError(
+        f"{source} {problem}: it needs one secret a line of at least {_LEAST_BYTES} bytes, two "
+        "lines at most, for example from: openssl rand -hex 32"
+    )
+
+
+def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
+    """Return the keys made of the secrets in `text` (see `secrets_in`).
+
+    The first is used, both are accepted. Each is stretched (scrypt), because one that people have
+    made up is easily guessed by an attacker that has seen a proof.
+    """
+    return tuple(
+        hashlib.scrypt(secret, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32)
+        for secret in secrets_in(text, source)
+    )

@@ -24,7 +24,8 @@ FLOORS = [
     ["node"],
     ["web.query", "web.bodies", "web.slots", "web.token", "web.problems", "web.guard"],
     ["web.metrics", "web.plain", "web.app", "web.serve"],
-    ["logline", "cli.api", "cli.client", "cli.run"],
+    ["logline", "cli.outlet", "cli.signals", "cli.options", "cli.records"],
+    ["cli.api", "cli.client", "cli.run", "cli.start"],
 ]
 ORDER = [module for floor in FLOORS for module in floor]
 ENTRANCES = {"__init__", "__main__", "web.__init__", "cli.__init__"}

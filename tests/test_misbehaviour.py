@@ -384,7 +384,7 @@ def test_identities_with_other_contents(pair: tuple[NodeProcess, NodeProcess]) -
 
     with under_attack(pair, attack) as hostile:
         assert status(node)["conflicts"] > before
-        assert node.logged("conflict", hostile.origin)
+        wait_until(lambda: node.logged("conflict", hostile.origin), node.log)
         for each in pair:
             wait_until(partial(holds_first_three, each, hostile))
 

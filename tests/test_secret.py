@@ -104,7 +104,8 @@ def test_a_wrong_secret_is_refused_with_a_sentence_on_both_sides(tmp_path: Path)
         stranger.add(node.address)
         wait_until(lambda: entries(stranger)[0]["state"] == "refused")
         assert "secret" in entries(stranger)[0]["last_error"]
-        assert node.logged("proof is wrong") and stranger.logged("4401", "proof is wrong")
+        wait_until(lambda: node.logged("proof is wrong"), node.log)
+        wait_until(lambda: stranger.logged("4401", "proof is wrong"), stranger.log)
         holds(lambda: node.sockets() == stranger.sockets() == 0)
 
 

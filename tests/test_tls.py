@@ -81,7 +81,7 @@ def test_a_node_of_processes_with_tls_stops_in_time(authority: Authority) -> Non
     with NodeProcess(*one_options) as one, NodeProcess(*other_options) as other:
         one.add(f"wss://localhost:{other.port + 1}")
         wait_sockets(1, one, other)
-        assert one.logged("certificate is for", "localhost", "--advertise")
+        wait_until(lambda: one.logged("certificate is for", "localhost", "--advertise"), one.log)
         one.commit("hello")
         wait_until(lambda: other.texts() == ["hello"])
         assert (one.stop(), other.stop()) == (0, 0)

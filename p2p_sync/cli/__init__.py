@@ -1,4 +1,8 @@
-"""The command line, the one door to click: `run` runs a node, `client` asks a running one."""
+"""The command line: `run` runs a node, `client` talks to a running one, `start` decides which.
+
+This file imports nothing that takes time: signal handlers come first. A process that is PID 1 of a
+container has no default handlers, so it would lose a SIGTERM that arrives during its imports.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +10,38 @@ import os
 import sys
 from collections.abc import Sequence
 
-import click
+from .signals import CommandSignals, NodeSignals
 
-from ..errors import InputError, StartError
-from .api import USAGE, Failure
-from .client import commands
-
-# Interrupted by the user, or by a reader that has gone; as shells tell it.
-_INTERRUPTED = 130
-_PIPE_CLOSED = 141
+# The commands that talk to a running node; `client` has one function for each.
+COMMANDS = frozenset(("status", "peers", "add", "commit", "log", "export", "import"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code, after one line on stderr if it is not done.
+    """Run the command line in the main thread; return the exit code (the table is in README.md).
 
-    The codes are in README.md.
+    `arguments` are those after the program's name; None: those of the process.
     """
+    _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    asks = bool(given) and given[0] in commands.commands
-    try:
-        if asks:
-            # Without click's own way of ending when a reader has gone.
-            with commands.make_context("p2p-sync", given) as context:
-                return int(commands.invoke(context) or 0)
-        from .run import run_node  # it loads the whole node
+    if given and given[0] in COMMANDS:
+        signals: CommandSignals | NodeSignals = CommandSignals()
+    else:
+        signals = NodeSignals()
+    from .start import start
 
-        run_node.main(given, prog_name="p2p-sync", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.MissingParameter as error:
-        text = error.format_message()
-        if not asks:
-            text = "PORT is missing, a number from 1 to 65534: python run_node.py 8000"
-        return _fail(text)
-    except click.ClickException as error:
-        return _fail(error.format_message())
-    except Failure as error:
-        return _fail(str(error), error.code)
-    except (InputError, StartError) as error:
-        return _fail(str(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_CLOSED
-    except OSError as error:  # of a file or a stream of the user's
-        if not asks:
-            raise
-        return _fail(f"a file or stream failed: {error.strerror or error}")
-    except (click.Abort, KeyboardInterrupt):
-        return _INTERRUPTED if asks else 0
-    return 0
+    return start(given, signals)
 
 
-def _fail(text: str, code: int = USAGE) -> int:
-    print(f"p2p-sync: {' '.join(text.split())}", file=sys.stderr)
-    return code
+def _open_standard_streams() -> None:
+    """Open /dev/null in the place of each standard stream that is closed.
+
+    Otherwise the first file or socket gets that descriptor, and the log is written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest free number
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

@@ -1,4 +1,4 @@
-"""The command that runs a node: options and signals."""
+"""The command that runs a node: its options and its log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import resource
-import signal
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,17 +17,31 @@ from urllib.parse import quote
 
 import click
 
-from ..address import Address, is_loopback, parse_address
+from ..address import Address, is_loopback
 from ..config import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Settings
 from ..errors import InputError, StartError
 from ..logline import JsonLine, OneLine
 from ..node import Node
+from ..private import secrets_in
 from ..version import __version__
 from ..web.app import create_app
 from ..web.guard import Guard, guarded
 from ..web.plain import begin
 from ..web.serve import HttpServer
 from ..web.token import kept_token, read_token
+from .options import (
+    advertised,
+    file_name,
+    host_name,
+    name_of,
+    peer,
+    refuse_empty_files,
+    text,
+    with_variable,
+)
+from .outlet import Outlet
+from .records import QueuedHandler, QueuedStream
+from .signals import NodeSignals
 
 logger = logging.getLogger("p2p_sync")
 
@@ -39,57 +53,86 @@ EXAMPLE = "python run_node.py 8000"
 
 @click.command(context_settings={"auto_envvar_prefix": "P2P_SYNC", "show_default": True})
 @click.argument("port", metavar="PORT")
-@click.option("--host", default=_DEFAULT.host, help="Interface of the peer port.")
-@click.option("--http-host", default="127.0.0.1", help="Interface of the HTTP port.")
+@click.option(
+    "--host", callback=text, default=_DEFAULT.host, help="Address to listen on for peers."
+)
+@click.option(
+    "--http-host", callback=text, default="127.0.0.1", help="Address to listen on for HTTP."
+)
 @click.option(
     "--http-name",
     "http_names",
+    callback=host_name,
     multiple=True,
     metavar="NAME",
     show_default="localhost, IP addresses",
     envvar="P2P_SYNC_HTTP_NAME",
-    help="Name by which browsers may call the HTTP port; may stand several times.",
+    help="Host name accepted by the HTTP port; can be given more than once.",
 )
 @click.option(
     "--http-token-file",
+    callback=file_name,
     metavar="FILE",
     show_default="http-token in DIR",
-    help="Holds the token that others than this machine have to bring to the HTTP port.",
+    help="File with the token that other machines must send to the HTTP port.",
 )
 @click.option(
     "--secret-file",
+    callback=file_name,
     metavar="FILE",
     show_default="none",
-    help="Holds the secret of the network; nodes without it are not let in.",
+    help="File with the secret of the network; nodes without it are not let in.",
 )
 @click.option(
-    "--tls-cert", metavar="FILE", show_default="none", help="Certificate (PEM) of the peer port."
+    "--tls-cert",
+    callback=file_name,
+    metavar="FILE",
+    show_default="none",
+    help="Certificate (PEM) of the peer port.",
 )
-@click.option("--tls-key", metavar="FILE", show_default="in --tls-cert", help="Its key (PEM).")
+@click.option(
+    "--tls-key",
+    callback=file_name,
+    metavar="FILE",
+    show_default="in --tls-cert",
+    help="Its key (PEM).",
+)
 @click.option(
     "--tls-ca",
+    callback=file_name,
     metavar="FILE",
     show_default="the system's",
-    help="A further authority (PEM) that peers' certificates may be from.",
+    help="Additional CA certificate (PEM) to trust for peers.",
 )
-@click.option("--peer-port", type=int, show_default="PORT+1", help="Where peers are accepted.")
+@click.option(
+    "--peer-port",
+    type=click.IntRange(1, 65535),
+    show_default="PORT+1",
+    help="Port for peers.",
+)
 @click.option(
     "--peer",
     "peers",
+    callback=peer,
     multiple=True,
     metavar="ADDRESS",
     show_default="none",
     envvar="P2P_SYNC_PEER",
-    help="Node to link with; may stand several times.",
+    help="Node to connect to; can be given more than once.",
 )
 @click.option(
     "--advertise",
+    callback=advertised,
     metavar="ADDRESS",
     show_default="as peers see it",
-    help="Address that peers are told; 'none' if this node cannot be dialled.",
+    help="Address to announce to peers; 'none' if this node cannot be dialled.",
 )
 @click.option(
-    "--data-dir", metavar="DIR", show_default="./p2p-data/PORT", help="What outlives a restart."
+    "--data-dir",
+    callback=file_name,
+    metavar="DIR",
+    show_default="./p2p-data/PORT",
+    help="Directory for the log, the node's identity and the known addresses.",
 )
 @click.option("--ephemeral", is_flag=True, help="Keep nothing on disk.")
 @click.option(
@@ -129,7 +172,28 @@ EXAMPLE = "python run_node.py 8000"
     help="Lines for people, or JSON objects.",
 )
 @click.version_option(__version__)
-def run_node(
+@click.pass_context
+def run_node(context: click.Context, /, **options: Any) -> None:
+    """Run a node: HTTP on PORT, peers on PORT+1.
+
+    In the place of PORT: status, peers, add, commit, log, export and import ask a running node;
+    `p2p-sync status --help` tells more.
+
+    Every option is also an environment variable: P2P_SYNC_HOST for --host and so on; several
+    peers or names are separated by spaces.
+    """
+    outlet, signals, ignored = context.obj
+    try:
+        _run(context, outlet, signals, ignored, **options)
+    except (InputError, StartError) as error:
+        raise StartError(with_variable(context, str(error))) from None
+
+
+def _run(
+    context: click.Context,
+    outlet: Outlet,
+    signals: NodeSignals,
+    ignored: Sequence[str],
     port: str,
     http_host: str,
     http_names: Sequence[str],
@@ -140,64 +204,80 @@ def run_node(
     log_format: str,
     **options: Any,
 ) -> None:
-    """Run a node: HTTP on PORT, peers on PORT+1.
-
-    In the place of PORT: status, peers, add, commit, log, export and import ask a running node;
-    `p2p-sync status --help` tells more.
-
-    Every option is also an environment variable: P2P_SYNC_HOST for --host and so on; several
-    peers or names are separated by spaces.
-    """
-    http_port = _port(port, options.get("peer_port"))
+    refuse_empty_files(context)
+    http_port = _port(port, options.get("peer_port"), name_of(context, "peer_port"))
     peer_port = options.pop("peer_port") or http_port + 1
     if ephemeral and data_dir:
-        raise click.UsageError("--ephemeral keeps nothing, so --data-dir has no use; give one")
+        raise click.UsageError(
+            f"{name_of(context, 'ephemeral')} keeps nothing, so {name_of(context, 'data_dir')} "
+            "has no use; give one"
+        )
     directory = None if ephemeral else data_dir or f"p2p-data/{http_port}"
-    names = [_name(name) for name in http_names]
-    token = read_token(Path(http_token_file)) if http_token_file else ""
-    handler = logging.StreamHandler()
-    text = OneLine("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(JsonLine() if log_format == "json" else text)
-    logging.basicConfig(level=log_level.upper(), handlers=[handler])
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     # By the environment alone: the arguments of a process can be read by all on its machine.
+    secret = os.environ.get("P2P_SYNC_SECRET")
+    if secret is not None:
+        secrets_in(secret, "P2P_SYNC_SECRET")
+    token = read_token(Path(http_token_file)) if http_token_file else ""
+    _log_to(outlet, log_level, log_format)
+    if ignored:
+        logger.warning(
+            "ignoring %s: Kubernetes sets these variables for a service of that name "
+            "(enableServiceLinks: false turns them off)",
+            ", ".join(ignored),
+        )
     _raise_descriptors()
-    node = Node(peer_port, directory, secret=os.environ.get("P2P_SYNC_SECRET"), **options)
+    node = Node(peer_port, directory, secret=secret, **options)
     http = HttpServer(http_host, http_port, directory)
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
-        signal.signal(number, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, lambda *_: _reload(node))
+    reasons: list[str] = []
+
+    def end(reason: str) -> None:
+        reasons.append(reason)
+        http.end()
+
+    # The node starts and stops whole: what is being committed is not cut off in the middle.
+    started = threading.Event()
+    signals.run(end, partial(_reload, node, started))
     # Messages in bulk are many small objects that hold no cycles; looking for those at Python's
     # usual pace takes a fifth of the time.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     try:
-        with suppress(KeyboardInterrupt):
-            node.start()
-            guard = Guard(
-                http_port,
-                token or kept_token(directory),
-                is_loopback(http_host),
-                # An interface that was given by name may be called so.
-                frozenset([*names, http_host.lower()]),
-            )
-            _log_pages(guard, http_host, names, http_token_file)
-            _log_peers(node, options["host"], options["advertise"])
-            # What is being committed when a signal comes is not to be cut off in the middle.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: http.end())
-            http.run(
-                guarded(create_app(node), guard),
-                guard.room,
-                partial(begin, node, guard),
-                guard.has_token,
-            )
-        logger.info("stopping")
+        node.start()
+        started.set()
+        guard = Guard(
+            http_port,
+            token or kept_token(directory),
+            is_loopback(http_host),
+            # An interface that was given by name may be called so.
+            frozenset([*http_names, http_host.lower()]),
+        )
+        _log_pages(guard, http_host, http_names, http_token_file)
+        _log_peers(node, options["host"], options["advertise"])
+        app = create_app(node, lambda: outlet.dropped)
+        quick = partial(begin, node, guard)
+        http.run(guarded(app, guard), guard.room, quick, guard.has_token)
+        logger.info("stopping%s", "".join(f" ({reason})" for reason in reasons[:1]))
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        signals.ignore()
         node.stop()
         http.stop()
+
+
+def _log_to(outlet: Outlet, level: str, form: str) -> None:
+    """Send the log, and whatever else is written to standard error, to `outlet`."""
+    lines = OneLine("%(asctime)s %(levelname)s %(message)s")
+    handler = QueuedHandler(outlet, JsonLine() if form == "json" else lines)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    logging.captureWarnings(True)
+    threading.excepthook = _log_failed_thread
+    sys.stderr = QueuedStream(handler)
+
+
+def _log_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_value and not isinstance(failed.exc_value, SystemExit):
+        name = failed.thread.name if failed.thread else "?"
+        logger.error("the thread %s failed", name, exc_info=failed.exc_value)
 
 
 def _raise_descriptors() -> None:
@@ -209,33 +289,21 @@ def _raise_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _port(text: str, peer_port: int | None) -> int:
+def _port(given: str, peer_port: int | None, option: str) -> int:
     """Return PORT as a number; a usage error names it and the way out."""
-    if not text.isascii() or not text.isdigit():
+    if not given.isascii() or not given.isdigit():
         raise click.UsageError(
-            f"PORT is a number from 1 to 65534, not {text!r}: {EXAMPLE}; "
+            f"PORT is a number from 1 to 65534, not {given!r}: {EXAMPLE}; "
             "or a command such as status, see --help"
         )
-    port = int(text)
+    port = int(given)
     if port == 65535 and not peer_port:
         raise click.UsageError(f"PORT 65535 leaves no port above it for peers: {EXAMPLE}")
     if not 1 <= port <= 65535:
         raise click.UsageError(f"PORT is a number from 1 to 65534, not {port}: {EXAMPLE}")
-    if peer_port is not None and not 1 <= peer_port <= 65535:
-        raise click.UsageError(f"--peer-port is a number from 1 to 65535, not {peer_port}")
     if peer_port == port:
-        raise click.UsageError(f"PORT and --peer-port are both {port}; they must differ")
+        raise click.UsageError(f"PORT and {option} are both {port}; they must differ")
     return port
-
-
-def _name(text: str) -> str:
-    """Return a host name in its one form; a usage error shows a right one."""
-    try:
-        return parse_address(f"{text}:1").host
-    except InputError:
-        raise click.UsageError(
-            f"--http-name is a host name alone, such as node.example.org, not {text!r}"
-        ) from None
 
 
 def _log_pages(guard: Guard, host: str, names: Sequence[str], token_file: str | None) -> None:
@@ -258,17 +326,14 @@ def _page(host: str, port: int) -> str:
     return f"{Address(host, port)}/".replace("ws://", "http://")
 
 
-def _reload(node: Node) -> None:
-    """Read secrets and certificates again, in a thread of its own: a signal may come anywhere."""
-
-    def read() -> None:
-        try:
-            node.reload()
-            logger.info("secrets and certificates were read again")
-        except (StartError, InputError) as error:
-            logger.error("all stays as it was: %s", error)
-
-    threading.Thread(target=read, name="reload", daemon=True).start()
+def _reload(node: Node, started: threading.Event) -> None:
+    """Read secrets and certificates again, once the node has started."""
+    started.wait()
+    try:
+        node.reload()
+        logger.info("secrets and certificates were read again")
+    except (StartError, InputError) as error:
+        logger.error("all stays as it was: %s", error)
 
 
 def _log_peers(node: Node, host: str, advertise: str | None) -> None:
@@ -279,3 +344,5 @@ def _log_peers(node: Node, host: str, advertise: str | None) -> None:
         logger.info("its certificate is for %s; tell peers such a name by --advertise", names)
     if is_loopback(host):
         logger.info("only this machine reaches it; --host 0.0.0.0 opens the peer port to others")
+    for warning in node.warnings:
+        logger.warning("%s", warning)

@@ -6,7 +6,7 @@ import datetime
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from html import escape
 from http import HTTPStatus
@@ -75,13 +75,16 @@ _STREAM_PAUSE = 15.0
 _ADD_EXAMPLE = "/add?address=ws://host:8001"
 
 
-def create_app(node: Node) -> Flask:
-    """Return the WSGI application that shows and drives `node`."""
+def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
+    """Return the WSGI application that shows and drives `node`.
+
+    `dropped` returns how many lines of the log nobody read in time; any thread may call it.
+    """
     app = Flask(__name__)
     slots = Slots()
     _add_original(app, node, slots)
     _add_api(app, node, slots)
-    _add_streams(app, node, slots)
+    _add_streams(app, node, slots, dropped)
     _add_probes(app, node)
 
     @app.errorhandler(InputError)
@@ -241,8 +244,8 @@ def _add_probes(app: Flask, node: Node) -> None:
 # -- what machines read -----------------------------------------------------------------------
 
 
-def _add_streams(app: Flask, node: Node, slots: Slots) -> None:
-    metrics = Metrics(node)
+def _add_streams(app: Flask, node: Node, slots: Slots, dropped: Callable[[], int]) -> None:
+    metrics = Metrics(node, dropped)
     description = Path(__file__).with_name("openapi.json").read_bytes()
 
     @app.get("/metrics")

@@ -5,7 +5,7 @@ Nothing is kept here: the node is read when it is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -39,6 +39,7 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dials_total": ("Dials by what came of them.", ("result",)),
     "refusals_total": ("Peers that were turned down.", ("reason",)),
     "misbehaviour_total": ("Faults of peers, by kind.", ("kind",)),
+    "log_lines_dropped_total": ("Lines of this program's log that nobody read in time.", ()),
     "threads": ("Threads of the process.", ()),
 }
 TIMES = {
@@ -50,8 +51,10 @@ TIMES = {
 class Metrics(Collector):
     """The measures of one node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, dropped: Callable[[], int]) -> None:
+        """`dropped` returns how many lines of the process's log were dropped."""
         self._node = node
+        self._dropped = dropped
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -67,6 +70,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         counts, times = self._node.metrics()
+        counts["log_lines_dropped_total"] = {(): self._dropped()}
         for name, (meaning, labels) in COUNTS.items():
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             family = kind(_PREFIX + name, meaning, labels=labels)

@@ -1,0 +1,105 @@
+"""The one door to click: decides what the command line asks for, runs it, and reports errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+import click
+
+from ..errors import InputError, StartError
+from .api import USAGE, Failure
+from .client import commands
+from .options import drop_service_links, variable_of
+from .outlet import Outlet
+from .signals import CommandSignals, NodeSignals
+
+# Interrupted by the user; the reader of the standard output has closed it; as shells report these.
+_INTERRUPTED = 130
+_PIPE_CLOSED = 141
+
+# A defect of the program.
+_BROKEN = 1
+
+# How long the end of a node waits for the reader of standard error. Seconds.
+_LAST_LINES = 0.5
+
+
+def start(given: list[str], signals: CommandSignals | NodeSignals) -> int:
+    """Run what the arguments ask for; return the exit code, after one line on stderr if it is not
+    done."""
+    if isinstance(signals, CommandSignals):
+        return _command(given, signals)
+    return _node(given, signals)
+
+
+def _command(given: list[str], signals: CommandSignals) -> int:
+    try:
+        signals.run()
+        # Not `commands.main`: it has a way of its own to end when a reader has gone.
+        with commands.make_context("p2p-sync", given) as context:
+            return int(commands.invoke(context) or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(_sentence(error))
+    except Failure as error:
+        return _fail(str(error), error.code)
+    except (InputError, StartError) as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+    except OSError as error:  # of a file or a stream of the user's
+        return _fail(f"a file or stream failed: {error.strerror or error}")
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+
+
+def _node(given: list[str], signals: NodeSignals) -> int:
+    outlet = Outlet()
+    ignored = drop_service_links(os.environ)
+    try:
+        from .run import run_node  # it loads the whole node
+
+        run_node.main(
+            given, prog_name="p2p-sync", standalone_mode=False, obj=(outlet, signals, ignored)
+        )
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.MissingParameter:
+        outlet.put("p2p-sync: PORT is missing, a number from 1 to 65534: python run_node.py 8000")
+        return USAGE
+    except click.ClickException as error:
+        outlet.put(f"p2p-sync: {_line(_sentence(error))}")
+        return USAGE
+    except (InputError, StartError) as error:
+        outlet.put(f"p2p-sync: {_line(str(error))}")
+        return USAGE
+    except Exception as error:
+        outlet.put(f"p2p-sync: this node failed: {_line(f'{type(error).__name__}: {error}')}")
+        return _BROKEN
+    finally:
+        outlet.drain(_LAST_LINES)
+    return 0
+
+
+def _sentence(error: click.ClickException) -> str:
+    """Return what click reports; it names the environment variable that a value came from."""
+    variable = ""
+    if isinstance(error, click.BadParameter) and error.ctx and error.param:
+        variable = variable_of(error.ctx, error.param)
+    if variable:
+        return f"{variable}={os.environ[variable]}: {error.message}"
+    return error.format_message()
+
+
+def _fail(text: str, code: int = USAGE) -> int:
+    with suppress(OSError):  # nobody can be told
+        print(f"p2p-sync: {_line(text)}", file=sys.stderr)
+    return code
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
