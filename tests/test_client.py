@@ -60,7 +60,7 @@ def run(
 def test_the_readme_names_each_command_with_its_options() -> None:
     section = README.partition("### From a terminal")[2].partition("\n### ")[0]
     for name, command in commands.commands.items():
-        row = re.search(rf"^\| `p2p-sync {name}\b.*$", section, re.M)
+        row = re.search(rf"^\| `(?:\.venv/bin/)?p2p-sync {name}\b.*$", section, re.M)
         assert row, name
         for option in (option for p in command.params for option in p.opts if option[:2] == "--"):
             shown = {"--follow": "-f"}.get(option, option)
