@@ -484,6 +484,10 @@ class Opening:
         """
         try:
             page, own = urlsplit(origin), urlsplit(f"//{host}")
+            if origin.lower() != f"{page.scheme}://{page.netloc}".lower():
+                return False
+            if set("@%") & set(page.netloc + host):  # a user or a zone: no browser sends these
+                return False
             default = {"http": 80, "https": 443}[page.scheme]
             same = (page.hostname, page.port or default) == (own.hostname, own.port or default)
         except (KeyError, ValueError):
