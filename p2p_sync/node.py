@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import random
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,7 +35,7 @@ from .server import PeerServer
 from .state import State, Ticket
 from .store import Store
 from .vector import digest
-from .verdict import verdict
+from .verdict import Verdict, is_missed, verdict
 from .version import __version__
 from .writer import Writer
 
@@ -242,7 +243,7 @@ class Node:
         held, hidden = parts.log.count()
         behind = parts.state.behind()
         return {
-            "verdict": verdict(parts.state.peers(late=True), held, behind)._asdict(),
+            "verdict": self._verdict(parts)._asdict(),
             "node": {
                 "id": parts.store.node,
                 "address": parts.address,
@@ -257,6 +258,12 @@ class Node:
             "misbehaviour": parts.state.misbehaviour(),
             "warnings": self.warnings + parts.state.clock_warnings(),
         }
+
+    @staticmethod
+    def _verdict(parts: _Parts) -> Verdict:
+        held, _ = parts.log.count()
+        peers, behind = parts.state.peers(late=True), parts.state.behind()
+        return verdict(peers, held, behind, int(time.time() * 1000))
 
     def unready(self) -> str:
         """Return why this node should not be asked yet; nothing where it may be.
@@ -306,6 +313,12 @@ class Node:
         counts["misbehaviour_total"] = {
             (kind,): count for kind, count in parts.state.misbehaviour().items()
         }
+        peers = parts.state.peers()
+        counts["in_sync"] = {(): self._verdict(parts).good}
+        counts["peers"] = dict(
+            Counter(("unreachable",) if is_missed(peer) else (peer["state"],) for peer in peers)
+        )
+        counts["build_info"] = {(__version__, str(PROTOCOL_VERSION), platform.python_version()): 1}
         counts["log_bytes"] = {(): parts.store.size()}
         counts["threads"] = {(): threading.active_count()}
         return counts, parts.counters.times()

@@ -21,7 +21,7 @@ class Traffic:
     rtt: float | None = None  # seconds; None: not measured yet
     sent: tuple[int, int] = (0, 0)  # messages, bytes
     received: tuple[int, int] = (0, 0)
-    behind: int = 0
+    behind: int | None = None  # None: it has not said yet what it holds
     notice: str = ""  # what people should know of it: why its messages wait
 
 
@@ -52,7 +52,7 @@ class Entry:
         state = (
             "connected" if peer else "dialling" if opening else "refused" if refused else "waiting"
         )
-        moment = peer.opened if peer else known.changed if known else now
+        moment = peer.opened if peer else (known.failing or known.changed) if known else now
         carried = traffic.get(peer.link, Traffic()) if peer else Traffic()
         next_try = known.next_try if known and state in ("waiting", "refused") else None
         return {
@@ -68,10 +68,11 @@ class Entry:
             "next_try_s": None if next_try is None else round(max(0.0, next_try - now), 1),
             "sent": {"messages": carried.sent[0], "bytes": carried.sent[1]},
             "received": {"messages": carried.received[0], "bytes": carried.received[1]},
-            "behind": carried.behind,
+            "behind": carried.behind if peer and peer.ours else 0,
             "notice": carried.notice,
             "links": list(peer.links) if peer else [],
             "version": (peer.version or None) if peer else None,
+            "worked": any(known.worked is not None for known in self.known),
             "by_hand": any(known.by_hand for known in self.known),
             "source": known.source or None if known else None,
         }

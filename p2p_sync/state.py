@@ -210,8 +210,9 @@ class State:
         traffic = {}
         for number, s in sockets:
             with self._lock:  # anew for each: with many origins it takes a while
-                lag, early = 0, dict[str, int]()
-                if s.replica:
+                lag: int | None = None
+                early: dict[str, int] = {}
+                if s.replica and s.replica.introduced:
                     now, early = time.monotonic(), self._replica.early_at(s.replica)
                     lag = (
                         self._replica.late(s.replica, now) if late else self._replica.lag(s.replica)

@@ -1,6 +1,13 @@
 """The state of a node in a word and in a line, the same for the page, the API and the command line.
 
-Pure: what the API tells goes in.
+Pure: the entries that the API lists as peers go in. The first of these states that fits is the
+verdict; it says what is most urgent for the people who use this node:
+
+    alone         no peer is connected; if peers are known, they are all unreachable
+    catching_up   this node lacks messages that others have, or is about to learn whether it does
+    behind        a connected peer lacks messages
+    degraded      some peers are connected and have all messages, but others are unreachable
+    in_sync       all peers are connected, and all have the same messages
 """
 
 from __future__ import annotations
@@ -8,41 +15,79 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+ANSWER_TIME = 5_000
+"""A peer that has not said within this time of the connection what it holds counts as unreachable.
+Milliseconds."""
+MAX_NAMED = 100
+"""Unreachable peers that are named, those that have been for the longest time."""
+
 
 class Verdict(NamedTuple):
-    """`state` is "in_sync", "behind" (a peer lacks something), "catching_up" (this node does) or
-    "alone"; `text` says it to people."""
+    """`state` is a word, see above; `text` says it to people."""
 
     state: str
     text: str
-    synced: int  # linked peers that hold all that this node holds
-    peers: int  # linked peers, and those that are missed
+    synced: int  # connected peers that hold all that this node holds
+    peers: int  # peers that are connected or unreachable
+    unreachable: list[dict[str, Any]]  # of those: key, name, since (ms since the epoch), reason
+
+    @property
+    def good(self) -> bool:
+        """Whether all is well: in sync, or alone while no other node is known."""
+        return self.state == "in_sync" or (self.state == "alone" and not self.peers)
 
 
-def verdict(peers: Iterable[Mapping[str, Any]], held: int, behind: int) -> Verdict:
+def verdict(peers: Iterable[Mapping[str, Any]], held: int, behind: int, now: int = 0) -> Verdict:
     """Judge by the entries of `peers`, and the messages that this node holds and lacks.
 
-    A peer is missed that was given by hand, or was found and does not answer now.
+    `now` is the current time in ms since the epoch. See `is_missed` for the peers that count.
     """
-    lags: list[int] = []
-    missed = 0
-    for peer in peers:
-        if peer["state"] == "connected":
-            lags.append(peer["behind"])
-        else:
-            missed += bool(peer["by_hand"] or (peer["id"] and peer["attempts"]))
-    count = len(lags) + missed
-    synced = lags.count(0)
-    if not lags:
-        text = f"Alone: linked with 0 of {numbered(count, 'peer')}" if count else ""
-        return Verdict("alone", text or "Alone: no peer yet", synced, count)
+    peers = list(peers)
+    connected = [peer for peer in peers if peer["state"] == "connected"]
+    lags = [peer["behind"] for peer in connected if peer["behind"] is not None]
+    silent = [peer for peer in connected if peer["behind"] is None]
+    mute = [peer for peer in silent if now - peer["since"] >= ANSWER_TIME]
+    missed = [_named(peer, "connected, but it has not said what it holds") for peer in mute]
+    missed += [_named(peer, peer.get("last_error") or "") for peer in peers if is_missed(peer)]
+    missed.sort(key=lambda peer: peer["since"])
+    count, synced = len(lags) + len(missed), lags.count(0)
+
+    def judged(state: str, text: str) -> Verdict:
+        return Verdict(state, text, synced, count, missed[:MAX_NAMED])
+
+    if not connected:
+        text = f"Disconnected: 0 of {numbered(count, 'peer')} reachable" if count else ""
+        return judged("alone", text or "No peers yet")
     if behind:
-        return Verdict("catching_up", f"Catching up: {held:,} of {held + behind:,}", synced, count)
-    if max(lags):
-        late = numbered(len(lags) - synced, "peer")
-        text = f"{late} behind, by {numbered(max(lags), 'message')}"
-        return Verdict("behind", text, synced, count)
-    return Verdict("in_sync", f"In sync with {synced} of {numbered(count, 'peer')}", synced, count)
+        return judged("catching_up", f"Catching up: {held:,} of {held + behind:,}")
+    if not lags and len(mute) < len(silent):
+        return judged("catching_up", f"Connecting to {numbered(len(silent), 'peer')}")
+    if any(lags):
+        late = len(lags) - synced
+        most = numbered(max(lags), "message")
+        return judged("behind", f"{numbered(late, 'peer')} {_are(late)} up to {most} behind")
+    if missed:
+        of_all = f"{len(missed):,} of {numbered(count, 'peer')}"
+        return judged("degraded", f"{of_all} {_are(len(missed))} unreachable")
+    return judged("in_sync", f"In sync with {synced} of {numbered(count, 'peer')}")
+
+
+def is_missed(peer: Mapping[str, Any]) -> bool:
+    """Return whether a peer that is not connected should be: its address was given by hand, or has
+    worked and does not answer now. One that was only learned and never worked does not count, nor
+    one that is not needed, nor this node itself."""
+    if peer["state"] in ("connected", "self"):
+        return False
+    return bool(peer["by_hand"] or (peer["attempts"] and (peer["id"] or peer.get("worked"))))
+
+
+def _named(peer: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    name = peer.get("address") or (peer["id"] or "")[:8]
+    return {"key": peer.get("key"), "name": name, "since": peer.get("since", 0), "reason": reason}
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def numbered(count: int, noun: str) -> str:

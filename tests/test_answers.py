@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -107,7 +108,7 @@ def verdict(node: NodeProcess) -> dict[str, Any]:
 
 def test_the_verdict_follows_what_happens() -> None:
     with run_nodes(3) as nodes:
-        assert verdict(nodes[0])["text"] == "Alone: no peer yet"
+        assert verdict(nodes[0])["text"] == "No peers yet"
         for other in nodes[1:]:
             nodes[0].add(other.address)
         post_all(nodes[1].port, ["x"] * 100)
@@ -117,10 +118,69 @@ def test_the_verdict_follows_what_happens() -> None:
 
         told("In sync with 2 of 2 peers")
         nodes[1].process.kill()
-        told("In sync with 1 of 2 peers")
+        told("1 of 2 peers is unreachable")
         nodes[2].process.kill()
-        told("Alone: linked with 0 of 2 peers")
+        told("Disconnected: 0 of 2 peers reachable")
         assert verdict(nodes[0])["state"] == "alone"
+
+
+def test_which_peer_is_unreachable_and_since_when() -> None:
+    with run_nodes(3) as nodes:
+        for other in nodes[1:]:
+            nodes[0].add(other.address)
+        wait_until(lambda: verdict(nodes[0])["text"] == "In sync with 2 of 2 peers")
+        killed = time.time()
+        nodes[1].process.kill()
+        wait_until(lambda: verdict(nodes[0])["state"] == "degraded", lambda: str(verdict(nodes[0])))
+        (missing,) = verdict(nodes[0])["unreachable"]
+        assert missing["name"] == nodes[1].address and missing["reason"]
+        first = missing["since"]
+        entry = wait_until(lambda: entry_of(nodes[0], nodes[1], attempts=4), "it is tried again")
+        assert abs(entry["since"] - first) < 5000 and abs(first / 1000 - killed) < 10
+        assert nodes[0].get("/readyz").status == 200
+
+
+def entry_of(node: NodeProcess, other: NodeProcess, attempts: int) -> Any:
+    """The entry of a peer once it was dialled in vain as often as that."""
+    peers = json.loads(node.get("/api/v1/peers").body)["peers"]
+    fits = [peer for peer in peers if peer["address"] == other.address]
+    return next((peer for peer in fits if peer["attempts"] >= attempts), None)
+
+
+def test_a_learned_address_that_never_worked_does_not_count() -> None:
+    with NodeProcess("--ephemeral") as node:
+        link = dial(node.address)
+        hello = {"type": "SOCKETS", "addresses": ["ws://127.0.0.1:1"], "id": PEER, "start": 1}
+        link.send(json.dumps({**hello, "protocol": 1, "link": 1}))
+        link.send(json.dumps({"type": "HAVE", "have": {}, "last": True}))
+
+        def tried() -> bool:
+            peers = json.loads(node.get("/api/v1/peers").body)["peers"]
+            return any(peer["address"] == "ws://127.0.0.1:1" and peer["attempts"] for peer in peers)
+
+        wait_until(tried, "it was dialled in vain")
+        assert verdict(node)["text"] == "In sync with 1 of 1 peer"
+        link.shutdown()
+
+
+def test_a_link_that_delivers_nothing_is_not_in_sync() -> None:
+    with NodeProcess("--ephemeral") as node:
+        link = dial(node.address)
+        hello = {"type": "SOCKETS", "addresses": [], "id": PEER, "start": 1, "protocol": 1}
+        link.send(json.dumps({**hello, "link": 1}))
+        wait_sockets(1, node)
+        seen: set[str] = set()
+
+        def degraded() -> bool:
+            seen.add(verdict(node)["state"])
+            return "degraded" in seen
+
+        wait_until(degraded, "it has said nothing for a while")
+        assert "in_sync" not in seen
+        assert "has not said" in verdict(node)["unreachable"][0]["reason"]
+        link.send(json.dumps({"type": "HAVE", "have": {}, "last": True}))
+        wait_until(lambda: verdict(node)["state"] == "in_sync", lambda: str(verdict(node)))
+        link.shutdown()
 
 
 # -- ready ------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from tests.support import (
     free_port_pair,
     run_nodes,
     silent_listener,
+    wait_sockets,
     wait_until,
 )
 
@@ -93,10 +94,30 @@ def test_status_waits_for_it_to_settle(pair: list[NodeProcess]) -> None:
 def test_status_of_a_node_alone() -> None:
     with NodeProcess("--ephemeral") as node:
         done = run(node, "status")
-        assert (done.returncode, done.stdout) == (0, "Alone: no peer yet\n")
+        assert (done.returncode, done.stdout) == (0, "No peers yet\n")
     with silent_listener() as (address, _), NodeProcess("--ephemeral", "--peer", address) as node:
         done = run(node, "status", "--wait", "0.2")
-        assert (done.returncode, done.stdout) == (1, "Alone: linked with 0 of 1 peer\n")
+        assert (done.returncode, done.stdout) == (1, "Disconnected: 0 of 1 peer reachable\n")
+
+
+def test_status_is_1_while_a_peer_is_unreachable() -> None:
+    with run_nodes(3, "--ephemeral") as nodes:
+        for other in nodes[1:]:
+            nodes[0].add(other.address)
+        wait_sockets(2, nodes[0])
+        assert run(nodes[0], "status", "--wait", "10").returncode == 0
+        nodes[1].process.kill()
+
+        def told() -> bool:
+            done = run(nodes[0], "status", "--wait", "0")
+            named = f"{nodes[1].address} is unreachable since 20" in done.stderr
+            return (done.returncode, done.stdout, named) == (
+                1,
+                "1 of 2 peers is unreachable\n",
+                True,
+            )
+
+        wait_until(told, "which one, and since when")
 
 
 def test_a_url_may_be_short_or_come_from_the_environment(pair: list[NodeProcess]) -> None:

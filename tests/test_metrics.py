@@ -111,6 +111,46 @@ def test_what_originals_commit_is_a_class_of_its_own_also_after_a_restart() -> N
             assert found == {"own": 1, "heard": 1}
 
 
+def series(node: NodeProcess) -> set[str]:
+    """All series of the node, except those of single peers."""
+    told = set(re.findall(r"^(p2p_sync_\w+(?:\{.*\})?) ", node.get("/metrics").text, re.M))
+    return {name for name in told if "peer_lag" not in name}
+
+
+def test_every_series_exists_from_the_start() -> None:
+    with NodeProcess("--ephemeral") as node, NodeProcess("--ephemeral") as other:
+        before = series(node)
+        assert value(node, "in_sync") == 1 and value(node, "peers", state="unreachable") == 0
+        version = re.search(r'p2p_sync_build_info\{.*version="([^"]+)"', node.get("/metrics").text)
+        assert version and version[1] in node.get("/api/v1/status").text
+        node.add(other.address)
+        wait_sockets(1, node)
+        other.commit("a message")
+        wait_until(lambda: value(node, "log_messages", **{"class": "ours"}) == 1, "it arrives")
+        with Original() as original:
+            original.add(node.address)
+            wait_sockets(2, node)
+            original.commit("heard")
+            wait_until(lambda: value(node, "log_messages", **{"class": "heard"}) == 1, "heard")
+        assert request(node.port + 1, "/").status == 426
+        assert request(node.port + 1, "/", headers={"Upgrade": "websocket"}).status == 400
+        node.add("ws://127.0.0.1:1")
+        node.add(node.address)
+        wait_until(lambda: value(node, "dials_total", result="failed") >= 1, "a dial fails")
+        assert series(node) == before
+
+
+def test_an_alert_on_not_being_in_sync_fires() -> None:
+    with NodeProcess("--ephemeral") as node, NodeProcess("--ephemeral") as other:
+        node.add(other.address)
+        wait_until(lambda: value(node, "peers", state="connected") == 1, "it is connected")
+        wait_until(lambda: value(node, "in_sync") == 1, "it is in sync")
+        other.process.kill()
+        wait_until(lambda: value(node, "in_sync") == 0, "the peer is gone")
+        wait_until(lambda: value(node, "peers", state="unreachable") == 1, "it is missed")
+        assert value(node, "peers", state="connected") == 0
+
+
 def test_metrics_need_the_token_as_the_api_does() -> None:
     with NodeProcess("--http-host", "0.0.0.0") as node:
         assert node.get("/metrics").status == 401

@@ -186,7 +186,7 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
     with NodeProcess() as one, ExitStack() as stack:
         two = stack.enter_context(NodeProcess(port=port, data_dir=tmp_path / "two"))
         here, there = open_page(one), open_page(two, failing=True)
-        verdict(here, "alone", "^Alone: no peer yet$")
+        verdict(here, "alone", "^No peers yet$")
         verdict(there, "alone")
 
         add(here, f"127.0.0.1:{port + 1}")  # as people type it
@@ -207,8 +207,11 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
         until(here, "() => document.querySelectorAll('.copies[data-all=true]').length === 2")
 
         two.process.kill()
-        verdict(here, "alone", "^Alone")
-        wait_text(here, "#verdict-note", rf"^Not there: {two.address}")
+        verdict(here, "alone", "^Disconnected: 0 of 1 peer reachable$")
+        assert here.get_attribute("#verdict", "data-missing") == "true"
+        wait_text(
+            here, "#verdict-note", rf"^Can't reach {two.address.removeprefix('ws://')} since "
+        )
         wait_text(here, "#peer-rows", r"attempt.*(next try in \d+ s|trying soon)")
         wait_text(here, "#events", "left")
         verdict(there, "lost", "^Lost contact with the node$")
@@ -221,6 +224,34 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
         wait_text(there, "#events", "joined[^$]*joined")  # of both runs
         send(here, "after the restart")
         wait_shown(there, "after the restart")
+
+
+def test_a_peer_that_is_gone_is_named_and_amber_and_all_gone_is_red(open_page: Open) -> None:
+    with run_nodes(3, "--ephemeral") as nodes:
+        page = open_page(nodes[0])
+        for other in nodes[1:]:
+            nodes[0].add(other.address)
+        verdict(page, "in_sync", "^In sync with 2 of 2 peers$")
+        wait_text(page, "#verdict-note", "^All peers have every message.$")
+        colours = {color(page)}
+        nodes[1].process.kill()
+        verdict(page, "degraded", "^1 of 2 peers is unreachable$")
+        gone = nodes[1].address.removeprefix("ws://")
+        wait_text(page, "#verdict-note", rf"^Can't reach {gone} since .*Everyone else is in sync.$")
+        colours.add(color(page))
+        nodes[2].process.kill()
+        verdict(page, "alone", "^Disconnected: 0 of 2 peers reachable$")
+        wait_text(page, "#verdict-note", r"^Can't reach \S+ and 1 other since ")
+        colours.add(color(page))
+        assert len(colours) == 3
+        soft = "getComputedStyle(document.querySelector('.facts')).color"
+        assert page.evaluate(soft) not in colours, "none of them is calm"
+        noscript = nodes[0].get("/", Accept="text/html").text
+        assert "Disconnected: 0 of 2" in noscript and "and 1 other" in noscript
+
+
+def color(page: Any) -> str:
+    return str(page.evaluate("getComputedStyle(document.getElementById('verdict-text')).color"))
 
 
 def test_new_messages_arrive_within_a_second(open_page: Open) -> None:
@@ -290,7 +321,7 @@ def test_a_peer_that_does_not_take_messages_is_behind(open_page: Open) -> None:
         proxy.delay(0.06)
         page = open_page(one)
         add(page, proxy.address)
-        verdict(page, "behind", r"^1 peer behind, by [\d,]+ messages$")
+        verdict(page, "behind", r"^1 peer is up to [\d,]+ messages behind$")
         wait_text(page, "#peer-rows", r"[\d,]+ messages")
 
 

@@ -95,9 +95,22 @@ def status(api: Api, wait: float, as_json: bool) -> int:
     told = _until(lambda: api.ask("/api/v1/status"), in_sync, wait)
     text, state = told["verdict"]["text"], told["verdict"]["state"]
     _say(json.dumps(told) if as_json else _paint(printable(text), state))
-    for warning in () if as_json else told["warnings"]:
-        print(f"Warning: {printable(warning)}.", file=sys.stderr)
+    if not as_json:
+        for peer in told["verdict"]["unreachable"]:
+            print(f"  {_missing(peer)}", file=sys.stderr)
+        for warning in told["warnings"]:
+            print(f"Warning: {printable(warning)}.", file=sys.stderr)
     return 0 if in_sync(told) else NO
+
+
+def _missing(peer: dict[str, Any]) -> str:
+    """Say which peer is unreachable, since when and why."""
+    reason = f": {printable(peer['reason'])}" if peer["reason"] else ""
+    return f"{printable(peer['name'])} is unreachable since {_moment(peer['since'])}{reason}"
+
+
+def _moment(ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
 
 
 @_command()
@@ -130,7 +143,7 @@ def _row(peer: dict[str, Any]) -> list[str]:
         "-" if rtt is None else f"{rtt:.1f} ms",
         f"{peer['sent']['messages']:,}",
         f"{peer['received']['messages']:,}",
-        f"{peer['behind']:,}",
+        "?" if peer["behind"] is None else f"{peer['behind']:,}",
         peer["version"] or "-",
     ]
     return [printable(cell) for cell in cells]
@@ -207,8 +220,7 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
         if as_json:
             _say(json.dumps(message))
             continue
-        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(message["time"] / 1000))
-        _say(f"{moment}  {message['origin'][:8]}  {printable(message['data'])}")
+        _say(f"{_moment(message['time'])}  {message['origin'][:8]}  {printable(message['data'])}")
     if follow:
         raise Failure(UNREACHABLE, "the node has stopped")
 

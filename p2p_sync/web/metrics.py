@@ -6,6 +6,7 @@ Nothing is kept here: the node is read when it is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -18,13 +19,18 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from ..counters import BOUNDS
+from ..logframes import LOG_FRAMES
 from ..node import Node
+from ..protocol import Message, Sockets
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _PREFIX = "p2p_sync_"
 
 # Name without the prefix: meaning, labels. What ends in _total counts up, the rest are gauges.
 COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "in_sync": ("1 if all is well: in sync, or alone while no other node is known; else 0.", ()),
+    "peers": ("Known peers, by state.", ("state",)),
+    "build_info": ("1, labelled with what is running.", ("version", "protocol", "python")),
     "log_messages": ("Messages held, by where they come from.", ("class",)),
     "log_bytes": ("Size of the log on disk.", ()),
     "behind_messages": ("Messages that peers have told of and this node lacks.", ()),
@@ -41,6 +47,29 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "misbehaviour_total": ("Faults of peers, by kind.", ("kind",)),
     "log_lines_dropped_total": ("Lines of this program's log that nobody read in time.", ()),
     "threads": ("Threads of the process.", ()),
+}
+_WAYS = ("in", "out")
+_FRAMES = (*(kind.__name__.upper() for kind in (Sockets, Message, *LOG_FRAMES)), "ignored")
+_REFUSALS = (
+    "bad_request",
+    "forbidden",
+    "upgrade_required",
+    "request_header_fields_too_large",
+    "service_unavailable",
+    "not_proved",
+    "other_protocol",
+    "wrong_frame",
+    "same_node",
+    "links_enough",
+)
+# Every label that a metric with a fixed set of them can have: each series exists from the start, so
+# that rates and alerts work from the first event on.
+SERIES: dict[str, list[tuple[str, ...]]] = {
+    "peers": [(s,) for s in ("connected", "dialling", "waiting", "refused", "unreachable", "self")],
+    "links": list(product(_WAYS, ("opening", "open", "closing"))),
+    "frames_total": list(product(_WAYS, _FRAMES)),
+    "dials_total": [(result,) for result in ("linked", "failed", "refused", "unneeded")],
+    "refusals_total": [(reason,) for reason in _REFUSALS],
 }
 TIMES = {
     "commit_seconds": "Time until a single commit is on disk.",
@@ -74,7 +103,8 @@ class Metrics(Collector):
         for name, (meaning, labels) in COUNTS.items():
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             family = kind(_PREFIX + name, meaning, labels=labels)
-            for values, number in counts.get(name, {}).items():
+            series = dict.fromkeys(SERIES.get(name, ()), 0.0) | counts.get(name, {})
+            for values, number in series.items():
                 family.add_metric(values, number)
             yield family
         bounds = [*map(str, BOUNDS), "+Inf"]

@@ -73,7 +73,7 @@ function show(row, peer) {
   set(row.badge, "title", peer.direction ? { in: "it dialled this node", out: "this node dialled it" }[peer.direction] : "");
   const carried = (what) => (peer.state === "connected" ? `${count(peer[what].messages)} \u00b7 ${bytes(peer[what].bytes)}` : "");
   const late = isBehind(peer);
-  const most = peer.behind ? `at most ${count(peer.behind)}` : "no";
+  const most = peer.behind === null ? "not known yet" : peer.behind ? `at most ${count(peer.behind)}` : "no";
   const behind = peer.state !== "connected" ? "" : late ? plural(peer.behind, "message") : most;
   const texts = [delay(peer.rtt_ms), carried("sent"), carried("received"), behind, peer.version ?? ""];
   texts.forEach((text, index) => setText(row.cells[index], text || "\u2013"));

@@ -1,12 +1,11 @@
 // One line that says whether all is well, in words, with a sign and a colour.
 
-import { $, count, duration, plural, set, setText } from "./dom.js";
+import { $, count, duration, host, moment, plural, set, setText } from "./dom.js";
 
 // What lasts no longer is the ordinary course of things: a message on its way. Milliseconds.
 const SETTLE = 1500;
 // A peer need not tell at once that it has what it got from others, but tells within this time.
 const UNTOLD = 3000;
-const failing = (peer) => peer.state === "refused" || peer.attempts > 0 || peer.by_hand;
 
 let lags = new Map(); // a peer's key -> {since, movedAt, behind}
 
@@ -42,12 +41,15 @@ export function showVerdict(status, peers, fresh) {
   if (!slips || fresh) changedAt = now;
   if (!slips || fresh || now - changedAt >= SETTLE || status.behind > 500) settled = found;
   const { state, text } = settled;
-  show(state, text, state === "catching_up" ? timeLeft(status, now) : why(state, peers));
+  const missing = settled.unreachable;
+  const catchingUp = state === "catching_up" && status.behind > 0;
+  show(state, text, catchingUp ? timeLeft(status, now) : why(state, missing), missing.length > 0);
   setText($("sockets"), count(status.sockets));
   setText($("sockets-word"), status.sockets === 1 ? "socket" : "sockets");
   setText($("count"), count(status.messages.count));
   setText($("count-word"), status.messages.count === 1 ? "message" : "messages");
-  document.title = `${state === "in_sync" ? "\u2713" : "\u2022"} ${text} \u2013 p2p_sync`;
+  const sign = { in_sync: "\u2713", degraded: "!" }[state] ?? (state === "alone" && missing.length ? "\u2715" : "\u2022");
+  document.title = `${sign} ${text} \u2013 p2p_sync`;
 }
 
 export function showLost(reason, seconds, since) {
@@ -56,8 +58,9 @@ export function showLost(reason, seconds, since) {
   document.title = "\u2715 Lost contact \u2013 p2p_sync";
 }
 
-function show(state, text, note) {
+function show(state, text, note, missing = false) {
   set($("verdict"), "data-state", state);
+  set($("verdict"), "data-missing", missing);
   set($("sign"), "href", `#i-${state}`);
   // Read out when it changes, but not each step of catching up.
   set($("verdict-text"), "aria-live", state === "catching_up" ? "off" : "polite");
@@ -75,12 +78,12 @@ function timeLeft(status, now) {
   return `${plural(status.behind, "message")} to go${left}`;
 }
 
-// The first thing that is not as it should be, for those who look no further.
-function why(state, peers) {
-  if (state === "alone" && !peers.length) return "Add the address of another node below.";
-  const missing = peers.filter((peer) => peer.state !== "connected" && failing(peer));
-  if (!missing.length) return state === "in_sync" ? "Every message goes to every peer." : "";
-  const [first] = missing;
-  const more = missing.length > 1 ? ` (and ${missing.length - 1} more)` : "";
-  return `Not there: ${first.address ?? "a peer"}${more}: ${first.last_error || first.state}`;
+// What is not as it should be: the peer that has been unreachable for the longest time.
+function why(state, missing) {
+  if (state === "alone" && !missing.length) return "Paste the address of another node below.";
+  if (!missing.length) return state === "in_sync" ? "All peers have every message." : "";
+  const [{ name, since, reason }] = missing;
+  const more = missing.length > 1 ? ` and ${plural(missing.length - 1, "other")}` : "";
+  const rest = state === "degraded" ? " Everyone else is in sync." : "";
+  return `Can't reach ${host(name)}${more} since ${moment(since).text}${reason ? `: ${reason}` : ""}.${rest}`;
 }
