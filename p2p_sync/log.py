@@ -2,24 +2,39 @@
 
 One thread appends; any thread reads, also while a transaction is on its way to the disk. The
 newest runs are kept in memory too, bounded, for most of what links ship has just arrived.
+
+Disks change what they hold. Each row has a checksum, which is compared whenever the row is read. A
+damaged entry is neither shown nor shipped, and of its origin the log holds no more than what is
+before it: the rest stays readable, and comes again from a peer as anything does that is lacking.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, dropwhile, islice
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
+from zlib import crc32
 
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
-from .errors import CursorGone
+from .errors import CursorGone, LogDamaged, LogError
 from .hearings import WINDOW, Crowd, match, node_of, spans
-from .logframes import MAX_SHIPPED, Entry, PackedRun, Run
+from .logframes import MAX_SHIPPED, NO_HASH, Entry, PackedRun, Run
+from .logframes import chain as hashes_of
 from .protocol import Message
 from .store import Database, Store
+
+logger = logging.getLogger("p2p_sync")
+
+T = TypeVar("T")
+
+# Damaged entries that are logged, one line each, and named in the status.
+_MOST_NAMED = 100
 
 # JSON of entries kept in memory, in characters, and how many messages at the most.
 _CACHE_SIZE = 4 * 1024 * 1024
@@ -34,7 +49,7 @@ _SCAN_MESSAGES = 20_000
 # Characters of an id, at least, that are searched for as one.
 _LEAST_ID = 8
 
-_ENTRY = "origin, seq, time, data, heard, count"
+_ENTRY = "CAST(origin AS BLOB), seq, count, time, heard, previous, CAST(data AS BLOB), sum"
 _SHOWN = "(leader IS NULL OR leader = arrival)"
 
 # A place in the shared order: time, origin, sequence number.
@@ -42,6 +57,12 @@ Place = tuple[int, str, int]
 # A copy of what an original node committed: its arrival, that of the copy that is shown for it
 # (None: new), its time and origin.
 _Copy = tuple[int, int | None, int, str]
+
+
+class Page(list[T]):
+    """What was read: a list, and how many `damaged` entries were left out of it."""
+
+    damaged = 0
 
 
 class _Stored(NamedTuple):
@@ -68,11 +89,12 @@ class Log:
         self._cached: deque[tuple[str, int]] = deque()
         self._cache_size = 0
         self._cache_messages = 0
+        # Origins with a damaged entry: its number, and up to where there are entries.
+        self._damaged: dict[str, tuple[int, int]] = {}
+        self._found: set[tuple[str, int]] = set()  # damaged entries, to be looked at by the writer
+        self._named: set[str] = set()  # those that were logged
         with store.reading() as database:
-            self._vector = {
-                origin: (n, digest.hex())
-                for origin, n, digest in database.execute("SELECT origin, n, hash FROM origins")
-            }
+            self._vector = self._load(database, store.small)
             (self._arrival,) = database.execute(
                 "SELECT coalesce(max(arrival), 0) FROM entries"
             ).fetchone()
@@ -99,6 +121,85 @@ class Log:
             row = database.execute("SELECT max(time) FROM entries WHERE time <= ?", (most,))
             return int(row.fetchone()[0] or 0)
 
+    def _load(self, database: Database, scan: bool) -> dict[str, tuple[int, str]]:
+        """Return what the log holds. Without `scan`, entries are read only where that is unsure."""
+        vector: dict[str, tuple[int, str]] = {}
+        query = "SELECT CAST(origin AS BLOB), n, hash, beyond, sum FROM origins"
+        for name, n, running, beyond, checksum in database.execute(query):
+            if _end_sum(name, n, running, beyond) != checksum:
+                scan = True
+                continue
+            vector[name.decode()] = (n, running.hex())
+            if beyond:
+                self._damaged[name.decode()] = (n + 1, beyond)
+        if scan:
+            good, damaged = self._scan(database)
+            for name in {*vector, *good}:
+                held = vector.get(name)
+                if held is None or held[0] != good[name]:
+                    self._recount(database, name, held, vector)
+            # A row whose name or number is damaged would be left out of what is shown for good.
+            lost = [
+                (arrival,)
+                for arrival, name, seq in damaged
+                if name not in self._damaged or type(seq) is not int
+                or not self._damaged[name][0] <= seq <= self._damaged[name][1]
+            ]  # fmt: skip
+            if lost:
+                with suppress(LogError), self._store.writing() as writer:
+                    writer.executemany("DELETE FROM entries WHERE arrival = ?", lost)
+        for name in self.damaged():
+            self._report(name)
+        return {name: held for name, held in vector.items() if held[0]}
+
+    def _scan(self, database: Database) -> tuple[Counter[str], list[tuple[int, str, object]]]:
+        """Read all entries; return how many messages of each origin are whole, and of those that
+        are not the arrival and what they say is their origin and number."""
+        good = Counter[bytes]()
+        damaged: list[tuple[int, str, object]] = []
+        rows = database.execute(f"SELECT {_ENTRY}, arrival FROM entries")
+        for origin, seq, count, time, heard, previous, data, checksum, arrival in rows:
+            # As in _is_whole; the call takes longer than this.
+            try:
+                head = b"%b %d %d %d %d %b" % (origin, seq, count, time, heard, previous)
+                if crc32(data, crc32(head)) == checksum:
+                    good[origin] += count
+                    continue
+            except TypeError:
+                pass
+            damaged.append((arrival, _name(origin), seq))
+        if self._store.indexes_differ:
+            # Damaged rows are nowhere to be found then, and in the way of what comes again.
+            self._store.make_indexes(arrival for arrival, *_ in damaged)
+            damaged = []
+            logger.warning(
+                "the indexes of the log were damaged, and are made again; check the disk"
+            )
+        return Counter({name.decode(): count for name, count in good.items()}), damaged
+
+    def _recount(
+        self,
+        database: Database,
+        name: str,
+        held: tuple[int, str] | None,
+        vector: dict[str, tuple[int, str]],
+    ) -> None:
+        """Find out how much of an origin is whole, where `held` cannot be relied on."""
+        n, running, beyond = 0, NO_HASH, held[0] if held else 0
+        query = f"SELECT {_ENTRY} FROM entries WHERE origin = ? ORDER BY seq"
+        for row in database.execute(query, (name,)):
+            if not _is_whole(row):
+                continue
+            _, seq, count, time, heard, previous, data, _ = row
+            if seq == n + 1 and previous.hex() == running:
+                entry = Entry(time, data.decode(), heard, count)
+                n, running = n + count, hashes_of(running, [entry])[-1]
+            beyond = max(beyond, seq + count - 1)
+        vector[name] = (n, running)
+        self._damaged.pop(name, None)
+        if beyond > n:
+            self._damaged[name] = (n + 1, beyond)
+
     # -- the writer's thread --------------------------------------------------------------------
 
     def append(self, runs: Sequence[Run]) -> None:
@@ -112,12 +213,10 @@ class Log:
             arrival = self._arrival
             texts: dict[str, list[int]] = {}
             for run, entries in stored:
-                _insert(database, run, entries, arrival)
-                database.execute(
-                    "INSERT INTO origins VALUES (?, ?, ?) "
-                    "ON CONFLICT (origin) DO UPDATE SET n = excluded.n, hash = excluded.hash",
-                    (run.origin, run.end, bytes.fromhex(run.hashes[-1])),
-                )
+                _, beyond = self._damaged.get(run.origin, (0, 0))
+                kept = _mend(database, run) if run.after < beyond else set[int]()
+                _insert(database, run, entries, arrival, kept)
+                _set_end(database, run.origin, run.end, run.hashes[-1], beyond)
                 for entry in run.entries:
                     if entry.heard:
                         texts.setdefault(entry.text, []).append(entry.time)
@@ -130,10 +229,49 @@ class Log:
             self._arrival = arrival
             self._hidden += hidden
             for run, entries in stored:
+                if run.origin in self._damaged:
+                    _, beyond = self._damaged.pop(run.origin)
+                    if beyond > run.end:
+                        self._damaged[run.origin] = (run.end + 1, beyond)
                 self._total += run.count
                 self._remember(run.origin, entries)
                 if heard := sum(entry.heard for entry in run.entries):
                     self._heard[run.origin] += heard
+
+    def losses(self) -> list[tuple[str, int, str]]:
+        """Return the origins in which damage was found, and what is whole of each: the number of
+        messages before the first damaged one, and the running hash over them. To be given to
+        `lose`, or returned again by the next call."""
+        if not self._found:
+            return []
+        with self._lock:
+            found = sorted(self._found, reverse=True)
+        lost: dict[str, tuple[str, int, str]] = {}
+        for name, seq in found:
+            with suppress(LogError), self._store.reading() as database:
+                whole = _whole_before(database, name, seq)
+                if whole is not None:
+                    lost[name] = (name, *whole)
+                    continue
+            with self._lock:
+                self._found.discard((name, seq))
+        return list(lost.values())
+
+    def lose(self, name: str, n: int, running: str, held: int) -> None:
+        """Hold no more than `n` messages of an origin, of which there were `held`."""
+        with self._lock:
+            self._found = {entry for entry in self._found if entry[0] != name}
+            if held <= n:
+                return  # it was lost before
+            _, beyond = self._damaged.get(name, (0, 0))
+            beyond = max(beyond, held)
+            self._damaged[name] = (n + 1, beyond)
+            self._total -= held - n
+            self._cache.clear()
+            self._cached.clear()
+            self._cache_size = self._cache_messages = 0
+        with suppress(LogError), self._store.writing() as database:  # else the next start finds it
+            _set_end(database, name, n, running, beyond)
 
     def probe(self) -> None:
         """Write as much as a message may need, and undo it; raises LogFull or LogError."""
@@ -166,7 +304,33 @@ class Log:
             if not kept:
                 del self._cache[origin]
 
+    def _report(self, name: str) -> None:
+        """Log a damaged entry, once."""
+        with self._lock:
+            if name in self._named or len(self._named) >= _MOST_NAMED:
+                return
+            self._named.add(name)
+        logger.error(
+            "the entry %s of the log is damaged, check the disk; it is neither shown nor sent, and "
+            "comes again from a peer that has it",
+            name,
+        )
+
+    def _note(self, row: Sequence[Any]) -> None:
+        """Take note of a damaged row, as far as it says what it is."""
+        name = _name(row[0])
+        self._report(f"{name}:{row[1]}")
+        if type(row[1]) is int:
+            with self._lock:
+                self._found.add((name, row[1]))
+
     # -- any thread -----------------------------------------------------------------------------
+
+    def damaged(self) -> list[str]:
+        """Return the first damaged entry, `origin:number`, of up to 100 origins that have one."""
+        with self._lock:
+            names = [f"{origin}:{seq}" for origin, (seq, _) in self._damaged.items()]
+        return sorted(names)[:_MOST_NAMED]
 
     def count(self) -> tuple[int, int]:
         """Return how many messages are held, and how many of them are not shown."""
@@ -213,36 +377,61 @@ class Log:
             return _shipped(origin, cached, upto, size)
         with self._store.reading() as database:
             rows = database.execute(
-                "SELECT seq - 1, count, hex(previous), time, data, heard FROM entries "
+                f"SELECT {_ENTRY} FROM entries "
                 "WHERE origin = ? AND seq <= ? "
                 "AND seq >= (SELECT max(seq) FROM entries WHERE origin = ? AND seq <= ?) "
                 "ORDER BY seq",
                 (origin, upto, origin, after + 1),
             )
-            entries = (
-                _Stored(start, count, previous.lower(), Entry(time, data, heard, count).pack())
-                for start, count, previous, time, data, heard in rows
-            )
-            return _shipped(origin, entries, upto, size)
+            return _shipped(origin, self._packed(rows, origin, after), upto, size)
 
-    def arrivals(self, after: int, limit: int) -> list[tuple[int, Message]]:
+    def _packed(self, rows: Iterable[Sequence[Any]], origin: str, after: int) -> Iterator[_Stored]:
+        """Yield the entries in `rows` up to the first that is damaged or not there; raises
+        LogDamaged where that is the one with what follows `after`."""
+        begun = False
+        for row in rows:
+            if not _is_whole(row):
+                self._note(row)
+                break
+            _, seq, count, time, heard, previous, data, _ = row
+            start = seq - 1
+            if start != after if begun else not start <= after < start + count:
+                break
+            begun, after = True, start + count
+            text = Entry(time, data.decode(), heard, count).pack()
+            yield _Stored(start, count, previous.hex(), text)
+        else:
+            if begun:
+                return
+        with self._lock:
+            self._found.add((origin, after + 1))
+        if not begun:
+            raise LogDamaged(f"this node's copy of {origin}:{after + 1} is damaged")
+
+    def arrivals(self, after: int, limit: int) -> Page[tuple[int, Message]]:
         """Return up to `limit` shown messages that came after arrival `after`, with its number."""
-        found: list[tuple[int, Message]] = []
+        found: Page[tuple[int, Message]] = Page()
         with self._store.reading() as database:
             rows = database.execute(
-                f"SELECT arrival - count + 1, {_ENTRY} FROM entries WHERE arrival > ? AND {_SHOWN} "
-                "ORDER BY arrival LIMIT ?",
-                (after, limit),
+                f"SELECT arrival, {_ENTRY} FROM entries WHERE arrival > ? AND {_SHOWN} "
+                "ORDER BY arrival",
+                (after,),
             )
             for arrival, *entry in rows:
-                numbered = enumerate(_messages(entry), arrival)
+                if not _is_whole(entry):
+                    self._note(entry)
+                    found.damaged += 1
+                    continue
+                numbered = enumerate(_messages(entry), arrival - entry[2] + 1)
                 found += [(number, message) for number, message in numbered if number > after]
                 if len(found) >= limit:
                     break
-        return found[:limit]
+        del found[limit:]
+        return found
 
-    def ordered(self, after: Place, limit: int) -> list[Message]:
+    def ordered(self, after: Place, limit: int) -> Page[Message]:
         """Return up to `limit` shown messages behind `after` in the shared order."""
+        found: Page[Message] = Page()
         with self._store.reading() as database:
             rows = database.execute(
                 f"SELECT {_ENTRY} FROM entries WHERE {_SHOWN} "
@@ -251,17 +440,31 @@ class Log:
                 "ORDER BY time, origin, seq",
                 (*after[:2], *after),  # the entry that holds it may reach beyond
             )
-            messages = (message for row in rows for message in _messages(row))
-            return list(islice(dropwhile(lambda m: m.order <= after, messages), limit))
+            for row in rows:
+                if not _is_whole(row):
+                    self._note(row)
+                    found.damaged += 1
+                    continue
+                last = found[-1].order if found else after  # a damaged index goes back
+                found += [message for message in _messages(row) if message.order > last]
+                if len(found) >= limit:
+                    break
+        del found[limit:]
+        return found
 
-    def newest(self, limit: int, before: Place | None = None) -> list[Message]:
+    def newest(self, limit: int, before: Place | None = None) -> Page[Message]:
         """Return up to `limit` shown messages, the newest first: the last, or those `before`."""
+        found: Page[Message] = Page()
         with self._store.reading() as database:
-            return list(islice(_backwards(database, before or _END), limit))
+            for message in self._backwards(database, before or _END, found):
+                found.append(message)
+                if len(found) == limit:
+                    break
+        return found
 
     def search(
         self, text: str, limit: int, before: Place | None = None
-    ) -> tuple[list[Message], Place | None]:
+    ) -> tuple[Page[Message], Place | None]:
         """Return shown messages `before` a place that hold `text`, the newest first, and the place
         where to go on, None where the log has been read to its beginning.
 
@@ -271,10 +474,10 @@ class Log:
         """
         place = before or _END
         wanted = text.casefold()
-        found: list[Message] = []
+        found: Page[Message] = Page()
         size = scanned = count = 0
         with self._store.reading() as database:
-            for message in _backwards(database, place):
+            for message in self._backwards(database, place, found):
                 full = len(found) == limit or size > _PAGE_SIZE
                 if full or count == _SCAN_MESSAGES or scanned > _SCAN_SIZE:
                     return found, place  # it read one too many, and so knows that there is more
@@ -294,20 +497,118 @@ class Log:
             yield from page
             place = page[-1].order
 
+    def _backwards(
+        self, database: Database, before: Place, page: Page[Message]
+    ) -> Iterator[Message]:
+        """Yield the shown messages before a place, from there to the oldest; `page` counts the
+        damaged ones."""
+        rows = database.execute(
+            f"SELECT {_ENTRY} FROM entries WHERE {_SHOWN} AND (time, origin, seq) < (?, ?, ?) "
+            "ORDER BY time DESC, origin DESC, seq DESC",
+            before,
+        )
+        for row in rows:
+            if not _is_whole(row):
+                self._note(row)
+                page.damaged += 1
+                continue
+            for message in reversed(_messages(row)):
+                if message.order < before:
+                    yield message
 
-def _insert(database: Database, run: Run, entries: Sequence[_Stored], arrival: int) -> None:
-    """Insert the entries of `run`, their messages numbered on from `arrival`, many with one
-    statement: each step of a statement gives up the interpreter's lock and has to get it back."""
+
+def _end_sum(origin: bytes, n: int, running: bytes, beyond: int) -> int:
+    """Return the checksum of what is held of an origin, -1 if a field is not even of its type."""
+    try:
+        return crc32(b"%b %d %b %d" % (origin, n, running, beyond))
+    except TypeError:
+        return -1
+
+
+def _name(origin: object) -> str:
+    """Return the origin in a row, which may be damaged, for people."""
+    return origin.decode("utf-8", "replace") if isinstance(origin, bytes) else "?"
+
+
+def _is_whole(row: Sequence[Any]) -> bool:
+    """Return whether an entry, the columns _ENTRY, is what was stored."""
+    origin, seq, count, time, heard, previous, data, checksum = row
+    try:
+        head = b"%b %d %d %d %d %b" % (origin, seq, count, time, heard, previous)
+        return bool(crc32(data, crc32(head)) == checksum)
+    except TypeError:  # not even of the right type
+        return False
+
+
+def _set_end(database: Database, origin: str, n: int, running: str, beyond: int) -> None:
+    """Note that an origin is held up to `n`, and whether there are entries beyond."""
+    beyond = beyond if beyond > n else 0
+    digest = bytes.fromhex(running)
+    database.execute(
+        "INSERT INTO origins VALUES (?, ?, ?, ?, ?) ON CONFLICT (origin) DO UPDATE SET "
+        "n = excluded.n, hash = excluded.hash, beyond = excluded.beyond, sum = excluded.sum",
+        (origin, n, digest, beyond, _end_sum(origin.encode(), n, digest, beyond)),
+    )
+
+
+def _whole_before(database: Database, origin: str, seq: int) -> tuple[int, str] | None:
+    """Return how many messages of an origin are whole before the damaged `seq`, and the running
+    hash over them; None if it is not damaged."""
+    query = f"SELECT {_ENTRY} FROM entries WHERE origin = ? AND seq <= ? ORDER BY seq DESC"
+    damaged = False
+    for row in database.execute(query, (origin, seq)):
+        if not _is_whole(row):
+            damaged = True
+            continue
+        _, start, count, time, heard, previous, data, _ = row
+        if not damaged and start <= seq < start + count:
+            return None
+        entry = Entry(time, data.decode(), heard, count)
+        return start + count - 1, hashes_of(previous.hex(), [entry])[-1]
+    return 0, NO_HASH
+
+
+def _mend(database: Database, run: Run) -> set[int]:
+    """Delete what is damaged of the entries of `run`; return the numbers of those to be kept."""
+    kept: set[int] = set()
+    wrong: list[tuple[int]] = []
+    expected = {}
+    after, previous = run.after, run.previous
+    for entry, running in zip(run.entries, run.hashes, strict=True):
+        expected[after + 1] = (entry.length, entry.time, entry.text, previous)
+        after, previous = after + entry.length, running
+    query = f"SELECT arrival, {_ENTRY} FROM entries WHERE origin = ? AND seq > ? AND seq <= ?"
+    for arrival, *row in database.execute(query, (run.origin, run.after, run.end)).fetchall():
+        _, seq, count, time, _, before, data, _ = row
+        if _is_whole(row) and expected.get(seq) == (count, time, data.decode(), before.hex()):
+            kept.add(seq)
+        else:
+            wrong.append((arrival,))
+    database.executemany("DELETE FROM entries WHERE arrival = ?", wrong)
+    return kept
+
+
+def _insert(
+    database: Database, run: Run, entries: Sequence[_Stored], arrival: int, kept: Collection[int]
+) -> None:
+    """Insert the entries of `run` that are not `kept`, their messages numbered on from `arrival`,
+    many with one statement: each step of a statement gives up the interpreter's lock and has to
+    get it back."""
     fields: list[tuple[object, ...]] = []
+    origin = run.origin.encode()
     for (time, text, heard, length), (after, _, previous, _) in zip(
         run.entries, entries, strict=True
     ):
         last = arrival + after - run.after + length
+        if after + 1 in kept:
+            continue
         before = bytes.fromhex(previous)
-        fields.append((last, run.origin, after + 1, length, time, heard, before, text))
+        head = b"%b %d %d %d %d %b" % (origin, after + 1, length, time, heard, before)
+        checksum = crc32(text.encode(), crc32(head))
+        fields.append((last, run.origin, after + 1, length, time, heard, before, text, checksum))
     for start in range(0, len(fields), _ROWS):
         rows = fields[start : start + _ROWS]
-        values = ", ".join(["(?, ?, ?, ?, ?, ?, NULL, ?, ?)"] * len(rows))
+        values = ", ".join(["(?, ?, ?, ?, ?, ?, NULL, ?, ?, ?)"] * len(rows))
         database.execute(f"INSERT INTO entries VALUES {values}", [*chain.from_iterable(rows)])
 
 
@@ -346,23 +647,11 @@ def _end(entry: _Stored) -> int:
 
 
 def _messages(row: Sequence[Any]) -> list[Message]:
-    """Return the messages in an entry."""
-    origin, seq, time, data, heard, count = row
-    texts = enumerate(Entry(time, data, heard, count).texts, seq)
+    """Return the messages in an entry that is whole."""
+    name, seq, count, time, heard, _, data, _ = row
+    origin = name.decode()
+    texts = enumerate(Entry(time, data.decode(), heard, count).texts, seq)
     return [Message(origin, number, time, text, bool(heard)) for number, text in texts]
-
-
-def _backwards(database: Database, before: Place) -> Iterator[Message]:
-    """Yield the shown messages before a place, from there to the oldest."""
-    rows = database.execute(
-        f"SELECT {_ENTRY} FROM entries WHERE {_SHOWN} AND (time, origin, seq) < (?, ?, ?) "
-        "ORDER BY time DESC, origin DESC, seq DESC",
-        before,
-    )
-    for row in rows:
-        for message in reversed(_messages(row)):
-            if message.order < before:
-                yield message
 
 
 def _rematch(database: Database, text: str, times: Sequence[int], arrival: int) -> tuple[int, int]:

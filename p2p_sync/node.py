@@ -24,7 +24,7 @@ from .credentials import Credentials
 from .errors import InputError, LogError, MessageError, MessageTooLong, NotRunning, StartError
 from .events import Event, Events
 from .hearings import node_of
-from .log import Log
+from .log import Log, Page
 from .logframes import MAX_BATCH, MAX_ENTRY_BYTES
 from .mesh import Mesh
 from .overlay import Overlay
@@ -241,6 +241,7 @@ class Node:
         """Return what the node is and holds, as `GET /api/v1/status` tells it."""
         parts = self._running()
         held, hidden = parts.log.count()
+        damaged = parts.log.damaged()
         behind = parts.state.behind()
         return {
             "verdict": self._verdict(parts)._asdict(),
@@ -256,7 +257,8 @@ class Node:
             "behind": behind,
             "conflicts": parts.state.conflicts(),
             "misbehaviour": parts.state.misbehaviour(),
-            "warnings": self.warnings + parts.state.clock_warnings(),
+            "damaged": damaged,
+            "warnings": self.warnings + parts.state.clock_warnings() + _damage(damaged),
         }
 
     @staticmethod
@@ -268,11 +270,14 @@ class Node:
     def unready(self) -> str:
         """Return why this node should not be asked yet; nothing where it may be.
 
-        It may be once it has caught up, and until it lacks many again; a node alone may at once.
+        It may be once it has caught up, and until it lacks many again; a node alone may at once. A
+        node may not be while a part of its log is damaged.
         """
         parts = self._running()
         if problem := parts.state.problem():
             return problem
+        if damaged := parts.log.damaged():
+            return f"its log is damaged at {damaged[0]}, and no peer has sent that again yet"
         behind = parts.state.behind()
         age = time.monotonic() - parts.begun
         if not parts.caught_up and age < _GATHERING and parts.state.seeks():
@@ -288,10 +293,11 @@ class Node:
         number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 17 else 0
         return 0 < number <= self._running().state.held(origin)
 
-    def follow(self, after: int, pause: float) -> Iterator[list[tuple[int, Message]]]:
+    def follow(self, after: int, pause: float) -> Iterator[Page[tuple[int, Message]]]:
         """Yield what comes to be shown after arrival `after`, with its numbers, as it comes.
 
-        An empty list says that nothing has come for `pause` seconds. Ends when the node stops.
+        An empty page says that nothing has come for `pause` seconds; the `damaged` of a page counts
+        the entries that were left out of it. Ends when the node stops.
         """
         parts = self._running()
         return _follow(parts.state, parts.log, after, pause)
@@ -408,15 +414,27 @@ class Node:
         return parts
 
 
+def _damage(damaged: Sequence[str]) -> list[str]:
+    """Return the warning about damaged entries, if there are any."""
+    if not damaged:
+        return []
+    more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+    return [
+        f"the log of this node is damaged at {damaged[0]}{more}: check its disk; damaged messages "
+        "are not shown until a peer sends them again"
+    ]
+
+
 def _follow(
     state: State, log: Log, after: int, pause: float
-) -> Iterator[list[tuple[int, Message]]]:
+) -> Iterator[Page[tuple[int, Message]]]:
     while not state.stopped:
         newest = log.last_arrival()
         page = log.arrivals(after, _FOLLOWED)
-        # With no page, what was passed over up to the newest is not shown.
-        after = page[-1][0] if page else max(after, newest)
-        if page or not (state.wait_arrival(after, pause) or state.stopped):
+        # What a page that is not full has passed over, up to the newest, is not shown.
+        last = page[-1][0] if page else after
+        after = last if len(page) >= _FOLLOWED else max(last, newest)
+        if page or page.damaged or not (state.wait_arrival(after, pause) or state.stopped):
             yield page
 
 

@@ -695,6 +695,25 @@ class Replica:
             if link.attentive:
                 link.grown(names)
 
+    def lose(self, name: str, n: int, running: str) -> bool:
+        """Of an origin no more than `n` messages, with that running hash, are whole on this disk.
+
+        The others are neither told nor shipped any more. What peers were told before does not hold:
+        all links are to be closed, and opened again. Returns False, and does nothing, while
+        messages of this origin are with the writer.
+        """
+        tree = self._trees.get(name)
+        if tree is None or tree.origin.n <= n:
+            return True
+        origin = tree.origin
+        if origin.staged > origin.n:
+            return False
+        self._count -= origin.n - n
+        self._vector.lose(origin, n, running)
+        for link in self._links:
+            link.lose(name)
+        return True
+
     def failed(self, now: float) -> None:
         """The writer could not store, and has dropped all that it was handed: nothing is taken in
         until `resume`."""

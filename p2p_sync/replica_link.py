@@ -181,6 +181,11 @@ class ReplicaLink:
             if self.position(name) < self._vector.origins[name].n:
                 self.tell_soon(name)  # it was left out of HAVE, for it was to be shipped
 
+    def lose(self, name: str) -> None:
+        """Less of an origin is whole than was told: neither ship nor tell what was due."""
+        for table in (self._held, self._ready, self._soon):
+            table.pop(name, None)
+
     # -- What the peer is told of ----------------------------------------------------------------
 
     def grown(self, names: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from .clock import (
     span,
     suspicion_text,
 )
-from .codes import MAX_NUMBER
+from .codes import GOING_AWAY, MAX_NUMBER
 from .conduct import KINDS, Conduct
 from .counters import Counts
 from .errors import LinkClosed, LogError
@@ -520,6 +520,24 @@ class State:
             if any(run.origin == self._replica.origin for run in runs):
                 woken = [s.link for s in self._sockets.values() if s.replica is None]
             return woken + self._woken(), settled
+
+    def lose(self, name: str, n: int, running: str) -> int | None:
+        """Hold no more than the first `n` messages of an origin: what follows is damaged on disk.
+
+        Returns how many were held, None if that has to wait for messages that are being stored.
+        Our own commits go on under a new origin, for these numbers were used. All links are closed;
+        they open again, and then tell what is held.
+        """
+        with self._lock:
+            if name == self._replica.origin:
+                self._replica.renew(self._new_origin())
+            held = self._replica.held(name)
+            if not self._replica.lose(name, n, running):
+                return None
+            links = [s.link for s in self._sockets.values() if s.replica] if held > n else []
+        for link in links:
+            link.close(GOING_AWAY, "a part of this node's log is damaged; link again")
+        return held
 
     def failed(self, error: LogError) -> list[Ticket]:
         """Note that the log could not be written; all that waited for it is dropped.

@@ -67,7 +67,9 @@ _SCHEMA = f"""
     CREATE TABLE origins (
         origin TEXT PRIMARY KEY,
         n INTEGER NOT NULL,          -- messages held: 1 to n
-        hash BLOB NOT NULL           -- running hash over them
+        hash BLOB NOT NULL,          -- running hash over them
+        beyond INTEGER NOT NULL,     -- n + 1 is damaged, and the entries end here; 0: it is not
+        sum INTEGER NOT NULL         -- checksum of the row
     ) WITHOUT ROWID;
     -- What was committed together is one row: one for each message costs ten times as much.
     CREATE TABLE entries (
@@ -79,15 +81,21 @@ _SCHEMA = f"""
         heard INTEGER NOT NULL,
         leader INTEGER,              -- of a hearing: arrival of the one that is shown for it
         previous BLOB NOT NULL,      -- running hash before it
-        data TEXT NOT NULL           -- the text; of several a list, in JSON
+        data TEXT NOT NULL,          -- the text; of several a list, in JSON
+        sum INTEGER NOT NULL         -- checksum of all that never changes
     );
+    PRAGMA application_id = {_APPLICATION_ID};
+    PRAGMA user_version = {_VERSION};
+"""
+_INDEXES = """
     CREATE UNIQUE INDEX by_identity ON entries (origin, seq);
     CREATE INDEX by_place ON entries (time, origin, seq);
     CREATE INDEX by_text ON entries (data, time, origin, seq) WHERE heard;
     CREATE INDEX hidden ON entries (arrival) WHERE leader <> arrival;
-    PRAGMA application_id = {_APPLICATION_ID};
-    PRAGMA user_version = {_VERSION};
 """
+_DROP_INDEXES = "".join(
+    f"DROP INDEX {name};" for name in ("by_identity", "by_place", "by_text", "hidden")
+)
 # Connections to read with, and how long one may be waited for. Seconds.
 _READERS = 4
 _READER_TIMEOUT = 10.0
@@ -122,6 +130,8 @@ class Store:
         self._writing = threading.Lock()  # one transaction at a time
         self._writer: Database | None = None
         self._readers: queue.LifoQueue[Database] = queue.LifoQueue()
+        self.small = True  # so that all of it can be checked at the start
+        self.indexes_differ = False  # from the rows of their table
         self._opened: dict[str, tuple[int, int]] = {}  # device and inode of each file
         self._wal_size = 0
         self._fold_at = float("-inf")
@@ -194,6 +204,7 @@ class Store:
         database = sqlite3.connect(
             path, timeout=_BUSY, check_same_thread=False, isolation_level=None
         )
+        database.text_factory = _decoded
         try:
             (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal" and path != ":memory:":
@@ -244,8 +255,12 @@ class Store:
             problem = "ok"
             # The newest version may still be in the write-ahead log.
             self._check_version(database.execute("PRAGMA user_version").fetchone()[0])
-            if path.stat().st_size <= _CHECK_SIZE:
-                (problem,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            self.small = path.stat().st_size <= _CHECK_SIZE
+            if self.small:
+                (problem,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+                if problem != "ok":  # damaged indexes can be made again
+                    (problem,) = database.execute("PRAGMA quick_check(1)").fetchone()
+                    self.indexes_differ = problem == "ok"
             else:
                 database.execute("SELECT max(arrival), max(time) FROM entries").fetchone()
                 database.execute("SELECT count(*) FROM origins").fetchone()
@@ -394,6 +409,16 @@ class Store:
             else:
                 self._readers.put(database)
 
+    def make_indexes(self, damaged: Iterable[int]) -> None:
+        """Make the indexes again, without the rows of entries with these arrivals."""
+        with self.writing() as database:
+            for statement in _DROP_INDEXES.split(";"):
+                database.execute(statement)
+            numbers = [(arrival,) for arrival in damaged]
+            database.executemany("DELETE FROM entries WHERE arrival = ?", numbers)
+            for statement in _INDEXES.split(";"):
+                database.execute(statement)
+
     def size(self) -> int:
         """Return how many bytes the log and what belongs to it take on the disk."""
         size = 0
@@ -408,12 +433,8 @@ class Store:
         `epoch` is the time on the caller's clock at which the system's clock stood at zero.
         """
         with self.reading() as database:
-            database.text_factory = _decoded
-            try:
-                rows = database.execute(f"SELECT {_FACTS}, worked, failing FROM addresses")
-                found = [Known(*row) for row in rows if _is_address(row[0])]
-            finally:
-                database.text_factory = str
+            rows = database.execute(f"SELECT {_FACTS}, worked, failing FROM addresses")
+            found = [Known(*row) for row in rows if _is_address(row[0])]
         for known in found:
             known.worked = _moved(known.worked, epoch)
             known.failing = _moved(known.failing, epoch)
@@ -454,12 +475,13 @@ class Store:
 
 def _fill(database: Database) -> None:
     """Make the tables of a new database."""
-    database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+    database.executescript(f"BEGIN; {_SCHEMA} {_INDEXES} COMMIT;")
     database.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
 
 
 def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", "replace")  # a damaged row is no reason not to start
+    """Read a text; one damaged row is no reason to fail, the checksums tell."""
+    return data.decode("utf-8", "replace")
 
 
 def _is_address(value: object) -> bool:

@@ -34,7 +34,7 @@ class VersionVector:
 
     def __init__(self, vector: Vector) -> None:
         self.origins = {name: Origin(name, n, h, n, h) for name, (n, h) in vector.items()}
-        self.names = list(vector)  # those with n > 0; only grows
+        self.names = list(vector)  # those with n > 0
         self.revision = 0
         self._recent: dict[str, Origin] = {}  # those that changed, the latest last
         self._unstored: dict[str, Origin] = {}  # those with staged > n
@@ -75,6 +75,14 @@ class VersionVector:
         origin.revision = self.revision
         self._recent.pop(name, None)
         self._recent[name] = origin
+
+    def lose(self, origin: Origin, n: int, running: str) -> None:
+        """No more than `n` messages of an origin are durable; nothing of it is staged."""
+        origin.n, origin.hash = n, running
+        origin.staged, origin.staged_hash = n, running
+        if n == 0:
+            self.names.remove(origin.name)
+            self._recent.pop(origin.name, None)
 
     def changed_since(self, revision: int) -> list[Origin]:
         """Return the origins that grew after a revision, the latest first."""

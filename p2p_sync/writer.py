@@ -53,6 +53,10 @@ class Writer:
     def _run(self) -> None:
         while (runs := self._state.pending(_IDLE)) is not None:
             try:
+                for name, n, running in self._log.losses():
+                    held = self._state.lose(name, n, running)
+                    if held is not None:
+                        self._log.lose(name, n, running, held)
                 if not runs:
                     self._log.check()
                     continue

@@ -105,7 +105,8 @@ def in_pages(log: Log, limit: int) -> list[Message]:
 
 def backwards(log: Log, limit: int) -> list[Message]:
     """The whole shared order from the newest on, page by page."""
-    found = page = log.newest(limit)
+    found: list[Message] = log.newest(limit)
+    page = found
     while page:
         page = log.newest(limit, page[-1].order)
         found = found + page

@@ -18,7 +18,7 @@ import click
 from ..logline import printable
 from ..verdict import numbered
 from ..web.token import read_token
-from .api import NO, UNREACHABLE, USAGE, Api, Failure
+from .api import FAILED, NO, UNREACHABLE, USAGE, Api, Failure
 
 T = TypeVar("T")
 Command = Callable[..., int | None]
@@ -30,7 +30,13 @@ _MAX_LINE = 1024 * 1024
 _POLL = 0.1
 
 _HEAD = ["ADDRESS", "ID", "LINK", "STATE", "DELAY", "SENT", "RECEIVED", "BEHIND", "VERSION"]
-_COLOURS = {"in_sync": "green", "connected": "green", "alone": "red", "refused": "red"}
+_COLOURS = {
+    "in_sync": "green",
+    "connected": "green",
+    "alone": "red",
+    "refused": "red",
+    "damaged": "red",
+}
 
 
 @click.group()
@@ -90,7 +96,8 @@ def status(api: Api, wait: float, as_json: bool) -> int:
 
     def in_sync(told: Any) -> bool:
         state, peers = told["verdict"]["state"], told["verdict"]["peers"]
-        return bool(state == "in_sync" or (state == "alone" and not peers))
+        good = state == "in_sync" or (state == "alone" and not peers)
+        return bool(good and not told["damaged"])
 
     told = _until(lambda: api.ask("/api/v1/status"), in_sync, wait)
     text, state = told["verdict"]["text"], told["verdict"]["state"]
@@ -217,6 +224,9 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
     """Print the messages: in the shared order, or with -f in order of arrival, going on."""
     messages = api.lines("/api/v1/messages/follow?after=0") if follow else _messages(api)
     for message in messages:
+        if "damaged" in message:
+            print(_left_out(message["damaged"]), file=sys.stderr)
+            continue
         if as_json:
             _say(json.dumps(message))
             continue
@@ -228,13 +238,18 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
 @_command(click.argument("file"))
 def export(api: Api, file: str, as_json: bool) -> None:
     """Write all messages to FILE, as NDJSON in the shared order; - is the standard output."""
-    count = 0
+    count = damaged = 0
     with _files(file, "wb") as target:
         for message in _progress(_messages(api), api.ask("/api/v1/status")["messages"]["count"]):
+            if "damaged" in message:
+                damaged += message["damaged"]
+                continue
             target.write(json.dumps(message, ensure_ascii=False).encode() + b"\n")
             count += 1
         target.flush()
     _report({"exported": count}, as_json, beside=file == "-")
+    if damaged:
+        raise Failure(FAILED, _left_out(damaged))
 
 
 @_command(click.argument("file"))
@@ -267,14 +282,21 @@ def import_(api: Api, file: str, as_json: bool) -> None:
 
 
 def _messages(api: Api) -> Iterator[dict[str, Any]]:
-    """Yield all messages in the shared order."""
+    """Yield all messages in the shared order, and {"damaged": count} for what was left out."""
     after = ""
     while True:
         page = api.ask(f"/api/v1/messages?order=time&limit={_PAGE}&after={quote(after)}")
         yield from page["messages"]
+        if "damaged" in page:
+            yield {"damaged": page["damaged"]}
         after = page["next"]
         if len(page["messages"]) < _PAGE:
             return
+
+
+def _left_out(damaged: int) -> str:
+    entries = "1 entry is" if damaged == 1 else f"{damaged:,} entries are"
+    return f"{entries} damaged on the disk of this node, and left out; its status says which"
 
 
 def _until(ask: Callable[[], T], good: Callable[[T], bool], wait: float) -> T:

@@ -34,7 +34,7 @@ from ..errors import (
     MessageTooLong,
     NotRunning,
 )
-from ..log import Log, Place
+from ..log import Log, Page, Place
 from ..node import Node
 from ..protocol import Message
 from .bodies import Lines, text_of
@@ -266,10 +266,12 @@ def _add_streams(app: Flask, node: Node, slots: Slots, dropped: Callable[[], int
         return response
 
 
-def _stream(pages: Iterator[list[tuple[int, Message]]], log: Log) -> Iterator[str]:
+def _stream(pages: Iterator[Page[tuple[int, Message]]], log: Log) -> Iterator[str]:
     yield "\n"  # the head of the answer goes out with it
     try:
         for page in pages:
+            if page.damaged:
+                yield json.dumps(_damaged(page)) + "\n"
             yield (
                 "".join(
                     json.dumps({**_fields(message), "next": log.cursor(number)}, ensure_ascii=False)
@@ -339,6 +341,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
                 {
                     "messages": [_fields(message) for message in page],
                     "next": _token(page[-1].order if page else place),
+                    **_damaged(page),
                 }
             )
         if order != "arrival":
@@ -349,6 +352,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
             {
                 "messages": [_fields(message) for _, message in arrived],
                 "next": node.log.cursor(arrived[-1][0] if arrived else arrival),
+                **_damaged(arrived),
             }
         )
 
@@ -379,7 +383,12 @@ def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Respo
         entry["copies"] = number
     last = _token(page[-1].order) if page else after
     return _polled(
-        {"messages": fields, "next": _token(place) if place else last, "complete": place is None}
+        {
+            "messages": fields,
+            "next": _token(place) if place else last,
+            "complete": place is None,
+            **_damaged(page),
+        }
     )
 
 
@@ -409,6 +418,11 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
         if answer["copies"] < copies:
             return _json(answer, HTTPStatus.ACCEPTED)
     return _json(answer, HTTPStatus.CREATED)
+
+
+def _damaged(page: Page[Any]) -> dict[str, int]:
+    """Return what an answer says of entries that were left out of it."""
+    return {"damaged": page.damaged} if page.damaged else {}
 
 
 def _fields(message: Message) -> dict[str, Any]:
