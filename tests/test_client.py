@@ -8,12 +8,16 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -24,6 +28,7 @@ from tests.support import (
     DEADLINE,
     ROOT,
     RUN_NODE,
+    SCALE,
     NodeProcess,
     free_port_pair,
     run_nodes,
@@ -404,3 +409,166 @@ def test_the_console_script_is_the_same(pair: list[NodeProcess]) -> None:
     script = str(Path(sys.executable).with_name("p2p-sync"))
     command: list[Any] = [script, "status", "--node", f"127.0.0.1:{pair[0].port}"]
     assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+# -- a node that does not answer ----------------------------------------------------------------
+
+
+@contextmanager
+def stopped_node() -> Iterator[NodeProcess]:
+    """A node that accepts connections, as the kernel does, and answers nothing."""
+    with NodeProcess("--ephemeral") as node:
+        node.process.send_signal(signal.SIGSTOP)
+        yield node
+
+
+@contextmanager
+def dribbling_node() -> Iterator[str]:
+    """What sends a byte of its answer now and then, for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        over = threading.Event()
+
+        def serve() -> None:
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                    while not over.wait(0.2):
+                        connection.sendall(b" ")
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seconds"),
+    [
+        (("status", "--wait", "2"), 2),
+        (("status", "--wait", "0"), 1),
+        (("add", "ws://127.0.0.1:1", "--wait", "2"), 2),
+        (("commit", "text", "--timeout", "1"), 4),
+        (("peers",), 10),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("silent", ["stopped", "dribbling"])
+def test_the_whole_command_keeps_to_its_time(
+    silent: str, arguments: tuple[str, ...], seconds: float
+) -> None:
+    with stopped_node() if silent == "stopped" else dribbling_node() as node:
+        begin = monotonic()
+        done = run(node, *arguments)
+        assert done.returncode == 3 and "timed out" in done.stderr
+        assert monotonic() - begin < seconds + 2 * SCALE
+
+
+def test_a_node_that_stops_while_status_waits_leaves_the_last_answer() -> None:
+    with silent_listener() as (address, _), NodeProcess("--ephemeral", "--peer", address) as node:
+        begin = monotonic()
+        url = f"127.0.0.1:{node.port}"
+        command = [*RUN_NODE, "status", "--wait", "4", "--node", url]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wait_until(lambda: node.get("/metrics").text and monotonic() - begin > 2, "it polls")
+        node.process.send_signal(signal.SIGSTOP)
+        out, err = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 1 and b"timed out" not in err and out
+        assert monotonic() - begin < 4 + 2 * SCALE
+
+
+# -- an export is whole or not there ------------------------------------------------------------
+
+
+def slow_node(pages: int) -> tuple[ThreadingHTTPServer, threading.Event]:
+    """A server of `pages` full pages of messages; the last one comes once the event is set."""
+    go_on = threading.Event()
+    left = iter(range(pages))
+    message = {"id": "x", "origin": "o", "seq": 1, "time": 0, "data": "x" * 100}
+
+    class Node(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if "status" in self.path:
+                answer: Any = {"messages": {"count": 1000 * pages}}
+            else:
+                full = next(left, None) is not None
+                if not full:
+                    go_on.wait(DEADLINE)
+                answer = {"messages": [message] * (1000 if full else 1), "next": ""}
+            data = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Node)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, go_on
+
+
+@pytest.mark.parametrize("before", [None, "what was there"], ids=["new", "there already"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None])
+def test_an_interrupted_export_leaves_what_was_there(
+    tmp_path: Path, signum: int | None, before: str | None
+) -> None:
+    file = tmp_path / "log.ndjson"
+    if before:
+        file.write_text(before)
+        file.chmod(0o640)
+    server, go_on = slow_node(3)
+    url = f"127.0.0.1:{server.server_port}"
+    process = subprocess.Popen([*RUN_NODE, "export", str(file), "--node", url])
+    try:
+        wait_until(
+            lambda: sum(path.stat().st_size for path in tmp_path.glob(".*.part")) > 300_000,
+            "three pages are on disk",
+        )
+        assert (file.read_text() if file.exists() else None) == before
+        if signum:
+            process.send_signal(signum)
+            assert process.wait(DEADLINE) == 128 + signum
+            assert (file.read_text() if file.exists() else None) == before
+        else:
+            go_on.set()
+            assert process.wait(DEADLINE) == 0
+            assert len(file.read_text().splitlines()) == 3001
+            assert before is None or file.stat().st_mode & 0o777 == 0o640
+        assert [path.name for path in tmp_path.iterdir()] == ([file.name] if file.exists() else [])
+    finally:
+        go_on.set()
+        process.kill()
+        process.wait(DEADLINE)
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "log.ndjson"
+    file.write_text("what was there")
+    done = run(f"127.0.0.1:{free_port_pair()}", "export", str(file))
+    assert done.returncode == 3 and file.read_text() == "what was there"
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_an_export_goes_to_where_a_link_leads_and_through_a_pipe(
+    pair: list[NodeProcess], tmp_path: Path
+) -> None:
+    pair[0].commit("exported")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_text("old")
+    assert run(pair[0], "export", str(tmp_path / "link")).returncode == 0
+    assert (tmp_path / "link").is_symlink() and "exported" in (tmp_path / "file").read_text()
+    os.mkfifo(tmp_path / "pipe")
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert run(pair[0], "export", str(tmp_path / "pipe")).returncode == 0
+    reader.join(DEADLINE)
+    assert found == [(tmp_path / "file").read_text()]
+
+
+def test_an_empty_token_file_is_refused(pair: list[NodeProcess]) -> None:
+    done = run(pair[0], "status", "--token-file", "")
+    assert done.returncode == 2 and "--token-file" in done.stderr

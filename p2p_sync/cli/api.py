@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
@@ -25,8 +26,11 @@ FAILED = 6
 _URL = re.compile("[!-~]+")
 _NOT_ALLOWED = (401, 403, 421)
 
-# How long an answer, or the next line of a stream (one comes each 15 s), may take. Seconds.
-_PATIENCE = 60.0
+T = TypeVar("T")
+
+# How long the next part of an answer may take, and the next line of a stream, of which one comes
+# each 15 s. Seconds.
+_PATIENCE = 20.0
 
 
 class Failure(P2PSyncError):
@@ -36,6 +40,10 @@ class Failure(P2PSyncError):
         super().__init__(sentence)
         self.code = code
         self.problem = problem or {}
+
+
+class TooLate(Failure):
+    """The node did not answer in time: it may or may not have done what it was asked."""
 
 
 class Api:
@@ -57,9 +65,22 @@ class Api:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._opener = build_opener(ProxyHandler({}))
 
-    def ask(self, path: str, body: Any = None, patience: float = _PATIENCE) -> Any:
+    def ask(self, path: str, body: Any = None, within: float | None = None) -> Any:
         """GET `path`, or POST `body` (lines of NDJSON as bytes, else a value), and return the
-        JSON that is answered."""
+        JSON that is answered.
+
+        `within` bounds the whole exchange, from looking up the name of the host to the last byte of
+        the answer, in seconds; raises TooLate after it. None: the node may take as long as it goes
+        on answering.
+        """
+        if within is None:
+            return self._exchange(path, body, _PATIENCE)
+        try:
+            return _within(within, lambda: self._exchange(path, body, within))
+        except TimeoutError as error:
+            raise self._unreachable(error) from None
+
+    def _exchange(self, path: str, body: Any, patience: float) -> Any:
         with self._open(path, body, patience) as response:
             try:
                 return json.loads(response.read())
@@ -96,10 +117,36 @@ class Api:
 
     def _unreachable(self, error: Exception) -> Failure:
         reason = getattr(error, "reason", error)
+        kind = TooLate if isinstance(reason, TimeoutError) else Failure
         reason = getattr(reason, "strerror", None) or reason
-        return Failure(
+        return kind(
             UNREACHABLE, f"no node answers at {self._url} ({reason}); does it run, is --node right?"
         )
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what `call` returns, or raise what it raises; raise TimeoutError after `seconds`.
+
+    It runs in a thread of its own, which is left behind then: nothing else ends a look-up of a name
+    that hangs, or an answer that comes byte by byte.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+        done.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    if not done.wait(seconds):
+        raise TimeoutError(f"timed out after {seconds:.1f} s")
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _refusal(error: HTTPError) -> Failure:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import click
@@ -18,7 +19,7 @@ import click
 from ..logline import printable
 from ..verdict import numbered
 from ..web.token import read_token
-from .api import FAILED, NO, UNREACHABLE, USAGE, Api, Failure
+from .api import FAILED, NO, UNREACHABLE, USAGE, Api, Failure, TooLate
 
 T = TypeVar("T")
 Command = Callable[..., int | None]
@@ -28,6 +29,12 @@ _PAGE = 1000
 _CHUNK = 256 * 1024
 _MAX_LINE = 1024 * 1024
 _POLL = 0.1
+
+# What a single answer may take where a command has no --wait of its own, or a shorter one; and what
+# a commit may take beside its --timeout, which is for the copies. Seconds.
+_ANSWER = 10.0
+_LEAST_ANSWER = 1.0
+_STORING = 3.0
 
 _HEAD = ["ADDRESS", "ID", "LINK", "STATE", "DELAY", "SENT", "RECEIVED", "BEHIND", "VERSION"]
 _COLOURS = {
@@ -50,6 +57,8 @@ def _command(*parameters: Callable[[Any], Any]) -> Callable[[Command], Command]:
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
         def run(node: str, token_file: str | None, **given: Any) -> int | None:
+            if token_file is not None and not token_file.strip():
+                raise Failure(USAGE, "--token-file is empty; name a file, or leave it out")
             token = read_token(Path(token_file)) if token_file else ""
             try:
                 return function(Api(node, token), **given)
@@ -99,7 +108,7 @@ def status(api: Api, wait: float, as_json: bool) -> int:
         good = state == "in_sync" or (state == "alone" and not peers)
         return bool(good and not told["damaged"])
 
-    told = _until(lambda: api.ask("/api/v1/status"), in_sync, wait)
+    told = _until(lambda left: api.ask("/api/v1/status", within=left), in_sync, wait)
     text, state = told["verdict"]["text"], told["verdict"]["state"]
     _say(json.dumps(told) if as_json else _paint(printable(text), state))
     if not as_json:
@@ -123,7 +132,7 @@ def _moment(ms: int) -> str:
 @_command()
 def peers(api: Api, as_json: bool) -> None:
     """List the nodes and addresses that the node knows, and why one is not there."""
-    told = api.ask("/api/v1/peers")
+    told = api.ask("/api/v1/peers", within=_ANSWER)
     if as_json:
         _say(json.dumps(told))
         return
@@ -167,15 +176,18 @@ def _trouble(peer: dict[str, Any]) -> str:
 @_command(click.argument("address"), _wait("Seconds for the link to come about."))
 def add(api: Api, address: str, wait: float, as_json: bool) -> int:
     """Have the node link with ADDRESS, and keep it; the exit code is 0 once they are linked."""
-    key = api.ask("/api/v1/peers", {"address": address})["key"]
+    begin = time.monotonic()
+    told = api.ask("/api/v1/peers", {"address": address}, max(wait, _LEAST_ANSWER))
+    key = told["key"]
 
-    def entry() -> Any:
-        return next((p for p in api.ask("/api/v1/peers")["peers"] if p["key"] == key), None)
+    def entry(left: float) -> Any:
+        found = api.ask("/api/v1/peers", within=left)["peers"]
+        return next((peer for peer in found if peer["key"] == key), None)
 
     def settled(peer: Any) -> bool:
         return bool(peer and (peer["state"] == "connected" or peer["attempts"]))
 
-    peer = _until(entry, settled, wait)
+    peer = _until(entry, settled, wait - (time.monotonic() - begin))
     linked = bool(peer) and peer["state"] == "connected"
     if as_json:
         _say(json.dumps(peer))
@@ -201,14 +213,19 @@ def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: boo
     path = f"/api/v1/messages?copies={copies}&timeout={timeout:g}"
     reached = copies
     if text is not None:
-        told = api.ask(path, {"data": text}, timeout + 30)
+        try:
+            told = api.ask(path, {"data": text}, timeout + _STORING)
+        except TooLate as error:
+            raise Failure(
+                error.code, f"{error}; look whether the message is there before you try again"
+            ) from None
         reached = told["copies"]
         what = told["id"]
     else:
         told = {"count": 0, "copies": None}
         for _, lines in _batches(sys.stdin.buffer):
             body = "".join(json.dumps(_decoded(line)) + "\n" for line in lines if line.strip())
-            answer = api.ask(path, body.encode(), timeout + 30)
+            answer = api.ask(path, body.encode(), timeout + _STORING)
             told["count"] += answer["count"]
             if answer["count"]:
                 told["copies"] = answer.get("copies", 0)
@@ -239,8 +256,9 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
 def export(api: Api, file: str, as_json: bool) -> None:
     """Write all messages to FILE, as NDJSON in the shared order; - is the standard output."""
     count = damaged = 0
-    with _files(file, "wb") as target:
-        for message in _progress(_messages(api), api.ask("/api/v1/status")["messages"]["count"]):
+    with _replaced(file) as target:
+        total = api.ask("/api/v1/status", within=_ANSWER)["messages"]["count"]
+        for message in _progress(_messages(api), total):
             if "damaged" in message:
                 damaged += message["damaged"]
                 continue
@@ -259,7 +277,7 @@ def import_(api: Api, file: str, as_json: bool) -> None:
     Lines whose `id` the node holds already are skipped.
     """
     done = {"imported": 0, "skipped": 0}
-    with _files(file, "rb") as source:
+    with _source(file) as source:
         size = os.fstat(source.fileno()).st_size
         batches = _progress(_batches(source), size, lambda b: sum(map(len, b[1])) + len(b[1]))
         for before, lines in batches:
@@ -299,11 +317,19 @@ def _left_out(damaged: int) -> str:
     return f"{entries} damaged on the disk of this node, and left out; its status says which"
 
 
-def _until(ask: Callable[[], T], good: Callable[[T], bool], wait: float) -> T:
-    """Ask until the answer is good, `wait` seconds at most; return the last one."""
+def _until(ask: Callable[[float], T], good: Callable[[T], bool], wait: float) -> T:
+    """Ask until the answer is good, `wait` seconds at most; return the last one.
+
+    `ask` gets the seconds that it may take; the first answer has a second even if `wait` is less.
+    """
     deadline = time.monotonic() + wait
-    while not good(answer := ask()) and time.monotonic() < deadline:
-        time.sleep(_POLL)
+    answer = ask(max(wait, _LEAST_ANSWER))
+    while not good(answer) and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(_POLL, left))
+        try:
+            answer = ask(max(deadline - time.monotonic(), _POLL))
+        except TooLate:
+            break  # the answer before it is the last one
     return answer
 
 
@@ -329,14 +355,57 @@ def _decoded(line: bytes) -> str:
         raise Failure(USAGE, "a line of the standard input is not UTF-8") from None
 
 
-def _files(name: str, mode: str) -> Any:
-    """Open a file, or lend a standard stream; what goes wrong is told in a sentence."""
+def _source(name: str) -> Any:
+    """Open a file to read, or lend the standard input; raises Failure."""
     if name == "-":
-        return nullcontext((sys.stdin if mode == "rb" else sys.stdout).buffer)
+        return nullcontext(sys.stdin.buffer)
     try:
-        return Path(name).open(mode)
+        return Path(name).open("rb")
     except OSError as error:
-        raise Failure(USAGE, f"{name} cannot be opened ({error.strerror})") from None
+        raise _unusable(name, error) from None
+
+
+@contextmanager
+def _replaced(name: str) -> Iterator[BinaryIO]:
+    """Lend a file to write, which gets its `name` once it is whole and on disk; a file of that name
+    stays as it is until then, and if anything goes wrong.
+
+    The standard output, devices and pipes are written as they are. Raises Failure where it cannot
+    be opened.
+    """
+    if name == "-":
+        yield sys.stdout.buffer
+        return
+    path = Path(name).resolve()  # a link goes on leading to the file
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as device:
+                yield device
+            return
+        part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+        file = part.open("xb")
+    except OSError as error:
+        raise _unusable(name, error) from None
+    try:
+        with file:
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the name, too
+    finally:
+        os.close(directory)
+
+
+def _unusable(name: str, error: OSError) -> Failure:
+    return Failure(USAGE, f"{name} cannot be opened ({error.strerror})")
 
 
 def _progress(

@@ -134,7 +134,7 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
         logger.error("answering %r failed", request.path, exc_info=error)
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "this node failed; see its log")
 
-    shown = redirect("/")
+    shown = redirect("/", 302)
     done = Done(shown.status, shown.get_wsgi_headers({}).to_wsgi_list(), shown.get_data())
     app.wsgi_app = shortened(app.wsgi_app, done)  # type: ignore[method-assign,assignment]
     return app
@@ -162,26 +162,26 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
         if is_opened(request.environ) and not _is_familiar(node, address):
             return _confirmation(address)
         node.connect(str(address))
-        return redirect("/")
+        return redirect("/", 302)
 
     @app.post("/add")
     def add_confirmed() -> AnyResponse:
         if not is_own(request.environ):
             raise Forbidden("this form is sent by the page of this node alone; use the API")
         node.connect(str(_address_in(request.get_data(as_text=False).decode("latin-1"))))
-        return redirect("/")
+        return redirect("/", 302)
 
     @app.get("/commit")
     def commit() -> AnyResponse:
         if begun := request.environ.get(BEGUN):
             begun()
-            return redirect("/")
+            return redirect("/", 302)
         _only_on_purpose()
         text = parameter(request.environ["QUERY_STRING"], "msg", EXAMPLE)
         copies, timeout = _waiting()
         with slots.held(copies > 0):
             node.commit(text, copies, timeout)
-        return redirect("/")
+        return redirect("/", 302)
 
 
 def _address_in(query: str) -> Address:
