@@ -460,7 +460,7 @@ def test_the_whole_command_keeps_to_its_time(
         begin = monotonic()
         done = run(node, *arguments)
         assert done.returncode == 3 and "timed out" in done.stderr
-        assert monotonic() - begin < seconds + 2 * SCALE
+        assert monotonic() - begin < seconds + 8 * SCALE, "and the start of the program"
 
 
 def test_a_node_that_stops_while_status_waits_leaves_the_last_answer() -> None:
@@ -473,7 +473,7 @@ def test_a_node_that_stops_while_status_waits_leaves_the_last_answer() -> None:
         node.process.send_signal(signal.SIGSTOP)
         out, err = process.communicate(timeout=DEADLINE)
         assert process.returncode == 1 and b"timed out" not in err and out
-        assert monotonic() - begin < 4 + 2 * SCALE
+        assert monotonic() - begin < 4 + 8 * SCALE
 
 
 # -- an export is whole or not there ------------------------------------------------------------
