@@ -29,13 +29,17 @@ function hurry() {
 }
 
 async function ask() {
+  const list = async () => (await call("/api/v1/peers")).peers;
+  // The list first: the verdict must not be older than what the list says.
+  let told = performance.now() >= peersAt || isAdding() ? await list() : null;
   const status = await call("/api/v1/status");
   const restarted = run !== null && run.started !== status.node.started;
   // Another version has another page, too.
   if (run && run.version !== status.node.version) location.reload();
   run = { started: status.node.started, version: status.node.version };
-  if (performance.now() >= peersAt || restarted || isAdding()) {
-    ({ peers } = await call("/api/v1/peers"));
+  if (restarted) told = await list();
+  if (told) {
+    peers = told;
     // Many of them change little, and are much to send.
     peersAt = performance.now() + Math.max(1800, 10 * peers.length);
     if (restarted) forgetRates();
