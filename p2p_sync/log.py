@@ -17,6 +17,8 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
+from struct import Struct
+from struct import error as StructError
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -32,6 +34,9 @@ from .store import Database, Store
 logger = logging.getLogger("p2p_sync")
 
 T = TypeVar("T")
+
+# The numbers in a row, for its checksum.
+_pack = Struct(">qqqq").pack
 
 # Damaged entries that are logged, one line each, and named in the status.
 _MOST_NAMED = 100
@@ -161,11 +166,11 @@ class Log:
         for origin, seq, count, time, heard, previous, data, checksum, arrival in rows:
             # As in _is_whole; the call takes longer than this.
             try:
-                head = b"%b %d %d %d %d %b" % (origin, seq, count, time, heard, previous)
+                head = _pack(seq, count, time, heard) + origin + previous
                 if crc32(data, crc32(head)) == checksum:
                     good[origin] += count
                     continue
-            except TypeError:
+            except (TypeError, StructError):
                 pass
             damaged.append((arrival, _name(origin), seq))
         if self._store.indexes_differ:
@@ -534,9 +539,9 @@ def _is_whole(row: Sequence[Any]) -> bool:
     """Return whether an entry, the columns _ENTRY, is what was stored."""
     origin, seq, count, time, heard, previous, data, checksum = row
     try:
-        head = b"%b %d %d %d %d %b" % (origin, seq, count, time, heard, previous)
+        head = _pack(seq, count, time, heard) + origin + previous
         return bool(crc32(data, crc32(head)) == checksum)
-    except TypeError:  # not even of the right type
+    except (TypeError, StructError):  # not even of the right type
         return False
 
 
@@ -603,7 +608,7 @@ def _insert(
         if after + 1 in kept:
             continue
         before = bytes.fromhex(previous)
-        head = b"%b %d %d %d %d %b" % (origin, after + 1, length, time, heard, before)
+        head = _pack(after + 1, length, time, heard) + origin + before
         checksum = crc32(text.encode(), crc32(head))
         fields.append((last, run.origin, after + 1, length, time, heard, before, text, checksum))
     for start in range(0, len(fields), _ROWS):
