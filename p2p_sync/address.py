@@ -111,9 +111,12 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
-def site(host: str) -> str | bytes:
+def site(host: str) -> str:
     """Return what the addresses of one remote host share: of IPv6 it has a network of 64 bits."""
-    return ipaddress.ip_address(host).packed[:8] if ":" in host else host
+    ip = _ip(host.partition("%")[0])
+    if ip is None:
+        return host  # the tests' peers may have names
+    return str(ip if ip.version == 4 else ipaddress.ip_network((ip, 64), strict=False))
 
 
 @lru_cache(4096)
@@ -121,6 +124,12 @@ def place(address: str) -> tuple[str, int]:
     """Return what is the same for all spellings of one place on this machine."""
     parsed = parse_address(address)
     return "localhost" if is_loopback(parsed.host) else parsed.host, parsed.port
+
+
+@lru_cache(4096)
+def is_named(address: str) -> bool:
+    """Return whether `address` has a host name, which has to be resolved, and no IP address."""
+    return not is_ip(parse_address(address).host)
 
 
 def is_local(address: str) -> bool:

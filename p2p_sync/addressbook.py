@@ -1,5 +1,8 @@
 """The addresses that a node knows: what is known of each, when to dial it, which to forget.
 
+An address leads to one endpoint (an IP address with a port) or, if it has a host name, to several,
+which may belong to several nodes: one name may stand for a whole network.
+
 Pure: time is an argument (seconds, of any steady clock), chance a generator that is passed in.
 """
 
@@ -10,9 +13,10 @@ import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from .address import is_local, place
+from .address import is_local, is_named, place, site
 from .config import (
     MAX_ADDRESSES,
+    MAX_ENDPOINTS,
     MAX_KNOWN_ADDRESSES,
     STRANGERS_A_MINUTE,
     STRANGERS_AT_ONCE,
@@ -26,6 +30,12 @@ Endpoint = tuple[str, int]
 NEVER = float("inf")
 # A learned address to which every dial has failed for this long is forgotten. Seconds.
 GIVE_UP = 86_400.0
+# An address of this node itself that was given by hand is looked at again after this: its name may
+# lead to other nodes by then. Seconds.
+ONESELF_PAUSE = 30.0
+ONESELF = "this is this node itself"
+# How long a node that was found at an endpoint is taken to be there still. Seconds.
+_FOUND_LASTS = 600.0
 # Where a link was closed because one side has enough, the next try comes after this. Seconds.
 SHED_PAUSE = 60.0
 # Those who told us of addresses, and have an allowance of their own.
@@ -41,7 +51,7 @@ class Known:
     by_hand: bool = False
     # It may lead to this machine: it was learned over loopback, or given by hand.
     local: bool = False
-    # Who told of it: a node's id or a host.
+    # The peer that sent it: a node's id or a host.
     source: str = ""
     # The id of the node of ours that was last found there.
     node: str | None = None
@@ -53,18 +63,26 @@ class Known:
     # When a node last answered there, and since when every dial has failed.
     worked: float | None = None
     failing: float | None = None
-    # The rest is not kept over a restart. It leads to this very node.
+    # The rest is not kept over a restart. It leads to this very node, and to no other.
     oneself: bool = False
+    # The remote host of the peer that sent it.
+    host: str = ""
     # A node of ours says that a node of ours is there.
     ours: bool = False
     # Who tells this original of the others: we (True), another node (False), not settled (None).
     introducer: bool | None = None
     # Ids of our nodes that were told of this original, and that it is therefore not told of.
     told_to: set[str] = field(default_factory=set)
-    # What it resolved to.
+    # What it resolved to, the endpoint that worked last, and those that did not.
     endpoints: tuple[Endpoint, ...] = ()
-    # The dial that is under way is not needed (see overlay.py).
+    best: Endpoint | None = None
+    bad: set[Endpoint] = field(default_factory=set)
+    # The dial that is under way is not needed (see overlay.py), or it looks for further nodes
+    # behind a name that leads to a connected one.
     probing: bool = False
+    further: bool = False
+    # When to look for such nodes again.
+    further_at: float = 0.0
     next_try: float = 0.0
     # The other end turned us down, or may not be dialled.
     refused: bool = False
@@ -75,6 +93,11 @@ class Known:
     def stranger(self) -> bool:
         """Whether there is nothing but a peer's word for it."""
         return self.worked is None and not self.by_hand
+
+    @property
+    def is_name(self) -> bool:
+        """Whether it has a host name, which has to be resolved and may lead to several nodes."""
+        return is_named(self.address)
 
     @property
     def use(self) -> tuple[int, float]:
@@ -102,6 +125,8 @@ class AddressBook:
         self._settings = settings
         self._rng = rng
         self._own: set[tuple[str, int]] = set()
+        # The ids of the nodes that were found at endpoints, this node's own among them, and when.
+        self._found: dict[Endpoint, tuple[str, float]] = {}
         self._allowances: dict[str, _Allowance] = {}
 
     # -- learning and forgetting ----------------------------------------------------------------
@@ -114,13 +139,19 @@ class AddressBook:
         self.by_hand[address] = known
         known.next_try = now
         known.attempts = 0
+        known.oneself = False
         return known
 
     def restore(self, known: Known, now: float) -> None:
-        """Take back what was known before a restart; all of it is due."""
+        """Take back what was known before a restart; all of it is due.
+
+        The time that this node was off does not count as time in which dials have failed.
+        """
         if self._settings.tls_alone and not (known.by_hand or known.address.startswith("wss:")):
             return
         known.next_try = known.changed = now
+        if known.failing is not None and known.worked is not None:
+            known.failing = now
         self.known[known.address] = known
         if known.by_hand:
             self.by_hand[known.address] = known
@@ -131,16 +162,19 @@ class AddressBook:
         source: str,
         now: float,
         *,
+        host: str = "",
         over_loopback: bool,
         pause: float = 0.0,
         in_use: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """Remember addresses that a peer tells of, to be dialled `pause` seconds from now.
+        """Remember addresses that a peer has sent, to be dialled `pause` seconds from now.
 
-        `source` is who it is. Loopback addresses are taken over loopback alone. When the book is
-        full the least useful makes room, except for those `in_use`. Where the node speaks TLS, no
-        other address is taken.
+        `source` is the id or host of the peer, for people; `host` is its remote host, by which
+        limits count. Loopback addresses are accepted over loopback only. When the book is full the
+        least useful address makes room, except for those `in_use`. A node that speaks TLS accepts
+        only TLS addresses.
         """
+        host = site(host or source)
         fit = [a for a in addresses if over_loopback or not is_local(a)]
         if self._settings.tls_alone:
             fit = [address for address in fit if address.startswith("wss:")]
@@ -149,13 +183,18 @@ class AddressBook:
                 self.known[address].local = True
         new = [address for address in fit if address not in self.known]
         if new:
-            of_source = sum(k.stranger and k.source == source for k in self.known.values())
+            of_source = sum(k.stranger and k.host == host for k in self.known.values())
             new = new[: max(0, MAX_ADDRESSES - of_source)]
             new = new[: self._make_room(len(new), in_use)]
         for address in new:
             self.revision += 1
             self.known[address] = Known(
-                address, local=over_loopback, source=source, next_try=now + pause, changed=now
+                address,
+                local=over_loopback,
+                source=source,
+                host=host,
+                next_try=now + pause,
+                changed=now,
             )
 
     def _make_room(self, count: int, in_use: Callable[[], Collection[str]]) -> int:
@@ -188,22 +227,59 @@ class AddressBook:
                 self.forget(known)
 
     def is_oneself(self, address: str) -> None:
-        """Note that `address` leads to this very node, so that it is never dialled."""
+        """Note that `address` leads to this very node, so that it is not dialled.
+
+        An address given by hand is not given up for it: see `oneself`.
+        """
         if len(self._own) < MAX_KNOWN_ADDRESSES:
             self._own.add(place(address))
+        if address in self.by_hand:
+            return
         if address in self.known or self._make_room(1, tuple):
             self.known.setdefault(address, Known(address)).oneself = True
+
+    def oneself(self, known: Known, now: float) -> None:
+        """Note that all endpoints of an address lead to this node; if it was given by hand, it is
+        resolved again later."""
+        if not known.oneself:
+            known.changed = now
+        known.oneself = True
+        known.node = known.failing = None
+        known.refused = False
+        known.attempts, known.last_error = 0, ONESELF
+        known.next_try = now + ONESELF_PAUSE * (0.75 + self._rng.random() / 2)
 
     def names_oneself(self, addresses: frozenset[str]) -> bool:
         """Return whether one of `addresses` is known to lead to this very node."""
         return any(place(address) in self._own for address in addresses)
 
-    # -- whom to dial ---------------------------------------------------------------------------
+    # -- which node is where --------------------------------------------------------------------
 
-    def pick(self, candidates: Iterable[Known], room: int, now: float) -> tuple[list[Known], float]:
+    def found(self, endpoint: Endpoint, node: str, now: float) -> None:
+        """Note that the node with that id has answered at `endpoint`."""
+        self._found.pop(endpoint, None)
+        self._found[endpoint] = node, now
+        if len(self._found) > MAX_KNOWN_ADDRESSES:
+            del self._found[next(iter(self._found))]
+
+    def node_at(self, endpoint: Endpoint, now: float) -> str | None:
+        """Return the id of the node that has answered at `endpoint` lately."""
+        node, when = self._found.get(endpoint, (None, now))
+        return node if now < when + _FOUND_LASTS else None
+
+    # -- which to dial --------------------------------------------------------------------------
+
+    def pick(
+        self,
+        candidates: Iterable[Known],
+        room: int,
+        now: float,
+        fits: Callable[[Known], bool] = lambda known: True,
+    ) -> tuple[list[Known], float]:
         """Return up to `room` of the candidates to dial now, and when to look again.
 
-        Those that worked lately come first, else chance decides.
+        Those that worked lately come first, else chance decides. `fits` is asked before one is
+        chosen.
         """
         ready: list[Known] = []
         again = NEVER
@@ -218,7 +294,9 @@ class AddressBook:
         for known in ready:
             if len(chosen) >= room:
                 break
-            wait = self._spend(known.source, now) if known.stranger else 0.0
+            if not fits(known):
+                continue
+            wait = self._spend(known.host, now) if known.stranger else 0.0
             if wait:
                 again = min(again, now + wait)
             else:
@@ -226,7 +304,7 @@ class AddressBook:
         return chosen, again
 
     def _spend(self, source: str, now: float) -> float:
-        """Take one from the allowance of `source`; with none left, return the seconds to wait."""
+        """Take one from the allowance of a host; with none left, return the seconds to wait."""
         rate = STRANGERS_A_MINUTE / 60
         if source not in self._allowances and len(self._allowances) >= _MAX_SOURCES:
             for name, allowance in list(self._allowances.items()):
@@ -244,7 +322,7 @@ class AddressBook:
 
     @staticmethod
     def may_dial(known: Known, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-        """Return those of the endpoints behind `known` that a peer's word may lead us to.
+        """Return those of the endpoints behind `known` that peers may make this node dial.
 
         Raises DialError where there is none.
         """
@@ -257,6 +335,17 @@ class AddressBook:
             )
         return allowed
 
+    def order(self, known: Known, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+        """Return the endpoints to try in one dial, in that order: the one that worked last comes
+        first, and those that have not worked come last."""
+        chosen = list(endpoints)
+        if len(chosen) > MAX_ENDPOINTS:
+            numbers = sorted(self._rng.sample(range(len(chosen)), MAX_ENDPOINTS))
+            best = [known.best] if known.best in chosen else []
+            chosen = [*best, *(chosen[n] for n in numbers if chosen[n] != known.best)]
+        chosen.sort(key=lambda endpoint: (endpoint != known.best, endpoint in known.bad))
+        return tuple(chosen[:MAX_ENDPOINTS])
+
     # -- what came of it ------------------------------------------------------------------------
 
     def worked(self, known: Known, now: float) -> None:
@@ -264,9 +353,15 @@ class AddressBook:
         self.revision += known.worked is None
         known.worked = now
 
-    def failed(self, known: Known, error: str, now: float, refused: bool = False) -> None:
-        """Note that a dial has failed, and when to try again."""
-        if known.failing is None:
+    def failed(
+        self, known: Known, error: str, now: float, refused: bool = False, linked: bool = True
+    ) -> None:
+        """Note that a dial has failed, and when to try again.
+
+        `linked`: this node has links. While it has none the fault may be its own, so an address
+        that has worked before is not given up then.
+        """
+        if known.failing is None or (known.worked is not None and not linked):
             known.failing = now
         known.refused = refused
         self._back_off(known, error, now)

@@ -19,7 +19,7 @@ MAX_LINKS_TOLD = 64
 # Addresses that are remembered.
 MAX_KNOWN_ADDRESSES = 1000
 
-# Dials to addresses that nothing but one peer's word speaks for: at once, and then a minute.
+# Dials to addresses that only peers of one remote host have sent: at once, and then a minute.
 STRANGERS_AT_ONCE = 64
 STRANGERS_A_MINUTE = 12
 
@@ -34,8 +34,13 @@ MAX_UNPROVED = 256
 # The head of an HTTP request or answer in an opening handshake. Bytes.
 MAX_HANDSHAKE_BYTES = 16 * 1024
 
-# Dials under way at a time.
+# Dials under way at a time, and beside these host names that are being resolved: those that hang
+# delay no dial. Learned names get half of the places, so that they delay no name given by hand.
 MAX_DIALS = 8
+MAX_LOOKUPS = 16
+
+# Endpoints (IP addresses with a port) of one host name that one dial tries.
+MAX_ENDPOINTS = 8
 
 # Open files and connections that a process allows itself at its start: the limit that it inherits,
 # 256 on macOS, is soon reached by connections alone. More than this is of no use.

@@ -1,10 +1,18 @@
-"""Dials peers: name, connection, handshake. One call, one dial, in the caller's thread."""
+"""Dials peers: name, connection, handshake. One call is one dial.
+
+A host name may have several endpoints (IP addresses with a port), of which some do not answer, or
+accept and stay silent. So a dial starts with the first and, each time the others have had
+HEAD_START to answer or one has failed, adds the next; the first whose handshakes are all done wins,
+and the others are cut (RFC 8305, "Happy Eyeballs", carried on to the end of the handshakes).
+"""
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
+from typing import TypeAlias
 
 from .address import Address
 from .config import Settings
@@ -15,15 +23,28 @@ from .tls import Secured, Tls, end, streamable
 
 Endpoint = tuple[str, int]
 
+# How long the endpoints that a dial has begun to try have to answer before the next is tried, too.
+# RFC 8305 recommends this for connecting. Seconds.
+HEAD_START = 0.25
+# Endpoints of one name that are considered.
+_MOST_ENDPOINTS = 64
+
+# A connection after the opening handshake, its endpoint, and the binding for proofs.
+Connected: TypeAlias = tuple[Stream, Endpoint, str]
+
 
 def resolve(address: Address) -> tuple[Endpoint, ...]:
-    """Return the IP addresses and ports behind `address`; raises DialError with none."""
+    """Return the endpoints of `address`; raises DialError if there are none.
+
+    This may block for as long as the resolver of the system likes.
+    """
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DialError(f"its name is not known: {reason}") from None
-    return tuple(dict.fromkeys((str(sockaddr[0]), int(sockaddr[1])) for *_, sockaddr in found))
+    endpoints = dict.fromkeys((str(sockaddr[0]), int(sockaddr[1])) for *_, sockaddr in found)
+    return tuple(endpoints)[:_MOST_ENDPOINTS]
 
 
 class Dialer:
@@ -33,60 +54,144 @@ class Dialer:
         self._settings = settings
         self._tls = tls
         self._lock = threading.Lock()  # guards the two below
-        self._under_way: set[socket.socket] = set()
+        self._races: set[_Race] = set()
         self._stopped = False
 
-    def dial(
-        self, address: Address, endpoints: tuple[Endpoint, ...], path: str = "/"
-    ) -> tuple[Stream, Endpoint, str]:
+    def dial(self, address: Address, endpoints: tuple[Endpoint, ...], path: str = "/") -> Connected:
         """Return a connection after the opening handshake, the end that answered, and the binding
         for proofs.
 
         Raises DialError with the reason, within `handshake_timeout` seconds.
         """
         deadline = time.monotonic() + self._settings.handshake_timeout
-        failure = DialError("it has no address")
-        for endpoint in endpoints:
-            family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
-            connection = socket.socket(family, socket.SOCK_STREAM)
-            binding = ""
-            if address.secure:
-                connection = self._tls.dialling(connection, address.host)
-            try:
-                self._begin(connection)
-                connection.settimeout(max(0.01, deadline - time.monotonic()))
-                connection.connect(endpoint)
-                streaming = streamable(connection)
-                if isinstance(streaming, Secured):
-                    binding = streaming.shake_hands(deadline)
-                stream = Stream(streaming, self._settings.handshake_timeout)
-                shake_hands(stream, address, path, max(0.01, deadline - time.monotonic()))
-                return stream, endpoint, binding
-            except TimeoutError:
-                failure = DialError("it did not answer in time")
-            except LinkClosed as error:
-                refused = isinstance(error, CertificateRefused)
-                failure = DialError(str(error), refused=refused)
-            except OSError as error:
-                failure = DialError(f"no connection: {error.strerror or error}")
-            except DialError as error:
-                failure = error
-            finally:
-                with self._lock:
-                    self._under_way.discard(connection)
-            connection.close()
-        raise failure
+        race = _Race()
+        with self._lock:
+            if self._stopped:
+                raise DialError("this node is stopping")
+            self._races.add(race)
+        try:
+            return self._run(race, address, endpoints, path, deadline)
+        finally:
+            race.end()
+            with self._lock:
+                self._races.discard(race)
 
     def stop(self) -> None:
         """Give up all dials, now and from now on."""
         with self._lock:
             self._stopped = True
-            under_way = list(self._under_way)
-        for connection in under_way:
-            end(connection)
+            races = list(self._races)
+        for race in races:
+            race.end()
 
-    def _begin(self, connection: socket.socket) -> None:
+    def _run(
+        self,
+        race: _Race,
+        address: Address,
+        endpoints: tuple[Endpoint, ...],
+        path: str,
+        deadline: float,
+    ) -> Connected:
+        """Try the endpoints until one answers or all have failed."""
+        failure = DialError("it has no address")
+        waiting = list(endpoints)
+        running = 0
+        while waiting or running:
+            if waiting:
+                arguments = race, address, waiting.pop(0), path, deadline
+                if not waiting and not running:
+                    self._try(*arguments)  # the only one needs no thread of its own
+                else:
+                    threading.Thread(
+                        target=self._try, args=arguments, name=f"try {address}", daemon=True
+                    ).start()
+                running += 1
+            outcome = race.wait(HEAD_START if waiting else None)
+            if outcome is None:
+                continue
+            if not isinstance(outcome, DialError):
+                return outcome
+            running -= 1
+            if outcome.refused or not failure.refused:  # an answer says more than a silence
+                failure = outcome
+        raise failure
+
+    def _try(
+        self, race: _Race, address: Address, endpoint: Endpoint, path: str, deadline: float
+    ) -> None:
+        """Connect to one endpoint and shake hands; tell the race how that ends."""
+        family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        binding = ""
+        if address.secure:
+            connection = self._tls.dialling(connection, address.host)
+        try:
+            race.begin(connection)
+            connection.settimeout(max(0.01, deadline - time.monotonic()))
+            connection.connect(endpoint)
+            streaming = streamable(connection)
+            if isinstance(streaming, Secured):
+                binding = streaming.shake_hands(deadline)
+            stream = Stream(streaming, self._settings.handshake_timeout)
+            shake_hands(stream, address, path, max(0.01, deadline - time.monotonic()))
+            if race.won(connection, (stream, endpoint, binding)):
+                return
+            failure = DialError("another endpoint was faster")
+        except TimeoutError:
+            failure = DialError("it did not answer in time")
+        except LinkClosed as error:
+            failure = DialError(str(error), refused=isinstance(error, CertificateRefused))
+        except OSError as error:
+            failure = DialError(f"no connection: {error.strerror or error}")
+        except DialError as error:
+            failure = error
+        race.lost(connection, failure)
+        connection.close()
+
+
+class _Race:
+    """The connections that one dial tries, of which at most one wins. For any thread."""
+
+    def __init__(self) -> None:
+        self._outcomes: queue.SimpleQueue[Connected | DialError] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the two below
+        self._running: set[socket.socket] = set()
+        self._over = False
+
+    def begin(self, connection: socket.socket) -> None:
+        """Take part with a connection that is not open yet; raises DialError if it is over."""
         with self._lock:
-            if self._stopped:
+            if self._over:
                 raise DialError("this node is stopping")
-            self._under_way.add(connection)
+            self._running.add(connection)
+
+    def won(self, connection: socket.socket, outcome: Connected) -> bool:
+        """Return whether this connection is the first, which from now on is the dial's."""
+        with self._lock:
+            if self._over:
+                return False
+            self._over = True
+            self._running.discard(connection)
+        self._outcomes.put(outcome)
+        return True
+
+    def lost(self, connection: socket.socket, failure: DialError) -> None:
+        """Give a connection up, for its owner to close."""
+        with self._lock:
+            self._running.discard(connection)
+        self._outcomes.put(failure)
+
+    def wait(self, timeout: float | None) -> Connected | DialError | None:
+        """Return how the next connection has ended; None if none has within `timeout` seconds."""
+        try:
+            return self._outcomes.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def end(self) -> None:
+        """Cut all connections that have not won, and let none begin."""
+        with self._lock:
+            self._over = True
+            running = list(self._running)
+        for connection in running:
+            end(connection)

@@ -179,7 +179,7 @@ class Mesh:
         except ProtocolError as error:
             if error.code == NORMAL and link.dialled:
                 with self._state.overlay() as overlay:
-                    overlay.book.is_oneself(link.dialled)
+                    overlay.reached_oneself(link.dialled, link.remote, time.monotonic())
             raise
         for frame in answers:
             link.send(encode(frame))
@@ -313,7 +313,7 @@ class Mesh:
         with self._state.overlay() as overlay:
             if link.handshake and link.dialled:
                 refused = link.code not in (None, NORMAL, GOING_AWAY)
-                overlay.failed(link.dialled, reason, time.monotonic(), refused)
+                overlay.failed(link.dialled, reason, time.monotonic(), refused, link.remote)
             overlay.closed(link.number, reason, time.monotonic(), link.code)
         wake(self._state.link_closed(link))
         self._reporter.closed(link, reason)
@@ -412,17 +412,19 @@ class Mesh:
         try:
             endpoints = resolve(parsed)
             with self._state.overlay() as overlay:
-                endpoints = overlay.resolved(address, endpoints)
+                endpoints = overlay.resolved(address, endpoints, time.monotonic())
             if not endpoints:
-                logger.info("not dialled: a link leads to %s already", address)
+                logger.info("not dialled: %s leads to this node or a connected peer", address)
                 self._counters.add("dials_total", "unneeded")
                 return
             stream, endpoint, binding = self._dialer.dial(parsed, endpoints)
         except DialError as error:
             with self._state.overlay() as overlay:
-                overlay.failed(address, str(error), time.monotonic(), error.refused)
+                trouble = overlay.failed(address, str(error), time.monotonic(), error.refused)
                 known = overlay.book.known.get(address)
             self._counters.add("dials_total", "refused" if error.refused else "failed")
+            if not trouble:
+                return
             if news := self._repeats.failed(address, str(error), time.monotonic()):
                 name = f"{address} ({known.node[:8]})" if known and known.node else address
                 logger.warning("dialling %s failed: %s", name, news, extra={"address": address})

@@ -6,6 +6,9 @@ out. The links are known here by a number. What the peers are told is in introdu
 
 - Below `target_links` a node dials what it knows, at random, those that worked lately first. Up to
   nine nodes are so a full mesh. Addresses given by hand are dialled whatever the count.
+- A host name may stand for several nodes, this one among them. A dial skips the endpoints that lead
+  to this node. A name given by hand that leads to a connected node is resolved again from time to
+  time, and the other nodes behind it are dialled as if their addresses had been learned.
 - Above twice that it sheds a link (close 1013, after telling addresses): the newest to a node that
   has enough, else the oldest; never one given by hand or to an original node.
 - Every `probe` seconds it dials one known address that it has no link to, even when it has enough.
@@ -17,13 +20,13 @@ out. The links are known here by a number. What the peers are told is in introdu
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .address import Address
 from .addressbook import AddressBook, Endpoint, Known
 from .codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
-from .config import MAX_DIALS, Settings
+from .config import MAX_DIALS, MAX_LOOKUPS, Settings
 from .errors import ProtocolError
 from .introductions import Introductions
 from .peer import Close, Peer, Tell, Work, count
@@ -44,6 +47,7 @@ _ENOUGH = "both sides have links enough"
 class _Linked:
     """Where links lead."""
 
+    node_at: Callable[[Endpoint], str | None]
     addresses: set[str | None] = field(default_factory=set)
     nodes: set[str | None] = field(default_factory=set)
     endpoints: set[Endpoint] = field(default_factory=set)
@@ -53,8 +57,15 @@ class _Linked:
         return (
             known.address in self.addresses
             or (known.node is not None and known.node in self.nodes)
-            or not self.endpoints.isdisjoint(known.endpoints)
+            or any(self.at(endpoint) for endpoint in known.endpoints)
         )
+
+    def at(self, endpoint: Endpoint) -> bool:
+        """Return whether one leads to the node at this endpoint."""
+        if endpoint in self.endpoints:
+            return True
+        node = self.node_at(endpoint)
+        return node is not None and node in self.nodes
 
 
 class Overlay:
@@ -72,6 +83,7 @@ class Overlay:
         self._rng = rng
         self._dials = 0
         self.dialling: dict[str, float] = {}  # the dials under way: address -> since when
+        self._resolving: dict[str, bool] = {}  # names among them -> given by hand
         self._probe_at = 0.0
         self._exchange_at = 0.0
         own = Sockets(
@@ -99,12 +111,11 @@ class Overlay:
         """
         target = self._settings.target_links
         again = self._introductions.forget(now)
-        free = MAX_DIALS - len(self.dialling)
-        if free <= 0:
-            return [], again
-        linked = self._linked()
-        by_hand = [known for known in self.book.by_hand.values() if self._wanted(known, linked)]
-        chosen, later = self.book.pick(by_hand, free, now)
+        linked = self._linked(now)
+        fits = self._free_places()
+        idle = [known for known in self.book.by_hand.values() if known.address not in self.dialling]
+        by_hand = [known for known in idle if not linked.to(known)]
+        chosen, later = self.book.pick(by_hand, MAX_DIALS + MAX_LOOKUPS, now, fits)
         again = min(again, later)
         slow = [began + SLOW_DIAL for began in self.dialling.values()]
         again = min([again, *(moment for moment in slow if moment > now)])
@@ -113,11 +124,18 @@ class Overlay:
         if target and now >= self._probe_at:
             self._probe_at = now + self._settings.probe * (0.5 + self._rng.random())
             room, probing = max(room, 1), room <= 0
-        room = min(room, free - len(chosen))
         if room > 0:
-            known = self.book.known.values()
-            learned = [k for k in known if not k.by_hand and self._wanted(k, linked)]
-            more, later = self.book.pick(learned, room, now)
+            names = [known for known in idle if known.is_name and linked.to(known)]
+            further = [known for known in names if known.further_at <= now]
+            again = min([again, *(k.further_at for k in names if k.further_at > now)])
+            learned = [
+                known
+                for known in self.book.known.values()
+                if not (known.by_hand or known.oneself or known.address in self.dialling)
+                if not self._introductions.expects(known.address)
+                if not linked.to(known)
+            ]
+            more, later = self.book.pick(learned + further, room, now, fits)
             for entry in more:
                 entry.probing = probing
             chosen += more
@@ -132,40 +150,113 @@ class Overlay:
 
     def dial(self, address: str, now: float) -> int:
         """Note that a dial begins; return its number, which goes with the link."""
-        self.book.known[address].changed = now
+        known = self.book.known[address]
+        known.changed = now
         self.dialling[address] = now
+        if known.is_name:
+            self._resolving[address] = known.by_hand
         self._dials += 1
         return self._dials
 
-    def resolved(self, address: str, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-        """Return which of the endpoints behind `address` to dial; none: a link leads there.
+    def resolved(
+        self, address: str, endpoints: tuple[Endpoint, ...], now: float
+    ) -> tuple[Endpoint, ...]:
+        """Return which of the endpoints behind `address` to dial, in that order.
 
-        With none the dial is over. Raises DialError where they may not be dialled; tell `failed`.
+        None: the dial is over, since all of them lead to this node or to connected ones. Raises
+        DialError where this node may not dial them; then call `failed`.
         """
         known = self.book.known.get(address)
-        if known is not None:
-            known.endpoints = self.book.may_dial(known, endpoints)
-            if not self._linked().to(known):
-                return known.endpoints
-            known.probing = False
-        self.dialling.pop(address, None)
-        return ()
+        self._resolving.pop(address, None)
+        if known is None:
+            self._over(address)
+            return ()
+        known.endpoints = self.book.may_dial(known, endpoints)
+        others = [e for e in known.endpoints if self.book.node_at(e, now) != self._node]
+        if not others:
+            self._over(address)
+            self.book.oneself(known, now)
+            return ()
+        known.oneself = known.further = False
+        linked = self._linked(now)
+        if linked.to(known):
+            known.attempts, known.last_error, known.failing = 0, "", None
+            others = [end for end in others if not linked.at(end)]
+            known.further = known.by_hand and known.is_name and bool(others)
+            if not known.further:
+                self._over(address)
+                known.further_at = now + self._settings.redial_longest
+                return ()
+        return self.book.order(known, others)
 
-    def failed(self, address: str, error: str, now: float, refused: bool = False) -> None:
-        """Note that a dial has failed."""
-        self.dialling.pop(address, None)
+    def failed(
+        self,
+        address: str,
+        error: str,
+        now: float,
+        refused: bool = False,
+        endpoint: Endpoint | None = None,
+    ) -> bool:
+        """Note that a dial has failed, at `endpoint` if only there; return whether to report it.
+
+        Not to be reported is a dial that is over already, because it has reached this node, and one
+        that looked for further nodes behind the name of a connected node.
+        """
+        known = self._over(address)
+        if known is None:
+            return False
+        known.bad.intersection_update(known.endpoints)
+        if endpoint:
+            known.bad.add(endpoint)
+        if known.further and self._linked(now).to(known):
+            known.further_at = now + self._settings.redial_longest
+            return False
+        self.book.failed(known, error, now, refused, linked=self.count() > 0)
+        return True
+
+    def reached_oneself(self, address: str, endpoint: Endpoint, now: float) -> None:
+        """Note that the dial to `address` has reached this very node, at `endpoint`: the others
+        behind it are tried next."""
+        self.book.found(endpoint, self._node, now)
+        self.book.is_oneself(str(Address(*endpoint, bool(self._settings.tls_cert))))
+        known = self._over(address) or self.book.known.get(address)
+        if known is None:
+            return
+        if all(self.book.node_at(other, now) == self._node for other in known.endpoints):
+            self.book.oneself(known, now)
+        else:
+            known.next_try = now
+
+    def _over(self, address: str) -> Known | None:
+        """Note that a dial is over; return what is known of its address, None if it was before."""
+        self._resolving.pop(address, None)
+        under_way = self.dialling.pop(address, None) is not None
         known = self.book.known.get(address)
         if known:
             known.probing = False
-            self.book.failed(known, error, now, refused)
+        return known if under_way else None
 
-    def _wanted(self, known: Known, linked: _Linked) -> bool:
-        address = known.address
-        unfit = known.oneself or address in self.dialling or self._introductions.expects(address)
-        return not unfit and not linked.to(known)
+    def _free_places(self) -> Callable[[Known], bool]:
+        """Return what says of one address after another whether there is a place to dial it."""
+        lookups = MAX_LOOKUPS - len(self._resolving)
+        learned = MAX_LOOKUPS // 2 - list(self._resolving.values()).count(False)
+        dials = MAX_DIALS - len(self.dialling) + len(self._resolving)
 
-    def _linked(self) -> _Linked:
-        linked = _Linked()
+        def fits(known: Known) -> bool:
+            nonlocal lookups, learned, dials
+            if not known.is_name:
+                dials -= 1
+                return dials >= 0
+            if lookups <= 0 or not (known.by_hand or learned > 0):
+                return False
+            lookups -= 1
+            learned -= not known.by_hand
+            return True
+
+        return fits
+
+    def _linked(self, now: float) -> _Linked:
+        linked = _Linked(lambda endpoint: self.book.node_at(endpoint, now))
         for peer in self.peers.values():
             linked.addresses |= {peer.dialled, peer.address}
             linked.nodes.add(peer.node)
@@ -174,8 +265,9 @@ class Overlay:
         return linked
 
     def _in_use(self) -> set[str]:
-        linked = {address for address in self._linked().addresses if address}
-        return linked | self.dialling.keys()
+        linked = {peer.dialled for peer in self.peers.values()}
+        linked |= {peer.address for peer in self.peers.values()}
+        return {address for address in linked if address} | self.dialling.keys()
 
     # -- links open and end ---------------------------------------------------------------------
 
@@ -183,15 +275,16 @@ class Overlay:
         self, link: int, address: str, dial: int, remote: Endpoint, now: float
     ) -> list[Work]:
         """Note the link that came of the dial with that number; greet the peer at once."""
-        self.dialling.pop(address, None)
         known = self.book.known.get(address)
-        peer = Peer(link, known or Known(address), dial, remote, now)
+        probe = known is not None and known.probing
+        self._over(address)
+        peer = Peer(link, known or Known(address), dial, remote, now, probe)
         self.peers[link] = peer
         if known is None:
             return [peer.close(NORMAL, "its address was forgotten meanwhile")]
-        peer.probe = known.probing
-        known.probing = known.refused = False
+        known.refused = False
         known.failing = None
+        known.further_at = now + self._settings.probe * (0.5 + self._rng.random())
         known.last_error = ""
         known.changed = now
         return [*self._introductions.greet(peer, now)]
@@ -238,12 +331,16 @@ class Overlay:
         `code` is that of the CLOSE that began the end, whichever side sent it.
         """
         peer = self.peers.pop(link, None)
-        if peer is None:
+        if peer is None or peer.oneself:
             return
+        if peer.known and not peer.introduced:
+            peer.known.bad.add(peer.remote)
         known = peer.known or self.book.known.get(peer.address or "")
         if known is None:
             return
         known.changed = now
+        if known.is_name and self._linked(now).to(known):
+            return  # it was a further node behind this name
         if code == TRY_AGAIN_LATER and self.peers:
             self.book.later(known, reason, now)
         elif peer.known:
@@ -264,7 +361,8 @@ class Overlay:
                 reason = f"a copied data directory: two nodes have the id {frame.node}"
                 return peer.close(SAME_NODE, reason)
             if peer.known:
-                self.book.is_oneself(peer.known.address)
+                peer.oneself = True
+                self.reached_oneself(peer.known.address, peer.remote, now)
             return peer.close(NORMAL, "this node dialled itself")
         for other in self.peers.values():
             if other.node == frame.node and other.start != frame.start:
@@ -281,6 +379,7 @@ class Overlay:
             peer.address = str(Address(peer.remote[0], frame.port, frame.secure))
         if peer.known:
             peer.known.node = frame.node
+            self.book.found(peer.remote, frame.node, now)
         else:
             peer.dial = frame.link
         return None
@@ -289,6 +388,8 @@ class Overlay:
         """Note that `peer` is known for what it is; decide which links stay."""
         if peer.known:
             self.book.worked(peer.known, now)
+            peer.known.best = peer.remote
+            peer.known.bad.discard(peer.remote)
         elif peer.address:
             self._remember(peer, peer.address, now)
         work: list[Work] = [*self._introductions.introduced(peer)]
@@ -310,6 +411,7 @@ class Overlay:
             addresses,
             peer.node or peer.remote[0],
             now,
+            host=peer.remote[0],
             over_loopback=peer.over_loopback,
             pause=pause,
             in_use=self._in_use,

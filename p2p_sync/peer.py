@@ -60,6 +60,8 @@ class Peer:
     # The same of ours, as we told it last.
     told_links: tuple[bool, tuple[str, ...]] | None = None
     listed: frozenset[str] = frozenset()
+    # It is this very node.
+    oneself: bool = False
     # We are closing the link.
     leaving: bool = False
 

@@ -1,4 +1,6 @@
-"""What is known of every peer, for people who ask why: one entry a node, or an address.
+"""What is known of every peer, for people who ask why: one entry per node, with all addresses that
+lead to it, and one per address of which no node is known. A name of several nodes is an address of
+each of them.
 
 Pure: the facts go in, the table comes out.
 """
@@ -6,7 +8,7 @@ Pure: the facts go in, the table comes out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,17 +50,25 @@ class Entry:
         peer = next((peer for peer in self.peers if peer.introduced), None)
         opening = peer is None and (self.peers or self.dialling)
         known = min(self.known, key=lambda known: known.next_try, default=None)
+        if peer and peer.known:
+            known = peer.known
         refused = known is not None and known.refused
-        state = (
-            "connected" if peer else "dialling" if opening else "refused" if refused else "waiting"
-        )
+        if peer:
+            state = "connected"
+        elif self.known and all(known.oneself for known in self.known):
+            state = "self"
+        else:
+            state = "dialling" if opening else "refused" if refused else "waiting"
         moment = peer.opened if peer else (known.failing or known.changed) if known else now
         carried = traffic.get(peer.link, Traffic()) if peer else Traffic()
-        next_try = known.next_try if known and state in ("waiting", "refused") else None
+        next_try = known.next_try if known and state not in ("connected", "dialling") else None
+        first = [peer.address] if peer and peer.address else []
+        addresses = dict.fromkeys([*first, *(known.address for known in self.known)])
         return {
             "key": self.key,
             "id": (peer and peer.node) or next((k.node for k in self.known if k.node), None),
             "address": (peer and peer.address) or (known.address if known else None),
+            "addresses": list(addresses),
             "direction": ("out" if peer.known else "in") if peer else None,
             "state": state,
             "since": int((wall - now + moment) * 1000),
@@ -82,19 +92,28 @@ def entries(
     book: Iterable[Known],
     peers: Iterable[Peer],
     dialling: Collection[str],
+    node_at: Callable[[Endpoint], str | None],
 ) -> list[Entry]:
-    """Return an entry for each node and address, those with a link first."""
+    """Return an entry for each node and address, those with a link first.
+
+    `node_at` returns the id of the node that was found at an endpoint. An address of this node
+    itself has an entry if it was given by hand.
+    """
     table: list[Entry] = []
     by_name: dict[str, Entry] = {}
-    for peer in peers:
+    # Those with an id first: by a name of several nodes the others are found.
+    for peer in sorted(peers, key=lambda peer: peer.node is None):
         if not peer.leaving:
             names = [peer.dialled, peer.address, peer.node, _text(peer.remote)]
-            _add(table, by_name, [name for name in names if name]).peers.append(peer)
+            if peer.node:
+                mine = by_name.get(peer.node)
+                names = [name for name in names if name and by_name.get(name, mine) is mine]
+            _add(table, by_name, names).peers.append(peer)
     # Those given by hand before the others: an entry is shown with the address that people know.
     for known in sorted(book, key=lambda known: not known.by_hand):
-        if not known.oneself:
-            names = [known.address, known.node]
-            entry = _add(table, by_name, [name for name in names if name])
+        if known.by_hand or not known.oneself:
+            ends = [name for end in known.endpoints for name in (node_at(end), _text(end))]
+            entry = _add(table, by_name, [known.address, known.node], ends)
             entry.known.append(known)
             entry.dialling = entry.dialling or known.address in dialling
             if known.by_hand:
@@ -108,13 +127,20 @@ def key_of(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
-def _add(table: list[Entry], by_name: dict[str, Entry], names: list[str]) -> Entry:
-    """Return the entry that goes by one of `names`, a new one if there is none."""
-    entry = next((by_name[name] for name in names if name in by_name), None)
+def _add(
+    table: list[Entry],
+    by_name: dict[str, Entry],
+    names: Iterable[str | None],
+    also: Iterable[str | None] = (),
+) -> Entry:
+    """Return the entry that goes by one of `names` or `also`, a new one if there is none; from now
+    on it goes by all `names`."""
+    own = [name for name in names if name]
+    entry = next((by_name[name] for name in (*own, *also) if name and name in by_name), None)
     if entry is None:
         entry = Entry([])
         table.append(entry)
-    for name in names:
+    for name in own:
         if name not in entry.names:
             entry.names.append(name)
         by_name.setdefault(name, entry)

@@ -188,7 +188,7 @@ class State:
         """The addresses known, with what is known of each."""
         with self._lock:
             known = self._overlay.book.known.values()
-            return [replace(entry) for entry in known if not entry.oneself]
+            return [replace(entry) for entry in known if entry.by_hand or not entry.oneself]
 
     @property
     def messages(self) -> Iterator[Message]:
@@ -664,7 +664,8 @@ class State:
     def _table(self) -> list[PeerEntry]:
         overlay = self._overlay
         known, peers = overlay.book.known.values(), overlay.peers.values()
-        return entries(known, peers, overlay.dialling)
+        now = time.monotonic()
+        return entries(known, peers, overlay.dialling, lambda end: overlay.book.node_at(end, now))
 
     def _has_room(self) -> bool:
         return self._stopped or self._pending_messages < _MAX_PENDING

@@ -143,7 +143,7 @@ class MeshNode(Node):
     def _dial(self, address: str) -> None:
         number = self.overlay.dial(address, self.sim.now)
         host = address.removeprefix("ws://").rpartition(":")[0]
-        if not self.overlay.resolved(address, ((host, PORT),)):
+        if not self.overlay.resolved(address, ((host, PORT),), self.sim.now):
             self.look()
             return
         self.dials += 1
@@ -157,6 +157,9 @@ class MeshNode(Node):
 
     def _answer(self, other: MeshNode, address: str, number: int, run: int) -> None:
         if run != self._runs or not self.up:
+            return
+        if other.side != self.side:  # the network was cut while the dial was under way
+            self._failed(address, "it did not answer in time", run)
             return
         accepted = sum(end.accepted for end in other.links.values())
         if not other.up or accepted >= other.settings.max_peers + SPARE_PEERS:

@@ -131,6 +131,32 @@ def test_a_learned_address_is_given_up_after_a_day_of_failures_one_by_hand_never
     assert list(known.known) == ["ws://by.hand:1"]
 
 
+def test_what_has_worked_is_not_given_up_while_no_link_is_open() -> None:
+    known = book()
+    learn(known, ["ws://10.1.1.1:1", "ws://10.1.1.2:1"])
+    good, never = known.known.values()
+    known.worked(good, 0.0)
+    for moment in (10.0, GIVE_UP + 20, 3 * GIVE_UP):
+        known.failed(good, "unreachable", moment, linked=False)
+        known.failed(never, "unreachable", moment, linked=False)
+    assert list(known.known) == [good.address]
+    known.failed(good, "refused", 3 * GIVE_UP + 60, linked=True)
+    assert good.address in known.known, "the day begins when a link is open"
+    known.failed(good, "refused", 4 * GIVE_UP + 60, linked=True)
+    assert good.address not in known.known
+
+
+def test_the_time_for_which_a_node_was_off_is_no_time_of_failures() -> None:
+    before, after = book(), book()
+    learn(before, ["ws://10.1.1.1:1"])
+    (good,) = before.known.values()
+    before.worked(good, 0.0)
+    before.failed(good, "refused", 10.0)
+    after.restore(good, GIVE_UP + 20)
+    after.failed(good, "refused", GIVE_UP + 21, linked=True)
+    assert good.address in after.known
+
+
 def test_loopback_addresses_are_taken_over_loopback_alone() -> None:
     known = book()
     local = ["ws://127.0.0.1:1", "ws://localhost:2", "ws://[::1]:3"]

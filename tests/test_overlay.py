@@ -282,10 +282,12 @@ def test_a_dial_to_an_original_that_has_dialled_us_is_given_up() -> None:
 def test_a_name_that_leads_where_a_link_leads_already_is_not_dialled() -> None:
     node = overlay("a")
     dial_original(node)
-    node.book.add("ws://original.example:7001", 0.0)
-    node.dial("ws://original.example:7001", 0.0)
-    assert not node.resolved("ws://original.example:7001", (("10.0.2.1", 7001),))
-    assert due(node, 100.0) == []
+    name = "ws://original.example:7001"
+    node.book.add(name, 0.0)
+    node.dial(name, 0.0)
+    assert not node.resolved(name, (("10.0.2.1", 7001),), 0.0)
+    assert due(node, 50.0) == []
+    assert due(node, 100.0) == [name], "by then it may lead elsewhere, too"
 
 
 # -- how many links -----------------------------------------------------------------------------
@@ -417,6 +419,29 @@ def test_an_address_that_could_not_be_dialled_is_not_spread_until_it_works() -> 
     node.dialled(3, address, dial, ("10.0.1.1", 8001), 10.0)
     node.hello(3, Sockets((), "b" * 16, 2, port=8001), 10.0)
     assert told(join(node, 4, "d"), 4) == ["ws://10.0.1.2:8001", address]
+
+
+def strangers(node: Overlay, *hosts: str) -> int:
+    """Peers with ever new ids on `hosts` each send 40 addresses; return how many are dialled."""
+    for link, host in enumerate(hosts, 1):
+        node.accepted(link, (host, 50000 + link), LOCAL, 0)
+        told = tuple(f"ws://10.{link}.0.{number}:1" for number in range(1, 41))
+        node.hello(link, Sockets(told, f"{link:016x}", 1), 0)
+    now, made = 10.0, 0
+    for _ in range(1000):
+        for address in due(node, now):
+            made += 1
+            node.dial(address, now)
+            node.failed(address, "refused", now)
+            node.book.known[address].next_try = float("inf")
+    return made
+
+
+def test_the_addresses_of_one_host_are_limited_whatever_ids_its_peers_have() -> None:
+    settings = Settings(target_links=1000)
+    assert strangers(overlay("a", settings), *["10.0.9.9"] * 6) <= 64 + 2
+    assert strangers(overlay("a", settings), *[f"2001:db8::{n}" for n in range(1, 7)]) <= 64 + 2
+    assert strangers(overlay("a", settings), "10.0.9.9", "10.0.9.8", "10.0.9.7") == 120
 
 
 def test_loopback_addresses_are_told_over_loopback_alone() -> None:

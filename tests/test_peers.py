@@ -23,9 +23,9 @@ from tests.support import (
 )
 
 FIELDS = {
-    "key", "id", "address", "direction", "state", "since", "rtt_ms", "attempts", "last_error",
-    "next_try_s", "sent", "received", "behind", "notice", "worked",
-    "version", "links", "by_hand", "source",
+    "key", "id", "address", "addresses", "direction", "state", "since", "rtt_ms", "attempts",
+    "last_error", "next_try_s", "sent", "received", "behind", "version", "links", "by_hand",
+    "source", "notice", "worked",
 }  # fmt: skip
 
 

@@ -184,7 +184,12 @@ LIMITS: dict[str, list[str]] = {
         f"{config.SPARE_PEERS}",
     ],
     "redialling": [seconds(DEFAULT.redial_first), seconds(DEFAULT.redial_longest)],
-    "addresses remembered of one source": [
+    "names being resolved": [
+        f"{config.MAX_LOOKUPS}",
+        f"{config.MAX_LOOKUPS // 2}",
+        f"{config.MAX_ENDPOINTS}",
+    ],
+    "addresses remembered from one remote host": [
         f"{config.MAX_ADDRESSES}",
         f"{config.STRANGERS_AT_ONCE}",
         f"{config.STRANGERS_A_MINUTE}",

@@ -178,14 +178,14 @@ def add(api: Api, address: str, wait: float, as_json: bool) -> int:
     """Have the node link with ADDRESS, and keep it; the exit code is 0 once they are linked."""
     begin = time.monotonic()
     told = api.ask("/api/v1/peers", {"address": address}, max(wait, _LEAST_ANSWER))
-    key = told["key"]
+    name = told["address"]
 
     def entry(left: float) -> Any:
         found = api.ask("/api/v1/peers", within=left)["peers"]
-        return next((peer for peer in found if peer["key"] == key), None)
+        return next((peer for peer in found if name in peer["addresses"]), None)
 
     def settled(peer: Any) -> bool:
-        return bool(peer and (peer["state"] == "connected" or peer["attempts"]))
+        return bool(peer and (peer["state"] in ("connected", "self") or peer["attempts"]))
 
     peer = _until(entry, settled, wait - (time.monotonic() - begin))
     linked = bool(peer) and peer["state"] == "connected"
@@ -197,7 +197,7 @@ def add(api: Api, address: str, wait: float, as_json: bool) -> int:
     elif peer and peer["last_error"]:
         _say(f"Kept, not linked yet: {_trouble(peer)}")
     else:
-        _say("Kept, not linked yet: it is being dialled, or leads to this very node")
+        _say("Kept, not linked yet: it is being dialled")
     return 0 if linked else NO
 
 

@@ -19,7 +19,7 @@ let layers = null;
 export function showMesh(peers, self) {
   const picture = $("mesh");
   layers ??= build(picture);
-  const known = peers.filter((peer) => peer.id || peer.address).sort((a, b) => rank(a) - rank(b));
+  const known = peers.filter((peer) => (peer.id || peer.address) && peer.state !== "self").sort((a, b) => rank(a) - rank(b));
   const shown = known.slice(0, MOST);
   forget(shown);
   const at = new Map();

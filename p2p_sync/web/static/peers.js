@@ -156,17 +156,20 @@ export const isAdding = () => added !== null;
 function follow(peers) {
   if (!added) return;
   const { key, address, at } = added;
-  const peer = peers.find((entry) => entry.key === key) ?? peers.find((entry) => entry.address === address);
+  const peer = peers.find((entry) => entry.key === key) ?? peers.find((entry) => entry.addresses.includes(address));
   if (peer?.state === "connected") {
     added = null;
     say(`Connected to ${address}${peer.rtt_ms === null ? "" : `, ${delay(peer.rtt_ms)} away`}.`, "good");
+  } else if (peer?.state === "self") {
+    added = null;
+    say(`${address} is this node itself. If the name leads to other nodes later, this node connects to them.`);
   } else if (peer && peer.state !== "dialling" && peer.last_error && peer.attempts) {
     added = null;
     const { text, suggestion } = advice(peer.last_error, address);
     say(`Not connected to ${address}: ${peer.last_error}. ${text}`, "bad", suggestion);
   } else if (Date.now() - at > 3000 && !peer) {
     added = null;
-    say(`${address} is this node itself, or leads to a peer that it has already.`);
+    say(`${address} was forgotten again.`);
   } else if (Date.now() - at > 15000) {
     added = null;
     say(`${address} has not answered yet; the node goes on trying.`);
