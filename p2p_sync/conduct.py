@@ -13,6 +13,7 @@ from dataclasses import dataclass
 VIOLATIONS = {
     "frame": "sent a frame that breaks a rule",
     "claims": "does not ship what it says that it holds",
+    "graft": "asks again for what it was sent less than a minute ago",
 }
 """Kinds that close the link."""
 
@@ -20,8 +21,7 @@ FAULTS = {
     "slow": "takes too long over a frame",
     "deaf": "does not read (nor does a host that sleeps)",
     "silent": "has gone silent, as after a cut cable",
-    "graft": "asks again for what it was sent",
-    "gap": "ships what follows on messages that it does not ship",
+    "gap": "leaves out messages in what it was asked to ship",
     "addresses": "sends many addresses again and again",
     "future": "ships messages from far ahead of our clock (either clock may be wrong)",
     "ignored": "sends a frame that asks for nothing",

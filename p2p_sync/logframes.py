@@ -2,10 +2,13 @@
 
     HAVE      what the sender durably holds of each origin: the number of messages and the running
               hash over them. The whole version vector at a link's opening (the last frame of it
-              is marked `last`), later the news.
+              is marked `last`), later the news. `next` marks the answer to `more`: the
+              index of the next entry of the vector, 0 at its end.
     MESSAGES  runs of messages, each run a piece of one origin's log, without a gap.
     PRUNE     "I get these origins from elsewhere: tell me by HAVE instead of shipping them."
-    GRAFT     "Ship me these origins, from these positions on."
+    GRAFT     "Ship me these origins, from these positions on." `more` asks for a piece of the
+              vector again, from that index on: what was told at once was more than the sender
+              of GRAFT keeps of one peer's claims.
 
 Any of them may carry `have`, so that what is to be told rides along with what is sent anyway, and
 `ack`: a commit of the sender waits for copies, so the receiver tells soon (not within the usual
@@ -199,12 +202,15 @@ class PackedRun:
 @dataclass(frozen=True, slots=True)
 class Have:
     """What the sender durably holds; `last` marks the end of the opening's version vector, and
-    `clock` is what the sender's clock shows (ms since the epoch), if it says so."""
+    `clock` is what the sender's clock shows (ms since the epoch), if it says so.
+
+    `next` is set in an answer to `Graft.more`: the index to ask for next, 0 at the end."""
 
     have: Vector
     last: bool = False
     ack: bool = False
     clock: int | None = None
+    next: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +235,13 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class Graft:
-    """origin -> the position after which the sender wants it shipped."""
+    """origin -> the position after which the sender wants it shipped; `more`: the index from which
+    it wants a piece of the receiver's version vector."""
 
     after: Mapping[str, int]
     have: Vector = field(default_factory=dict)
     ack: bool = False
+    more: int | None = None
 
 
 LogFrame: TypeAlias = Have | Messages | Prune | Graft
@@ -252,10 +260,14 @@ def to_json(frame: LogFrame) -> str:
             data["refused"] = frame.refused
     elif isinstance(frame, Graft):
         data["after"] = frame.after
+        if frame.more is not None:
+            data["more"] = frame.more
     else:
         data["last"] = frame.last
         if frame.clock is not None:
             data["clock"] = frame.clock
+        if frame.next is not None:
+            data["next"] = frame.next
     if frame.have or isinstance(frame, Have):
         data["have"] = frame.have
     if frame.ack:
@@ -286,7 +298,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     ack = _flag(data, "ack")
     if kind == "HAVE":
         clock = data.get("clock")
-        return Have(have, _flag(data, "last"), ack, clock if clock is None else _number(clock, 0))
+        clock = clock if clock is None else _number(clock, 0)
+        return Have(have, _flag(data, "last"), ack, clock, _index(data, "next"))
     if kind == "MESSAGES":
         runs = tuple(Run.from_dict(item) for item in _list(data.get("runs"), MAX_BATCH))
         if sum(run.count for run in runs) > MAX_SHIPPED:
@@ -298,7 +311,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
         return Prune(tuple(map(_origin, origins)), tuple(map(_origin, refused)), have, ack)
     if kind == "GRAFT":
         after = _table(data, "after", required=True)
-        return Graft({_origin(origin): _number(n, 0) for origin, n in after}, have, ack)
+        wanted = {_origin(origin): _number(n, 0) for origin, n in after}
+        return Graft(wanted, have, ack, _index(data, "more"))
     raise _wrong("not a frame of the log")
 
 
@@ -330,6 +344,11 @@ def _flag(data: Mapping[str, Any], name: str) -> bool:
     if not isinstance(value, bool):
         raise _wrong(f"{name} is neither true nor false")
     return value
+
+
+def _index(data: Mapping[str, Any], name: str) -> int | None:
+    value = data.get(name)
+    return None if value is None else _number(value, 0)
 
 
 def _number(value: Any, least: int) -> int:

@@ -282,8 +282,8 @@ class Node:
         age = time.monotonic() - parts.begun
         if not parts.caught_up and age < _GATHERING and parts.state.seeks():
             return "it has just started, and waits for what its peers hold"
-        parts.caught_up = parts.caught_up or not behind
-        if behind > (_NEARLY if parts.caught_up else 0):
+        parts.caught_up = parts.caught_up or parts.state.caught_up()
+        if behind > _NEARLY or not parts.caught_up:
             return f"it is catching up: {behind} messages are missing here"
         return ""
 
@@ -499,6 +499,7 @@ class _Parts:
         self.writer.start()
         self.server.start(self.mesh, self.mesh.challenge)
         self.mesh.start()
+        self.caught_up = not self.state.seeks()  # with no peer known there is nothing to wait for
         self._delivery.start()
 
     def listen(self) -> None:

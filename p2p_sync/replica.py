@@ -36,10 +36,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .codes import MAX_NUMBER, POLICY_VIOLATION
-from .errors import ProtocolError
+from .codes import MAX_NUMBER
 from .logframes import (
-    MAX_NAMED,
+    MAX_BATCH,
     Entry,
     Graft,
     Have,
@@ -50,33 +49,31 @@ from .logframes import (
     Vector,
     chain,
 )
-from .replica_link import NEVER, Commits, ReplicaLink
+from .replica_link import NEVER, RESEND_AFTER, Commits, ReplicaLink
 from .vector import Origin, VersionVector
 
 GRAFT_DELAY = 0.1
 """Seconds, and a hop, for which one who learns that it is behind waits for its feeder."""
+FIRST_ANSWER = 0.5
+"""Seconds, and a round trip, for a link that has never shipped anything new to answer GRAFT."""
 ANSWER_DELAY = 2.0
-"""Seconds, and a hop, for a feeder that has what we lack to go on shipping it."""
+"""The same for one that has. Then another link is asked, too, then two, four ... at a time."""
 MAX_DELAY = 30.0
-"""Seconds; the two delays double up to this while nothing comes."""
+"""Seconds; where all links were asked, the delay doubles up to this while nothing comes."""
+ASK_AGAIN = RESEND_AFTER + 5.0
+"""Seconds after which a link is asked again for what it was asked for: what it ships arrives in
+order, however slowly, so asking earlier would only bring copies."""
 MAX_ORIGINS = 100_000
-"""Origins that a node holds, and that a peer may tell of."""
-WINDOW = 2_500
-"""Origins that are asked for at a time because of what one peer says; what it says of others is
-kept as a number, and costs little where it is never shipped."""
+"""Origins that a node holds."""
+MAX_EARLY = 1_000
+"""Origins that wait for the clock."""
 MAX_TICKS = 500
 """Origins that one `tick` looks at, so that it is quick."""
-GAP_GRACE = 2.0
-"""Seconds, and a round trip, for which gaps in what a link ships are what was on its way."""
-GAP_REST = 60.0
-"""Seconds without a gap after which the next one is the first again."""
 STALLED_AFTER = 60.0
 """Seconds after which a link that was asked for what it said to have, and has shipped nothing at
 all, counts as stalled."""
 LATE = 3.0
 """Seconds after which a peer that does not hold a message is late, for people."""
-CLAIM_LIFE = 60.0
-"""Seconds after which a claim that nothing was shipped for no longer counts as `behind`."""
 
 
 class Conflict(NamedTuple):
@@ -96,6 +93,7 @@ class _Tree:
     fed: bool = False  # the feeder has shipped something
     eager: tuple[ReplicaLink, ...] = ()  # where they go at once
     asked: tuple[ReplicaLink, int] | None = None  # the last GRAFT, and its position
+    answered: bool = False  # ... has been answered, so that nothing may be left out after it
 
     def feed(self, link: ReplicaLink | None, fed: bool = False) -> None:
         """Take a link as the feeder, or none."""
@@ -111,26 +109,39 @@ class _Tree:
             self.eager += (link,)
             link.eager[self.origin.name] = None
 
-    def detach(self, link: ReplicaLink) -> None:
+    def detach(self, link: ReplicaLink, now: float) -> None:
         """Make a link lazy."""
         if link in self.eager:
             self.eager = tuple(other for other in self.eager if other is not link)
             del link.eager[self.origin.name]
-            link.withhold(self.origin.name)
+            link.withhold(self.origin.name, now)
 
 
 @dataclass(slots=True, eq=False)
 class _Want:
-    """An origin of which live links hold more than we do."""
+    """An origin of which live links claim more than we durably hold."""
 
-    target: int
-    source: ReplicaLink  # it counts among those wanted because of this link
     since: float  # when we learned of it, or got the last message of it
     seen: int  # what was staged when we last looked
+    goal: int  # what should be staged within ANSWER_DELAY ...
+    goal_at: float  # ... of this time
+    claims: dict[ReplicaLink, int] = field(default_factory=dict)  # who claims how much
     delay: float = 0.0  # how long to wait for progress
     deadline: float = 0.0
     timer: float = NEVER  # when the earliest of its timers goes off
-    asked: dict[ReplicaLink, None] = field(default_factory=dict)  # those that got a GRAFT since
+    # Those that got a GRAFT: when, and what they had delivered by then.
+    asked: dict[ReplicaLink, tuple[float, int]] = field(default_factory=dict)
+    next_asked: int = 1  # how many to ask at a time
+
+    @property
+    def target(self) -> int:
+        """The most that a link claims."""
+        return max(self.claims.values())
+
+    def aim(self, staged: int, now: float) -> None:
+        """Set a new goal: as much as a link ships at a time, or all."""
+        self.goal, self.goal_at = min(self.target, staged + MAX_BATCH), now
+        self.next_asked = 1
 
 
 class Replica:
@@ -201,18 +212,16 @@ class Replica:
             return
         del self._links[link]
         for name in list(link.eager):
-            self._trees[name].detach(link)
+            self._trees[name].detach(link, now)
         orphans = [self._trees[name] for name in link.feeds]
         for tree in orphans:
             tree.feed(None)
         self.woken.pop(link, None)
-        link.waiting.clear()
-        for name, want in list(self._wants.items()):
-            want.asked.pop(link, None)
-            if want.source is link or link.holds.get(name, 0) >= want.target:
-                self._lower(name, now)
+        for name in list(link.ahead):
+            self._wants[name].asked.pop(link, None)
+            self._withdraw(name, link)
         for name in [name for name in self.early if name in link.holds]:
-            if self._most(name) is None:
+            if not any(name in other.holds for other in self._links):
                 del self.early[name]  # it is found out again when somebody ships it
         for tree in orphans:
             if tree.origin.name in self._trees:
@@ -232,39 +241,37 @@ class Replica:
         """
         if link not in self._links:
             return []  # closed while the frame was on its way to us
-        self._check(link, frame)
         accepted = []
         if isinstance(frame, Messages):
             link.asked_at = NEVER
-            gaps = False
             for run in frame.runs:
                 if run.origin in self.early:
                     self._decline(link, run, now)
                     continue
                 tree = self._trees.get(run.origin)
                 staged = tree.origin.staged if tree else 0
-                gaps = gaps or run.after > staged
                 early = run.dated_after(latest, staged) if run.after <= staged else None
                 due = run.first(early)
                 new = self._arrive(link, due, now) if due.entries else None
                 if new is not None:
                     accepted.append(new)
-                if early is not None and self._reached(due):
+                if early is not None and self._reached(due) and len(self.early) < MAX_EARLY:
                     self.early[run.origin] = run.entries[early].time
                     self._decline(link, run, now)
-            if gaps and not self.paused:
-                self._note_gap(link, now)
         elif isinstance(frame, Prune):
             self._receive_prune(link, frame, now)
         elif isinstance(frame, Graft):
-            # What was shipped is asked for again: after a failure there, or to keep us busy.
-            again = any(after < link.position(name) for name, after in frame.after.items())
-            if again:
-                self.offences["graft"] += 1
             for name, after in frame.after.items():
                 self._make_eager(link, name, after, now)
+            if frame.more is not None:
+                link.ask_piece(frame.more, now)
+        ignored = False
         for name, (n, running) in frame.have.items():
-            self._claim(link, name, n, running, now)
+            ignored = self._claim(link, name, n, running, now) or ignored
+        if isinstance(frame, Have) and frame.next is not None:
+            link.got_piece(frame.next, ignored)
+        elif ignored:
+            link.missed()
         if frame.ack:
             for name, (n, _) in frame.have.items():
                 link.tell_when(name, n)
@@ -273,29 +280,6 @@ class Replica:
         if isinstance(frame, Have) and frame.last and not link.introduced:
             self._introduce(link, now)
         return accepted
-
-    def _check(self, link: ReplicaLink, frame: LogFrame) -> None:
-        """Refuse a frame that tells of too many origins, before any of it is believed."""
-        holds, refused = link.holds, link.refused
-        known = len(holds) + len(refused)
-        if known + 2 * MAX_NAMED <= MAX_ORIGINS:
-            return  # a frame cannot name more
-        names = set(frame.have)
-        if isinstance(frame, Messages):
-            names.update(run.origin for run in frame.runs)
-        elif isinstance(frame, Prune):
-            names.update(frame.refused)
-        new = sum(name not in holds and name not in refused for name in names)
-        if known + new > MAX_ORIGINS:
-            raise ProtocolError(POLICY_VIOLATION, f"more than {MAX_ORIGINS} origins")
-
-    def _note_gap(self, link: ReplicaLink, now: float) -> None:
-        """Something is missing before what the link ships: once that is an accident."""
-        if now > link.gap_last + GAP_REST:
-            link.gap_since = now
-        link.gap_last = now
-        if now > link.gap_since + GAP_GRACE + link.rtt:
-            self.offences["gap"] += 1
 
     def _introduce(self, link: ReplicaLink, now: float) -> None:
         """The peer has told its whole vector: take it as feeder where there is none."""
@@ -311,11 +295,11 @@ class Replica:
         name, end = run.origin, run.end
         if name in link.refused:
             return None
-        link.note(name, end)
-        link.owe(name, now)
         known = self._trees.get(name)
         position = known.origin.staged if known else 0
-        if run.after > position:  # a gap
+        if run.after > position:
+            if known and known.answered and known.asked and known.asked[0] is link:
+                self.offences["gap"] += 1
             self._want(name, end, link, now)
             if known and known.feeder is link and known.asked != (link, position):
                 self._ask(known, link, now)
@@ -325,6 +309,9 @@ class Replica:
         if self.paused and position == 0:
             self._want(name, end, link, now)
             return None
+        link.note(name, end)
+        if not self.paused and known and known.asked and known.asked[0] is link:
+            known.answered = known.answered or run.after <= known.asked[1]
         tree = self._tree(name)
         origin = tree.origin
         new = run.beyond(position) if end >= position else None
@@ -345,9 +332,9 @@ class Replica:
         if position == 0 and (want is None or link not in want.asked):
             self._flood(tree, link)
         self._vector.stage(origin, new)
+        link.shipped_new(new.count, now)
         if want is not None:
             want.since = now
-            want.asked.clear()
         return new
 
     def _reached(self, run: Run) -> bool:
@@ -362,14 +349,14 @@ class Replica:
         if name in link.refused:
             return
         link.note(name, run.end)
-        link.wait(name, 0)
         link.grafts.pop(name, None)
         if name not in link.pruned:
             link.pruned.add(name)
             link.prunes[name] = None
             link.wake()
-        if name in self._wants:
-            self._unwant(name, now)
+        want = self._wants.get(name)
+        for other in list(want.claims) if want else ():
+            self._withdraw(name, other)
         tree = self._trees.get(name)
         if tree is not None and tree.feeder is link:
             tree.feed(None)
@@ -379,9 +366,17 @@ class Replica:
         """Go on with the origins whose next message is dated up to `latest`."""
         for name in [name for name, time in self.early.items() if time <= latest]:
             del self.early[name]
-            link, tree = self._most(name), self._trees.get(name)
-            if link is not None and link.holds[name] > (tree.origin.staged if tree else 0):
-                self._want(name, link.holds[name], link, now)
+            self._claim_again(name, now)
+
+    def _claim_again(self, name: str, now: float) -> None:
+        """Want what links hold of an origin and we do not, all from the beginning."""
+        held = self.held(name)
+        for link in self._links:
+            n = link.holds.get(name, 0)
+            if n > held and not self._want(name, n, link, now):
+                link.missed()
+            if n > held and name not in link.ahead:
+                link.unclaim(name, held)
 
     def _settle(
         self, tree: _Tree, link: ReplicaLink, new: bool, want: _Want | None, now: float
@@ -395,7 +390,7 @@ class Replica:
             answer = new and want is not None and link in want.asked
             if answer or (not tree.fed and name not in link.pruned):
                 tree.feed(link, True)
-                tree.detach(link)
+                tree.detach(link, now)
                 return
             if tree.feeder is None:
                 self._ask(tree, link, now)  # it was pruned, and may stop shipping
@@ -404,7 +399,7 @@ class Replica:
             link.pruned.add(name)
             link.prunes[name] = None
             link.wake()
-            tree.detach(link)
+            tree.detach(link, now)
 
     def _flood(self, tree: _Tree, source: ReplicaLink | None) -> None:
         """A new origin: make all links eager."""
@@ -417,7 +412,7 @@ class Replica:
     def _receive_prune(self, link: ReplicaLink, frame: Prune, now: float) -> None:
         for name in frame.origins:
             if name in self._trees:
-                self._trees[name].detach(link)
+                self._trees[name].detach(link, now)
         for name in frame.refused:
             tree = self._trees.get(name)
             if tree and tree.origin.staged and name not in link.refused:
@@ -428,7 +423,14 @@ class Replica:
         tree = self._trees.get(name)
         if tree is None:
             return
+        if after < link.position(name) and not link.resend(name, after, now):
+            self.offences["graft"] += 1
+            return
         link.rewind(name, after)
+        if after <= tree.origin.n:
+            self._withdraw(name, link)  # what it asks for, it does not hold
+        if name not in self._trees:
+            return
         tree.attach(link)
         if tree.origin.n > after:
             link.offer(name, now)
@@ -436,30 +438,26 @@ class Replica:
             tree.feed(None)
             self._refeed(tree, now, besides=(link,))
 
-    def _claim(self, link: ReplicaLink, name: str, n: int, running: str, now: float) -> None:
-        """The peer says that it durably holds `n` of an origin, with that running hash."""
+    def _claim(self, link: ReplicaLink, name: str, n: int, running: str, now: float) -> bool:
+        """The peer says that it durably holds `n` of an origin, with that running hash.
+
+        Returns whether that was ignored, for it claims too much at a time.
+        """
         if name in link.refused:
-            return
-        if n > link.holds.get(name, 0):
-            shipped = link.position(name)
-            link.note(name, n)
-            if (
-                link.introduced and n > shipped and name not in self.early
-            ):  # else it has it from us, and knows that we do
-                held = self.held(name)  # what it knows of, where that is less
-                link.owe(name, now, held if held < n else 0)
+            return False
         origin = self._vector.origins.get(name)
         if origin is not None:
             same_n = n == origin.n and running != origin.hash
             if same_n or (n == origin.staged and running != origin.staged_hash):
                 self._refuse(self._trees[name], link, n, now)
-                return
+                return False
             if n <= origin.staged:
-                return
+                link.note(name, n)
+                return False
         if name == self.origin:
             self._refuse(self._tree(name), link, n, now)
-        else:
-            self._want(name, n, link, now)
+            return False
+        return not self._want(name, n, link, now)
 
     def _refuse(self, tree: _Tree, link: ReplicaLink, seq: int, now: float) -> None:
         """The peer has other contents under the same identities: take no more of this origin."""
@@ -467,12 +465,11 @@ class Replica:
         self.conflicts.append(Conflict(link.peer, name, seq))
         link.refused.add(name)
         link.refusals[name] = None  # so that the peer knows, too
+        self._withdraw(name, link)
         link.holds.pop(name, None)
         link.grafts.pop(name, None)
         link.wake()
-        link.wait(name, 0)
-        tree.detach(link)
-        self._lower(name, now)
+        tree.detach(link, now)
         if tree.feeder is link:
             tree.feed(None)
             self._refeed(tree, now)
@@ -490,7 +487,8 @@ class Replica:
         if tree is None or tree.origin.staged or name in self._wants:
             return
         for link in tree.eager:
-            tree.detach(link)
+            del link.eager[name]
+        tree.eager = ()
         tree.feed(None)
         del self._trees[name]
         self._vector.drop(name)
@@ -504,8 +502,8 @@ class Replica:
             return
         if tree.feeder is None or not tree.fed:
             tree.feed(link)
-        tree.asked = (link, tree.origin.staged)
-        tree.detach(link)
+        tree.asked, tree.answered = (link, tree.origin.staged), False
+        tree.detach(link, now)
         link.pruned.discard(name)
         link.prunes.pop(name, None)
         link.grafts[name] = None
@@ -514,7 +512,7 @@ class Replica:
             link.asked_at = min(link.asked_at, now)
         want = self._wants.get(name)
         if want is not None:
-            want.asked[link] = None
+            want.asked[link] = (now, link.delivered)
             self._look_again(tree, want, link, now)
 
     def _refeed(self, tree: _Tree, now: float, besides: Sequence[ReplicaLink] = ()) -> None:
@@ -532,49 +530,69 @@ class Replica:
                 self._ask(tree, link, now)
 
     def _best(self, tree: _Tree, most: int, besides: Collection[ReplicaLink]) -> ReplicaLink | None:
-        """The link that holds most of an origin, at least `most`; chance decides between equals."""
+        """The link to ask for an origin, of those that hold at least `most`: one that is not
+        doubted, if there is one, then one that holds most; chance decides between equals."""
         name = tree.origin.name
         best: list[ReplicaLink] = []
+        rank = (False, most)
         for link in self._links:
             n = link.position(name)
             if n < most or link in besides or name in link.refused:
                 continue
-            if n > most:
-                best, most = [], n
-            best.append(link)
+            this = (not link.doubted, n)
+            if this > rank or not best:
+                best, rank = [], this
+            if this == rank:
+                best.append(link)
         return self._rng.choice(best) if best else None
 
-    def _want(self, name: str, n: int, link: ReplicaLink, now: float) -> None:
-        """A live link holds `n` of an origin, more than we do."""
+    def _want(self, name: str, n: int, link: ReplicaLink, now: float) -> bool:
+        """A link holds `n` of an origin, more than we do; return whether that is noted."""
         if name in self.early:
-            return
-        want = self._wants.get(name)
-        if want is None and link.wanted >= WINDOW:
-            held = self._vector.origins.get(name)
-            link.wait(name, n - (held.staged if held else 0))
-            return
+            link.note(name, n)
+            return True
+        held = self._vector.origins.get(name)
+        durable = held.n if held else 0
+        if name not in link.ahead:
+            if durable == 0 and len(self._vector.names) >= MAX_ORIGINS:
+                return True  # there is no room for it here
+            if link.full:
+                if durable:
+                    link.note(name, durable)
+                return False
+            link.ahead[name] = None
+        link.note(name, n)
         tree = self._tree(name)
-        if want is not None:
-            want.target = max(want.target, n)
-        else:
-            want = self._wants[name] = _Want(n, link, now, tree.origin.staged)
-            link.wanted += 1
-            if tree.feeder is not None:
-                self._look_again(tree, want, tree.feeder, now)
+        staged = tree.origin.staged
+        want = self._wants.get(name)
+        fresh = want is None
+        if want is None:
+            want = self._wants[name] = _Want(now, staged, n, now)
+        before = want.claims.get(link, durable)
+        if n > before:
+            link.gap += n - before
+            want.claims[link] = n
         if tree.feeder is None:
-            self._ask(tree, link, now)
+            if not link.doubted or all(other.doubted for other in self._links):
+                self._ask(tree, link, now)
+            else:
+                self._look_again(tree, want, None, now)
+        elif fresh:
+            self._look_again(tree, want, tree.feeder, now)
+        return True
 
-    def _unwant(self, name: str, now: float) -> None:
-        """An origin is not wanted any more: the next one that waits has its place."""
-        link = self._wants.pop(name).source
-        self._forget(name)
-        link.wanted -= 1
-        while link.waiting and link.wanted < WINDOW:
-            name = next(iter(link.waiting))
-            link.wait(name, 0)
-            n, tree = link.holds.get(name, 0), self._trees.get(name)
-            if n > (tree.origin.staged if tree else 0):
-                self._want(name, n, link, now)
+    def _withdraw(self, name: str, link: ReplicaLink) -> None:
+        """A link does not claim any more to hold more of an origin than we do."""
+        if name not in link.ahead:
+            return
+        del link.ahead[name]
+        if link.asks():
+            link.wake()
+        want = self._wants[name]
+        link.gap -= max(0, want.claims.pop(link) - self.held(name))
+        if not want.claims:
+            del self._wants[name]
+            self._forget(name)
 
     def _look_again(self, tree: _Tree, want: _Want, link: ReplicaLink | None, now: float) -> None:
         """Set the time by which `link`, the feeder or one that was asked, has to have shipped."""
@@ -582,35 +600,13 @@ class Replica:
         delay = GRAFT_DELAY
         if link is not None:
             claims = link.holds.get(tree.origin.name, 0) > want.seen
-            delay = (ANSWER_DELAY if claims else GRAFT_DELAY) + link.rtt / 2
+            answer = ANSWER_DELAY if link.delivered else FIRST_ANSWER + link.rtt / 2
+            delay = (answer if claims else GRAFT_DELAY) + link.rtt / 2
         want.delay = min(max(delay, want.delay), MAX_DELAY)
         want.deadline = now + want.delay
         if want.deadline < want.timer:
             want.timer = want.deadline
             heapq.heappush(self._timers, (want.timer, tree.origin.name))
-
-    def _lower(self, name: str, now: float) -> None:
-        """A link's claim is gone: want what the others claim."""
-        want = self._wants.get(name)
-        if want is None:
-            return
-        most = self._most(name)
-        if most is None or most.holds[name] <= self._vector.origins[name].n:
-            self._unwant(name, now)
-            return
-        want.target = most.holds[name]
-        if want.source not in self._links:
-            want.source.wanted -= 1
-            most.wanted += 1
-            want.source = most
-
-    def _most(self, name: str) -> ReplicaLink | None:
-        """The link that says to hold most of an origin; None: no link holds any."""
-        return max(
-            (link for link in self._links if name in link.holds),
-            key=lambda link: link.holds[name],
-            default=None,
-        )
 
     def next_deadline(self) -> float:
         """When `tick` is due; infinity with nothing to wait for."""
@@ -633,20 +629,35 @@ class Replica:
                 want.timer = want.deadline
                 heapq.heappush(self._timers, (want.timer, name))
                 continue
-            staged = tree.origin.staged
-            if staged > want.seen or staged >= want.target:
-                want.delay = 0.0
-                self._look_again(tree, want, tree.feeder, now)
+            staged, seen = tree.origin.staged, want.seen
+            want.delay = 0.0 if staged > seen else want.delay
+            if staged >= want.goal:
+                want.aim(staged, now)
+            elif staged == seen or now >= want.goal_at + ANSWER_DELAY:
+                self._ask_others(tree, want, now)
                 continue
-            link = self._best(tree, staged + 1, want.asked)
-            if link is None:  # all were asked: start again, more patiently
-                want.asked.clear()
-                want.delay *= 2
-                link = self._best(tree, staged + 1, ())
-            if link is not None:
-                self._ask(tree, link, now)
-            else:
-                self._unwant(name, now)
+            self._look_again(tree, want, tree.feeder, now)
+
+    def _ask_others(self, tree: _Tree, want: _Want, now: float) -> None:
+        """What was to come has not come: ask some of the links that were not asked lately."""
+        waiting = {link for link, (at, _) in want.asked.items() if now < at + ASK_AGAIN}
+        for link, (at, delivered) in want.asked.items():
+            patience = (ANSWER_DELAY if delivered else FIRST_ANSWER) + link.rtt
+            if link.delivered == delivered and now >= at + patience:
+                link.doubted = True
+        if tree.feeder and tree.fed and now < want.since + ASK_AGAIN:
+            waiting.add(tree.feeder)
+        for _ in range(want.next_asked):
+            best = self._best(tree, tree.origin.staged + 1, waiting)
+            if best is None:
+                break
+            waiting.add(best)
+            self._ask(tree, best, now)
+        else:
+            want.next_asked *= 2
+            return
+        want.delay *= 2  # all were asked
+        self._look_again(tree, want, None, now)
 
     # -- The writer ------------------------------------------------------------------------------
 
@@ -688,12 +699,15 @@ class Replica:
                 for link in self._links:
                     if link not in tree.eager:
                         link.tell_soon(name)
-            if name in self._wants and self._wants[name].target <= end:
-                self._unwant(name, now)
+            want = self._wants.get(name)
+            for link, n in list(want.claims.items()) if want else ():
+                link.gap -= min(n, end) - min(n, run.after)
+                if n <= end:
+                    self._withdraw(name, link)
         names = [run.origin for run in runs]
         for link in self._links:
             if link.attentive:
-                link.grown(names)
+                link.grown(names, now)
 
     def lose(self, name: str, n: int, running: str) -> bool:
         """Of an origin no more than `n` messages, with that running hash, are whole on this disk.
@@ -709,6 +723,9 @@ class Replica:
         if origin.staged > origin.n:
             return False
         self._count -= origin.n - n
+        want = self._wants.get(name)
+        for link in want.claims if want else ():
+            link.gap += origin.n - n
         self._vector.lose(origin, n, running)
         for link in self._links:
             link.lose(name)
@@ -718,16 +735,17 @@ class Replica:
         """The writer could not store, and has dropped all that it was handed: nothing is taken in
         until `resume`."""
         self.paused = True
+        for tree in self._trees.values():
+            tree.answered = False  # what is dropped here leaves gaps
         for origin in self._vector.unstage():
-            self.early.pop(origin.name, None)
-            if origin.name == self.origin:
-                self._commits.waits = min(self._commits.waits, origin.n)
-            name, link = origin.name, self._most(origin.name)
+            name = origin.name
+            self.early.pop(name, None)
             if name == self.origin:
+                self._commits.waits = min(self._commits.waits, origin.n)
                 continue
-            if link is not None and link.holds[name] > origin.n and name not in self._wants:
-                self._wants[name] = _Want(link.holds[name], link, now, origin.n)
-                link.wanted += 1
+            self._claim_again(name, now)
+            if name in self._wants:
+                self._wants[name].seen = min(self._wants[name].seen, origin.n)
             self._forget(name)
 
     def resume(self, now: float) -> None:
@@ -736,6 +754,7 @@ class Replica:
         for name, want in list(self._wants.items()):
             want.asked.clear()
             want.delay = 0.0
+            want.aim(self._trees[name].origin.staged, now)
             self._look_again(self._trees[name], want, None, now)
             self._refeed(self._trees[name], now)
 
@@ -745,7 +764,7 @@ class Replica:
         for link in self._links:
             if now - link.asked_at < STALLED_AFTER or self.paused:
                 continue
-            if any(link.holds.get(n, 0) > self._trees[n].origin.staged for n in self._wants):
+            if any(link.holds[name] > self._trees[name].origin.staged for name in link.ahead):
                 found.append(link)
             link.asked_at = NEVER  # cut, or owing nothing any more
         return found
@@ -770,14 +789,16 @@ class Replica:
         return {link.peer for link in self._links if link.holds.get(origin, 0) >= seq}
 
     def behind(self, now: float) -> int:
-        """Return how many messages live links have told of and this node does not hold."""
-        origins = self._vector.origins
-        wanted = sum(
-            want.target - origins[name].n
-            for name, want in self._wants.items()
-            if now < want.since + CLAIM_LIFE
-        )
-        return wanted + max((link.lacking for link in self._links), default=0)
+        """Return how many messages this node lacks, by the link that claims most. A link is
+        believed as far as it ships (see ReplicaLink.believed), but never forgotten."""
+        return max((link.believed(now) for link in self._links), default=0)
+
+    def caught_up(self) -> bool:
+        """Return whether this node holds all that a peer claims, or there is no peer; those that
+        claim more and have not shipped it when they were asked do not count."""
+        behind = [link for link in self._links if link.gap]
+        level = any(link.introduced and not link.gap for link in self._links)
+        return not behind or (level and all(link.doubted for link in behind))
 
     def late(self, link: ReplicaLink, now: float) -> int:
         """Return how many messages the peer lacks, apart from the latest, which may be on their

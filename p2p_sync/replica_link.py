@@ -1,8 +1,12 @@
 """One link, as the replica sees it: what its peer holds, and what to send to it next.
 
 The log is the queue. A link keeps per origin where the peer is; what lies between that and the end
-of our log is read from there when its sender has time. News of what we hold (HAVE) are worked out
-when they are due, from the order in which the version vector changed.
+of our log is read from there when its sender has time.
+
+Each side tells the other everything that it comes to hold, once: by shipping it, or by HAVE. So
+`holds`, what the peer has told, is all that there is to know of the peer, and it is complete within
+a second or two. News (HAVE) are worked out when they are due, from the order in which the version
+vector changed.
 """
 
 from __future__ import annotations
@@ -41,6 +45,21 @@ AUDIT_NAMED = 500
 """Origins in such a piece; the next one goes on where it ended."""
 HOLD_TRIPS, HOLD_MARGIN = 1.25, 0.01
 """Round trips, and seconds on top, for which what follows an origin's first message is held."""
+MAX_AHEAD = 500
+"""Origins of which one peer may claim more than we hold, at a time; each costs about 1.2 kB. What
+it claims beyond that is ignored, and asked for again once it has shipped some of these."""
+PIECE_NAMED, PIECE_PAUSE = MAX_AHEAD // 2, 0.05
+"""Origins in a piece of the vector that the peer asks for, and seconds between two: 450 kB/s."""
+RESEND_AFTER = 60.0
+"""Seconds in which a peer may ask only once for the same messages that it was sent before."""
+MAX_RESENT = 2_500
+"""Origins of which a peer may ask for messages again in that time."""
+BELIEVED = 1_000
+"""Messages that a peer may claim and that count as missing here before it has shipped any."""
+TIMES_SHIPPED = 10
+"""A peer is believed to hold up to so many times what it has shipped lately."""
+SHIPPED_PERIOD = 15.0
+"""Seconds; "lately" is the present and the last of these periods."""
 NEVER = float("inf")
 
 
@@ -96,6 +115,10 @@ class ReplicaLink:
 
     introduced: bool = False  # the peer has told its whole vector
     holds: dict[str, int] = _table()  # origin -> what the peer durably holds, as it said
+    ahead: dict[str, None] = _table()  # origins of which it claims more than we durably hold
+    gap: int = 0  # messages that it claims and we do not durably hold
+    delivered: int = 0  # messages that it has shipped and that were new
+    doubted: bool = False  # it was asked for what it claims, and did not ship in time
     grafts: dict[str, None] = _table()  # origins to GRAFT
     prunes: dict[str, None] = _table()  # origins to PRUNE
     pruned: set[str] = field(default_factory=set)  # those pruned, and not grafted since
@@ -103,11 +126,6 @@ class ReplicaLink:
     refused: set[str] = field(default_factory=set)  # those with a conflict
     feeds: dict[str, None] = _table()  # origins whose feeder it is
     eager: dict[str, None] = _table()  # origins that it gets at once
-    wanted: int = 0  # origins that are being asked for because of what it says
-    waiting: dict[str, int] = _table()  # those to be asked for when there are fewer: what we lack
-    lacking: int = 0  # the sum of that
-    gap_since: float = -NEVER  # when the run of gaps began in what it ships
-    gap_last: float = -NEVER
     asked_at: float = NEVER  # when it was first asked for what it said to have, and shipped nothing
     attentive: bool = True  # `grown` is to be called when the log has grown
 
@@ -117,14 +135,24 @@ class ReplicaLink:
     _held: dict[str, float] = _table()  # flooded origin -> when to ship more (0: nothing shipped)
     _soon: dict[str, None] = _table()  # origins to tell of soon, even if the peer holds them
     _told: int = 0  # the peer has been told of the vector's changes up to this revision
-    _opening: bool = True  # ... but not of all that was there before
+    _knows: dict[str, int] = _table()  # ... and, of later ones, that we hold so much of an origin
+    _opening: bool = True  # it has not been told all that was there before
     _acks: dict[str, int] = _table()  # origin -> position that a commit of the peer waits for
-    # Origins of which the peer has shipped or told, and what it was told that we hold of them.
-    _owes: dict[str, int] = _table()
+    # Origins that the peer holds as far as we do, and has not been told so.
+    _owes: dict[str, None] = _table()
     _owed_since: float = NEVER
     _told_at: float = -NEVER  # when the peer got the last HAVE
     _audit: int = 0  # the index of the next name to tell, news or not
     _audit_at: float = 0.0
+    _asked_piece: int | None = None  # the index from which the peer asks for the vector
+    _piece_at: float = -NEVER  # when it may be answered
+    # Where to ask the peer for its vector again, for a claim was ignored (None: nowhere).
+    _missed: int | None = None
+    _missed_again: bool = False  # a claim was ignored since: start again at the end
+    _asks_piece: bool = False  # the question has been sent
+    _resent: dict[str, tuple[int, float]] = _table()  # origin -> sent again up to there, and when
+    _shipped: list[int] = field(default_factory=lambda: [0, 0])  # it has, in this and the last
+    _period: float = -NEVER  # ... of these periods; when this one began
 
     def __post_init__(self) -> None:
         self._told = self._vector.revision
@@ -144,21 +172,55 @@ class ReplicaLink:
     def note(self, name: str, n: int) -> None:
         """The peer durably holds `n` of an origin."""
         if n > self.holds.get(name, 0):
-            self.holds[name] = n
+            origin = self._vector.origins.get(name)
+            self.holds[origin.name if origin else name] = n  # one string for all links
             if self._cursor.get(name, NEVER) <= n:
                 del self._cursor[name]
 
-    def wait(self, name: str, lack: int) -> None:
-        """An origin of which we lack messages is to be asked for later; 0: it is not."""
-        self.lacking += lack - self.waiting.pop(name, 0)
-        if lack > 0:
-            self.waiting[name] = lack
+    def unclaim(self, name: str, n: int) -> None:
+        """Forget that the peer holds more than `n` of an origin."""
+        if n:
+            self.holds[name] = n
+        else:
+            self.holds.pop(name, None)
+
+    def shipped_new(self, count: int, now: float) -> None:
+        """The peer has shipped messages that are new here."""
+        self.delivered += count
+        self.doubted = False
+        self._turn(now)
+        self._shipped[0] += count
+
+    def believed(self, now: float) -> int:
+        """Return how many messages we lack by what the peer claims, as far as it is believed."""
+        self._turn(now)
+        return min(self.gap, max(BELIEVED, TIMES_SHIPPED * sum(self._shipped)))
+
+    def _turn(self, now: float) -> None:
+        """Begin another period, if this one is over."""
+        if now >= self._period + SHIPPED_PERIOD:
+            again = now < self._period + 2 * SHIPPED_PERIOD
+            self._shipped = [0, self._shipped[0] if again else 0]
+            self._period = now
+
+    def resend(self, name: str, after: int, now: float) -> bool:
+        """The peer asks to be sent again what lies behind `after`; return whether it may."""
+        until, at = self._resent.get(name, (0, -NEVER))
+        if now < at + RESEND_AFTER and after < until:
+            return False
+        if name not in self._resent and len(self._resent) >= MAX_RESENT:
+            recent = {n: r for n, r in self._resent.items() if now < r[1] + RESEND_AFTER}
+            self._resent = recent
+            if len(recent) >= MAX_RESENT:
+                return False
+        self._resent[name] = (self.position(name), now)
+        return True
 
     def rewind(self, name: str, after: int) -> None:
         """The peer has asked to be shipped an origin from `after` on."""
         self._cursor[name] = after
         if self.holds.get(name, 0) > after:
-            self.holds[name] = after
+            self.unclaim(name, after)
         self._held.pop(name, None)
 
     def hold(self, name: str) -> None:
@@ -173,29 +235,34 @@ class ReplicaLink:
         self._ready[name] = None
         self.wake()
 
-    def withhold(self, name: str) -> None:
+    def withhold(self, name: str, now: float) -> None:
         """Ship no more of an origin."""
         self._held.pop(name, None)
         if name in self._ready:
-            del self._ready[name]
+            del self._ready[name]  # it was left out of HAVE, for it was to be shipped
             if self.position(name) < self._vector.origins[name].n:
-                self.tell_soon(name)  # it was left out of HAVE, for it was to be shipped
+                self.tell_soon(name)
+            else:
+                self._owe(name, now)
 
     def lose(self, name: str) -> None:
         """Less of an origin is whole than was told: neither ship nor tell what was due."""
-        for table in (self._held, self._ready, self._soon):
+        for table in (self._held, self._ready, self._soon, self._owes, self._knows):
             table.pop(name, None)
 
     # -- What the peer is told of ----------------------------------------------------------------
 
-    def grown(self, names: Iterable[str]) -> None:
+    def grown(self, names: Iterable[str], now: float) -> None:
         """The log has grown: see whether the sender has to come back earlier to tell of it."""
         origins = self._vector.origins
         for name, n in list(self._acks.items()):
             if name in origins and origins[name].n >= n:
                 del self._acks[name]
                 self.tell_soon(name)
-        if any(self.position(name) < origins[name].n for name in names):
+        if self._owed_since == NEVER:
+            self._owed_since = now  # something may be owed: `take` finds out
+            self.wake()
+        elif any(self.position(name) < origins[name].n for name in names):
             self.wake()
 
     def tell_soon(self, name: str) -> None:
@@ -212,14 +279,49 @@ class ReplicaLink:
             self._acks[name] = n
             self.attentive = True
 
-    def owe(self, name: str, now: float, told: int = 0) -> None:
-        """The peer has shipped or told of an origin: tell it in a while that we hold as much, more
-        than the `told` that it knows of."""
-        self._owes.setdefault(name, told)
+    def _owe(self, name: str, now: float) -> None:
+        """The peer holds as much of an origin: tell it in a while that we do, too."""
+        self._owes[name] = None
         if self._owed_since == NEVER:
             self._owed_since = now
             if self.attentive:
                 self.wake()
+
+    # -- The peer's vector, told again -----------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Whether no more of the peer's claims can be kept."""
+        return len(self.ahead) >= MAX_AHEAD
+
+    def missed(self) -> None:
+        """A claim of the peer was ignored."""
+        if self._missed is None:
+            self._missed = 0
+        else:
+            self._missed_again = True
+
+    def asks(self) -> bool:
+        """Whether to ask for a piece of the peer's vector now."""
+        waits = self._missed is None or self._asks_piece or not self.introduced
+        return not waits and len(self.ahead) <= MAX_AHEAD - PIECE_NAMED
+
+    def got_piece(self, after: int, again: bool) -> None:
+        """The piece that we asked for has come. The next one begins at `after` (0: there is none),
+        and is to be asked for, or this one `again` because claims in it were ignored."""
+        self._asks_piece = False
+        if not again:
+            self._missed = after or (0 if self._missed_again else None)
+            if not after:
+                self._missed_again = False
+        if self.asks():
+            self.wake()
+
+    def ask_piece(self, index: int, now: float) -> None:
+        """The peer asks for a piece of our vector."""
+        self._asked_piece = index
+        self._piece_at = max(self._piece_at, now)
+        self.wake()
 
     # -- The sender ------------------------------------------------------------------------------
 
@@ -230,7 +332,8 @@ class ReplicaLink:
         have: Vector = {}
         ack = False
         until = NEVER
-        if self._ready or self.grafts or self.prunes or self.refusals or now >= self._have_at():
+        due = now >= self._have_at() or self._piece_due(now)
+        if self._ready or self.grafts or self.prunes or self.refusals or self.asks() or due:
             opening = self._opening
             frames = self._control(now)
             if self._ready and self.introduced:
@@ -245,6 +348,8 @@ class ReplicaLink:
                     frames.append(Have(have, ack=ack))
         again = self._told_at + self._interval()  # there is more by then, likely: no need to wake
         until = min(until, self._have_at(), again if now < again else NEVER)
+        if self._asked_piece is not None:
+            until = min(until, self._piece_at)
         self.attentive = bool(self._acks) or until > again
         return Work(frames, ships, have, ack, until)
 
@@ -253,16 +358,31 @@ class ReplicaLink:
         frames: list[LogFrame] = []
         if self.prunes or self.refusals:
             frames.append(Prune(_pop(self.prunes, MAX_NAMED), _pop(self.refusals, MAX_NAMED)))
-        if self.grafts:
+        if self.grafts or self.asks():
             names = _pop(self.grafts, MAX_NAMED)
             origins = self._vector.origins
             after = {name: origins[name].staged for name in names if name in origins}
-            if after:
-                frames.append(Graft(after))
+            more = self._missed if self.asks() else None
+            self._asks_piece = self._asks_piece or more is not None
+            if after or more is not None:
+                frames.append(Graft(after, more=more))
         if self._opening:
             piece = self._piece(MAX_NAMED, now)
             frames.append(Have(piece, last=not self._opening))
+        elif self._asked_piece is not None and self._piece_due(now):
+            frames.append(self._asked_for(self._asked_piece))
+            self._asked_piece, self._piece_at = None, now + PIECE_PAUSE
         return frames
+
+    def _asked_for(self, first: int) -> Have:
+        """The piece of the vector that the peer asks for."""
+        names = self._vector.names[first : first + PIECE_NAMED]
+        end = first + len(names)
+        have = {name: self._vector.origins[name].entry for name in names}
+        return Have(have, next=end if end < len(self._vector.names) else 0)
+
+    def _piece_due(self, now: float) -> bool:
+        return self._asked_piece is not None and now >= self._piece_at
 
     def shipped(self, ships: Iterable[Ship], now: float) -> None:
         """These pieces have been sent, `upto` being where the frame was full."""
@@ -271,9 +391,11 @@ class ReplicaLink:
             if self.position(name) != after:
                 continue  # the peer has asked for another position meanwhile
             self._cursor[name] = upto
+            n = self._vector.origins[name].n
+            self._know(name, upto)
             if name in self._ready:
                 del self._ready[name]
-                if upto < self._vector.origins[name].n:
+                if upto < n:
                     self._ready[name] = None  # the others first
             if name in self._held:
                 self._held[name] = now + HOLD_TRIPS * self.rtt + HOLD_MARGIN
@@ -289,6 +411,8 @@ class ReplicaLink:
             n, after = self._vector.origins[name].n, self.position(name)
             if after >= n:
                 del self._ready[name]
+                if self._knows.get(name, 0) < n:
+                    self._owe(name, now)  # it has it from elsewhere
                 continue
             upto = min(n, after + share)
             held = self._held.get(name)
@@ -331,39 +455,48 @@ class ReplicaLink:
         have = {name: self._vector.origins[name].entry for name in _pop(self._soon, AUDIT_NAMED)}
         if now >= self._audit_at:
             have.update(self._piece(AUDIT_NAMED, now))
-        news = [origin for origin in self._vector.changed_since(self._told) if self._lacks(origin)]
-        rest = len(news) - (MAX_NAMED - 3 * AUDIT_NAMED)
-        if rest > 0:  # the oldest now, the rest at once after them
-            news = news[rest:]
-            self._told = news[0].revision
-        else:
-            self._told = self._vector.revision
+        news, rest = self._changes(MAX_NAMED - 3 * AUDIT_NAMED)
         have.update((origin.name, origin.entry) for origin in news)
         wait = 0.0 if have else HAVE_RIDE if riding else self._interval()
         if now >= self._owed_since + wait:
-            have.update(self._owed(now))
-        if have and rest <= 0:
+            owed = _pop(self._owes, AUDIT_NAMED)
+            have.update((name, self._vector.origins[name].entry) for name in owed)
+        for name, (n, _) in have.items():
+            self._know(name, n)
+        if have and not rest:
             self._told_at = now
+        if not rest:
+            self._knows.clear()
+        if not self._owes:
+            self._owed_since = NEVER
         return have
 
-    def _owed(self, now: float) -> dict[str, tuple[int, str]]:
-        """What to tell of what the peer has shipped or told of, and we hold by now."""
-        have: dict[str, tuple[int, str]] = {}
-        for name in tuple(itertools.islice(self._owes, AUDIT_NAMED)):
-            told = self._owes.pop(name)
-            origin = self._vector.origins.get(name)
-            n = origin.n if origin else 0
-            if origin and n > told:
-                have[name] = origin.entry
-            if n < self.holds.get(name, 0):
-                self._owes[name] = n  # until we hold as much
-        self._owed_since = now if self._owes else NEVER
-        return have
+    def _changes(self, limit: int) -> tuple[list[Origin], bool]:
+        """Return the origins that have changed, and that the peer lacks and is not about to get:
+        the oldest changes first, up to a limit; and whether there are more."""
+        news: list[Origin] = []
+        for origin in reversed(self._vector.changed_since(self._told)):
+            name, n = origin.name, origin.n
+            lack = n - self.position(name)
+            if self._knows.get(name, 0) >= n or (name in self._ready and lack <= MAX_BATCH):
+                pass
+            elif lack <= 0:
+                self._owe(name, self._told_at)  # or later, when this was not attentive
+            elif len(news) < limit:
+                news.append(origin)
+            else:
+                return news, True
+            self._told = origin.revision
+        self._told = self._vector.revision
+        return news, False
 
-    def _lacks(self, origin: Origin) -> bool:
-        """Whether the peer may not know of the end of an origin, and is not about to get it."""
-        lack = origin.n - self.position(origin.name)
-        return lack > MAX_BATCH or (lack > 0 and origin.name not in self._ready)
+    def _know(self, name: str, n: int) -> None:
+        """The peer has been told, or shipped, that we hold `n` of an origin."""
+        origin = self._vector.origins[name]
+        if origin.revision > self._told:
+            self._knows[name] = n
+        if n >= origin.n:
+            self._owes.pop(name, None)
 
     def _piece(self, limit: int, now: float) -> dict[str, tuple[int, str]]:
         """The next piece of the vector, told whether it is news or not."""

@@ -254,6 +254,11 @@ class State:
         with self._lock:
             return self._replica.behind(time.monotonic())
 
+    def caught_up(self) -> bool:
+        """Return whether this node holds all that peers hold, as far as they ship it."""
+        with self._lock:
+            return self._replica.caught_up()
+
     def held(self, origin: str) -> int:
         """Return how many messages of an origin are on disk here."""
         with self._lock:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from p2p_sync import replica as rules
+from p2p_sync import replica_link
 from p2p_sync.codes import MAX_NUMBER
 from p2p_sync.errors import LinkClosed, ProtocolError
 from p2p_sync.frames import FrameReader
@@ -263,7 +264,7 @@ OWN = "0" * 16 + "-1"
 NAMES = [OWN, *(f"{n:016x}-{n}" for n in range(1, 12))]
 LENGTH = 6
 """Messages of an origin."""
-MAX_ORIGINS, WINDOW = 9, 2
+MAX_ORIGINS, MAX_AHEAD = 9, 2
 """In place of the true limits, so that they are reached."""
 
 
@@ -296,13 +297,13 @@ class Rules:
         steps: list[Callable[[], str]] = [self._receive] * 12 + [self._store] * 3
         steps += [self._send, self._send, self._tick, self._commit]
         steps += [self._open, self._close, self._fail, self._resume]
-        limits = rules.MAX_ORIGINS, rules.WINDOW
-        rules.MAX_ORIGINS, rules.WINDOW = MAX_ORIGINS, WINDOW
+        limits = rules.MAX_ORIGINS, replica_link.MAX_AHEAD
+        rules.MAX_ORIGINS, replica_link.MAX_AHEAD = MAX_ORIGINS, MAX_AHEAD
         try:
             result = self.rng.choice(steps)()
             self._check()
         finally:
-            rules.MAX_ORIGINS, rules.WINDOW = limits
+            rules.MAX_ORIGINS, replica_link.MAX_AHEAD = limits
         self.now += self.rng.choice((0.0, 0.001, 0.05, 1.0, 40.0))
         return result
 
@@ -333,13 +334,13 @@ class Rules:
         ack = rng.random() < 0.2
         kind = rng.random()
         if kind < 0.25:
-            return Have(have, rng.random() < 0.5, ack)
+            return Have(have, rng.random() < 0.5, ack, rng.choice((None, None, 0, 5)))
         if kind < 0.75:
             return Messages(tuple(map(self._run, self._some())), have, ack)
         if kind < 0.85:
             return Prune(tuple(self._some()), tuple(self._some()), have, ack)
         after = {name: rng.choice((0, 1, 3, LENGTH, MAX_NUMBER)) for name in self._some()}
-        return Graft(after, have, ack)
+        return Graft(after, have, ack, rng.choice((None, 0, 5, MAX_NUMBER)))
 
     def _some(self) -> list[str]:
         names = [*NAMES, self.replica.origin, f"{self.rng.randrange(50):016x}-77"]
@@ -446,19 +447,18 @@ class Rules:
         claimed = trees.keys() - held.keys() - staged - own
         assert claimed <= wants.keys(), "what is only claimed is forgotten when nobody claims it"
         assert len(replica._timers) <= 2 * MAX_ORIGINS + 10 * len(wants) + 100
-        assert Counter(want.source for want in wants.values()) == Counter(
-            {link: link.wanted for link in links if link.wanted}
-        )
         for name, tree in trees.items():
             assert tree.feeder is None or name in tree.feeder.feeds
             assert all(name in link.eager for link in tree.eager)
             assert set(tree.eager) <= set(links)
             assert tree.feeder is None or tree.feeder in links
+        assert sum(len(want.claims) for want in wants.values()) == sum(len(k.ahead) for k in links)
+        assert all(want.claims for want in wants.values())
         for link in links:
-            assert len(link.holds) + len(link.refused) <= MAX_ORIGINS
-            assert link.lacking == sum(link.waiting.values()) >= 0
-            assert link.waiting.keys() <= link.holds.keys()
-            assert not link.waiting or link.wanted >= WINDOW
+            assert len(link.ahead) <= MAX_AHEAD
+            assert len(link.holds.keys() - held.keys() - staged - replica.early.keys()) <= MAX_AHEAD
+            gaps = {name: wants[name].claims[link] - replica.held(name) for name in link.ahead}
+            assert link.gap == sum(gaps.values()) and all(gap > 0 for gap in gaps.values())
             assert link.feeds.keys() | link.eager.keys() | link._ready.keys() <= trees.keys()
             assert not link.holds.keys() & link.refused
             tables = (link.grafts, link.prunes, link.pruned, link._owes, link._cursor, link._held)

@@ -126,7 +126,7 @@ class History:
     def _freeze(self) -> None:
         wire = self._any_wire()
         if wire:
-            wire.frozen = self.sim.now + self.rng.uniform(0.0, 20.0)
+            wire.frozen = max(wire.frozen, self.sim.now + self.rng.uniform(0.0, 20.0))
             self.sim.trace("frozen:", *(end.node for end in wire.ends))
 
     def _part(self) -> None:
@@ -209,9 +209,12 @@ class History:
             assert all(node.log == nodes[0].log for node in nodes)
             assert not any(node.replica.behind(sim.now) for node in nodes)
             assert not any(node.conflicts for node in nodes)
+        assert not sim.offences["gap"], "honest nodes leave nothing out"
         for (one, another), wire in self.wires.items():
             if not wire.lost:
                 self._check_noticed(nodes[one], nodes[another])
+                if not sim.forked and wire.frozen < sim.now - 4.0:
+                    assert [end.node.replica.lag(end.link) for end in wire.ends] == [0, 0]
 
     def _check_quiet(self) -> None:
         """With nothing to do, links carry a HAVE each 30 s or a little less, and no more."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _CHUNK = 64 * 1024
+_PIECE = 1024  # at a time, where there is a rate
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, with a reset
 _STOP_TIMEOUT = 10.0
 
@@ -23,6 +24,7 @@ class Proxy:
         self._target = target
         self._changed = threading.Condition()
         self._delay = 0.0
+        self._rate = 0.0
         self._stalled = False
         self._refusing = False
         self._stopped = False
@@ -38,6 +40,11 @@ class Proxy:
     def delay(self, seconds: float) -> None:
         """Hold each piece back for `seconds`, in either direction."""
         self._set(delay=seconds)
+
+    def rate(self, bytes_per_second: float) -> None:
+        """Forward no faster than this, in either direction; 0 is no limit."""
+        with self._changed:
+            self._rate = bytes_per_second
 
     def stall(self) -> None:
         """Forward nothing: the connections stay open and silent, and new ones get no answer."""
@@ -152,10 +159,11 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         """Forward one way, as the faults allow; an end, or an error, ends both ways."""
         try:
-            while data := source.recv(_CHUNK):
+            while data := source.recv(_PIECE if self._rate else _CHUNK):
                 if not self._pass():
                     break
                 sink.sendall(data)
+                self._spend(len(data))
         except OSError:
             pass
         finally:
@@ -163,6 +171,12 @@ class Proxy:
             for connection in (source, sink):
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def _spend(self, count: int) -> None:
+        """Take the time that so many bytes need."""
+        with self._changed:
+            if self._rate:
+                self._changed.wait_for(lambda: self._stopped, count / self._rate)
 
     def _pass(self) -> bool:
         """Wait as long as the faults ask for; False when the proxy ends."""

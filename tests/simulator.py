@@ -43,6 +43,7 @@ class Simulation:
         self.forked: set[str] = set()  # origins that live twice: only there contents may differ
         self.committed: dict[tuple[str, int], Entry] = {}  # all that was ever durable
         self.frames: Counter[type] = Counter()  # sent, by type
+        self.offences: Counter[str] = Counter()  # of nodes, as others see them; each cuts a link
         self.received = 0  # messages that came from peers, new or not
         self.received_first = 0  # those of them that were an origin's first
         self.delivered = 0  # those that were new, and stored
@@ -348,6 +349,12 @@ class Wire:
             for end in self.ends:
                 self.sim.at(self.sim.now + self.sim.rng.uniform(0.0, notice), end.close)
 
+    def again(self) -> None:
+        """Open another connection between the two, where both run and nobody has."""
+        one, other = (end.node for end in self.ends)
+        if one.up and other.up and all(end.other.node is not other for end in one.ends.values()):
+            Wire(one, other, self.latency, self.jitter)
+
 
 class End:
     """One end of a wire: a link of a replica, with its sender."""
@@ -438,6 +445,13 @@ class End:
         runs = node.replica.receive(self.link, frame, self.sim.now)
         if runs:
             node.write(runs)
+        offences = node.replica.offences
+        if offences:
+            self.sim.trace(node, "finds that", self.other.node, "commits", dict(offences))
+            self.sim.offences += offences
+            offences.clear()
+            self.wire.cut()
+            self.sim.at(self.sim.now + 1.0, self.wire.again)
         node.pump()
 
 

@@ -44,6 +44,7 @@ ENTRIES = st.one_of(
     ),
 )
 HAVES = st.dictionaries(ORIGINS, st.tuples(st.integers(1, MAX_NUMBER), HASHES), max_size=5)
+INDEXES = st.none() | st.integers(0, MAX_NUMBER)
 
 
 @st.composite
@@ -54,7 +55,7 @@ def runs(draw: st.DrawFn) -> Run:
 
 
 FRAMES = st.one_of(
-    st.builds(Have, HAVES, st.booleans(), st.booleans(), st.none() | st.integers(0, MAX_NUMBER)),
+    st.builds(Have, HAVES, st.booleans(), st.booleans(), INDEXES, INDEXES),
     st.builds(Messages, st.lists(runs(), max_size=4).map(tuple), HAVES, st.booleans()),
     st.builds(
         Prune,
@@ -68,6 +69,7 @@ FRAMES = st.one_of(
         st.dictionaries(ORIGINS, st.integers(0, MAX_NUMBER), max_size=4),
         HAVES,
         st.booleans(),
+        INDEXES,
     ),
 )
 

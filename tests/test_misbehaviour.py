@@ -316,6 +316,8 @@ def test_floods(pair: tuple[NodeProcess, NodeProcess], kind: str) -> None:
 
 
 def test_enormous_vectors(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    """What is more than may be claimed at a time is ignored."""
+
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello()
         for part in range(41):
@@ -325,10 +327,9 @@ def test_enormous_vectors(pair: tuple[NodeProcess, NodeProcess]) -> None:
             yield frame(PING, b"?", masked=True)
             time.sleep(0.01)
 
-    before = counted(pair, "frame")
     with under_attack(pair, attack) as hostile:
-        wait_until(lambda: (1008, "more than 100000 origins") in hostile.closes)
-    assert counted(pair, "frame") > before
+        assert hostile.closes == []
+        assert status(pair[0])["behind"] <= 1_000
 
 
 def test_vectors_of_which_nothing_is_shipped(pair: tuple[NodeProcess, NodeProcess]) -> None:
@@ -350,11 +351,14 @@ def test_vectors_of_which_nothing_is_shipped(pair: tuple[NodeProcess, NodeProces
 
 
 def test_sequence_gaps(pair: tuple[NodeProcess, NodeProcess]) -> None:
-    """The first are answered with GRAFT; going on with them for seconds is misbehaviour."""
+    """They are answered with GRAFT; those that follow the answer to it are counted."""
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello() + hostile.have({}, last=True)
         gap = hostile.text("MESSAGES", runs=[own(hostile, 5, after=5)])
+        yield gap
+        hostile.grafted.wait(5.0)
+        yield hostile.text("MESSAGES", runs=[own(hostile, 1)])
         while True:
             yield gap
             time.sleep(0.002)

@@ -23,6 +23,7 @@ from p2p_sync import (
     proof,
     protocol,
     replica,
+    replica_link,
     server,
     stream,
 )
@@ -194,7 +195,14 @@ LIMITS: dict[str, list[str]] = {
         f"{config.STRANGERS_AT_ONCE}",
         f"{config.STRANGERS_A_MINUTE}",
     ],
-    "origins that one peer may tell of": [f"{replica.MAX_ORIGINS:,}", f"{replica.WINDOW:,}"],
+    "origins of which one peer may claim more": [f"{replica_link.MAX_AHEAD:,}"],
+    "messages that a peer is believed to hold": [
+        f"{replica_link.BELIEVED:,}",
+        f"{replica_link.TIMES_SHIPPED}",
+        f"{replica_link.SHIPPED_PERIOD:g}",
+        seconds(2 * replica_link.SHIPPED_PERIOD),
+    ],
+    "the same messages are sent": [seconds(replica_link.RESEND_AFTER)],
     "a frame that has begun": [seconds(2 * DEFAULT.heartbeat), f"{size(stream.LEAST_RATE)}/s"],
     "traffic that brings nothing new": [],
     "log lines about one node": [f"{60 / conduct.LOG_EVERY:g}"],

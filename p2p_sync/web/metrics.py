@@ -33,7 +33,7 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "build_info": ("1, labelled with what is running.", ("version", "protocol", "python")),
     "log_messages": ("Messages held, by where they come from.", ("class",)),
     "log_bytes": ("Size of the log on disk.", ()),
-    "behind_messages": ("Messages that peers have told of and this node lacks.", ()),
+    "behind_messages": ("Messages that this node lacks, by the peer that claims most.", ()),
     "peer_lag_messages": ("Messages that the peer lacks, as far as it has told.", ("peer",)),
     "conflicts": ("Identities under which two contents were seen.", ()),
     "waiting_origins": ("Origins whose next message is dated over a day ahead of the clock.", ()),
