@@ -56,6 +56,13 @@ class Member:
         for part in pieces(origins, 1_000):
             self.say("MESSAGES", runs=[run(name, text, after, count) for name in part])
 
+    def told(self) -> dict[str, Any]:
+        """What it was told by HAVE, or with another frame."""
+        told: dict[str, Any] = {}
+        for frame in list(self.frames):
+            told.update(frame.get("have", {}))
+        return told
+
     def received(self) -> int:
         """How many messages it was shipped."""
         runs = [run for frame in list(self.frames) for run in frame.get("runs", ())]
@@ -133,6 +140,26 @@ def give_origins(node: NodeProcess, count: int) -> None:
 
 
 # -- What is claimed at the opening is answered ---------------------------------------------------
+
+
+@pytest.mark.parametrize("origins", [1, 3_000])
+def test_what_a_peer_holds_when_a_link_opens_is_answered(origins: int) -> None:
+    """Once the node holds as much, though it got it from another."""
+    with run_nodes(2, "--ephemeral") as (honest, node):
+        give_origins(honest, origins)
+        post_all(honest.port, [f"text {n}" for n in range(500)])
+        with Member(honest.address) as reader:
+            reader.have({})
+            wait_until(lambda: len(reader.told()) == origins + 1)
+        with Member(node.address) as member:
+            for part in pieces(list(reader.told()), 2_500):
+                member.say("HAVE", have={name: reader.told()[name] for name in part})
+            member.say("HAVE", have={}, last=True)
+            wait_until(lambda: status(node)["behind"])
+            node.add(honest.address)
+            wait_until(lambda: equal(honest, node))
+            wait_until(lambda: member.told() == reader.told(), "all is told", 5.0 * SCALE)
+            assert all_in_sync(node)
 
 
 @pytest.mark.parametrize("origins", [1, 3_000])
