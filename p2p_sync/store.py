@@ -274,11 +274,13 @@ class Store:
     def _check_version(self, version: int) -> None:
         if version == _VERSION:
             return
-        newer = version > _VERSION
+        if version > _VERSION:
+            writer, way = "a newer p2p_sync", "run that, or choose"
+        else:
+            writer, way = "a p2p_sync before the first release", "choose"
         raise StartError(
-            f"the data directory {self.directory} was written by "
-            f"{'a newer p2p_sync; run that' if newer else 'a p2p_sync before the first release'}, "
-            "or choose another directory with --data-dir"
+            f"the data directory {self.directory} was written by {writer}; {way} another directory "
+            "with --data-dir"
         )
 
     def _check_names(self, place: Path) -> None:
@@ -377,7 +379,7 @@ class Store:
                 if (found.st_dev, found.st_ino) == opened:
                     continue
                 problem = "was replaced by another file"
-            self._gone = LogGone(f"{path} {problem}; stop the node, look after the disk, start it")
+            self._gone = LogGone(f"{path} {problem}; bring it back and start the node again")
             if database.in_transaction:
                 database.execute("ROLLBACK")
             with suppress(sqlite3.Error):
