@@ -8,6 +8,7 @@ and the others are cut (RFC 8305, "Happy Eyeballs", carried on to the end of the
 
 from __future__ import annotations
 
+import logging
 import queue
 import socket
 import threading
@@ -20,6 +21,8 @@ from .errors import CertificateRefused, DialError, LinkClosed
 from .frames import shake_hands
 from .stream import Stream
 from .tls import Secured, Tls, end, streamable
+
+logger = logging.getLogger("p2p_sync")
 
 Endpoint = tuple[str, int]
 
@@ -102,9 +105,13 @@ class Dialer:
                 if not waiting and not running:
                     self._try(*arguments)  # the only one needs no thread of its own
                 else:
-                    threading.Thread(
+                    thread = threading.Thread(
                         target=self._try, args=arguments, name=f"try {address}", daemon=True
-                    ).start()
+                    )
+                    try:
+                        thread.start()
+                    except RuntimeError as error:  # there can be no more threads
+                        raise DialError(f"no connection: {error}") from None
                 running += 1
             outcome = race.wait(HEAD_START if waiting else None)
             if outcome is None:
@@ -119,13 +126,15 @@ class Dialer:
     def _try(
         self, race: _Race, address: Address, endpoint: Endpoint, path: str, deadline: float
     ) -> None:
-        """Connect to one endpoint and shake hands; tell the race how that ends."""
+        """Connect to one endpoint and shake hands; report to the race how that ends, whatever
+        happens, since the dial waits for it."""
         family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM)
+        connection: socket.socket | None = None
         binding = ""
-        if address.secure:
-            connection = self._tls.dialling(connection, address.host)
         try:
+            connection = socket.socket(family, socket.SOCK_STREAM)
+            if address.secure:
+                connection = self._tls.dialling(connection, address.host)
             race.begin(connection)
             connection.settimeout(max(0.01, deadline - time.monotonic()))
             connection.connect(endpoint)
@@ -145,8 +154,12 @@ class Dialer:
             failure = DialError(f"no connection: {error.strerror or error}")
         except DialError as error:
             failure = error
+        except Exception as error:
+            logger.exception("dialling %s failed", address)
+            failure = DialError(f"this node failed: {error}")
         race.lost(connection, failure)
-        connection.close()
+        if connection:
+            connection.close()
 
 
 class _Race:
@@ -175,10 +188,11 @@ class _Race:
         self._outcomes.put(outcome)
         return True
 
-    def lost(self, connection: socket.socket, failure: DialError) -> None:
-        """Give a connection up, for its owner to close."""
+    def lost(self, connection: socket.socket | None, failure: DialError) -> None:
+        """Give a connection up, for its owner to close; None: there was not even a socket."""
         with self._lock:
-            self._running.discard(connection)
+            if connection:
+                self._running.discard(connection)
         self._outcomes.put(failure)
 
     def wait(self, timeout: float | None) -> Connected | DialError | None:

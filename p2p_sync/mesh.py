@@ -388,9 +388,13 @@ class Mesh:
             for link in due.stalled:
                 self._misbehaved(link, Offence("claims", "it does not send what it says it has"))
             for address, number in due.dials:
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._dial, args=(address, number), name=f"dial {address}", daemon=True
-                ).start()
+                )
+                try:
+                    thread.start()
+                except RuntimeError as error:  # there can be no more threads
+                    self._dial_failed(address, DialError(f"no connection: {error}"))
             if due.keep:
                 self._keep_addresses()
             for note in due.notes:
@@ -419,19 +423,23 @@ class Mesh:
                 return
             stream, endpoint, binding = self._dialer.dial(parsed, endpoints)
         except DialError as error:
-            with self._state.overlay() as overlay:
-                trouble = overlay.failed(address, str(error), time.monotonic(), error.refused)
-                known = overlay.book.known.get(address)
-            self._counters.add("dials_total", "refused" if error.refused else "failed")
-            if not trouble:
-                return
-            if news := self._repeats.failed(address, str(error), time.monotonic()):
-                name = f"{address} ({known.node[:8]})" if known and known.node else address
-                logger.warning("dialling %s failed: %s", name, news, extra={"address": address})
-            self._reporter.dial_failed(address, error)
+            self._dial_failed(address, error)
             return
         self._counters.add("dials_total", "linked")
         Link(stream, self, self._settings, endpoint, address, number, binding).run()
+
+    def _dial_failed(self, address: str, error: DialError) -> None:
+        """Note that a dial is over, and report why it failed, if that is news."""
+        with self._state.overlay() as overlay:
+            trouble = overlay.failed(address, str(error), time.monotonic(), error.refused)
+            known = overlay.book.known.get(address)
+        self._counters.add("dials_total", "refused" if error.refused else "failed")
+        if not trouble:
+            return
+        if news := self._repeats.failed(address, str(error), time.monotonic()):
+            name = f"{address} ({known.node[:8]})" if known and known.node else address
+            logger.warning("dialling %s failed: %s", name, news, extra={"address": address})
+        self._reporter.dial_failed(address, error)
 
     # -- shared ---------------------------------------------------------------------------------
 

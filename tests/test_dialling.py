@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
+import resource
 import select
 import socket
 import threading
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from p2p_sync import Node
 from p2p_sync.address import parse_address
 from p2p_sync.config import Settings
 from p2p_sync.dialer import Dialer
+from p2p_sync.errors import DialError
 from p2p_sync.tls import Tls
 from tests.raw import TEXT, RawServer, frame, read_head, welcome
 from tests.support import DEADLINE, SCALE, NodeProcess, free_port_pair, wait_until
@@ -243,3 +246,60 @@ def test_dialling_the_port_of_the_page_names_the_likely_one(node: NodeProcess) -
             "the log names the port and the likely one",
         )
         assert node.sockets() == 0
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open nothing more for the time of the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    probe = socket.socket()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe.fileno() + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(socket.socket())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for sock in (probe, *taken):
+            sock.close()
+
+
+@pytest.mark.parametrize("endpoints", [1, 3])
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_dial_without_descriptors_fails_with_the_reason(scheme: str, endpoints: int) -> None:
+    dialer = Dialer(Settings(handshake_timeout=DEADLINE), Tls(None, None, None))
+    address = parse_address(f"{scheme}://localhost:1")
+    found: list[object] = []
+
+    def dial() -> None:
+        try:
+            dialer.dial(address, ((HOST, 1),) * endpoints)
+        except Exception as error:
+            found.append(error)
+
+    with no_descriptors():
+        thread = threading.Thread(target=dial, daemon=True)
+        thread.start()
+        thread.join(DEADLINE)
+    assert [type(error) for error in found] == [DialError], "the dial ends, and not by a defect"
+    assert "Too many open files" in str(found[0])
+
+
+def test_an_address_is_dialled_again_after_a_dial_got_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+    refused: list[str] = []
+
+    def start_later(thread: threading.Thread) -> None:
+        if thread.name.startswith("dial ") and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    with Node(0) as one, Node(0, redial_first=0.1, redial_longest=0.2) as other:
+        other.connect(one.address)
+        wait_until(lambda: refused and other.sockets() == 1, "the nodes are connected")
