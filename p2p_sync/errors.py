@@ -8,6 +8,10 @@ P2PSyncError
 |       |-- MessageTooLong           more bytes than the limit
 |   |-- NotRunning                   the node has not started, or has stopped
 |-- StartError                       a node cannot start here: port, data directory
+|-- LogError                         the log cannot be read or written now
+|   |-- LogFull                      its disk is full
+|   |-- LogGone                      its files were deleted or replaced
+|   |-- LogDamaged                   an entry of it is not what was stored
 |-- DialError                        a peer cannot be reached; the text is the reason
 |-- ProtocolError                    the peer broke a rule of the wire (its fault, never ours)
 |-- LinkClosed                       the link is closed; nothing more is read or written

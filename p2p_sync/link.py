@@ -31,7 +31,7 @@ _CLOSE_TIMEOUT = 1.0
 _MAX_PONGS = 32
 
 # Frames without news, fragments and control frames among them, may use at most 1/4 of the reader's
-# CPU time, beyond a debt of some seconds: no flood delays the other links by much.
+# time, and exceed that for as long as the debt (seconds): no flood delays the other links by much.
 _IDLE_SHARE = 4
 _IDLE_DEBT = 0.01
 

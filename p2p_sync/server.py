@@ -65,7 +65,8 @@ _KINDS = {
     OTHER_PROTOCOL: "other_protocol",
     TRY_AGAIN_LATER: "service_unavailable",
 }
-# The part of its time that the accepting thread may use, beyond a debt of some seconds.
+# The part of its time that the accepting thread may compute, and for how long it may exceed that at
+# once (seconds): no flood of connections delays the other threads by much.
 _SHARE = 0.5
 _DEBT = 0.02
 
@@ -437,7 +438,7 @@ class Opening:
                 raise _bad("A line of the headers is not a name, a colon and a value.")
             name = name.lower()
             if name in fields and name in ("host", "origin", "sec-websocket-key"):
-                raise _bad(f"The header {name} stands twice.")
+                raise _bad(f"The header {name} is given twice.")
             fields[name] = f"{fields[name]}, {value.strip()}" if name in fields else value.strip()
         if method != "GET":
             raise _bad("A handshake is a GET.")
@@ -493,13 +494,6 @@ class Opening:
         except (KeyError, ValueError):
             return False
         return same and self._server.allowed_host(own.hostname or "")
-
-
-_KINDS = {
-    NOT_PROVED: "not_proved",
-    OTHER_PROTOCOL: "other_protocol",
-    TRY_AGAIN_LATER: "service_unavailable",
-}
 
 
 def _http(refused: Refused) -> bytes:
