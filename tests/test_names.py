@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from p2p_sync import Node, addressbook
+from p2p_sync.web.app import create_app
 from tests import raw
 from tests.certificates import Authority
 from tests.support import DEADLINE, SCALE, holds, wait_until
@@ -355,3 +356,21 @@ def test_certificates_are_checked_for_the_name_of_the_dial(names: Names, tmp_pat
         node.connect(f"wss://{NAME}:{port}")
         wait_until(lambda: good.sockets() == 1, "the one with the right certificate is linked")
         assert stranger.sockets() == 0
+
+
+def test_a_further_name_of_a_connected_peer_is_known_to_add(names: Names) -> None:
+    names.table[NAME] = ["127.0.0.1"]
+    with Node(0) as node, Node(0) as other:
+        port = other.address.rpartition(":")[2]
+        for host in ("127.0.0.1", NAME):
+            node.connect(f"ws://{host}:{port}")
+
+        def folded() -> bool:
+            return any(len(peer["addresses"]) > 1 for peer in node.peers())
+
+        wait_until(folded, "the name is an address of the connected peer")
+        client = create_app(node).test_client()
+        for name, status in ((NAME, 302), ("stranger.example", 200)):
+            path = f"/add?address=ws://{name}:{port}"
+            answer = client.get(path, headers={"Accept": "text/html", "Host": "localhost"})
+            assert answer.status_code == status, name

@@ -195,7 +195,7 @@ def _is_familiar(node: Node, address: Address) -> bool:
     """
     if is_loopback(address.host) or is_private(address.host):
         return True
-    return any(entry["address"] == str(address) for entry in node.peers())
+    return any(str(address) in entry["addresses"] for entry in node.peers())
 
 
 def _confirmation(address: Address) -> Response:
