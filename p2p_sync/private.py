@@ -139,11 +139,14 @@ def read_private(path: Path, what: str) -> str:
 def _exposed(about: os.stat_result, fixed: bool) -> tuple[str, str] | None:
     """Return what other users may do to a file, and the command against it; None: nothing wrong.
 
-    Secrets that are mounted into a container belong to root and are often readable by a group or
-    by all, and who runs the node cannot change that. So root's files may be readable by a group;
-    and by all where we are not root, or the file system is mounted read-only (`fixed`).
+    The owner may do anything with it, so that has to be this user or root. Secrets that are mounted
+    into a container belong to root and are often readable by a group or by all, and the user of the
+    node cannot change that. So root's files may be readable by a group; and by all where we are not
+    root. On a file system that is mounted read-only (`fixed`) every file is accepted.
     """
     mode, of_root = about.st_mode, about.st_uid == 0
+    if not (of_root or about.st_uid == os.geteuid() or fixed):
+        return "change", f"chown {os.geteuid()}"
     if mode & (stat.S_IWGRP | stat.S_IWOTH) and not fixed:
         return "change", "chmod 600" if about.st_uid == os.geteuid() else "chmod o-rwx,g-w"
     if not mode & (stat.S_IRWXG | stat.S_IRWXO) or fixed:
