@@ -27,7 +27,7 @@ from .protocol import Message
 
 WINDOW = 10_000
 """How far apart two nodes may log one commit. Milliseconds."""
-STRETCH = 3 * WINDOW
+STRETCH = 6 * WINDOW
 """Matching starts afresh at least once in such a stretch. Milliseconds, a multiple of WINDOW."""
 MOST = 800
 """Copies of one text that are matched in one WINDOW of the clock."""
