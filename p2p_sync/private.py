@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import os
 import pwd
+import select
 import stat
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from .errors import StartError
 _LEAST_BYTES = 16
 _MOST_SECRETS = 2
 _MOST_BYTES = 4096
+# How long a pipe in the place of a file may be silent. Seconds.
+_PATIENCE = 3
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -119,12 +122,16 @@ def read_private(path: Path, what: str) -> str:
     and where it is too long or no UTF-8 text.
     """
     try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            fixed = bool(os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY)
-            data = file.read(_MOST_BYTES + 1)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            about = os.fstat(handle)
+            fixed = bool(os.fstatvfs(handle).f_flag & os.ST_RDONLY)
+            data = _read(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
-        raise StartError(f"the {what} file {path} cannot be read ({error.strerror})") from None
+        reason = error.strerror or error
+        raise StartError(f"the {what} file {path} cannot be read ({reason})") from None
     if way_out := _exposed(about, fixed):
         raise StartError(
             f"others may {way_out[0]} the {what} file {path}; run: {way_out[1]} {path}"
@@ -134,6 +141,24 @@ def read_private(path: Path, what: str) -> str:
     if data.startswith(_UTF_16) or b"\0" in data:
         raise StartError(f"the {what} file {path} is UTF-16 or not text at all; save it as UTF-8")
     return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+
+
+def _read(handle: int) -> bytes:
+    """Return what a file or a pipe holds, up to a byte more than the limit; raises OSError.
+
+    A pipe that nobody writes to would hold up the start, and signals with it.
+    """
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    data = b""
+    while len(data) <= _MOST_BYTES:
+        if not poll.poll(_PATIENCE * 1000):
+            raise TimeoutError(f"nothing was written to it for {_PATIENCE} s")
+        part = os.read(handle, _MOST_BYTES + 1 - len(data))
+        if not part:
+            break
+        data += part
+    return data
 
 
 def _exposed(about: os.stat_result, fixed: bool) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from .errors import CertificateRefused, LinkClosed, StartError
@@ -37,6 +38,9 @@ class Tls:
     def reload(self) -> None:
         """Load the files again; raises StartError, and then goes on with what was loaded."""
         cert, key, authority = self._files
+        for file in map(Path, filter(None, self._files)):
+            if file.exists() and not file.is_file():  # OpenSSL would wait for a pipe
+                raise StartError(f"{file} is not a regular file; name a file in PEM")
         client = _client_context(authority)
         server, names = _server_context(cert, key) if cert else (None, ())
         self._client, self._server, self.names = client, server, names

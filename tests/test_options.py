@@ -229,6 +229,30 @@ def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
     assert str(path) in line and "UTF-8" in line
 
 
+@pytest.mark.parametrize(
+    "option", ["--secret-file", "--http-token-file", "--tls-cert", "--tls-key", "--tls-ca"]
+)
+def test_a_pipe_that_nobody_writes_to_ends_the_start(tmp_path: Path, option: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    more = ("--tls-cert", str(tmp_path / "none")) if option == "--tls-key" else ()
+    ended = run_to_end(str(free_port_pair()), "--ephemeral", option, str(pipe), *more)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert str(pipe) in line
+
+
+def test_a_secret_may_come_by_a_pipe() -> None:
+    """As `--secret-file <(command)` gives it."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"0123456789abcdef\n")
+        os.close(writer)
+        assert read_private(Path(f"/dev/fd/{reader}"), "secret") == "0123456789abcdef\n"
+    finally:
+        os.close(reader)
+
+
 def test_a_file_is_never_cut_off(tmp_path: Path) -> None:
     path = secret_file(tmp_path, b"# " + b"x" * 4080 + b"\n" + SECRET.encode())
     assert "longer" in error(tmp_path, "--secret-file", str(path))
