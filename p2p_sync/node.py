@@ -100,8 +100,19 @@ class Node:
         """
         with self._lifecycle:
             if self._parts is None:
-                self._parts = _Parts(self._peer_port, self._data_dir, self._settings)
-                self._parts.start(self._callbacks)
+                try:
+                    self._parts = _Parts(self._peer_port, self._data_dir, self._settings)
+                    self._parts.start(self._callbacks)
+                except BaseException as error:
+                    parts, self._parts = self._parts, None
+                    if parts:
+                        parts.stop()
+                    if not isinstance(error, LogError):
+                        raise
+                    raise StartError(
+                        f"the data directory {self._data_dir} cannot be used ({error}); check the "
+                        "disk, or choose another directory with --data-dir"
+                    ) from None
 
     def stop(self) -> None:
         """Close all links and end all threads within about two seconds. Twice is fine."""
@@ -515,7 +526,7 @@ class _Parts:
         self.mesh.stop()
         self.server.stop()
         self.writer.stop()
-        if threading.current_thread() is not self._delivery:
+        if self._delivery.ident and threading.current_thread() is not self._delivery:
             self._delivery.join(_STOP_TIMEOUT)
         self.store.close()
 

@@ -11,8 +11,10 @@ deleted or replaced; so each transaction counts only if the files are still wher
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import queue
+import re
 import secrets
 import sqlite3
 import threading
@@ -28,7 +30,11 @@ from .cursors import MAX_STARTS, Cursors
 from .errors import InputError, LogError, LogFull, LogGone, StartError
 from .private import check_private_file, make_private_directory, open_private_file
 
+logger = logging.getLogger("p2p_sync")
+
 Database: TypeAlias = sqlite3.Connection
+
+_NODE_ID = re.compile(r"[0-9a-f]{16}")
 
 _NEW = "node.db.new"  # a database that is being made
 # The files of a database in use.
@@ -173,9 +179,21 @@ class Store:
             for _ in range(_READERS):
                 self._readers.put(self._connect(path))
             self._watch([place / name for name in (*_DATABASE, "lock")])
-        self.node = str(self._writer.execute("SELECT node FROM identity").fetchone()[0])
+        self.node = self._identity(self._writer)
         self.start = secrets.token_hex(4)  # the name of this start, see cursors.py
         self.cursors = Cursors(self._note_start(self._writer))
+
+    def _identity(self, database: Database) -> str:
+        """Return the id of this node. Peers would refuse a damaged one, so it gets a new one."""
+        rows = [str(node) for (node,) in database.execute("SELECT node FROM identity")]
+        if len(rows) == 1 and _NODE_ID.fullmatch(rows[0]):
+            return rows[0]
+        node = secrets.token_hex(8)
+        logger.error("the id of this node is damaged, check the disk; its new id is %s", node)
+        with suppress(sqlite3.OperationalError):  # on a full disk the log can be read still
+            database.execute("DELETE FROM identity")
+            database.execute("INSERT INTO identity VALUES (?)", (node,))
+        return node
 
     def _note_start(self, database: Database) -> list[tuple[str, int]]:
         """Return the starts of this node, this one last, and keep them."""
@@ -251,10 +269,13 @@ class Store:
         self._check_version(int.from_bytes(head[60:64], "big"))  # until then nothing is touched
         # Read only, or closing it would fold the write-ahead log into what is damaged.
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        database.text_factory = _decoded
         try:
             problem = "ok"
             # The newest version may still be in the write-ahead log.
             self._check_version(database.execute("PRAGMA user_version").fetchone()[0])
+            if _schema(database) != _schema_of_new():
+                raise sqlite3.DatabaseError("its tables are not those of this version")
             self.small = path.stat().st_size <= _CHECK_SIZE
             if self.small:
                 (problem,) = database.execute("PRAGMA integrity_check(1)").fetchone()
@@ -266,6 +287,8 @@ class Store:
                 database.execute("SELECT count(*) FROM origins").fetchone()
         except sqlite3.DatabaseError as error:
             problem = str(error)
+        except UnicodeDecodeError:  # of what SQLite would report
+            problem = "its tables have names that are not text"
         finally:
             database.close()
         if problem != "ok":
@@ -479,6 +502,18 @@ def _fill(database: Database) -> None:
     """Make the tables of a new database."""
     database.executescript(f"BEGIN; {_SCHEMA} {_INDEXES} COMMIT;")
     database.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
+
+
+def _schema(database: Database) -> set[tuple[str, str]]:
+    """Return the statements that made the tables and indexes, each with its name."""
+    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'probe'"
+    return set(database.execute(query))
+
+
+def _schema_of_new() -> set[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:")) as database:
+        _fill(database)
+        return _schema(database)
 
 
 def _decoded(data: bytes) -> str:

@@ -288,3 +288,45 @@ def test_any_byte_may_change(whole: Path, directory: Path, tmp_path: Path, seed:
         assert told["conflicts"] == late.status()["conflicts"] == 0
         if told["messages"]["digest"] == before and shown(node):
             assert shown(node) == held or told["damaged"]
+
+
+def test_a_damaged_name_of_a_table_or_column_is_refused(whole: Path, directory: Path) -> None:
+    """SQLite takes most of them for names that somebody chose."""
+    data = (whole / "node.db").read_bytes()
+    names = [b"previous", b"leader", b"original", b"by_place", b"beyond", b"worked", b"CREATE"]
+    for name in names:
+        for bit in (1, 128):
+            at = data.index(name)
+            changed = bytes([data[at] ^ bit])
+            (directory / "node.db").write_bytes(data[:at] + changed + data[at + 1 :])
+            with pytest.raises(StartError, match=r"is damaged .* put it aside"):
+                Node(0, directory).start()
+
+
+@pytest.mark.parametrize("id", ["x123456789abcdef", "012345678", b"\xff123456789abcd", 5, None])
+def test_a_damaged_id_is_replaced(directory: Path, id: object) -> None:
+    with closing(sqlite3.connect(directory / "node.db")) as database, database:
+        if id is None:
+            database.execute("DELETE FROM identity")
+        else:
+            database.execute("UPDATE identity SET node = ?", (id,))
+    with Node(0, directory) as node, Node(0) as peer:
+        peer.connect(node.address)
+        wait_until(lambda: texts(peer) == ALL, "they understand each other")
+        first = node.status()["node"]["id"]
+    with Node(0, directory) as node:
+        assert node.status()["node"]["id"] == first
+
+
+def test_a_disk_that_fails_at_the_start_is_reported(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise LogError("disk I/O error")
+
+    monkeypatch.setattr("p2p_sync.store.Store.addresses", fail)
+    with pytest.raises(StartError, match="disk I/O error"):
+        Node(0, directory).start()
+    monkeypatch.undo()
+    with Node(0, directory) as node:  # nothing of the first attempt holds the directory
+        assert texts(node) == ALL
