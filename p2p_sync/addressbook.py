@@ -135,6 +135,8 @@ class AddressBook:
         """Remember `address`, given by hand: it is due at once, whatever came before."""
         self.revision += 1
         known = self.known.setdefault(address, Known(address, changed=now))
+        if not known.by_hand:
+            known.node = None  # a peer may have lied: who is there is found out by a dial
         known.by_hand = known.local = True
         self.by_hand[address] = known
         known.next_try = now

@@ -34,8 +34,10 @@ MAX_UNPROVED = 256
 # The head of an HTTP request or answer in an opening handshake. Bytes.
 MAX_HANDSHAKE_BYTES = 16 * 1024
 
-# Dials under way at a time, and beside these host names that are being resolved: those that hang
-# delay no dial. Learned names get half of the places, so that they delay no name given by hand.
+# Dials under way at a time to addresses given by hand, and as many to others: peers can tell of any
+# number of addresses that do not answer, which must not delay the dials that the operator wants.
+# Beside these, host names that are being resolved: those that hang delay no dial. Learned names get
+# half of the places, so that they delay no name given by hand.
 MAX_DIALS = 8
 MAX_LOOKUPS = 16
 

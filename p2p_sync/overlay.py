@@ -49,13 +49,19 @@ class _Linked:
 
     node_at: Callable[[Endpoint], str | None]
     addresses: set[str | None] = field(default_factory=set)
+    claimed: set[str | None] = field(default_factory=set)  # only peers that dialled us say so
     nodes: set[str | None] = field(default_factory=set)
     endpoints: set[Endpoint] = field(default_factory=set)
 
     def to(self, known: Known) -> bool:
-        """Return whether one leads to the node behind this address."""
+        """Return whether one leads to the node behind this address.
+
+        Where an address that was given by hand leads is found out by dialling it: a peer that says
+        to be there must not keep this node from the one that is.
+        """
         return (
             known.address in self.addresses
+            or (known.address in self.claimed and not known.by_hand)
             or (known.node is not None and known.node in self.nodes)
             or any(self.at(endpoint) for endpoint in known.endpoints)
         )
@@ -240,13 +246,15 @@ class Overlay:
         """Return what says of one address after another whether there is a place to dial it."""
         lookups = MAX_LOOKUPS - len(self._resolving)
         learned = MAX_LOOKUPS // 2 - list(self._resolving.values()).count(False)
-        dials = MAX_DIALS - len(self.dialling) + len(self._resolving)
+        dials = {True: MAX_DIALS, False: MAX_DIALS}  # to those given by hand, and to others
+        for address in self.dialling.keys() - self._resolving.keys():
+            dials[address in self.book.by_hand] -= 1
 
         def fits(known: Known) -> bool:
-            nonlocal lookups, learned, dials
+            nonlocal lookups, learned
             if not known.is_name:
-                dials -= 1
-                return dials >= 0
+                dials[known.by_hand] -= 1
+                return dials[known.by_hand] >= 0
             if lookups <= 0 or not (known.by_hand or learned > 0):
                 return False
             lookups -= 1
@@ -258,10 +266,12 @@ class Overlay:
     def _linked(self, now: float) -> _Linked:
         linked = _Linked(lambda endpoint: self.book.node_at(endpoint, now))
         for peer in self.peers.values():
-            linked.addresses |= {peer.dialled, peer.address}
             linked.nodes.add(peer.node)
             if peer.known:
+                linked.addresses |= {peer.dialled, peer.address}
                 linked.endpoints.add(peer.remote)
+            else:
+                (linked.claimed if peer.ours else linked.addresses).add(peer.address)
         return linked
 
     def _in_use(self) -> set[str]:
@@ -336,8 +346,8 @@ class Overlay:
         if peer.known and not peer.introduced:
             peer.known.bad.add(peer.remote)
         known = peer.known or self.book.known.get(peer.address or "")
-        if known is None:
-            return
+        if known is None or (known.by_hand and peer.ours and not peer.known):
+            return  # nothing is known of an address given by hand from who says to be there
         known.changed = now
         if known.is_name and self._linked(now).to(known):
             return  # it was a further node behind this name
@@ -401,8 +411,9 @@ class Overlay:
     def _remember(self, peer: Peer, address: str, now: float) -> None:
         """Keep where a node that dialled us says it can be dialled."""
         self._learn(peer, [address], now)
-        if address in self.book.known:
-            self.book.known[address].node = peer.node
+        known = self.book.known.get(address)
+        if known and not known.by_hand:
+            known.node = peer.node
         self.book.moved(str(peer.node), address, self._in_use)
 
     def _learn(self, peer: Peer, addresses: Iterable[str], now: float, pause: float = 0.0) -> None:

@@ -9,6 +9,7 @@ import resource
 import select
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 
@@ -16,12 +17,19 @@ import pytest
 
 from p2p_sync import Node
 from p2p_sync.address import parse_address
-from p2p_sync.config import Settings
+from p2p_sync.config import MAX_DIALS, Settings
 from p2p_sync.dialer import Dialer
 from p2p_sync.errors import DialError
 from p2p_sync.tls import Tls
-from tests.raw import TEXT, RawServer, frame, read_head, welcome
-from tests.support import DEADLINE, SCALE, NodeProcess, free_port_pair, wait_until
+from tests.raw import CLOSE, TEXT, RawServer, close_payload, dial, frame, read_head, welcome
+from tests.support import (
+    DEADLINE,
+    SCALE,
+    NodeProcess,
+    free_port_pair,
+    silent_listener,
+    wait_until,
+)
 
 HOST = "127.0.0.1"
 
@@ -303,3 +311,38 @@ def test_an_address_is_dialled_again_after_a_dial_got_no_thread(
     with Node(0) as one, Node(0, redial_first=0.1, redial_longest=0.2) as other:
         other.connect(one.address)
         wait_until(lambda: refused and other.sockets() == 1, "the nodes are connected")
+
+
+def hello(**fields: object) -> dict[str, object]:
+    """The first frame of a node of ours."""
+    who = {"type": "SOCKETS", "addresses": [], "id": "bad0" * 4, "start": 1, "protocol": 1}
+    return {**who, **fields}
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves and says it has enough"])
+def test_an_address_given_by_hand_is_dialled_whoever_says_to_be_there(leaves: bool) -> None:
+    with NodeProcess() as node, RawServer() as server, dial(node.address) as other:
+        other.send_json(hello(id="900d" * 4))
+        wait_until(lambda: node.sockets() == 1)
+        with dial(node.address) as liar:
+            liar.send_json(hello(address=server.address))
+            wait_until(lambda: server.address in node.get("/api/v1/peers").text)
+            node.add(server.address)
+            server.accept_tcp().close()
+            if leaves:
+                liar.send(CLOSE, close_payload(1013))
+                liar.read_close()
+            server.accept_tcp().close()
+
+
+def test_learned_addresses_that_keep_silent_do_not_delay_one_given_by_hand() -> None:
+    with NodeProcess() as node, contextlib.ExitStack() as stack, RawServer() as server:
+        silent = [stack.enter_context(silent_listener()) for _ in range(MAX_DIALS + 4)]
+        with dial(node.address) as peer:
+            peer.send_json(hello(addresses=[address for address, _ in silent]))
+            sockets = [listener for _, listener in silent]
+            wait_until(lambda: len(select.select(sockets, [], [], 0)[0]) >= MAX_DIALS)
+            began = time.monotonic()
+            node.add(server.address)
+            server.accept_tcp().close()
+            assert time.monotonic() < began + 2 * SCALE
