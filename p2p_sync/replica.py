@@ -265,13 +265,13 @@ class Replica:
                 self._make_eager(link, name, after, now)
             if frame.more is not None:
                 link.ask_piece(frame.more, now)
-        ignored = False
+        ignored = 0
         for name, (n, running) in frame.have.items():
-            ignored = self._claim(link, name, n, running, now) or ignored
+            ignored += self._claim(link, name, n, running, now)
         if isinstance(frame, Have) and frame.next is not None:
-            link.got_piece(frame.next, ignored)
+            link.got_piece(frame.have, frame.next, ignored)
         elif ignored:
-            link.missed()
+            link.missed(ignored)
         if frame.ack:
             for name, (n, _) in frame.have.items():
                 link.tell_when(name, n)
@@ -374,7 +374,7 @@ class Replica:
         for link in self._links:
             n = link.holds.get(name, 0)
             if n > held and not self._want(name, n, link, now):
-                link.missed()
+                link.missed(n - held)
             if n > held and name not in link.ahead:
                 link.unclaim(name, held)
 
@@ -438,26 +438,26 @@ class Replica:
             tree.feed(None)
             self._refeed(tree, now, besides=(link,))
 
-    def _claim(self, link: ReplicaLink, name: str, n: int, running: str, now: float) -> bool:
+    def _claim(self, link: ReplicaLink, name: str, n: int, running: str, now: float) -> int:
         """The peer says that it durably holds `n` of an origin, with that running hash.
 
-        Returns whether that was ignored, for it claims too much at a time.
+        Returns how many messages that we lack were ignored, for it claims too much at a time.
         """
         if name in link.refused:
-            return False
+            return 0
         origin = self._vector.origins.get(name)
         if origin is not None:
             same_n = n == origin.n and running != origin.hash
             if same_n or (n == origin.staged and running != origin.staged_hash):
                 self._refuse(self._trees[name], link, n, now)
-                return False
+                return 0
             if n <= origin.staged:
                 link.note(name, n)
-                return False
+                return 0
         if name == self.origin:
             self._refuse(self._tree(name), link, n, now)
-            return False
-        return not self._want(name, n, link, now)
+            return 0
+        return 0 if self._want(name, n, link, now) else n - self.held(name)
 
     def _refuse(self, tree: _Tree, link: ReplicaLink, seq: int, now: float) -> None:
         """The peer has other contents under the same identities: take no more of this origin."""
@@ -793,12 +793,13 @@ class Replica:
         believed as far as it ships (see ReplicaLink.believed), but never forgotten."""
         return max((link.believed(now) for link in self._links), default=0)
 
-    def caught_up(self) -> bool:
+    def caught_up(self, now: float) -> bool:
         """Return whether this node holds all that a peer claims, or there is no peer; those that
         claim more and have not shipped it when they were asked do not count."""
-        behind = [link for link in self._links if link.gap]
-        level = any(link.introduced and not link.gap for link in self._links)
-        return not behind or (level and all(link.doubted for link in behind))
+        behind = [link for link in self._links if link.gap or link.ignored]
+        level = any(link.introduced and link not in behind for link in self._links)
+        waits = [link for link in behind if not link.doubted and not link.silent(now)]
+        return not behind or (level and not waits)
 
     def late(self, link: ReplicaLink, now: float) -> int:
         """Return how many messages the peer lacks, apart from the latest, which may be on their

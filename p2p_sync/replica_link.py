@@ -50,6 +50,8 @@ MAX_AHEAD = 500
 it claims beyond that is ignored, and asked for again once it has shipped some of these."""
 PIECE_NAMED, PIECE_PAUSE = MAX_AHEAD // 2, 0.05
 """Origins in a piece of the vector that the peer asks for, and seconds between two: 450 kB/s."""
+PIECE_PATIENCE = 10.0
+"""Seconds after which a peer that has not answered such a question is not waited for."""
 RESEND_AFTER = 60.0
 """Seconds in which a peer may ask only once for the same messages that it was sent before."""
 MAX_RESENT = 2_500
@@ -116,7 +118,8 @@ class ReplicaLink:
     introduced: bool = False  # the peer has told its whole vector
     holds: dict[str, int] = _table()  # origin -> what the peer durably holds, as it said
     ahead: dict[str, None] = _table()  # origins of which it claims more than we durably hold
-    gap: int = 0  # messages that it claims and we do not durably hold
+    gap: int = 0  # messages of these that we do not durably hold
+    ignored: int = 0  # about how many it claims on top, which were ignored; 0: none
     delivered: int = 0  # messages that it has shipped and that were new
     doubted: bool = False  # it was asked for what it claims, and did not ship in time
     grafts: dict[str, None] = _table()  # origins to GRAFT
@@ -149,7 +152,8 @@ class ReplicaLink:
     # Where to ask the peer for its vector again, for a claim was ignored (None: nowhere).
     _missed: int | None = None
     _missed_again: bool = False  # a claim was ignored since: start again at the end
-    _asks_piece: bool = False  # the question has been sent
+    _asks_piece: bool = False  # the question has been sent ...
+    _asks_piece_at: float = 0.0  # ... at this time
     _resent: dict[str, tuple[int, float]] = _table()  # origin -> sent again up to there, and when
     _shipped: list[int] = field(default_factory=lambda: [0, 0])  # it has, in this and the last
     _period: float = -NEVER  # ... of these periods; when this one began
@@ -173,7 +177,9 @@ class ReplicaLink:
         """The peer durably holds `n` of an origin."""
         if n > self.holds.get(name, 0):
             origin = self._vector.origins.get(name)
-            self.holds[origin.name if origin else name] = n  # one string for all links
+            if origin is not None:  # one object for all links
+                name, n = origin.name, origin.n if origin.n == n else n
+            self.holds[name] = n
             if self._cursor.get(name, NEVER) <= n:
                 del self._cursor[name]
 
@@ -194,7 +200,7 @@ class ReplicaLink:
     def believed(self, now: float) -> int:
         """Return how many messages we lack by what the peer claims, as far as it is believed."""
         self._turn(now)
-        return min(self.gap, max(BELIEVED, TIMES_SHIPPED * sum(self._shipped)))
+        return min(self.gap + self.ignored, max(BELIEVED, TIMES_SHIPPED * sum(self._shipped)))
 
     def _turn(self, now: float) -> None:
         """Begin another period, if this one is over."""
@@ -294,8 +300,9 @@ class ReplicaLink:
         """Whether no more of the peer's claims can be kept."""
         return len(self.ahead) >= MAX_AHEAD
 
-    def missed(self) -> None:
-        """A claim of the peer was ignored."""
+    def missed(self, count: int) -> None:
+        """Claims of the peer to so many messages that we lack were ignored."""
+        self.ignored += count
         if self._missed is None:
             self._missed = 0
         else:
@@ -306,16 +313,26 @@ class ReplicaLink:
         waits = self._missed is None or self._asks_piece or not self.introduced
         return not waits and len(self.ahead) <= MAX_AHEAD - PIECE_NAMED
 
-    def got_piece(self, after: int, again: bool) -> None:
-        """The piece that we asked for has come. The next one begins at `after` (0: there is none),
-        and is to be asked for, or this one `again` because claims in it were ignored."""
+    def got_piece(self, have: Vector, after: int, ignored: int) -> None:
+        """The piece that we asked for has come. The next one begins at index `after` (0: there is
+        none). `ignored` counts the messages of claims in it that were ignored once more; then this
+        piece is to be asked for again."""
+        if not self._asks_piece or self._missed is None:
+            return
         self._asks_piece = False
-        if not again:
-            self._missed = after or (0 if self._missed_again else None)
-            if not after:
-                self._missed_again = False
+        self.ignored = max(1, self.ignored + ignored - sum(n for n, _ in have.values()))
+        if not ignored:
+            goes_on = after == self._missed + PIECE_NAMED
+            self._missed = after if goes_on else (0 if self._missed_again else None)
+            self._missed_again = self._missed_again and goes_on
+            if self._missed is None:
+                self.ignored = 0
         if self.asks():
             self.wake()
+
+    def silent(self, now: float) -> bool:
+        """Whether the peer does not answer what we ask about its vector."""
+        return self._asks_piece and now > self._asks_piece_at + PIECE_PATIENCE
 
     def ask_piece(self, index: int, now: float) -> None:
         """The peer asks for a piece of our vector."""
@@ -363,7 +380,8 @@ class ReplicaLink:
             origins = self._vector.origins
             after = {name: origins[name].staged for name in names if name in origins}
             more = self._missed if self.asks() else None
-            self._asks_piece = self._asks_piece or more is not None
+            if more is not None:
+                self._asks_piece, self._asks_piece_at = True, now
             if after or more is not None:
                 frames.append(Graft(after, more=more))
         if self._opening:

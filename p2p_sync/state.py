@@ -257,7 +257,7 @@ class State:
     def caught_up(self) -> bool:
         """Return whether this node holds all that peers hold, as far as they ship it."""
         with self._lock:
-            return self._replica.caught_up()
+            return self._replica.caught_up(time.monotonic())
 
     def held(self, origin: str) -> int:
         """Return how many messages of an origin are on disk here."""

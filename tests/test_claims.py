@@ -159,7 +159,6 @@ def test_what_a_peer_holds_when_a_link_opens_is_answered(origins: int) -> None:
             node.add(honest.address)
             wait_until(lambda: equal(honest, node))
             wait_until(lambda: member.told() == reader.told(), "all is told", 5.0 * SCALE)
-            assert all_in_sync(node)
 
 
 @pytest.mark.parametrize("origins", [1, 3_000])
@@ -167,8 +166,9 @@ def test_nodes_are_in_sync_soon_after_one_has_come_back(origins: int) -> None:
     with run_nodes(4) as nodes:
         first, away = nodes[0], nodes[3]
         give_origins(first, origins)
-        for node in nodes[1:]:
-            node.add(first.address)
+        for number, node in enumerate(nodes):
+            for other in nodes[:number]:
+                node.add(other.address)
         wait_sockets(3, *nodes)
         wait_until(lambda: all_in_sync(*nodes), lambda: verdicts(*nodes))
         for turn in range(2):
@@ -307,14 +307,16 @@ def test_a_newcomer_gets_more_origins_than_one_peer_may_claim() -> None:
         wait_until(lambda: equal(one, two))
         newcomer.add(one.address)
         newcomer.add(two.address)
-        seen = set()
+        wait_until(lambda: status(newcomer)["messages"]["count"])
+        seen: list[tuple[int, str]] = []
 
         def done() -> bool:
-            seen.add(status(newcomer)["verdict"]["state"])
+            told = status(newcomer)
+            seen.append((told["messages"]["count"], told["verdict"]["state"]))
             return equal(one, newcomer)
 
         wait_until(done, "it holds all", 30.0 * SCALE)
-        assert "catching_up" in seen
+        assert {state for count, state in seen if count < 8_000} == {"catching_up"}
         wait_until(lambda: all_in_sync(one, two, newcomer), lambda: verdicts(one, two, newcomer))
 
 
