@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from . import frames
 from .address import is_ip, is_loopback, site
-from .codes import NOT_PROVED, OTHER_PROTOCOL, TRY_AGAIN_LATER, UNSUPPORTED_DATA
+from .codes import NORMAL, NOT_PROVED, OTHER_PROTOCOL, TRY_AGAIN_LATER, UNSUPPORTED_DATA
 from .config import (
     ACCEPT_LOGGED,
     ACCEPT_PAUSE,
@@ -385,7 +385,9 @@ class Opening:
         try:
             answers = challenge.receive(decode(text))
         except ProtocolError as error:
-            if error.code == OTHER_PROTOCOL:  # that it can say which one this node speaks
+            # The side that dialled finds the same in this node's first frame, and knows then which
+            # protocol this node speaks, or that it has dialled itself.
+            if error.code in (OTHER_PROTOCOL, NORMAL):
                 self._send(encode(challenge.opening))
             raise
         for frame in answers:

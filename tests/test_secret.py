@@ -306,3 +306,18 @@ def test_what_is_no_secret_file_ends_the_start(
     ended = run_to_end(str(free_port_pair()), "--ephemeral", "--secret-file", str(path))
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr
+
+
+@pytest.mark.parametrize("secret", [OLD, None])
+def test_a_node_that_is_given_its_own_address_knows_itself(secret: str | None) -> None:
+    with Node(0, secret=secret) as node, Node(0, secret=secret) as other:
+        for address in (node.address, other.address):
+            node.connect(address)
+
+        def states() -> dict[str, str]:
+            return {peer["address"]: peer["state"] for peer in node.peers()}
+
+        expected = {node.address: "self", other.address: "connected"}
+        wait_until(lambda: states() == expected, lambda: str(states()))
+        wait_until(lambda: node.status()["verdict"]["state"] == "in_sync")
+        holds(lambda: states() == expected and node.status()["verdict"]["peers"] == 1)
