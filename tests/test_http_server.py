@@ -35,6 +35,7 @@ from tests.support import (
 
 MESSAGES = "/api/v1/messages"
 JSON = {"Content-Type": "application/json"}
+_LARGE = 8 * 1024 * 1024  # more than all buffers of a connection take
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, or all of 127.0.0.0/8")
 
 
@@ -293,6 +294,55 @@ def test_what_is_being_answered_is_not_closed_for_a_newcomer(distant: Callable[.
         for sock in (waits, sends):
             sock.settimeout(DEADLINE)
             assert sock.recv(12) == b"HTTP/1.1 200"
+
+
+@LINUX
+def test_answers_that_strangers_do_not_read_hold_no_place(distant: Callable[..., Any]) -> None:
+    begun = threading.Semaphore(0)
+
+    def large(environ: Any, start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/large":
+            return hello(environ, start_response)
+        start_response("200 OK", [("Content-Length", f"{_LARGE}")])
+        begun.release()
+        return [bytes(_LARGE)]
+
+    with serving(large, known=known) as port, ExitStack() as stack:
+        for host in range(1, 7):
+            for _ in range(2):
+                sock = stack.enter_context(distant(port, host))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert begun.acquire(timeout=DEADLINE)
+                assert sock.recv(1, socket.MSG_PEEK)
+        newcomer = stack.enter_context(distant(port, 200))
+        assert ask(newcomer).startswith(b"HTTP/1.1 200"), "who comes now is answered"
+        member = stack.enter_context(distant(port, 201))
+        assert ask(member, TOKEN).startswith(b"HTTP/1.1 200"), "so is a client with the token"
+
+
+@LINUX
+def test_strangers_that_go_on_asking_leave_room_for_others_of_their_host(
+    distant: Callable[..., Any],
+) -> None:
+    begun, done = threading.Semaphore(0), threading.Event()
+
+    def slow(environ: Any, start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            begun.release()
+            done.wait(DEADLINE)
+        return hello(environ, start_response)
+
+    with serving(slow, known=known) as port, ExitStack() as stack:
+        stack.callback(done.set)
+        for _ in range(4):
+            sock = stack.enter_context(distant(port, 1))
+            assert ask(sock).startswith(b"HTTP/1.1 200")
+            sock.sendall(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert begun.acquire(timeout=DEADLINE)
+        for head in ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", TOKEN):
+            newcomer = stack.enter_context(distant(port, 1))
+            assert ask(newcomer, head).startswith(b"HTTP/1.1 200"), "who comes now is answered"
 
 
 # -- clocks -------------------------------------------------------------------------------------

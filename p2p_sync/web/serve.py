@@ -266,18 +266,30 @@ class _Channel(HTTPChannel):
         self.parser_class = partial(_Parser, room, directory)
         self.task_class = _task
         self.error_task_class = _ErrorTask
-        # When an answer was last given, or the connection accepted; and when the client last took
-        # some of one. Monotonic.
-        self.answered = self._taken = time.monotonic()
+        # When the connection was accepted; when an answer was last given, at first the same; and
+        # when the client last took some of one. Monotonic.
+        self.accepted = self.answered = self._taken = time.monotonic()
         super().__init__(*arguments, **options)
         self.group = _LOCAL if is_loopback(self.addr[0]) else _OTHERS
         self.host = site(self.addr[0])
 
     @property
     def busy(self) -> bool:
-        """Whether it carries a request that gets an answer, or the answer."""
+        """Whether it carries a request that gets an answer, or the answer.
+
+        Strangers get short answers alone, so of theirs only the first counts: those that go on
+        asking, or do not read, only hold places.
+        """
         request = self.request
-        return bool(self.requests or self.total_outbufs_len or (request and request.wanted))
+        answering = self.requests or self.total_outbufs_len
+        if self.group == _OTHERS and self.answered > self.accepted:
+            answering = False
+        return bool(answering or (request and request.wanted))
+
+    @property
+    def rank(self) -> float:
+        """The connection with the lowest makes room first."""
+        return self.accepted if self.group == _OTHERS else self.answered
 
     def readable(self) -> bool:
         """Asked by the loop, each `_IDLE_CHECK` at least."""
@@ -318,12 +330,13 @@ class _Channel(HTTPChannel):
 def close_surplus(channels: list[_Channel], most: int) -> None:
     """Close idle ones of `channels` until there are no more than `most`.
 
-    The one that has waited longest since its last answer goes first, of the host that has most. The
-    one that has come last is spared while there is another, for its request is on its way.
+    The one that has waited longest since its last answer goes first, of the host that has most; of
+    strangers the one that came first. The newest is spared while there is another, for its request
+    is on its way.
     """
     surplus = len(channels) - most
     idle = sorted(
-        (channel for channel in channels if not channel.busy), key=lambda channel: channel.answered
+        (channel for channel in channels if not channel.busy), key=lambda channel: channel.rank
     )
     while surplus > 0 and idle:
         hosts = Counter(channel.host for channel in channels)
