@@ -34,6 +34,10 @@ _MAX_PONGS = 32
 # time, and exceed that for as long as the debt (seconds): no flood delays the other links by much.
 _IDLE_SHARE = 4
 _IDLE_DEBT = 0.01
+# Links that have been slowed down all the time for so many seconds flood this node. Together they
+# may use as much as one of them alone: each sleeps longer the more there are, up to so long.
+_FLOODS_AFTER = 1.0
+_LONGEST_SLEEP = 2.0
 
 # Between two reads of what a peer still sends after our CLOSE. Seconds.
 _DRAIN_PAUSE = 0.001
@@ -80,6 +84,28 @@ class Handler(Protocol):
         The time is on the monotonic clock, infinity for never. Called by the sender's thread, or
         while that waits by one that calls `help`.
         """
+
+
+class _Floods:
+    """How many links of this process, which share its CPU time, flood it now. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the one below
+        self._sleeping = 0
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep for `seconds`, multiplied by the number of links that do so at the moment."""
+        with self._lock:
+            self._sleeping += 1
+            count = self._sleeping
+        try:
+            time.sleep(min(seconds * count, _LONGEST_SLEEP))
+        finally:
+            with self._lock:
+                self._sleeping -= 1
+
+
+_floods = _Floods()
 
 
 class Link:
@@ -130,6 +156,7 @@ class Link:
         self._ended = False  # nothing more will be read
         # The reader's: until when its CPU time is paid for, and how much it had used at that.
         self._paid = self._worked = 0.0
+        self._slowed_since = self._slowed_until = -_NEVER  # and when it was slowed down lately
         self._again = 0.0  # when to ask the handler for more without being woken
         self._waits_until = 0.0  # until when the sender waits, if nobody wakes it
         self._next_ping = time.monotonic() + settings.heartbeat
@@ -309,8 +336,15 @@ class Link:
             return
         now = time.monotonic()
         self._paid = max(self._paid, now) + _IDLE_SHARE * (worked - before)
-        if self._paid > now + _IDLE_DEBT:
+        if self._paid <= now + _IDLE_DEBT:
+            return
+        if now > self._slowed_until + _FLOODS_AFTER:
+            self._slowed_since = now
+        if now > self._slowed_since + _FLOODS_AFTER:
+            _floods.sleep(self._paid - now)
+        else:
             time.sleep(self._paid - now)
+        self._slowed_until = time.monotonic()
 
     def _readable_by(self, moment: float) -> bool:
         return self._stream.wait_readable(moment - time.monotonic())

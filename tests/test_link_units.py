@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -182,3 +183,20 @@ def test_frames_without_news_use_a_quarter_of_the_readers_time(
         theirs.sendall(data)
         wait_until(lambda: texts.received_at)
         assert texts.received_at - began > 0.9 * 4 * COUNT / 1000
+
+
+def test_links_that_flood_use_a_quarter_of_the_time_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As above: a step costs a millisecond. The links have a second before they count as floods."""
+    ticks = defaultdict[int, Iterator[int]](itertools.count)
+    monkeypatch.setattr(time, "thread_time", lambda: next(ticks[threading.get_ident()]) / 1000)
+    links, count = 4, 500
+    with contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(linked()) for _ in range(links)]
+        began = time.monotonic()
+        for _, _, theirs in ends:
+            theirs.sendall(control(raw.PONG, count))
+        wait_until(lambda: all(texts.received_at for texts, _, _ in ends))
+        took = max(texts.received_at for texts, _, _ in ends) - began
+        assert took > 1.5 * 4 * count / 1000, "longer than each would take alone"
