@@ -25,6 +25,7 @@ from zlib import crc32
 from .codes import MAX_NUMBER
 from .config import MAX_MESSAGE_BYTES
 from .errors import CursorGone, LogDamaged, LogError
+from .folding import folded
 from .hearings import WINDOW, Crowd, match, node_of, spans
 from .logframes import MAX_SHIPPED, NO_HASH, Entry, PackedRun, Run
 from .logframes import chain as hashes_of
@@ -51,6 +52,8 @@ _ROWS = 50
 _PAGE_SIZE = 1024 * 1024
 _SCAN_SIZE = 8 * 1024 * 1024
 _SCAN_MESSAGES = 20_000
+# What a search costs for a text that is not ASCII, as a multiple of one that is.
+_FOLDING = 4
 # Characters of an id, at least, that are searched for as one.
 _LEAST_ID = 8
 
@@ -473,12 +476,12 @@ class Log:
         """Return shown messages `before` a place that hold `text`, the newest first, and the place
         where to go on, None where the log has been read to its beginning.
 
-        Case does not matter; the beginning of an id finds its messages too. One call
-        reads a bounded part of the log and returns up to `limit` messages, of about 1 MiB: there
-        may be more even where it finds none.
+        Case does not matter, nor how letters are composed; the beginning of an id finds its
+        messages too. One call reads a bounded part of the log and returns up to `limit` messages,
+        of about 1 MiB: there may be more even where it finds none.
         """
         place = before or _END
-        wanted = text.casefold()
+        wanted = folded(text)
         found: Page[Message] = Page()
         size = scanned = count = 0
         with self._store.reading() as database:
@@ -488,9 +491,10 @@ class Log:
                     return found, place  # it read one too many, and so knows that there is more
                 place = message.order
                 count += 1
-                scanned += len(message.data)
+                text = folded(message.data)
+                scanned += len(text) if text.isascii() else _FOLDING * len(text)
                 named = len(wanted) >= _LEAST_ID and message.id.startswith(wanted)
-                if named or wanted in message.data.casefold():
+                if named or wanted in text:
                     found.append(message)
                     size += len(message.data)
         return found, None

@@ -183,17 +183,19 @@ class Node:
             yield ticket.message(), ticket.message(len(ticket.texts) - 1)
 
     def _commit(self, texts: Iterable[str]) -> Iterator[Ticket]:
-        """Commit `texts` in batches, and yield those on disk."""
+        """Commit `texts` in batches; yield those on disk, all of them before anything raises."""
         state = self._running().state
         waiting: deque[Ticket] = deque()
-        problem: InputError | None = None
+        last: Ticket | None = None
+        problem: Exception | None = None
         try:
             for batch in self._batches(texts):
-                waiting.append(state.commit(batch))
+                last = state.commit(batch, after=last)
+                waiting.append(last)
                 if len(waiting) > 2:
                     state.wait_stored(waiting[0])
                     yield waiting.popleft()
-        except InputError as error:
+        except Exception as error:
             problem = error
         for ticket in waiting:
             state.wait_stored(ticket)
@@ -214,7 +216,7 @@ class Node:
             raise (MessageTooLong if long else MessageError)(problem)
 
     def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """Yield `texts` in batches for one entry of the log; those before a bad one come first."""
+        """Yield `texts` in batches for one entry of the log; those before an error come first."""
         batch: list[str] = []
         size = 0
         try:
@@ -229,7 +231,7 @@ class Node:
                 if len(batch) == MAX_BATCH:
                     yield batch
                     batch, size = [], 0
-        except InputError:
+        except Exception:
             if batch:
                 yield batch
             raise
@@ -526,6 +528,7 @@ class _Parts:
         self.mesh.stop()
         self.server.stop()
         self.writer.stop()
+        self.state.give_up()
         if self._delivery.ident and threading.current_thread() is not self._delivery:
             self._delivery.join(_STOP_TIMEOUT)
         self.store.close()

@@ -451,15 +451,24 @@ class State:
 
     # -- commits --------------------------------------------------------------------------------
 
-    def commit(self, texts: Sequence[str], heard: bool = False, ack: bool = False) -> Ticket:
+    def commit(
+        self,
+        texts: Sequence[str],
+        heard: bool = False,
+        ack: bool = False,
+        after: Ticket | None = None,
+    ) -> Ticket:
         """Give messages of this node's own their identities and hand them to the writer.
 
         `texts` go into one entry of the log, whose limits they keep; heard is one alone. `ack`:
-        somebody waits for copies of them. Raises LogError while the log cannot be written.
+        somebody waits for copies of them. `after`: they must not be stored without those. Raises
+        LogError while the log cannot be written, and where it has failed since `after`.
         """
         draft = Entry.of(0, texts, heard)
         with self._lock:
             self._pending_changed.wait_for(self._has_room)
+            if after and self._failures > after.failures:
+                raise self._failure or LogError("the log could not be written; try again")
             return self._commit(draft, texts, ack)
 
     def begin(self, text: str, then: Callable[[bool], object]) -> Ticket | None:
@@ -625,11 +634,18 @@ class State:
             return self._relinked.wait_for(lambda: not self._sockets, timeout)
 
     def stop(self) -> None:
-        """Wake all who wait, and let no further link in."""
+        """Wake all who wait, apart from those for the disk, and let no further link or commit in.
+
+        The writer stores what waits for it; then `give_up` ends the rest.
+        """
         with self._lock:
             self._stopped = True
             for condition in (self._pending_changed, self._stored, self._told, self._relinked):
                 condition.notify_all()
+
+    def give_up(self) -> None:
+        """Settle what will not be stored, because the writer has ended."""
+        with self._lock:
             tickets = self._take_tickets()
         for ticket in tickets:
             ticket.settle(False)

@@ -17,7 +17,7 @@ FLOORS = [
     ["config"],
     ["logframes", "protocol", "proof", "clock", "vector", "replica_link", "replica"],
     ["conduct", "addressbook", "peer", "introductions", "overlay"],
-    ["peertable", "verdict", "hearings", "fairtable"],
+    ["peertable", "verdict", "hearings", "fairtable", "folding"],
     ["counters", "repeats", "private", "tls", "credentials"],
     ["stream", "frames", "link", "store", "log", "state", "events"],
     ["reporter", "server", "dialer", "mesh", "writer"],

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -212,6 +212,8 @@ def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: boo
     """Commit TEXT, or each line of the standard input that is not empty."""
     path = f"/api/v1/messages?copies={copies}&timeout={timeout:g}"
     reached = copies
+    if text == "":
+        raise Failure(USAGE, "the message is empty; give it a text")
     if text is not None:
         try:
             told = api.ask(path, {"data": text}, timeout + _STORING)
@@ -223,13 +225,15 @@ def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: boo
         what = told["id"]
     else:
         told = {"count": 0, "copies": None}
-        for _, lines in _batches(sys.stdin.buffer):
-            body = "".join(json.dumps(_decoded(line)) + "\n" for line in lines if line.strip())
-            answer = api.ask(path, body.encode(), timeout + _STORING)
-            told["count"] += answer["count"]
-            if answer["count"]:
-                told["copies"] = answer.get("copies", 0)
-                reached = min(reached, told["copies"])
+        with _Bulk(api, path, "the standard input", timeout + _STORING) as bulk:
+            for before, lines in _batches(sys.stdin.buffer):
+                numbers = [n for n, line in enumerate(lines, before + 1) if line.strip()]
+                texts = [_decoded(lines[n - before - 1]) for n in numbers]
+                answer = bulk.send(numbers, [json.dumps(text).encode() for text in texts])
+                told["count"] += answer["count"]
+                if answer["count"]:
+                    told["copies"] = answer.get("copies", 0)
+                    reached = min(reached, told["copies"])
         what = numbered(told["count"], "message")
     held = f", held by {numbered(reached, 'other node')}" if copies else ""
     _say(json.dumps(told) if as_json else f"Committed {what}{held}")
@@ -247,7 +251,7 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
         if as_json:
             _say(json.dumps(message))
             continue
-        _say(f"{_moment(message['time'])}  {message['origin'][:8]}  {printable(message['data'])}")
+        _say(f"{_moment(message['time'])}  {message['origin'][:8]}  {_shown(message)}")
     if follow:
         raise Failure(UNREACHABLE, "the node has stopped")
 
@@ -280,23 +284,71 @@ def import_(api: Api, file: str, as_json: bool) -> None:
     with _source(file) as source:
         size = os.fstat(source.fileno()).st_size
         batches = _progress(_batches(source), size, lambda b: sum(map(len, b[1])) + len(b[1]))
-        for before, lines in batches:
-            try:
-                told = api.ask("/api/v1/messages?skip=held", b"\n".join(lines) + b"\n")
-            except Failure as error:
-                done["imported"] += error.problem.get("stored", 0)
-                reason = str(error)
-                if "line" in error.problem:
-                    reason = error.problem["detail"].partition(": ")[2].rpartition(";")[0]
-                    reason = f"line {before + error.problem['line']} of {file}: {reason}"
-                sentence = f"{reason}; {numbered(done['imported'], 'message')} before it committed"
-                raise Failure(error.code, sentence) from None
-            done["imported"] += told["count"]
-            done["skipped"] += told["skipped"]
+        with _Bulk(api, "/api/v1/messages?skip=held", file) as bulk:
+            for before, lines in batches:
+                answer = bulk.send(range(before + 1, before + len(lines) + 1), lines)
+                done["imported"] += answer["count"]
+                done["skipped"] += answer["skipped"]
     _report(done, as_json)
 
 
 # -- shared ---------------------------------------------------------------------------------------
+
+
+class _Bulk:
+    """Sends many messages, some at a time. A context manager: where it ends early, by whatever it
+    is, the error says how many messages are stored."""
+
+    def __init__(self, api: Api, path: str, source: str, within: float | None = None) -> None:
+        """`source` is the name of what the lines come from, `within` bounds each request."""
+        self._api = api
+        self._path = path
+        self._source = source
+        self._within = within
+        self._stored = 0
+        self._last = ""
+        self._unsure = ""
+
+    def send(self, numbers: Sequence[int], lines: Sequence[bytes]) -> dict[str, Any]:
+        """Send lines of NDJSON, whose `numbers` in the source are given; return the answer.
+
+        Raises Failure.
+        """
+        if numbers:
+            self._unsure = f"; lines {numbers[0]} to {numbers[-1]} may be stored, too"
+        try:
+            answer = self._api.ask(self._path, b"\n".join([*lines, b""]), self._within)
+        except Failure as error:
+            problem = error.problem
+            if "stored" not in problem:  # the node did not say
+                raise
+            self._note(problem["stored"], problem["last"])
+            reason = printable(str(problem.get("reason", error)))
+            if "line" in problem:
+                reason = f"line {numbers[problem['line'] - 1]} of {self._source}: {reason}"
+            raise Failure(error.code, reason) from None
+        self._note(answer["count"], answer["last"])
+        return dict(answer)
+
+    def _note(self, stored: int, last: str | None) -> None:
+        self._stored += stored
+        self._last = last or self._last
+        self._unsure = ""
+
+    def __enter__(self) -> _Bulk:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        verb = "is" if self._stored == 1 else "are"
+        extent = f"{numbered(self._stored, 'message')} {verb} stored"
+        extent += f", up to {printable(self._last)}" if self._last else ""
+        if isinstance(error, OSError):
+            reason = f"{self._source} cannot be read ({error.strerror or error})"
+            raise Failure(USAGE, f"{reason}; {extent}{self._unsure}") from None
+        if isinstance(error, Failure):
+            raise Failure(error.code, f"{error}; {extent}{self._unsure}") from None
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            print(f"p2p-sync: interrupted; {extent}{self._unsure}", file=sys.stderr)
 
 
 def _messages(api: Api) -> Iterator[dict[str, Any]]:
@@ -310,6 +362,10 @@ def _messages(api: Api) -> Iterator[dict[str, Any]]:
         after = page["next"]
         if len(page["messages"]) < _PAGE:
             return
+
+
+def _shown(message: dict[str, Any]) -> str:
+    return printable(message["data"]) or "(empty)"
 
 
 def _left_out(damaged: int) -> str:

@@ -41,7 +41,7 @@ from .bodies import Lines, text_of
 from .guard import is_guess, is_opened, is_own
 from .metrics import CONTENT_TYPE, Metrics
 from .plain import BEGUN, EXAMPLE, Done, shortened
-from .problems import TEXT_TYPE, failure, page, wants_page
+from .problems import NONE_STORED, TEXT_TYPE, failure, is_bulk, page, wants_page
 from .query import parameter
 from .slots import RETRY_AFTER, Busy, Slots
 
@@ -88,32 +88,11 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
     _add_probes(app, node)
 
     @app.errorhandler(InputError)
-    def refused(error: InputError) -> Response:
-        return _error(_status(error), error)
-
-    @app.errorhandler(NotRunning)
-    def stopped(error: NotRunning) -> Response:
-        response = _error(HTTPStatus.SERVICE_UNAVAILABLE, "this node is stopping; try another one")
-        response.headers["Retry-After"] = str(RETRY_AFTER)
-        return response
-
-    @app.errorhandler(CursorGone)
-    def gone(error: CursorGone) -> Response:
-        return _error(HTTPStatus.GONE, error, next=error.next)
-
     @app.errorhandler(LogError)
-    def not_stored(error: LogError) -> Response:
-        full = isinstance(error, LogFull)
-        status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
-        if isinstance(error, LogGone):
-            return _error(status, error)
-        return _error(status, f"{error}; nothing that was acknowledged is lost, try again later")
-
     @app.errorhandler(Busy)
-    def busy(error: Busy) -> Response:
-        response = _error(HTTPStatus.SERVICE_UNAVAILABLE, error)
-        response.headers["Retry-After"] = str(RETRY_AFTER)
-        return response
+    @app.errorhandler(Exception)
+    def refused(error: Exception) -> Response:
+        return _refusal(error)
 
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException) -> Response:
@@ -128,11 +107,6 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
         if allowed:
             response.headers["Allow"] = ", ".join(allowed)
         return response
-
-    @app.errorhandler(Exception)
-    def broken(error: Exception) -> Response:
-        logger.error("answering %r failed", request.path, exc_info=error)
-        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "this node failed; see its log")
 
     shown = redirect("/", 302)
     done = Done(shown.status, shown.get_wsgi_headers({}).to_wsgi_list(), shown.get_data())
@@ -401,23 +375,20 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
     first: Message | None = None
     last: Message | None = None
     lines = Lines(request.stream, node.holds) if skip else Lines(request.stream)
+    answer: dict[str, Any] = {}
     try:
         for begin, last in node.commit_many(lines):
             first = first or begin
             count += last.seq - begin.seq + 1
-    except NotRunning:
-        raise
-    except InputError as error:
-        sentence = f"line {lines.line}: {error}; the {count} before it are stored"
-        return _error(_status(error), sentence, line=lines.line, stored=count)
-    answer: dict[str, Any] = {"count": count, "first": first and first.id, "last": last and last.id}
+        if last and copies:
+            answer["copies"] = node.wait_copies(last, copies, timeout)
+    except Exception as error:
+        return _refusal(error, lines.line, count, last)
+    answer |= {"count": count, "first": first and first.id, "last": last and last.id}
     if skip:
         answer["skipped"] = lines.skipped
-    if last and copies:
-        answer["copies"] = node.wait_copies(last, copies, timeout)
-        if answer["copies"] < copies:
-            return _json(answer, HTTPStatus.ACCEPTED)
-    return _json(answer, HTTPStatus.CREATED)
+    reached = answer.get("copies", copies) >= copies
+    return _json(answer, HTTPStatus.CREATED if reached else HTTPStatus.ACCEPTED)
 
 
 def _damaged(page: Page[Any]) -> dict[str, int]:
@@ -525,8 +496,53 @@ def _index(node: Node, before: Place | None) -> Response:
     return make_response(shown)
 
 
-def _error(status: HTTPStatus, sentence: object, **more: int | str) -> Response:
+def _refusal(
+    error: Exception, line: int = 0, stored: int = 0, last: Message | None = None
+) -> Response:
+    """Answer a request that `error` ended.
+
+    Of one that brings many messages, `line` is the last that was read, and `stored` messages are on
+    disk, up to `last`.
+    """
+    more: dict[str, int | str | None] = {}
+    if isinstance(error, NotRunning):
+        status, sentence = HTTPStatus.SERVICE_UNAVAILABLE, "this node is stopping; try another one"
+    elif isinstance(error, CursorGone):
+        status, sentence, more["next"] = HTTPStatus.GONE, str(error), error.next
+    elif isinstance(error, InputError):
+        status, sentence = _status(error), str(error)
+    elif isinstance(error, LogError):
+        full = isinstance(error, LogFull)
+        status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
+        sentence = str(error)
+        if not (line or isinstance(error, LogGone)):
+            sentence += "; nothing that was acknowledged is lost, try again later"
+    elif isinstance(error, Busy):
+        status, sentence = HTTPStatus.SERVICE_UNAVAILABLE, str(error)
+    else:
+        logger.error("answering %r failed", request.path, exc_info=error)
+        status, sentence = HTTPStatus.INTERNAL_SERVER_ERROR, "this node failed; see its log"
+    if line:
+        more |= {"reason": sentence, "stored": stored, "last": last.id if last else None}
+        if isinstance(error, InputError) and not isinstance(error, NotRunning):
+            sentence, more["line"] = f"line {line}: {sentence}", line
+        sentence += f"; {_extent(stored, last)}"
+    response = _error(status, sentence, **more)
+    if isinstance(error, (NotRunning, Busy)):
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+def _extent(stored: int, last: Message | None) -> str:
+    """Say how many messages of a request are on disk."""
+    count = "1 message is stored" if stored == 1 else f"{stored} messages are stored"
+    return f"{count}, up to {last.id}; send only those behind it again" if last else count
+
+
+def _error(status: HTTPStatus, sentence: object, **more: int | str | None) -> Response:
     """Answer a request that failed; this asks nothing of the node, which may have failed too."""
+    if is_bulk(request.method, request.path, request.content_type or ""):
+        more = {**NONE_STORED, **more}
     kind, body = failure(
         request.path, request.headers.get("Accept", ""), status, str(sentence), **more
     )

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
 from ..address import is_ip
-from .problems import HTML_TYPE, failure, page, wants_page
+from .problems import HTML_TYPE, NONE_STORED, failure, is_bulk, page, wants_page
 
 # The WSGI environment of a request; the guard reads no more of it than the head.
 Head: TypeAlias = Mapping[str, Any]
@@ -309,4 +309,6 @@ def _body(answer: Answer, head: Head) -> tuple[str, bytes]:
     status, sentence, _ = answer
     if status == HTTPStatus.OK:
         return HTML_TYPE, page(status.phrase, f"<p>{escape(sentence)}</p>", _REFRESH).encode()
-    return failure(head["PATH_INFO"], head.get("HTTP_ACCEPT", ""), status, sentence)
+    path, kind = head["PATH_INFO"], head.get("CONTENT_TYPE", "")
+    more = NONE_STORED if is_bulk(head["REQUEST_METHOD"], path, kind) else {}
+    return failure(path, head.get("HTTP_ACCEPT", ""), status, sentence, **more)

@@ -13,6 +13,9 @@ PROBLEM_TYPE = "application/problem+json"
 HTML_TYPE = "text/html; charset=utf-8"
 TEXT_TYPE = "text/plain; charset=utf-8"
 
+# How far a request that brings many messages has come, if none of them is stored.
+NONE_STORED: dict[str, int | str | None] = {"stored": 0, "last": None}
+
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">{head}
@@ -38,8 +41,14 @@ def page(title: str, content: str, head: str = "") -> str:
     return _PAGE.format(title=escape(title), content=content, head=head)
 
 
+def is_bulk(method: str, path: str, content_type: str) -> bool:
+    """Return whether such a request brings many messages to be committed."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return method == "POST" and path == "/api/v1/messages" and kind == "application/x-ndjson"
+
+
 def failure(
-    path: str, accept: str, status: HTTPStatus, sentence: str, **more: int | str
+    path: str, accept: str, status: HTTPStatus, sentence: str, **more: int | str | None
 ) -> tuple[str, bytes]:
     """Return the content type and the body of the answer to a request that failed.
 

@@ -35,7 +35,7 @@ from ..address import is_loopback, site
 from ..config import ACCEPT_LOGGED, ACCEPT_PAUSE, MAX_MESSAGE_BYTES
 from ..errors import StartError
 from .guard import MAX_LINES, SAFE_HEADERS, Application
-from .problems import failure
+from .problems import NONE_STORED, failure, is_bulk
 
 logger = logging.getLogger("p2p_sync")
 
@@ -360,7 +360,12 @@ class _ErrorTask(ErrorTask):
         request = self.request
         status = HTTPStatus(request.error.code)
         accept = request.headers.get("ACCEPT", "")
-        kind, body = failure(getattr(request, "path", ""), accept, status, request.error.body)
+        path = getattr(request, "path", "")
+        bulk = is_bulk(
+            getattr(request, "command", ""), path, request.headers.get("CONTENT_TYPE", "")
+        )
+        more = NONE_STORED if bulk else {}
+        kind, body = failure(path, accept, status, request.error.body, **more)
         self.status = f"{status.value} {status.phrase}"
         self.response_headers.extend([("Content-Type", kind), *SAFE_HEADERS])
         self.set_close_on_finish()

@@ -204,14 +204,14 @@ function render(jump = false) {
 }
 
 function build(item) {
-  const text = el("p", { dir: "auto" });
+  const text = el("p", item.data ? { dir: "auto" } : { class: "empty" });
   const { text: when, title } = moment(item.time);
   const copies = el("span", { class: "copies" });
   const from = el("code", { text: item.origin.slice(0, 8), title: `origin ${item.origin}, number ${item.seq}` });
   const small = el("small", {}, el("time", { text: when, title }), " from ", from, copies);
   const element = el("li", {}, text, small);
   const short = shorten(item.data);
-  text.textContent = short;
+  text.textContent = short || "(empty)";
   if (short !== item.data) {
     const label = `show all ${count(item.data.length)} characters`;
     const all = el("button", { type: "button", class: "link", text: label, onclick: () => { text.textContent = item.data; all.remove(); } });
@@ -307,9 +307,14 @@ const noneFound = () => (complete ? `No message holds \u201c${query}\u201d.` : "
 export function startSending(sent) {
   const answer = $("send-answer");
   const say = (text, kind = "") => { setText(answer, text); set(answer, "data-kind", kind); };
+  $("send").noValidate = true; // an empty message is refused here, in words of our own
   $("send").addEventListener("submit", async (event) => {
     event.preventDefault();
     const data = $("msg").value;
+    if (!data) {
+      say("Not sent: the message is empty.", "bad");
+      return;
+    }
     const button = $("send").querySelector("button");
     if (button.disabled) return;
     button.disabled = true;
