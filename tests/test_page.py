@@ -675,3 +675,28 @@ def test_it_is_small(open_page: Open) -> None:
         files = [path for path in WEB.rglob("*") if path.suffix in (".js", ".css", ".html", ".svg")]
         assert sum(path.stat().st_size for path in files) < 100_000
         assert sum(len(path.read_text().splitlines()) for path in files) < 1500
+
+
+def test_an_empty_message_is_refused_and_one_that_is_there_shows(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        assert node.get("/commit?msg=").status == 302, "as the original does"
+        page = open_page(node)
+        wait_text(page, "#messages li p", r"^\(empty\)$")
+        page.click("#send button")
+        wait_text(page, "#send-answer", "^Not sent: the message is empty")
+        send(page, " ")
+        wait_text(page, "#send-answer", "^Sent")
+        answer = node.get("/api/v1/messages")
+        assert [message["data"] for message in json.loads(answer.body)["messages"]] == ["", " "]
+
+
+def test_without_javascript_an_empty_message_is_refused_too(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        node.commit("")
+        page = open_page(node, java_script_enabled=False)
+        assert page.inner_text("#messages li p") == "(empty)"
+        page.click("#send button")
+        assert page.url.endswith(f":{node.port}/"), "the browser asks for a text"
+        page.fill("#msg", "text")
+        page.click("#send button")
+        wait_until(lambda: len(json.loads(node.get("/api/v1/messages").body)["messages"]) == 2)
