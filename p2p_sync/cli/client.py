@@ -1,4 +1,4 @@
-"""The commands that ask a running node, over its public API alone."""
+"""The commands that talk to a running node, over its public API alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _COLOURS = {
 
 @click.group()
 def commands() -> None:
-    """Ask a running node."""
+    """Talk to a running node."""
 
 
 def _command(*parameters: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -76,10 +76,8 @@ def _command(*parameters: Callable[[Any], Any]) -> Callable[[Command], Command]:
                 envvar="P2P_SYNC_NODE",
                 help="The node's page.",
             ),
-            click.option(
-                "--token-file", metavar="FILE", help="Holds the node's token, if it asks for it."
-            ),
-            click.option("--json", "as_json", is_flag=True, help="Answer in JSON."),
+            click.option("--token-file", metavar="FILE", help="File with the node's access token."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         )
         for parameter in (*reversed(common), *reversed(parameters)):
             parameter(run)
@@ -99,9 +97,9 @@ def _wait(meaning: str) -> Callable[[Any], Any]:
     )
 
 
-@_command(_wait("Seconds for it to come in sync."))
+@_command(_wait("Wait up to this many seconds for it to be in sync."))
 def status(api: Api, wait: float, as_json: bool) -> int:
-    """Tell in a line whether the node is in sync; the exit code is 0 only then."""
+    """Show whether the node is in sync. Exits 0 only if it is, or if it knows no other node."""
 
     def in_sync(told: Any) -> bool:
         state, peers = told["verdict"]["state"], told["verdict"]["peers"]
@@ -131,7 +129,7 @@ def _moment(ms: int) -> str:
 
 @_command()
 def peers(api: Api, as_json: bool) -> None:
-    """List the nodes and addresses that the node knows, and why one is not there."""
+    """List the peers and, for those that are unreachable, why."""
     told = api.ask("/api/v1/peers", within=_ANSWER)
     if as_json:
         _say(json.dumps(told))
@@ -173,9 +171,9 @@ def _trouble(peer: dict[str, Any]) -> str:
     return f"{printable(peer['last_error'])}{tries}{later}"
 
 
-@_command(click.argument("address"), _wait("Seconds for the link to come about."))
+@_command(click.argument("address"), _wait("Wait up to this many seconds for the connection."))
 def add(api: Api, address: str, wait: float, as_json: bool) -> int:
-    """Have the node link with ADDRESS, and keep it; the exit code is 0 once they are linked."""
+    """Connect the node to ADDRESS and remember it. Exits 0 once they are connected."""
     begin = time.monotonic()
     told = api.ask("/api/v1/peers", {"address": address}, max(wait, _LEAST_ANSWER))
     name = told["address"]
@@ -240,9 +238,9 @@ def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: boo
     return NO if reached < copies else 0
 
 
-@_command(click.option("-f", "--follow", is_flag=True, help="Go on with what arrives."))
+@_command(click.option("-f", "--follow", is_flag=True, help="Keep printing new messages."))
 def log(api: Api, follow: bool, as_json: bool) -> None:
-    """Print the messages: in the shared order, or with -f in order of arrival, going on."""
+    """Print all messages. With -f, print in order of arrival and keep following."""
     messages = api.lines("/api/v1/messages/follow?after=0") if follow else _messages(api)
     for message in messages:
         if "damaged" in message:
@@ -485,7 +483,7 @@ def _report(done: dict[str, int], as_json: bool, beside: bool = False) -> None:
 
 
 def _say(text: str) -> None:
-    """Print a line at once, for who reads it in a pipe, whatever its alphabet is."""
+    """Print a line at once, for the reader of a pipe, in whatever encoding the output has."""
     alphabet = sys.stdout.encoding or "utf-8"
     print(text.encode(alphabet, "backslashreplace").decode(alphabet), flush=True)
 

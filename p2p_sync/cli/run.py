@@ -176,8 +176,8 @@ EXAMPLE = "python run_node.py 8000"
 def run_node(context: click.Context, /, **options: Any) -> None:
     """Run a node: HTTP on PORT, peers on PORT+1.
 
-    In the place of PORT: status, peers, add, commit, log, export and import ask a running node;
-    `p2p-sync status --help` tells more.
+    In the place of PORT: status, peers, add, commit, log, export and import talk to a running node;
+    see `p2p-sync status --help`.
 
     Every option is also an environment variable: P2P_SYNC_HOST for --host and so on; several
     peers or names are separated by spaces.

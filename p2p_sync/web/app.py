@@ -424,7 +424,7 @@ def _waiting() -> tuple[int, float]:
 def _argument(name: str, default: str = "") -> str:
     found = request.args.getlist(name) or [default]
     if len(found) > 1:
-        raise InputError(f"{name} stands twice; one request takes one")
+        raise InputError(f"{name} is given twice; give it once")
     return found[0]
 
 
@@ -554,5 +554,5 @@ def _when(milliseconds: int) -> str:
     try:
         moment = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.timezone.utc)
     except (OverflowError, OSError, ValueError):
-        return "at no time that a calendar has"
+        return "invalid time"
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -14,7 +14,7 @@ def parameter(query: str, name: str, example: str) -> str:
     """Return the parameter `name` of a raw query string.
 
     `query` holds a character for each byte, as WSGI has it; `example` shows a right request.
-    Raises InputError where the parameter is missing or stands twice, for broken
+    Raises InputError where the parameter is missing or given twice, for broken
     percent-encoding, and for bytes that are not UTF-8.
     """
     raw = query.encode("latin-1")
@@ -26,7 +26,7 @@ def parameter(query: str, name: str, example: str) -> str:
         if unquote_to_bytes(key) != name.encode():
             continue
         if found is not None:
-            raise InputError(f"{name} stands twice; one request takes one: {example}")
+            raise InputError(f"{name} is given twice; give it once: {example}")
         try:
             found = unquote_to_bytes(value.replace(b"+", b" ")).decode("utf-8")
         except UnicodeDecodeError:

@@ -59,7 +59,7 @@ const precise = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyl
 
 export function moment(ms) {
   const date = new Date(ms);
-  if (Number.isNaN(date.getTime())) return { text: "at no time that a calendar has", title: "" };
+  if (Number.isNaN(date.getTime())) return { text: "invalid time", title: "" };
   const today = date.toDateString() === new Date().toDateString();
   return { text: (today ? clock : calendar).format(date), title: precise.format(date) };
 }
