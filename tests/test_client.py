@@ -569,6 +569,14 @@ def test_an_export_goes_to_where_a_link_leads_and_through_a_pipe(
     assert found == [(tmp_path / "file").read_text()]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
+def test_an_export_to_a_full_device_says_that_it_is_full(pair: list[NodeProcess]) -> None:
+    pair[0].commit("exported")
+    done = run(pair[0], "export", "/dev/full")
+    assert done.returncode == 2
+    assert "No space left" in done.stderr and "opened" not in done.stderr
+
+
 def test_an_empty_token_file_is_refused(pair: list[NodeProcess]) -> None:
     done = run(pair[0], "status", "--token-file", "")
     assert done.returncode == 2 and "--token-file" in done.stderr

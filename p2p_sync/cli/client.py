@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import secrets
 import stat
 import sys
 import time
@@ -431,15 +432,16 @@ def _replaced(name: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     path = Path(name).resolve()  # a link goes on leading to the file
+    part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
     try:
-        if path.exists() and not path.is_file():
-            with path.open("wb") as device:
-                yield device
-            return
-        part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
-        file = part.open("xb")
+        device = path.exists() and not path.is_file()
+        file = path.open("wb") if device else part.open("xb")
     except OSError as error:
         raise _unusable(name, error) from None
+    if device:
+        with file:
+            yield file
+        return
     try:
         with file:
             if path.exists():
