@@ -5,7 +5,8 @@ directory the same code runs on a database in memory.
 
 A new database is made under another name and moved to its own once it is complete, so that an
 empty file is always a damaged one. While it is open, SQLite would go on writing to files that were
-deleted or replaced; so each transaction counts only if the files are still where they were opened.
+deleted, replaced or cut short; so each transaction counts only if the files are still where they
+were opened, and no shorter than this node has left them.
 """
 
 from __future__ import annotations
@@ -139,6 +140,7 @@ class Store:
         self.small = True  # so that all of it can be checked at the start
         self.indexes_differ = False  # from the rows of their table
         self._opened: dict[str, tuple[int, int]] = {}  # device and inode of each file
+        self._sizes: dict[str, int] = {}  # of those that hold the messages, which only we shorten
         self._wal_size = 0
         self._fold_at = float("-inf")
         self._looked = float("-inf")  # when at all of them
@@ -378,6 +380,7 @@ class Store:
         database.execute(f"PRAGMA busy_timeout = {_FOLD_PATIENCE * 1000:.0f}")
         with suppress(sqlite3.OperationalError):  # the transaction before it is stored
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._sizes.clear()
         database.execute(f"PRAGMA busy_timeout = {_BUSY * 1000:.0f}")
         self._fold_at = time.monotonic() + _FOLD_AGAIN
 
@@ -392,6 +395,7 @@ class Store:
         else:
             self._looked = now
         for path, opened in files:
+            cut = False
             try:
                 found = os.lstat(path)
             except OSError as error:
@@ -399,12 +403,17 @@ class Store:
             else:
                 if path.endswith("-wal"):
                     self._wal_size = found.st_size
-                if (found.st_dev, found.st_ino) == opened:
+                cut = found.st_size < self._sizes.get(path, 0)
+                if (found.st_dev, found.st_ino) == opened and not cut:
+                    if path.endswith(_DATABASE[:_HOLDING]):
+                        self._sizes[path] = found.st_size
                     continue
-                problem = "was replaced by another file"
+                problem = "was overwritten" if cut else "was replaced by another file"
             self._gone = LogGone(f"{path} {problem}; bring it back and start the node again")
             if database.in_transaction:
                 database.execute("ROLLBACK")
+            if cut:
+                raise self._gone  # what is in the files does not belong together
             with suppress(sqlite3.Error):
                 # Where node.db is still there, it takes what only the write-ahead log has held.
                 database.execute("PRAGMA wal_checkpoint").fetchone()
