@@ -67,6 +67,8 @@ class Known:
     oneself: bool = False
     # The remote host of the peer that sent it.
     host: str = ""
+    # When the last link with the node there ended.
+    lost: float | None = None
     # A node of ours says that a node of ours is there.
     ours: bool = False
     # Who tells this original of the others: we (True), another node (False), not settled (None).

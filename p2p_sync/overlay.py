@@ -349,6 +349,8 @@ class Overlay:
         if known is None or (known.by_hand and peer.ours and not peer.known):
             return  # nothing is known of an address given by hand from who says to be there
         known.changed = now
+        if peer.introduced:
+            known.lost = now
         if known.is_name and self._linked(now).to(known):
             return  # it was a further node behind this name
         if code == TRY_AGAIN_LATER and self.peers:

@@ -59,7 +59,9 @@ class Entry:
             state = "self"
         else:
             state = "dialling" if opening else "refused" if refused else "waiting"
-        moment = peer.opened if peer else (known.failing or known.changed) if known else now
+        moment = peer.opened if peer else now
+        if known and not peer:
+            moment = known.lost or known.failing or known.changed
         carried = traffic.get(peer.link, Traffic()) if peer else Traffic()
         next_try = known.next_try if known and state not in ("connected", "dialling") else None
         first = [peer.address] if peer and peer.address else []

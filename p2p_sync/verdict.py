@@ -7,7 +7,8 @@ verdict; it says what is most urgent for the people who use this node:
     catching_up   this node lacks messages that others have, or is about to learn whether it does
     behind        a connected peer lacks messages
     degraded      some peers are connected and have all messages, but others are unreachable
-    in_sync       all peers are connected, and all have the same messages
+    in_sync       the connected peers have the same messages, and no other has been unreachable for
+                  longer than a restart takes
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 ANSWER_TIME = 5_000
 """A peer that has not said within this time of the connection what it holds counts as unreachable.
 Milliseconds."""
+RESTART_TIME = 5_000
+"""A peer that is unreachable for less than this may only be restarting. Milliseconds."""
 MAX_NAMED = 100
 """Unreachable peers that are named, those that have been for the longest time."""
 
@@ -66,7 +69,7 @@ def verdict(peers: Iterable[Mapping[str, Any]], held: int, behind: int, now: int
         late = len(lags) - synced
         most = numbered(max(lags), "message")
         return judged("behind", f"{numbered(late, 'peer')} {_are(late)} up to {most} behind")
-    if missed:
+    if any(now - peer["since"] >= RESTART_TIME for peer in missed):
         of_all = f"{len(missed):,} of {numbered(count, 'peer')}"
         return judged("degraded", f"{of_all} {_are(len(missed))} unreachable")
     return judged("in_sync", f"In sync with {synced} of {numbered(count, 'peer')}")

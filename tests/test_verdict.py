@@ -21,6 +21,7 @@ def away(by_hand: bool = False, known: bool = False, attempts: int = 1) -> dict[
         "by_hand": by_hand,
         "id": identity,
         "attempts": attempts,
+        "since": -60_000,
     }
 
 
@@ -66,6 +67,13 @@ def test_all_is_well_in_sync_and_alone_while_nobody_is_known() -> None:
 
 def test_this_node_itself_is_no_peer() -> None:
     assert verdict([linked(), {**away(True), "state": "self"}], 5, 0).text.endswith("1 of 1 peer")
+
+
+def test_a_peer_that_restarts_raises_no_alarm() -> None:
+    peers = [linked(), {**away(True), "since": 0}]
+    assert verdict(peers, 5, 0, 4_000)[:2] == ("in_sync", "In sync with 1 of 2 peers")
+    assert verdict(peers, 5, 0, 6_000).state == "degraded"
+    assert verdict(peers[1:], 5, 0, 1_000).text == "Disconnected: 0 of 1 peer reachable"
 
 
 def unanswered(since: int) -> dict[str, Any]:
