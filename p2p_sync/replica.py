@@ -14,11 +14,11 @@ messages at once, a lazy one only HAVE.
 - What one side lacks when a link opens is pulled by GRAFT, so over one link only, as long as that
   ships. If it does not, others are asked, too: one, then two, then four at a time.
 
-A peer's claim is a promise that it may not keep. Per link, the origins of which more is claimed than
-is held here are bounded (`MAX_AHEAD`); what is claimed beyond that is ignored, and asked for again
-piece by piece once there is room. A link that was asked and shipped nothing is `doubted`, and asked
-last until it ships. A claim counts as missing here as long as the link lives and claims it, but only
-as far as the link is believed (`ReplicaLink.believed`).
+A peer's claim is a promise that it may not keep. Per link, the origins of which more is claimed
+than is held here are bounded (`MAX_AHEAD`); what is claimed beyond that is ignored, and asked for
+again piece by piece once there is room. A link that was asked and shipped nothing is `doubted`, and
+asked last until it ships. A claim counts as missing here as long as the link lives and claims it,
+but only as far as the link is believed (`ReplicaLink.believed`).
 
 Nothing here has a lock, a thread, a socket, a clock or randomness of its own. All methods are
 called with the state's lock held, are quick, and take `now`, monotonic seconds. Who calls them:
