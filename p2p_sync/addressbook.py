@@ -55,8 +55,6 @@ class Known:
     source: str = ""
     # The id of the node of ours that was last found there.
     node: str | None = None
-    # An original node was found there, or a node of ours says so.
-    original: bool = False
     # Dials and links that have failed or ended since one lasted.
     attempts: int = 0
     last_error: str = ""
@@ -69,12 +67,6 @@ class Known:
     host: str = ""
     # When the last link with the node there ended.
     lost: float | None = None
-    # A node of ours says that a node of ours is there.
-    ours: bool = False
-    # Who tells this original of the others: we (True), another node (False), not settled (None).
-    introducer: bool | None = None
-    # Ids of our nodes that were told of this original, and that it is therefore not told of.
-    told_to: set[str] = field(default_factory=set)
     # What it resolved to, the endpoint that worked last, and those that did not.
     endpoints: tuple[Endpoint, ...] = ()
     best: Endpoint | None = None
@@ -83,6 +75,10 @@ class Known:
     # behind a name that leads to a connected one.
     probing: bool = False
     further: bool = False
+    # It is dialled to find out whether a guest is there (see introductions.py), and known for
+    # nothing else.
+    check: bool = False
+    passing: bool = False
     # When to look for such nodes again.
     further_at: float = 0.0
     next_try: float = 0.0

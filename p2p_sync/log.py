@@ -416,13 +416,14 @@ class Log:
         if not begun:
             raise LogDamaged(f"this node's copy of {origin}:{after + 1} is damaged")
 
-    def arrivals(self, after: int, limit: int) -> Page[tuple[int, Message]]:
-        """Return up to `limit` shown messages that came after arrival `after`, with its number."""
+    def arrivals(self, after: int, limit: int, hidden: bool = False) -> Page[tuple[int, Message]]:
+        """Return up to `limit` messages that came after arrival `after`, with its number: those
+        that are shown, or with `hidden` all."""
         found: Page[tuple[int, Message]] = Page()
         with self._store.reading() as database:
             rows = database.execute(
-                f"SELECT arrival, {_ENTRY} FROM entries WHERE arrival > ? AND {_SHOWN} "
-                "ORDER BY arrival",
+                f"SELECT arrival, {_ENTRY} FROM entries WHERE arrival > ? "
+                f"{'' if hidden else f'AND {_SHOWN}'} ORDER BY arrival",
                 (after,),
             )
             for arrival, *entry in rows:

@@ -256,7 +256,7 @@ class Mesh:
 
     def _hear(self, link: Link, frame: Heard) -> None:
         try:
-            self._state.wait_stored(self._state.commit([frame.data], heard=True))
+            self._state.wait_stored(self._state.hear(frame.data, link))
         except LogError as error:
             logger.error("a message of the original node %s is lost here: %s", link, error)
 
@@ -361,23 +361,18 @@ class Mesh:
         return texts
 
     def _texts_for_original(self, link: Link) -> list[str]:
-        """Return what an original node is sent: the commits of this node itself, one by one."""
-        ship = self._state.take_for_original(link, _ORIGINAL_BATCH)
-        if ship is None:
-            return []
-        texts = []
-        after = ship.after
-        while after < ship.upto:
-            run, _ = self._log.read(ship.origin, after, ship.upto, BATCH_BYTES)
-            seq = run.after
-            for entry in run.entries:
-                for text in entry.texts:
-                    seq += 1
-                    if after < seq <= ship.upto and not entry.heard:
-                        texts.append(self._encode(Message(run.origin, seq, entry.time, text)))
-            after = run.end
-        link.sent += len(texts)
-        return texts
+        """Return what an original node is sent: messages one by one (see introductions.py)."""
+        messages: list[Message] = []
+        while not messages and (after := self._state.arrival(link)) is not None:
+            newest = self._log.last_arrival()
+            arrivals = self._log.arrivals(after, _ORIGINAL_BATCH, hidden=True)
+            more = len(arrivals) == _ORIGINAL_BATCH
+            upto = arrivals[-1][0] if more else max([newest, *(number for number, _ in arrivals)])
+            if upto == after:
+                break
+            messages = self._state.for_original(link, arrivals, upto)
+        link.sent += len(messages)
+        return [self._encode(message) for message in messages]
 
     # -- the thread `upkeep` --------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 Pure: no lock, thread, socket, clock or randomness of its own. Events go in, with the time (seconds,
 of any steady clock) where it matters; work comes out as Tell and Close, in the order to be carried
-out. The links are known here by a number. What the peers are told is in introductions.py.
+out. The links are known here by a number. What the peers are told, and all about original nodes, is
+in introductions.py.
 
 - Below `target_links` a node dials what it knows, at random, those that worked lately first. Up to
   nine nodes are so a full mesh. Addresses given by hand are dialled whatever the count.
@@ -23,14 +24,14 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from .address import Address
-from .addressbook import AddressBook, Endpoint, Known
+from .address import Address, place
+from .addressbook import NEVER, AddressBook, Endpoint, Known
 from .codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
 from .config import MAX_DIALS, MAX_LOOKUPS, Settings
 from .errors import ProtocolError
 from .introductions import Introductions
 from .peer import Close, Peer, Tell, Work, count
-from .protocol import Sockets
+from .protocol import Message, Sockets
 from .version import __version__
 
 # A link that lasted this long makes its address as good as new for redialling. Seconds.
@@ -116,12 +117,14 @@ class Overlay:
         The latter is infinity if only an event can make something due.
         """
         target = self._settings.target_links
-        again = self._introductions.forget(now)
+        again = NEVER
         linked = self._linked(now)
         fits = self._free_places()
         idle = [known for known in self.book.by_hand.values() if known.address not in self.dialling]
         by_hand = [known for known in idle if not linked.to(known)]
-        chosen, later = self.book.pick(by_hand, MAX_DIALS + MAX_LOOKUPS, now, fits)
+        checks = [self._check(address, now) for address in self._introductions.doubtful()]
+        idle_checks = [known for known in checks if known.address not in self.dialling]
+        chosen, later = self.book.pick(by_hand + idle_checks, MAX_DIALS + MAX_LOOKUPS, now, fits)
         again = min(again, later)
         slow = [began + SLOW_DIAL for began in self.dialling.values()]
         again = min([again, *(moment for moment in slow if moment > now)])
@@ -138,7 +141,6 @@ class Overlay:
                 known
                 for known in self.book.known.values()
                 if not (known.by_hand or known.oneself or known.address in self.dialling)
-                if not self._introductions.expects(known.address)
                 if not linked.to(known)
             ]
             more, later = self.book.pick(learned + further, room, now, fits)
@@ -185,6 +187,8 @@ class Overlay:
             return ()
         known.oneself = known.further = False
         linked = self._linked(now)
+        if known.check:
+            return self.book.order(known, others)
         if linked.to(known):
             known.attempts, known.last_error, known.failing = 0, "", None
             others = [end for end in others if not linked.at(end)]
@@ -211,6 +215,9 @@ class Overlay:
         known = self._over(address)
         if known is None:
             return False
+        if known.check:
+            self._checked(known, now)
+            return False
         known.bad.intersection_update(known.endpoints)
         if endpoint:
             known.bad.add(endpoint)
@@ -232,6 +239,22 @@ class Overlay:
             self.book.oneself(known, now)
         else:
             known.next_try = now
+
+    def _check(self, address: str, now: float) -> Known:
+        """Return what is known of an address at which a guest may be; it is to be dialled."""
+        known = self.book.known.get(address)
+        if known is None:
+            known = Known(address, local=True, passing=True, changed=now)
+            self.book.known[address] = known
+        known.check = True
+        return known
+
+    def _checked(self, known: Known, now: float) -> None:
+        """Note that the dial of a check has ended; it may be made again in a minute."""
+        known.check = False
+        known.next_try = max(known.next_try, now + self._settings.redial_longest)
+        if known.passing:
+            self.book.known.pop(known.address, None)
 
     def _over(self, address: str) -> Known | None:
         """Note that a dial is over; return what is known of its address, None if it was before."""
@@ -272,6 +295,8 @@ class Overlay:
                 linked.endpoints.add(peer.remote)
             else:
                 (linked.claimed if peer.ours else linked.addresses).add(peer.address)
+            if peer.end and not peer.known:
+                linked.endpoints.add((peer.remote[0], peer.end[1]))
         return linked
 
     def _in_use(self) -> set[str]:
@@ -292,12 +317,16 @@ class Overlay:
         self.peers[link] = peer
         if known is None:
             return [peer.close(NORMAL, "its address was forgotten meanwhile")]
+        peer.check = known.check
+        if known.check:
+            self._checked(known, now)
+            return [*self._introductions.greet(peer)]
         known.refused = False
         known.failing = None
         known.further_at = now + self._settings.probe * (0.5 + self._rng.random())
         known.last_error = ""
         known.changed = now
-        return [*self._introductions.greet(peer, now)]
+        return [*self._introductions.greet(peer)]
 
     def accepted(self, link: int, remote: Endpoint, local: Endpoint, now: float) -> None:
         """Note a link that we accepted on our end `local`; `hello` or `greet` comes next."""
@@ -307,7 +336,7 @@ class Overlay:
     def greet(self, link: int, now: float) -> list[Work]:
         """Send our opening frame to a peer that has not sent its own yet."""
         peer = self.peers.get(link)
-        return [] if peer is None or peer.greeted else [*self._introductions.greet(peer, now)]
+        return [] if peer is None or peer.greeted else [*self._introductions.greet(peer)]
 
     def hello(self, link: int, frame: Sockets, now: float) -> list[Work]:
         """Take a SOCKETS frame of the peer on `link`: its introduction, and its addresses."""
@@ -325,7 +354,7 @@ class Overlay:
                 return [*work, refusal]
         self._learn(peer, frame.addresses, now, 0.0 if first else self._rng.random() * TOLD_JITTER)
         if frame.node is not None:
-            self._introductions.hear(frame, now)
+            self._introductions.hear(peer, frame)
         return work + self._introduced(peer, now) if first else work
 
     def not_ours(self, link: int, now: float) -> list[Work]:
@@ -341,7 +370,7 @@ class Overlay:
         `code` is that of the CLOSE that began the end, whichever side sent it.
         """
         peer = self.peers.pop(link, None)
-        if peer is None or peer.oneself:
+        if peer is None or peer.oneself or peer.check:
             return
         if peer.known and not peer.introduced:
             peer.known.bad.add(peer.remote)
@@ -398,6 +427,8 @@ class Overlay:
 
     def _introduced(self, peer: Peer, now: float) -> list[Work]:
         """Note that `peer` is known for what it is; decide which links stay."""
+        if peer.known and peer.node is None:
+            peer.end = place(str(Address(*peer.remote)))
         if peer.known:
             self.book.worked(peer.known, now)
             peer.known.best = peer.remote
@@ -405,7 +436,10 @@ class Overlay:
         elif peer.address:
             self._remember(peer, peer.address, now)
         work: list[Work] = [*self._introductions.introduced(peer)]
-        work += self._close_double(peer) if peer.ours else self._close_second(peer)
+        if peer.ours:
+            work += self._close_double(peer)
+        elif peer.known:
+            work += self._introductions.recognise(peer)
         if not peer.leaving:
             work += self._make_room(peer, now)
         return work
@@ -449,18 +483,13 @@ class Overlay:
             return peer.dial > other.dial
         return (peer.known is not None) == (self._node < str(peer.node))
 
-    def _close_second(self, peer: Peer) -> list[Work]:
-        """Return the work that ends a dial to an original which has dialled us itself.
+    # -- originals ------------------------------------------------------------------------------
 
-        It cannot say who it is, but one that lists an address of ours has a link that it
-        opened: the one that we accepted from its host.
-        """
-        if peer.known and self.book.names_oneself(peer.listed):
-            for other in self.peers.values():
-                if other.original and not other.address and other.remote[0] == peer.remote[0]:
-                    other.address = peer.dialled
-                    return [peer.close(NORMAL, "this original node has dialled us already")]
-        return []
+    def gets(self, link: int, message: Message, source: Peer | None) -> bool:
+        """Return whether the original on `link` is sent a new message; `source` is the original
+        from which this node has got it, if it was so."""
+        peer = self.peers.get(link)
+        return peer is not None and self._introductions.gets(peer, message, source)
 
     # -- how many links -------------------------------------------------------------------------
 

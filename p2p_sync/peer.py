@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .address import is_loopback
+from .address import is_loopback, place
 from .addressbook import Endpoint, Known
 from .protocol import Sockets
+
+# The host and the port of an address, the same for all spellings (see address.place).
+Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,17 @@ class Peer:
     address: str | None = None
     # The addresses that we told it, and those that it told us first.
     told: set[str] = field(default_factory=set)
-    # The same of ours, as we told it last.
-    told_links: tuple[bool, tuple[str, ...]] | None = None
+    # The same of ours, as we told it last, and where our originals are.
+    told_links: tuple[bool, tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None = None
     listed: frozenset[str] = frozenset()
+    # Where the originals are that this peer of ours is linked with, and those that it has dialled.
+    originals: frozenset[Place] = frozenset()
+    leaves: frozenset[Place] = frozenset()
+    # Where this original accepts peers, if that is known, and where it does not.
+    end: Place | None = None
+    not_at: set[Place] = field(default_factory=set)
+    # The dial was made to find out whether a guest is there (see introductions.py).
+    check: bool = False
     # It is this very node.
     oneself: bool = False
     # We are closing the link.
@@ -84,6 +95,21 @@ class Peer:
     def original(self) -> bool:
         """Whether it is known to be an original node."""
         return self.introduced and self.node is None
+
+    @property
+    def leaf(self) -> bool:
+        """Whether it is an original node that we have dialled."""
+        return self.original and self.known is not None
+
+    @property
+    def guest(self) -> bool:
+        """Whether it is an original node that has dialled us."""
+        return self.original and self.known is None
+
+    @property
+    def lists(self) -> set[Place]:
+        """The places of the addresses that it told us first."""
+        return {place(address) for address in self.listed}
 
     def close(self, code: int, reason: str) -> Close:
         """Return the work that closes the link, which counts no more from now on."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -31,7 +31,6 @@ PROTOCOL_VERSION = 1
 
 _NODE_ID = re.compile(r"[0-9a-f]{16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LONGEST_HOST = 300
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
 
@@ -71,9 +70,9 @@ class Sockets:
     alone: the sender's `node` id (None: an original node), the random number of its `start`, the
     `port` where it accepts peers or the whole `address` that it advertises (neither: it cannot
     be dialled), `link`, which counts the sender's dials, its `version`, whether it has `enough`
-    links and to which nodes (`links`, their ids), and about original nodes: `originals`, those
-    among the addresses, and `introduced` and `withdrawn` (see introductions.py). `secure` says
-    that the port speaks TLS, `nonce` that a proof is wanted (see proof.py).
+    links and to which nodes (`links`, their ids), and where original nodes are that it is linked
+    with: `leaves`, which it has dialled, and `guests` (see introductions.py). `secure` says that
+    the port speaks TLS, `nonce` that a proof is wanted (see proof.py).
     """
 
     addresses: tuple[str, ...] = ()
@@ -86,9 +85,8 @@ class Sockets:
     version: str = ""
     enough: bool = False
     links: tuple[str, ...] = ()
-    originals: tuple[str, ...] = ()
-    introduced: dict[str, str] = field(default_factory=dict)
-    withdrawn: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+    guests: tuple[str, ...] = ()
     secure: bool = False
     nonce: str = ""
 
@@ -150,9 +148,8 @@ def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
             "version": frame.version,
             "enough": frame.enough,
             "links": list(frame.links),
-            "originals": list(frame.originals),
-            "introduced": frame.introduced,
-            "withdrawn": list(frame.withdrawn),
+            "leaves": list(frame.leaves),
+            "guests": list(frame.guests),
             "secure": frame.secure,
             "nonce": frame.nonce,
         }
@@ -261,12 +258,6 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
     address = None
     if "address" in fields:
         address = next(iter(_addresses([fields["address"]], "address")), None)
-    introduced = fields.get("introduced", {})
-    if not isinstance(introduced, dict) or not _all_texts(introduced.values()):
-        raise _wrong("introduced", "an object of texts")
-    _addresses(list(introduced), "introduced")
-    if not all(len(text) <= _LONGEST_HOST for text in (*introduced, *introduced.values())):
-        raise _wrong("introduced", "addresses and hosts")
     return Sockets(
         addresses,
         _text(fields, "id", _NODE_ID, "16 hexadecimal digits"),
@@ -278,9 +269,8 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         _text(fields, "version", _VERSION, "a short text") if "version" in fields else "",
         fields.get("enough") is True,
         _ids(fields.get("links", [])),
-        _addresses(fields.get("originals", []), "originals"),
-        introduced,
-        _addresses(fields.get("withdrawn", []), "withdrawn"),
+        _addresses(fields.get("leaves", []), "leaves"),
+        _addresses(fields.get("guests", []), "guests"),
         fields.get("secure") is True,
         _text(fields, "nonce", _DIGEST, "64 hexadecimal digits") if "nonce" in fields else "",
     )
@@ -296,10 +286,6 @@ def _ids(values: Any) -> tuple[str, ...]:
     if not all(isinstance(value, str) and _NODE_ID.fullmatch(value) for value in values):
         raise _wrong("links", "a list of ids")
     return tuple(values)
-
-
-def _all_texts(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
 
 
 def _decode_message(fields: dict[str, Any]) -> Message | Heard | Ignored:

@@ -29,11 +29,12 @@ from .codes import GOING_AWAY, MAX_NUMBER
 from .conduct import KINDS, Conduct
 from .counters import Counts
 from .errors import LinkClosed, LogError
+from .introductions import Commits
 from .link import Link, wake
 from .log import Log
 from .logframes import Entry, Have, LogFrame, Messages, Run
 from .overlay import Overlay
-from .peer import Tell
+from .peer import Peer, Tell
 from .peertable import Entry as PeerEntry
 from .peertable import Traffic, entries
 from .protocol import Message
@@ -69,9 +70,11 @@ class _Socket:
 
     link: Link
     replica: ReplicaLink | None = None
-    # For an original: which of our origins it was last sent of, and up to where.
-    origin: str = ""
-    sent: int = 0
+    # For an original: the number of the last arrival that it was sent or need not get, when its
+    # link opened (ms since the epoch), and which commits of originals it has.
+    arrival: int = 0
+    since: int = 0
+    commits: Commits = field(default_factory=Commits)
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,8 @@ class State:
         self._failures = 0
         self._failure: LogError | None = None
         self._conflicts: set[Conflict] = set()
+        # From which originals the latest of their messages came, by the identities these got.
+        self._sources: dict[tuple[str, int], Peer] = {}
         self._kept = -1  # the revision of the address book that is written down
         self._keep_at = float("-inf")
         self._waking = float("inf")  # when `upkeep` comes back by itself
@@ -358,8 +363,8 @@ class State:
         with self._lock:
             if self._stopped:
                 raise LinkClosed("this node stops")
-            origin = self._replica.origin
-            self._sockets[link.number] = _Socket(link, None, origin, self._replica.held(origin))
+            since = int(time.time() * 1000)
+            self._sockets[link.number] = _Socket(link, None, self.log.last_arrival(), since)
 
     def link_known(self, link: Link) -> list[Link]:
         """Let the log flow once the peer on `link` has shown that it is one of ours."""
@@ -429,47 +434,71 @@ class State:
             if socket and socket.replica:
                 socket.replica.shipped(ships, time.monotonic())
 
-    def take_for_original(self, link: Link, limit: int) -> Ship | None:
-        """Return what the original on `link` is to be sent of our own commits, None with nothing.
-
-        It counts as sent. Called by the link's sender.
-        """
+    def arrival(self, link: Link) -> int | None:
+        """Return the arrival after which the original on `link` is to be sent messages; None if it
+        is none, or not yet known for one."""
         with self._lock:
             socket = self._sockets.get(link.number)
             peer = self._overlay.peers.get(link.number)
-            if socket is None or peer is None or not peer.original:
-                return None
-            held = self._replica.held(socket.origin)
-            if socket.sent == held and socket.origin != self._replica.origin:
-                socket.origin, socket.sent = self._replica.origin, 0
-                held = self._replica.held(socket.origin)
-            if socket.sent >= held:
-                return None
-            ship = Ship(socket.origin, socket.sent, min(held, socket.sent + limit))
-            socket.sent = ship.upto
-            return ship
+            known = socket and peer and peer.original and not peer.leaving
+            return socket.arrival if socket and known else None
+
+    def for_original(
+        self, link: Link, arrivals: Iterable[tuple[int, Message]], upto: int
+    ) -> list[Message]:
+        """Return those of the arrivals that the original on `link` gets. All arrivals up to `upto`
+        count as sent. Called by the link's sender."""
+        found = []
+        with self._lock:
+            socket = self._sockets.get(link.number)
+            if socket is None:
+                return []
+            for _, message in arrivals:
+                own = message.origin == self._replica.origin
+                is_history = not own and message.time < socket.since - MAX_AHEAD_MS
+                commit = socket.commits.of(message) if message.heard else None
+                if is_history or (commit and commit.sent):
+                    continue
+                source = self._sources.get((message.origin, message.seq))
+                if self._overlay.gets(link.number, message, source):
+                    found.append(message)
+                    if commit:
+                        commit.sent = True
+            socket.arrival = upto
+        return found
 
     # -- commits --------------------------------------------------------------------------------
 
     def commit(
-        self,
-        texts: Sequence[str],
-        heard: bool = False,
-        ack: bool = False,
-        after: Ticket | None = None,
+        self, texts: Sequence[str], ack: bool = False, after: Ticket | None = None
     ) -> Ticket:
         """Give messages of this node's own their identities and hand them to the writer.
 
-        `texts` go into one entry of the log, whose limits they keep; heard is one alone. `ack`:
-        somebody waits for copies of them. `after`: they must not be stored without those. Raises
-        LogError while the log cannot be written, and where it has failed since `after`.
+        `texts` go into one entry of the log, whose limits they keep. `ack`: somebody waits for
+        copies of them. `after`: they must not be stored without those. Raises LogError while the
+        log cannot be written, and where it has failed since `after`.
         """
-        draft = Entry.of(0, texts, heard)
+        draft = Entry.of(0, texts)
         with self._lock:
             self._pending_changed.wait_for(self._has_room)
             if after and self._failures > after.failures:
                 raise self._failure or LogError("the log could not be written; try again")
             return self._commit(draft, texts, ack)
+
+    def hear(self, text: str, link: Link) -> Ticket:
+        """Commit what the original node on `link` has committed; raises LogError as `commit`."""
+        draft = Entry.of(0, [text], heard=True)
+        with self._lock:
+            self._pending_changed.wait_for(self._has_room)
+            ticket = self._commit(draft, [text])
+            socket = self._sockets.get(link.number)
+            peer = self._overlay.peers.get(link.number)
+            if socket and peer:
+                socket.commits.of(ticket.message()).sent = True
+                self._sources[ticket.origin, ticket.first] = peer
+                if len(self._sources) > _MAX_PENDING:
+                    del self._sources[next(iter(self._sources))]
+            return ticket
 
     def begin(self, text: str, then: Callable[[bool], object]) -> Ticket | None:
         """Do as `commit`, and have `then` called when the ticket is settled; None: no room now."""
@@ -531,8 +560,7 @@ class State:
                 settled.append(tickets.popleft())
             self._stored.notify_all()
             woken = []
-            if any(run.origin == self._replica.origin for run in runs):
-                woken = [s.link for s in self._sockets.values() if s.replica is None]
+            woken = [s.link for s in self._sockets.values() if s.replica is None]
             return woken + self._woken(), settled
 
     def lose(self, name: str, n: int, running: str) -> int | None:

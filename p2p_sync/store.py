@@ -64,7 +64,6 @@ _SCHEMA = f"""
         local INTEGER NOT NULL,      -- learned over loopback or given by hand
         source TEXT NOT NULL,        -- the node or host that named it
         node TEXT,                   -- the id found there
-        original INTEGER NOT NULL,
         attempts INTEGER NOT NULL,
         last_error TEXT NOT NULL,
         -- seconds since the epoch: when a node last answered, and since when every dial has failed
@@ -121,7 +120,7 @@ _FOLD_PATIENCE = 0.5
 _FOLD_AGAIN = 2.0
 
 # What is kept of an address beside its times: the first fields of Known, in their order.
-_FACTS = "address, by_hand, local, source, node, original, attempts, last_error"
+_FACTS = "address, by_hand, local, source, node, attempts, last_error"
 
 
 class Store:

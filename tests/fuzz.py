@@ -48,8 +48,7 @@ FRAMES: list[Any] = [
     {
         "type": "SOCKETS", "addresses": ["ws://192.0.2.1:1"], "id": "c" * 16, "start": 4711,
         "protocol": 1, "port": 8001, "link": 3, "version": "1.0", "enough": True,
-        "originals": ["ws://192.0.2.1:1"], "introduced": {"ws://192.0.2.2:1": "192.0.2.3"},
-        "withdrawn": ["ws://192.0.2.4:1"], "address": "ws://h:1",
+        "leaves": ["ws://192.0.2.1:1"], "guests": ["ws://192.0.2.4:1"], "address": "ws://h:1",
     },
     {"type": "MESSAGE", "data": "text"},
     {"type": "MESSAGE", "data": "text", "origin": A, "seq": 1, "time": 1, "heard": True},

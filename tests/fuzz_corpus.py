@@ -15,10 +15,10 @@ TEXTS: dict[str, str] = {
     "a number in a start that JSON readers with doubles cannot hold": json.dumps(
         {"type": "HAVE", "have": {f"{'a' * 16}-{'9' * 20}": [1, HASH]}}
     ),
-    "a host of an introduced original that is as long as a frame": json.dumps(
+    "more leaves than a frame may name": json.dumps(
         {
             "type": "SOCKETS", "addresses": [], "id": ME, "start": 1, "protocol": 1,
-            "introduced": {"ws://192.0.2.1:1": "h" * 1_000_000},
+            "leaves": [f"ws://192.0.2.1:{port}" for port in range(1, 300)],
         }
     ),
 }  # fmt: skip

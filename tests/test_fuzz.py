@@ -26,7 +26,7 @@ SECONDS = float(os.environ.get("P2P_SYNC_TEST_FUZZ", "5"))
 
 KEYS = st.sampled_from(
     ["type", "addresses", "id", "start", "protocol", "port", "address", "link", "version", "enough",
-     "originals", "introduced", "withdrawn", "data", "origin", "seq", "time", "heard", "have",
+     "leaves", "guests", "data", "origin", "seq", "time", "heard", "have",
      "last", "ack", "runs", "after", "previous", "entries", "origins", "refused", fuzz.A],
 )  # fmt: skip
 LEAVES = st.one_of(

@@ -15,9 +15,9 @@ from tests.support import ROOT
 FLOORS = [
     ["version", "codes", "errors", "address", "cursors"],
     ["config"],
-    ["logframes", "protocol", "proof", "clock", "vector", "replica_link", "replica"],
+    ["logframes", "protocol", "hearings", "proof", "clock", "vector", "replica_link", "replica"],
     ["conduct", "addressbook", "peer", "introductions", "overlay"],
-    ["peertable", "verdict", "hearings", "fairtable", "folding"],
+    ["peertable", "verdict", "fairtable", "folding"],
     ["counters", "repeats", "private", "tls", "credentials"],
     ["stream", "frames", "link", "store", "log", "state", "events"],
     ["reporter", "server", "dialer", "mesh", "writer"],

@@ -453,7 +453,7 @@ def test_addresses_by_the_thousand(pair: tuple[NodeProcess, NodeProcess]) -> Non
         while True:
             yield hostile.hello(
                 addresses=[address() for _ in range(256)],
-                introduced={address(): "192.0.2.1" for _ in range(256)},
+                leaves=[address() for _ in range(256)],
             )
             time.sleep(0.005)
 

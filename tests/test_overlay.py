@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from p2p_sync.codes import SAME_NODE, TRY_AGAIN_LATER
+from p2p_sync.codes import NORMAL, SAME_NODE, TRY_AGAIN_LATER
 from p2p_sync.config import Settings
 from p2p_sync.overlay import GOOD_LINK, Overlay
 from p2p_sync.peer import Close, Tell, Work
@@ -216,55 +216,59 @@ def dial_original(node: Overlay, link: int = 9) -> list[Work]:
     return [*work, *node.hello(link, Sockets(()), 0)]
 
 
-def test_an_original_that_we_dialled_is_told_of_the_others_who_are_told_to_expect_it() -> None:
+def test_an_original_that_we_dialled_is_told_nothing_and_nobody_of_it() -> None:
     node = overlay("a")
     join(node, 1, "b")
-    notice, opening = dial_original(node)
-    assert isinstance(notice, Tell) and notice.link == 1
-    assert notice.frame.introduced == {"ws://10.0.2.1:7001": "10.0.2.1"}
-    assert told([opening], 9) == ["ws://10.0.1.1:8001"]
-
-
-def test_who_joins_after_an_original_is_told_of_it_and_it_is_not_told_of_who_joins() -> None:
-    node = overlay("a")
-    dial_original(node)
-    work = join(node, 1, "b")
-    assert told(work, 1) == ["ws://10.0.2.1:7001"]
+    work = [*dial_original(node), *join(node, 2, "c")]
     assert told(work, 9) == []
-    (tell,) = [item for item in work if isinstance(item, Tell) and item.link == 1]
-    assert tell.frame.originals == ("ws://10.0.2.1:7001",)
-    node.closed(9, "cut", 0)
-    assert told(dial_original(node, 10), 10) == [], "nor when it comes back"
+    assert told(work, 1) == ["ws://10.0.1.2:8001"]
+    assert told(work, 2) == ["ws://10.0.1.1:8001"]
+    tells, _ = node.news(0.0)
+    assert {(tell.link, tell.frame.leaves) for tell in tells} <= {
+        (1, ("ws://10.0.2.1:7001",)),
+        (2, ("ws://10.0.2.1:7001",)),
+    }
 
 
-def test_who_is_told_of_an_original_by_ours_dials_it_and_tells_it_nothing() -> None:
+def test_a_peer_s_word_about_originals_makes_nobody_dial_and_keeps_nobody_from_it() -> None:
     node = overlay("c")
     join(node, 1, "b")
     address = "ws://10.0.2.1:7001"
-    node.hello(1, Sockets((address,), "b" * 16, 1, originals=(address,)), 0)
-    dial = node.dial(address, 0.0)
-    assert told(node.dialled(9, address, dial, ("10.0.2.1", 7001), 0), 9) == []
+    node.hello(1, Sockets((), "b" * 16, 1, leaves=(address,), guests=("ws://10.0.2.1:7002",)), 0)
+    assert due(node, 1.0) == ["ws://10.0.1.1:8001"] or due(node, 1.0) == []
+    assert address not in node.book.known
+    node.book.add(address, 2.0)
+    assert address in due(node, 2.0)
 
 
-def test_an_expected_original_is_not_dialled_and_known_when_it_comes() -> None:
-    node = overlay("b")
-    address = "ws://10.0.2.1:7001"
-    join(node, 1, "a")
-    node.hello(1, Sockets((), "a" * 16, 1, introduced={address: "10.0.2.1"}), 0)
-    learn(node, address, 0.0)
-    assert address not in due(node, 1.0)
-    assert original_dials(node, 2, "10.0.2.1") == [], "who introduced it has told it of all"
-    assert node.peers[2].address == address
-    assert address not in due(node, 100.0), "it is linked"
+def test_a_guest_from_the_host_of_a_leaf_is_looked_for_there_once() -> None:
+    node = overlay("a")
+    dial_original(node)
+    original_dials(node, 1, "10.0.2.1")
+    assert due(node, 1.0) == ["ws://10.0.2.1:7001"], "it may be the same one"
+    dial = node.dial("ws://10.0.2.1:7001", 1.0)
+    node.dialled(2, "ws://10.0.2.1:7001", dial, ("10.0.2.1", 7001), 1.0)
+    assert closes(node.hello(2, Sockets(()), 1.0)) == [(2, NORMAL)], "it is another one"
+    node.closed(2, "", 1.0)
+    assert due(node, 100.0) == [], "and is not asked again"
+    assert node.book.by_hand.keys() == {"ws://10.0.2.1:7001"}
 
 
-def test_an_expected_original_that_does_not_come_is_dialled() -> None:
-    node = overlay("b")
-    address = "ws://10.0.2.1:7001"
-    join(node, 1, "a")
-    node.hello(1, Sockets((), "a" * 16, 1, introduced={address: "10.0.2.1"}), 0)
-    learn(node, address, 0.0)
-    assert due(node, 100.0) == [address]
+def test_a_guest_that_is_found_to_be_a_leaf_is_a_leaf_no_more() -> None:
+    node = overlay("a")
+    dial_original(node)
+    original_dials(node, 1, "10.0.2.1")
+    assert due(node, 1.0) == ["ws://10.0.2.1:7001"]
+    dial = node.dial("ws://10.0.2.1:7001", 1.0)
+    node.dialled(2, "ws://10.0.2.1:7001", dial, ("10.0.2.1", 7001), 1.0)
+    work = node.hello(2, Sockets((f"ws://{LOCAL[0]}:{LOCAL[1]}",)), 1.0)
+    assert sorted(closes(work)) == [(2, NORMAL), (9, NORMAL)]
+    for link in (2, 9):
+        node.closed(link, "", 1.0)
+    assert due(node, 100.0) == []
+    join(node, 3, "b")
+    tells, _ = node.news(200.0)
+    assert [tell.frame.guests for tell in tells] in ([], [("ws://10.0.2.1:7001",)])
 
 
 def test_a_dial_to_an_original_that_has_dialled_us_is_given_up() -> None:

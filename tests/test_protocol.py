@@ -39,7 +39,7 @@ def test_sockets_survive() -> None:
     frame = Sockets(
         ("ws://a:1", "ws://[::1]:2"), "0123456789abcdef", 7, 1, 8001, "wss://b:3", 4,
         "1.2.3", True, ("f" * 16,),
-        ("ws://a:1",), {"ws://c:1": "10.0.0.1"}, ("ws://d:1",),
+        ("ws://c:1",), ("ws://d:1",),
     )  # fmt: skip
     assert decode(encode(frame)) == frame
 
@@ -85,7 +85,8 @@ WRONG = [
     *each(SOCKETS, "id", None, "x", 1),
     *each(SOCKETS, "start", None, -1, "1"),
     *each(SOCKETS, "port", 0, 65536, "8001", None),
-    *each(SOCKETS, "introduced", [], {"ws://a:1": 1}),
+    *each(SOCKETS, "leaves", {}, [1], ["ws://a:1"] * 257),
+    *each(SOCKETS, "guests", "ws://a:1", [None]),
     {"type": "SOCKETS"},
 ]
 
