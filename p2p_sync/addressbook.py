@@ -87,6 +87,10 @@ class Known:
     # When it was learned, and then when its last dial or link began or ended.
     changed: float = 0.0
 
+    def answered(self) -> None:
+        """Forget earlier failures: a link with the node there is open."""
+        self.attempts, self.last_error, self.failing = 0, "", None
+
     @property
     def stranger(self) -> bool:
         """Whether there is nothing but a peer's word for it."""

@@ -190,7 +190,7 @@ class Overlay:
         if known.check:
             return self.book.order(known, others)
         if linked.to(known):
-            known.attempts, known.last_error, known.failing = 0, "", None
+            known.answered()
             others = [end for end in others if not linked.at(end)]
             known.further = known.by_hand and known.is_name and bool(others)
             if not known.further:
@@ -380,8 +380,9 @@ class Overlay:
         known.changed = now
         if peer.introduced:
             known.lost = now
-        if known.is_name and self._linked(now).to(known):
-            return  # it was a further node behind this name
+        if self._linked(now).to(known):
+            known.answered()
+            return  # it was a second link with this node, or one with a further node of this name
         if code == TRY_AGAIN_LATER and self.peers:
             self.book.later(known, reason, now)
         elif peer.known:
@@ -450,6 +451,7 @@ class Overlay:
         known = self.book.known.get(address)
         if known and not known.by_hand:
             known.node = peer.node
+            known.attempts, known.last_error = 0, ""  # dialling it may fail all the same
         self.book.moved(str(peer.node), address, self._in_use)
 
     def _learn(self, peer: Peer, addresses: Iterable[str], now: float, pause: float = 0.0) -> None:

@@ -80,7 +80,7 @@ class Entry:
             "next_try_s": None if next_try is None else round(max(0.0, next_try - now), 1),
             "sent": {"messages": carried.sent[0], "bytes": carried.sent[1]},
             "received": {"messages": carried.received[0], "bytes": carried.received[1]},
-            "behind": carried.behind if peer and peer.ours else 0,
+            "behind": (carried.behind if peer.ours else 0) if peer else None,
             "notice": carried.notice,
             "links": list(peer.links) if peer else [],
             "version": (peer.version or None) if peer else None,

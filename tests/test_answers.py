@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +147,25 @@ def entry_of(node: NodeProcess, other: NodeProcess, attempts: int) -> Any:
     peers = json.loads(node.get("/api/v1/peers").body)["peers"]
     fits = [peer for peer in peers if peer["address"] == other.address]
     return next((peer for peer in fits if peer["attempts"] >= attempts), None)
+
+
+def test_a_peer_that_comes_back_by_itself_has_a_clean_entry(tmp_path: Path) -> None:
+    """Its next outage is counted from its own beginning, and the address is dialled soon."""
+    with NodeProcess("--ephemeral") as node, ExitStack() as stack:
+        options = ("--data-dir", str(tmp_path / "other"), "--peer", node.address)
+        other = stack.enter_context(NodeProcess(*options))
+        wait_until(lambda: verdict(node)["text"] == "In sync with 1 of 1 peer")
+        other.process.kill()
+        wait_until(lambda: entry_of(node, other, attempts=2), "it is dialled in vain")
+        assert entry_of(node, other, attempts=2)["behind"] is None
+        again = stack.enter_context(NodeProcess(*options, port=other.port))
+        wait_until(lambda: verdict(node)["text"] == "In sync with 1 of 1 peer")
+        entry = wait_until(lambda: entry_of(node, again, attempts=0), "it has an entry")
+        assert (entry["state"], entry["attempts"], entry["last_error"]) == ("connected", 0, "")
+        killed = time.time()
+        again.process.kill()
+        entry = wait_until(lambda: entry_of(node, again, attempts=1), "it is dialled again")
+        assert abs(entry["since"] / 1000 - killed) < 5 and entry["next_try_s"] <= 5
 
 
 def test_a_learned_address_that_never_worked_does_not_count() -> None:

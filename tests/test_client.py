@@ -203,7 +203,7 @@ def test_lines_are_committed_as_they_come(pair: list[NodeProcess]) -> None:
 
 def test_too_few_copies_are_told(pair: list[NodeProcess]) -> None:
     done = run(pair[0], "commit", "text", "--copies", "2", "--timeout", "0.1")
-    assert done.returncode == 1 and re.search("held by [01] other node", done.stdout)
+    assert done.returncode == 1 and re.search("only [01] of 2 copies", done.stdout)
     done = run(pair[0], "commit", "--copies", "2", "--timeout", "0.1", stdin="text\n")
     assert done.returncode == 1
 

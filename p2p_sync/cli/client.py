@@ -158,7 +158,9 @@ def _row(peer: dict[str, Any]) -> list[str]:
         "-" if rtt is None else f"{rtt:.1f} ms",
         f"{peer['sent']['messages']:,}",
         f"{peer['received']['messages']:,}",
-        "?" if peer["behind"] is None else f"{peer['behind']:,}",
+        ("?" if peer["state"] == "connected" else "-")
+        if peer["behind"] is None
+        else f"{peer['behind']:,}",
         peer["version"] or "-",
     ]
     return [printable(cell) for cell in cells]
@@ -235,6 +237,8 @@ def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: boo
                     reached = min(reached, told["copies"])
         what = numbered(told["count"], "message")
     held = f", held by {numbered(reached, 'other node')}" if copies else ""
+    if reached < copies:
+        held = f", but only {reached} of {copies} copies were confirmed within {timeout:g} s"
     _say(json.dumps(told) if as_json else f"Committed {what}{held}")
     return NO if reached < copies else 0
 
