@@ -107,7 +107,7 @@ def test_an_empty_database_is_no_new_node(tmp_path: Path) -> None:
 def test_a_write_ahead_log_without_its_database_is_no_new_node(tmp_path: Path) -> None:
     program = (
         "import os; from p2p_sync.store import Store; "
-        f"Store({str(tmp_path)!r}).keep_addresses([], 0); os._exit(9)"
+        f"store = Store({str(tmp_path)!r}); store.keep_addresses([], 0); os._exit(9)"
     )
     Store(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / "node.db")) as database:
