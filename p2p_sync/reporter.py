@@ -79,11 +79,19 @@ class Reporter:
     def closed(self, link: Link, reason: str) -> None:
         """Take note of a link that has ended; the mesh has forgotten it."""
         with self._state.overlay() as overlay:
-            nodes = {p.link: p.node for p in overlay.peers.values() if p.node and not p.leaving}
+            peers = [
+                (peer.link, peer.node, None if peer.introduced else peer.dialled)
+                for peer in overlay.peers.values()
+                if not peer.leaving
+            ]
         with self._lock:
             joined = self._joined.pop(link.number, None)
             # Another link to it has taken over, though nothing may have come by it yet.
-            others = [n for n, node in nodes.items() if joined and node == joined.name]
+            others = [
+                number
+                for number, node, dialled in peers
+                if joined and (node == joined.name or dialled == joined.where)
+            ]
             if joined and others:
                 self._joined.setdefault(others[0], joined)
         where = link.dialled or str(link)
