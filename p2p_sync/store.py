@@ -377,11 +377,13 @@ class Store:
         if self._wal_size <= _MOST_WAL or time.monotonic() < self._fold_at:
             return
         database.execute(f"PRAGMA busy_timeout = {_FOLD_PATIENCE * 1000:.0f}")
+        busy = True
         with suppress(sqlite3.OperationalError):  # the transaction before it is stored
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         self._sizes.clear()
         database.execute(f"PRAGMA busy_timeout = {_BUSY * 1000:.0f}")
-        self._fold_at = time.monotonic() + _FOLD_AGAIN
+        if busy:
+            self._fold_at = time.monotonic() + _FOLD_AGAIN
 
     def _look(self, database: Database) -> None:
         """With the lock held: see whether what is written can be found again."""
