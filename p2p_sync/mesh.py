@@ -366,8 +366,9 @@ class Mesh:
         while not messages and (after := self._state.arrival(link)) is not None:
             newest = self._log.last_arrival()
             arrivals = self._log.arrivals(after, _ORIGINAL_BATCH, hidden=True)
-            more = len(arrivals) == _ORIGINAL_BATCH
-            upto = arrivals[-1][0] if more else max([newest, *(number for number, _ in arrivals)])
+            # What the writer is about to count can be read already: never go back behind that.
+            last = arrivals[-1][0] if arrivals else after
+            upto = last if len(arrivals) == _ORIGINAL_BATCH else max(last, newest)
             if upto == after:
                 break
             messages = self._state.for_original(link, arrivals, upto)

@@ -10,6 +10,8 @@ from functools import partial
 
 import pytest
 
+from p2p_sync import Node
+from p2p_sync.log import Log
 from tests import raw
 from tests.original import Original
 from tests.support import NodeProcess, holds, run_nodes, wait_sockets, wait_until
@@ -46,18 +48,18 @@ ORDERS = {
 }
 # In these, two originals are known to another node of ours each: their equal texts show as one.
 APART = ("A>X=1 B>Y=2 B>A=3",)
-Node = NodeProcess | Original
+Member = NodeProcess | Original
 
 
 def node_id(node: NodeProcess) -> str:
     return str(json.loads(node.get("/api/v1/status").body)["node"]["id"])
 
 
-def link_count(node: Node) -> int:
+def link_count(node: Member) -> int:
     return node.links() if isinstance(node, Original) else node.sockets()
 
 
-def shown(node: Node) -> list[str]:
+def shown(node: Member) -> list[str]:
     return list(node.messages) if isinstance(node, Original) else node.texts()
 
 
@@ -79,19 +81,23 @@ def settle(condition: Callable[[], bool], what: Callable[[], object]) -> None:
     wait_until(lambda: condition() and stays(), what)
 
 
-def agree(nodes: list[Node], texts: list[str]) -> None:
-    """Each node comes to show exactly `texts`, in any order, and ours all in the same one."""
+def agree(nodes: list[Member], texts: list[str]) -> None:
+    """Each node comes to show exactly `texts`, in any order, and ours all in the same one, once
+    they have all copies of what originals committed."""
     expected = [sorted(texts)] * len(nodes)
 
     def seen() -> list[list[str]]:
         return [sorted(shown(node)) for node in nodes]
 
+    def ours() -> set[str]:
+        return {node.messages() for node in nodes if isinstance(node, NodeProcess)}
+
     wait_until(lambda: seen() == expected, lambda: f"{expected[0]} on each, got {seen()}")
-    ours = {node.messages() for node in nodes if isinstance(node, NodeProcess)}
-    assert len(ours) == 1, f"one order on all of ours, got {ours}"
+    wait_until(lambda: len(ours()) == 1, lambda: f"one order on all of ours, got {ours()}")
+    assert seen() == expected
 
 
-def commit_on_each(nodes: list[Node], text: str) -> list[str]:
+def commit_on_each(nodes: list[Member], text: str) -> list[str]:
     """Commit "`text` 0" on the first of `nodes` and so on; return the texts."""
     texts = [f"{text} {index}" for index in range(len(nodes))]
     for node, each in zip(nodes, texts, strict=True):
@@ -102,7 +108,7 @@ def commit_on_each(nodes: list[Node], text: str) -> list[str]:
 @pytest.mark.parametrize("order", ORDERS)
 def test_each_commit_shows_once_on_each_node(order: str) -> None:
     with ExitStack() as stack:
-        nodes: dict[str, Node] = {
+        nodes: dict[str, Member] = {
             name: stack.enter_context(Original()) for name in "XY" if name in order
         }
         ours = [name for name in "ABC" if name in order]
@@ -224,6 +230,21 @@ def test_a_leaf_is_told_no_address_and_gets_every_new_message_but_no_history() -
             holds(lambda: sorted(leaf.messages) == sorted([*texts, "of the leaf"]))
             assert sorted(guest.messages) == sorted([*texts, "of the leaf"])
             assert (leaf.links(), leaf.told()) == (1, [])
+
+
+def test_what_the_writer_has_not_counted_yet_is_sent_to_a_leaf_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = Log.last_arrival
+    monkeypatch.setattr(Log, "last_arrival", lambda log: counted(log) - 1)
+    with Node(0) as node, Original() as leaf:
+        node.connect(leaf.address)
+        wait_until(lambda: node.sockets() == 1)
+        texts = [f"text {number}" for number in range(45)]
+        for text in texts:
+            node.commit(text)
+        wait_until(lambda: len(leaf.messages) >= len(texts))
+        holds(lambda: leaf.messages == texts, lambda: leaf.messages)
 
 
 def test_what_was_committed_elsewhere_while_cut_off_reaches_a_leaf_and_no_history() -> None:
