@@ -91,6 +91,8 @@ class Overlay:
         self._dials = 0
         self.dialling: dict[str, float] = {}  # the dials under way: address -> since when
         self._resolving: dict[str, bool] = {}  # names among them -> given by hand
+        # The addresses that were dialled to see whether a guest is there, and when.
+        self._checked_at: dict[str, float] = {}
         self._probe_at = 0.0
         self._exchange_at = 0.0
         own = Sockets(
@@ -117,15 +119,16 @@ class Overlay:
         The latter is infinity if only an event can make something due.
         """
         target = self._settings.target_links
-        again = NEVER
         linked = self._linked(now)
         fits = self._free_places()
         idle = [known for known in self.book.by_hand.values() if known.address not in self.dialling]
         by_hand = [known for known in idle if not linked.to(known)]
-        checks = [self._check(address, now) for address in self._introductions.doubtful()]
-        idle_checks = [known for known in checks if known.address not in self.dialling]
-        chosen, later = self.book.pick(by_hand + idle_checks, MAX_DIALS + MAX_LOOKUPS, now, fits)
+        checks, again = self._due_checks(linked, now)
+        chosen, later = self.book.pick(by_hand + checks, MAX_DIALS + MAX_LOOKUPS, now, fits)
         again = min(again, later)
+        for known in checks:
+            if not any(known is other for other in chosen):
+                self._uncheck(known)
         slow = [began + SLOW_DIAL for began in self.dialling.values()]
         again = min([again, *(moment for moment in slow if moment > now)])
         room = target - self.count() - sum(moment > now for moment in slow) - len(chosen)
@@ -141,6 +144,7 @@ class Overlay:
                 known
                 for known in self.book.known.values()
                 if not (known.by_hand or known.oneself or known.address in self.dialling)
+                if not known.check
                 if not linked.to(known)
             ]
             more, later = self.book.pick(learned + further, room, now, fits)
@@ -240,19 +244,32 @@ class Overlay:
         else:
             known.next_try = now
 
-    def _check(self, address: str, now: float) -> Known:
-        """Return what is known of an address at which a guest may be; it is to be dialled."""
-        known = self.book.known.get(address)
-        if known is None:
-            known = Known(address, local=True, passing=True, changed=now)
-            self.book.known[address] = known
-        known.check = True
-        return known
+    def _due_checks(self, linked: _Linked, now: float) -> tuple[list[Known], float]:
+        """Return the addresses to dial since a guest may be there, each at most once a minute, and
+        when to ask again. One that is to be dialled anyway needs no check."""
+        pause = self._settings.redial_longest
+        self._checked_at = {a: at for a, at in self._checked_at.items() if now < at + pause}
+        found = []
+        doubtful = self._introductions.doubtful()
+        for address in doubtful - self._checked_at.keys() - self.dialling.keys():
+            known = self.book.known.get(address)
+            if known is None:
+                known = Known(address, local=True, passing=True, changed=now)
+                self.book.known[address] = known
+            elif known.by_hand and not linked.to(known):
+                continue
+            known.check = True
+            found.append(known)
+        waiting = [at + pause for address, at in self._checked_at.items() if address in doubtful]
+        return found, min(waiting, default=NEVER)
 
     def _checked(self, known: Known, now: float) -> None:
-        """Note that the dial of a check has ended; it may be made again in a minute."""
+        """Note that the dial of a check has come about or failed."""
+        self._checked_at[known.address] = now
+        self._uncheck(known)
+
+    def _uncheck(self, known: Known) -> None:
         known.check = False
-        known.next_try = max(known.next_try, now + self._settings.redial_longest)
         if known.passing:
             self.book.known.pop(known.address, None)
 

@@ -193,7 +193,8 @@ class State:
         """The addresses known, with what is known of each."""
         with self._lock:
             known = self._overlay.book.known.values()
-            return [replace(entry) for entry in known if entry.by_hand or not entry.oneself]
+            kept = [k for k in known if k.by_hand or not (k.oneself or k.passing)]
+            return [replace(entry) for entry in kept]
 
     @property
     def messages(self) -> Iterator[Message]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from p2p_sync.codes import NORMAL, SAME_NODE, TRY_AGAIN_LATER
 from p2p_sync.config import Settings
 from p2p_sync.overlay import GOOD_LINK, Overlay
@@ -252,6 +254,24 @@ def test_a_guest_from_the_host_of_a_leaf_is_looked_for_there_once() -> None:
     node.closed(2, "", 1.0)
     assert due(node, 100.0) == [], "and is not asked again"
     assert node.book.by_hand.keys() == {"ws://10.0.2.1:7001"}
+
+
+def test_looking_for_a_guest_that_does_not_answer_is_tried_once_a_minute() -> None:
+    node = overlay("a")
+    join(node, 1, "b")
+    node.hello(1, Sockets((), "b" * 16, 1, leaves=("ws://10.0.2.1:7001",)), 0)
+    original_dials(node, 2, "10.0.2.1")
+    address, now, made = "ws://10.0.2.1:7001", 1.0, []
+    while now < 300:
+        addresses, again = node.due(now)
+        if address in addresses:
+            node.dial(address, now)
+            assert node.failed(address, "no answer", now) is False
+            made.append(now)
+        now = min(max(again, now + 0.01), now + 1)
+    assert made == pytest.approx([1, 61, 121, 181, 241], abs=5)
+    node.book.add(address, 300.0)
+    assert address in due(node, 300.0), "by hand it is dialled at once"
 
 
 def test_a_guest_that_is_found_to_be_a_leaf_is_a_leaf_no_more() -> None:
