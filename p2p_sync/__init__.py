@@ -22,10 +22,10 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .node import Node
-    from .protocol import Message
+    from .node.node import Node
+    from .wire.frames import Message
 
-_LATER = {"Node": "node", "Message": "protocol"}
+_LATER = {"Node": "node.node", "Message": "wire.frames"}
 
 __all__ = [
     "AddressError",

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.support import DEADLINE, ROOT, SCALE, free_port_pair, wait_until
+from tests.harness.support import DEADLINE, ROOT, SCALE, free_port_pair, wait_until
 
 AGENT = "p2p_sync"
 # Groups 12 and 13 are compression, which is not offered; the suite has no group 8 or 11.

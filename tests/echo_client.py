@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 
 from p2p_sync.address import parse_address
-from p2p_sync.credentials import Credentials
-from p2p_sync.dialer import Dialer, resolve
-from p2p_sync.link import Link
+from p2p_sync.net.credentials import Credentials
+from p2p_sync.net.dialer import Dialer, resolve
+from p2p_sync.net.link import Link
 from tests.echo_server import SETTINGS, Echo
 
 AGENT = "p2p_sync"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 
-from p2p_sync.config import Settings
-from p2p_sync.credentials import Credentials
-from p2p_sync.link import Link
-from p2p_sync.server import PeerServer
+from p2p_sync.net.credentials import Credentials
+from p2p_sync.net.link import Link
+from p2p_sync.net.listener import PeerServer
+from p2p_sync.settings import Settings
 
 LIMIT = 32 * 1024 * 1024
 SETTINGS = Settings(max_frame_bytes=LIMIT, max_outbox_bytes=2 * LIMIT)

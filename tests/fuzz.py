@@ -17,12 +17,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from p2p_sync import replica as rules
-from p2p_sync import replica_link
 from p2p_sync.codes import MAX_NUMBER
+from p2p_sync.core import replica as rules
+from p2p_sync.core import replica_link
+from p2p_sync.core.replica import Replica
+from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.errors import LinkClosed, ProtocolError
-from p2p_sync.frames import FrameReader
-from p2p_sync.logframes import (
+from p2p_sync.net.websocket import FrameReader
+from p2p_sync.wire.frames import Ignored, Message, Sockets, decode, encode
+from p2p_sync.wire.logframes import (
     LOG_FRAMES,
     MAX_NAMED,
     MAX_SHIPPED,
@@ -35,10 +38,7 @@ from p2p_sync.logframes import (
     Run,
     chain,
 )
-from p2p_sync.protocol import Ignored, Message, Sockets, decode, encode
-from p2p_sync.replica import Replica
-from p2p_sync.replica_link import ReplicaLink
-from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
+from tests.harness.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
 
 A, B = "a" * 16 + "-1", "b" * 16 + "-9007199254740991"
 HASH = "0123456789abcdef" * 2

@@ -12,9 +12,9 @@ import time
 import traceback
 from collections import Counter
 
-from p2p_sync.logframes import Have
-from p2p_sync.vector import digest
-from tests.simulator import Disk, Node, Simulation, Wire
+from p2p_sync.core.vector import digest
+from p2p_sync.wire.logframes import Have
+from tests.harness.simulator import Disk, Node, Simulation, Wire
 
 LIMIT = 100.0
 """Seconds after the last fault within which all nodes have to be equal. Disks take up to a second,

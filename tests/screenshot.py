@@ -19,8 +19,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.browser import browser, missing
-from tests.support import ROOT, NodeProcess, free_port_pair, request, wait_sockets, wait_until
+from tests.harness.browser import browser, missing
+from tests.harness.support import (
+    ROOT,
+    NodeProcess,
+    free_port_pair,
+    request,
+    wait_sockets,
+    wait_until,
+)
 
 TEXTS = [
     "Build 2291 is green, 14 min",

@@ -25,10 +25,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from p2p_sync.logframes import Have
-from p2p_sync.protocol import Sockets
-from tests.mesh_simulator import MeshNode, Network
-from tests.simulator import Node, Simulation, Wire, regular
+from p2p_sync.wire.frames import Sockets
+from p2p_sync.wire.logframes import Have
+from tests.harness.mesh_simulator import MeshNode, Network
+from tests.harness.simulator import Node, Simulation, Wire, regular
 
 
 class Row(NamedTuple):

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from ..errors import P2PSyncError
-from ..logline import printable
+from .logline import printable
 
 # Exit codes; the table is in README.md.
 NO = 1

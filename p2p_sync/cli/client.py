@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 import click
 
-from ..logline import printable
-from ..verdict import numbered
+from ..core.verdict import numbered
 from ..web.token import read_token
 from .api import FAILED, NO, UNREACHABLE, USAGE, Api, Failure, TooLate
+from .logline import printable
 
 T = TypeVar("T")
 Command = Callable[..., int | None]

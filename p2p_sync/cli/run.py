@@ -18,17 +18,17 @@ from urllib.parse import quote
 import click
 
 from ..address import Address, is_loopback
-from ..config import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Settings
+from ..disk.private import secrets_in
 from ..errors import InputError, StartError
-from ..logline import JsonLine, OneLine
-from ..node import Node
-from ..private import secrets_in
+from ..node.node import Node
+from ..settings import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Settings
 from ..version import __version__
 from ..web.app import create_app
 from ..web.guard import Guard, guarded
 from ..web.plain import begin
 from ..web.serve import HttpServer
 from ..web.token import kept_token, read_token
+from .logline import JsonLine, OneLine
 from .options import (
     advertised,
     file_name,

@@ -61,7 +61,7 @@ def _node(given: list[str], signals: NodeSignals) -> int:
     outlet = Outlet()
     ignored = drop_service_links(os.environ)
     try:
-        from .run import run_node  # it loads the whole node
+        from .run import run_node
 
         run_node.main(
             given, prog_name="p2p-sync", standalone_mode=False, obj=(outlet, signals, ignored)

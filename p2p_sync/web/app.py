@@ -25,18 +25,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from ..address import Address, is_loopback, is_private, parse_address
 from ..codes import MAX_NUMBER
-from ..errors import (
-    CursorGone,
-    InputError,
-    LogError,
-    LogFull,
-    LogGone,
-    MessageTooLong,
-    NotRunning,
-)
-from ..log import Log, Page, Place
-from ..node import Node
-from ..protocol import Message
+from ..disk.log import Log, Page, Place
+from ..errors import CursorGone, InputError, LogError, LogFull, LogGone, MessageTooLong, NotRunning
+from ..node.node import Node
+from ..wire.frames import Message
 from .bodies import Lines, text_of
 from .guard import is_guess, is_opened, is_own
 from .metrics import CONTENT_TYPE, Metrics

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any, Protocol
 
-from ..config import MAX_MESSAGE_BYTES
 from ..errors import InputError
+from ..settings import MAX_MESSAGE_BYTES
 
 # What is read of a body at a time. Bytes.
 _READ = 64 * 1024

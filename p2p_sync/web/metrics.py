@@ -18,10 +18,10 @@ from prometheus_client.core import (
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from ..counters import BOUNDS
-from ..logframes import LOG_FRAMES
-from ..node import Node
-from ..protocol import Message, Sockets
+from ..metrics import BOUNDS
+from ..node.node import Node
+from ..wire.frames import Message, Sockets
+from ..wire.logframes import LOG_FRAMES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _PREFIX = "p2p_sync_"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..errors import LogError
-from ..node import Node
+from ..node.node import Node
 from .guard import Application, Guard, Head, is_guess
 from .query import parameter
 

@@ -32,8 +32,8 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, Error
 
 from ..address import is_loopback, site
-from ..config import ACCEPT_LOGGED, ACCEPT_PAUSE, MAX_MESSAGE_BYTES
 from ..errors import StartError
+from ..settings import ACCEPT_LOGGED, ACCEPT_PAUSE, MAX_MESSAGE_BYTES
 from .guard import MAX_LINES, SAFE_HEADERS, Application
 from .problems import NONE_STORED, failure, is_bulk
 

@@ -7,8 +7,8 @@ import re
 import secrets
 from pathlib import Path
 
+from ..disk.private import check_private_file, open_private_file, read_private
 from ..errors import StartError
-from ..private import check_private_file, open_private_file, read_private
 
 # What may stand behind "Bearer" (RFC 6750); it needs no quoting in a cookie either.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from tests.bench.results import in_ms
-from tests.support import DEADLINE
+from tests.harness.support import DEADLINE
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
-from tests import raw
 from tests.bench import client, ours
 from tests.bench.client import Http
 from tests.bench.results import Sample, Scale
 from tests.bench.usage import cpu_seconds, memory_mb
-from tests.support import NodeProcess, wait_until
+from tests.harness import raw
+from tests.harness.support import NodeProcess, wait_until
 
 # A mesh of this many nodes or fewer is a full one.
 _FULL = 9

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from p2p_sync.protocol import PROTOCOL_VERSION
-from tests import raw
+from p2p_sync.wire.frames import PROTOCOL_VERSION
 from tests.bench import client, ours
 from tests.bench.client import Http
 from tests.bench.results import Sample, Scale, in_ms
-from tests.support import NodeProcess, wait_sockets
+from tests.harness import raw
+from tests.harness.support import NodeProcess, wait_sockets
 
 # Commits before the clock runs, and the quiet before each. Seconds.
 WARM_UP = 20

@@ -21,7 +21,7 @@ from tests.bench.results import Missing, Sample, Scale, in_ms
 from tests.bench.spawn import running
 from tests.bench.throughput import CLIENTS, RATE
 from tests.bench.usage import Meter
-from tests.support import free_port_pair, wait_until
+from tests.harness.support import free_port_pair, wait_until
 
 _PROGRAM = Path(__file__).with_name("express_node.js")
 _PACKAGES = ("express", "ws")

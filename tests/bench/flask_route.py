@@ -13,7 +13,7 @@ from tests.bench.results import Sample, Scale
 from tests.bench.spawn import running
 from tests.bench.throughput import CLIENTS
 from tests.bench.usage import Meter
-from tests.support import free_port_pair, wait_until
+from tests.harness.support import free_port_pair, wait_until
 
 _THREADS = 32  # as many as a node has
 

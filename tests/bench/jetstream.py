@@ -19,7 +19,7 @@ from tests.bench.results import Missing, Sample, Scale, in_ms
 from tests.bench.spawn import running
 from tests.bench.throughput import RATE
 from tests.bench.usage import Meter
-from tests.support import free_port_pair, wait_until
+from tests.harness.support import free_port_pair, wait_until
 
 _CONFIGURATION = """
 server_name: n{number}

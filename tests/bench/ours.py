@@ -12,7 +12,7 @@ from tests.bench import client
 from tests.bench.client import Http, wait_held
 from tests.bench.profiles import Profiler
 from tests.bench.usage import Meter
-from tests.support import NodeProcess, wait_sockets, wait_until
+from tests.harness.support import NodeProcess, wait_sockets, wait_until
 
 _LINES = "application/x-ndjson"
 _STATUS = "/api/v1/status"

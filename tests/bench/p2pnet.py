@@ -14,7 +14,7 @@ from tests.bench.results import Missing, Sample, Scale
 from tests.bench.spawn import running
 from tests.bench.throughput import RATE
 from tests.bench.usage import Meter
-from tests.support import DEADLINE, free_port_pair, wait_until
+from tests.harness.support import DEADLINE, free_port_pair, wait_until
 
 _PROGRAM = Path(__file__).with_name("p2pnet_node.py")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.bench.results import Missing
 from tests.bench.usage import cpu_seconds
-from tests.support import DEADLINE
+from tests.harness.support import DEADLINE
 
 _RATE = "200"  # looks a second
 _LONGEST = "600"  # seconds

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from tests.support import DEADLINE, ROOT
+from tests.harness.support import DEADLINE, ROOT
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tests.bench import client, ours
 from tests.bench.client import Http
 from tests.bench.results import Sample, Scale
 from tests.bench.usage import Meter
-from tests.support import DEADLINE, NodeProcess
+from tests.harness.support import DEADLINE, NodeProcess
 
 RATE = "messages/s"
 

@@ -1,0 +1,136 @@
+"""Deduplication of what original nodes commit: one message is shown for each of their commits,
+however many nodes of ours logged it.
+
+An original node's commit has no identity, so each node of ours that receives it logs a copy of its
+own, marked `heard`. Two copies belong to one commit if they have the same text, come from different
+nodes of ours, and lie within WINDOW. Copies are matched in the shared order, each to the oldest
+commit in the window that its node has no copy of yet, so every node that holds the same messages
+shows the same ones.
+
+A new copy must not cause the whole history of a text to be matched again, so two rules keep the
+effect of a copy near it. Both depend on nothing but the copies that are held:
+
+- Of each WINDOW of the clock only the first MOST copies of a text are matched. The others are shown
+  as they are.
+- Matching starts afresh after each silence of more than WINDOW, and once in each STRETCH of the
+  clock that has no such silence: after the longest pause in it.
+
+So the copies in one stretch cannot change what is shown of those beyond the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
+
+from ..wire.frames import Message
+
+WINDOW = 10_000
+"""How far apart two nodes may log one commit. Milliseconds."""
+STRETCH = 6 * WINDOW
+"""Matching starts afresh at least once in such a stretch. Milliseconds, a multiple of WINDOW."""
+MOST = 800
+"""Copies of one text that are matched in one WINDOW of the clock."""
+
+# A copy: its time, and the id of the node that logged it.
+Copy = tuple[int, str]
+
+
+def node_of(origin: str) -> str:
+    """Return the node's id in an origin."""
+    return origin.partition("-")[0]
+
+
+class Crowd:
+    """Counts the copies of one text in each WINDOW of the clock; they come in the shared order."""
+
+    def __init__(self) -> None:
+        self._window = -1
+        self._count = 0
+
+    def admit(self, time: int) -> int:
+        """Count one copy. Return 0 if it is matched, else by how many it is beyond MOST."""
+        window = time // WINDOW
+        if window != self._window:
+            self._window, self._count = window, 0
+        self._count += 1
+        return max(0, self._count - MOST)
+
+
+def spans(times: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the spans of time (from, up to but without) whose copies have to be matched again
+    when copies with these `times` are new: the stretch of each, the one before and the one after.
+    """
+    found: list[tuple[int, int]] = []
+    for stretch in sorted({time // STRETCH for time in times}):
+        start, end = (stretch - 1) * STRETCH, (stretch + 2) * STRETCH
+        if found and start <= found[-1][1]:
+            start = found.pop()[0]
+        found.append((start, end))
+    return found
+
+
+def match(copies: Sequence[Copy], start: int) -> list[int]:
+    """Return for each of the `copies` the index of the first copy of its commit, which is shown.
+
+    They are all copies of one text that are to be matched from the time `start` on, a multiple of
+    STRETCH, in the shared order. Those before the first fresh start depend on earlier ones: -1.
+    """
+    leaders = [-1] * len(copies)
+    starts = sorted(_fresh_starts(copies, start))
+    for first, end in pairwise([*starts, len(copies)]):
+        _match_run(copies, first, end, leaders)
+    return leaders
+
+
+def _fresh_starts(copies: Sequence[Copy], start: int) -> Iterator[int]:
+    """Yield the indices at which matching starts afresh, not always in order."""
+    index = 0
+    before = start
+    for stretch, group in groupby(copies, lambda copy: copy[0] // STRETCH):
+        times = [time for time, _ in group]
+        pauses = [after - time for time, after in pairwise(times)]
+        silences = [n for n, pause in enumerate(pauses, index + 1) if pause > WINDOW]
+        silent = silences or times[0] - stretch * STRETCH > WINDOW
+        if not silent and (stretch + 1) * STRETCH - times[-1] <= WINDOW:
+            yield index + 1 + pauses.index(max(pauses))
+        if times[0] - before > WINDOW:
+            yield index
+        yield from silences
+        before = times[-1]
+        index += len(times)
+
+
+def _match_run(copies: Sequence[Copy], first: int, end: int, leaders: list[int]) -> None:
+    """Match the copies from index `first` up to `end`. Linear: a node has copies of the oldest
+    commits in the window, without a gap, so its next one is known."""
+    commits: list[int] = []  # the index of the first copy of each
+    oldest = 0  # the first of them that is in the window
+    nexts: dict[str, int] = {}  # node -> the first commit that it has no copy of
+    for index in range(first, end):
+        time, node = copies[index]
+        while oldest < len(commits) and time - copies[commits[oldest]][0] > WINDOW:
+            oldest += 1
+        commit = max(oldest, nexts.get(node, 0))
+        if commit == len(commits):
+            commits.append(index)
+        nexts[node] = commit + 1
+        leaders[index] = commits[commit]
+
+
+def shown(messages: Iterable[Message]) -> list[Message]:
+    """Return those of `messages` that are shown; both are in the shared order."""
+    messages = list(messages)
+    matched: dict[str, tuple[Crowd, list[int]]] = {}
+    for number, message in enumerate(messages):
+        if message.heard:
+            crowd, numbers = matched.setdefault(message.data, (Crowd(), []))
+            if not crowd.admit(message.time):
+                numbers.append(number)
+    hidden: set[int] = set()
+    for _, numbers in matched.values():
+        copies = [(messages[n].time, node_of(messages[n].origin)) for n in numbers]
+        start = (copies[0][0] // STRETCH - 1) * STRETCH
+        leaders = match(copies, start)
+        hidden.update(numbers[n] for n, leader in enumerate(leaders) if leader != n)
+    return [message for number, message in enumerate(messages) if number not in hidden]

@@ -1,0 +1,104 @@
+"""What this node holds of each origin: its version vector.
+
+What a node holds of an origin is always the prefix 1 ... n, so that n and the running hash over it
+say all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from ..wire.logframes import NO_HASH, Run, Vector
+
+
+@dataclass(slots=True, eq=False)
+class Origin:
+    """What is held of one origin."""
+
+    name: str
+    n: int = 0  # messages that are durable here
+    hash: str = NO_HASH
+    staged: int = 0  # messages that are durable or with the writer
+    staged_hash: str = NO_HASH
+    revision: int = 0  # of the vector, when n last grew
+
+    @property
+    def entry(self) -> tuple[int, str]:
+        """What HAVE tells of it."""
+        return self.n, self.hash
+
+
+class VersionVector:
+    """The origins of which this node holds something, or wants to, and the order of changes."""
+
+    def __init__(self, vector: Vector) -> None:
+        self.origins = {name: Origin(name, n, h, n, h) for name, (n, h) in vector.items()}
+        self.names = list(vector)  # those with n > 0
+        self.revision = 0
+        self._recent: dict[str, Origin] = {}  # those that changed, the latest last
+        self._unstored: dict[str, Origin] = {}  # those with staged > n
+
+    def get(self, name: str) -> Origin:
+        """Return an origin, an empty one where it is not known yet."""
+        origin = self.origins.get(name)
+        if origin is None:
+            origin = self.origins[name] = Origin(name)
+        return origin
+
+    def drop(self, name: str) -> None:
+        """Forget an origin of which nothing is held."""
+        del self.origins[name]
+
+    def stage(self, origin: Origin, run: Run) -> None:
+        """The run, which goes on where `staged` ends, is with the writer."""
+        origin.staged, origin.staged_hash = run.end, run.hashes[-1]
+        self._unstored[origin.name] = origin
+
+    def unstage(self) -> list[Origin]:
+        """The writer has dropped what was staged; return the origins that this concerns."""
+        dropped = list(self._unstored.values())
+        for origin in dropped:
+            origin.staged, origin.staged_hash = origin.n, origin.hash
+        self._unstored.clear()
+        return dropped
+
+    def store(self, origin: Origin, run: Run) -> None:
+        """The run, which was staged, is durable."""
+        name = origin.name
+        if origin.n == 0:
+            self.names.append(name)
+        origin.n, origin.hash = run.end, run.hashes[-1]
+        if origin.staged == origin.n:
+            del self._unstored[name]
+        self.revision += 1
+        origin.revision = self.revision
+        self._recent.pop(name, None)
+        self._recent[name] = origin
+
+    def lose(self, origin: Origin, n: int, running: str) -> None:
+        """No more than `n` messages of an origin are durable; nothing of it is staged."""
+        origin.n, origin.hash = n, running
+        origin.staged, origin.staged_hash = n, running
+        if n == 0:
+            self.names.remove(origin.name)
+            self._recent.pop(origin.name, None)
+
+    def changed_since(self, revision: int) -> list[Origin]:
+        """Return the origins that grew after a revision, the latest first."""
+        changed = []
+        for origin in reversed(self._recent.values()):
+            if origin.revision <= revision:
+                break
+            changed.append(origin)
+        return changed
+
+    def entries(self) -> dict[str, tuple[int, str]]:
+        """Return origin -> (number of messages, running hash) of all that is durable."""
+        return {name: self.origins[name].entry for name in self.names}
+
+
+def digest(vector: Vector) -> str:
+    """Return the SHA-256 (hex) over a version vector, equal for equal logs. Needs no lock."""
+    lines = (f"{name} {n} {running}\n" for name, (n, running) in sorted(vector.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,216 @@
+"""Files that hold secrets and tokens, and what is in the data directory: who may use them.
+
+A directory or file counts as ours if this user or root owns it. All that is made here has the mode
+0700 or 0600, whatever the umask is.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+import pwd
+import select
+import stat
+from pathlib import Path
+
+from ..errors import StartError
+
+_LEAST_BYTES = 16
+_MOST_SECRETS = 2
+_MOST_BYTES = 4096
+# How long a pipe in the place of a file may be silent. Seconds.
+_PATIENCE = 3
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def make_private_directory(path: Path) -> None:
+    """Make the directory and its missing parents, or close one of ours to others.
+
+    Raises StartError for a symbolic link, for what is no directory and for one of another user;
+    OSError where it cannot be made or looked at.
+    """
+    missing = [path]
+    while not os.path.lexists(missing[-1]):
+        missing.append(missing[-1].parent)
+    for directory in reversed(missing[:-1]):
+        directory.mkdir(0o700)
+        directory.chmod(0o700)  # the umask may have taken some of it
+    if path.is_symlink():
+        raise StartError(
+            f"the data directory {path} is a symbolic link; name the directory itself: "
+            f"--data-dir {os.path.realpath(path)}"
+        )
+    if not path.is_dir():
+        raise StartError(f"the data directory {path} is not a directory; choose another")
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(handle)
+        _check_owner(path, found)
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            os.fchmod(handle, stat.S_IMODE(found.st_mode) & ~0o077)
+    finally:
+        os.close(handle)
+
+
+def check_private_file(path: Path) -> os.stat_result | None:
+    """Return what is known of a file in the data directory, None where there is none.
+
+    Raises StartError for all but a regular file of ours with this one name. Opens nothing.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    _check_file(path, found)
+    return found
+
+
+def open_private_file(path: Path, flags: int) -> int:
+    """Open a file in the data directory, which O_CREAT in `flags` may make; return the descriptor.
+
+    A file of ours that others may use is closed to them. Raises StartError as `check_private_file`
+    does, OSError where it cannot be opened.
+    """
+    check_private_file(path)  # says more than the error of a symbolic link does
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(path, flags, 0o600)
+    try:
+        found = os.fstat(handle)
+        _check_file(path, found)
+        if stat.S_IMODE(found.st_mode) != 0o600 and found.st_uid == os.geteuid():
+            os.fchmod(handle, 0o600)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _check_file(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        problem = "is a symbolic link"
+    elif not stat.S_ISREG(found.st_mode):
+        problem = "is not a regular file"
+    elif found.st_nlink > 1:
+        problem = "has a second name (a hard link)"
+    else:
+        _check_owner(path, found)
+        return
+    raise StartError(
+        f"{path} {problem}; replace it by a file of its own, or choose another directory"
+    )
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if found.st_uid in (os.geteuid(), 0):
+        return
+    try:
+        owner = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:
+        owner = f"the user {found.st_uid}"
+    raise StartError(
+        f"{path} belongs to {owner}, who could change it; choose another directory with "
+        f"--data-dir, or, if you trust what is in it, run: chown -R {os.geteuid()} {path}"
+    )
+
+
+def read_private(path: Path, what: str) -> str:
+    """Return the text of the file, without a byte order mark.
+
+    Raises StartError where it cannot be read, where users who should not can read or change it,
+    and where it is too long or no UTF-8 text.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            about = os.fstat(handle)
+            fixed = bool(os.fstatvfs(handle).f_flag & os.ST_RDONLY)
+            data = _read(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StartError(f"the {what} file {path} cannot be read ({reason})") from None
+    if way_out := _exposed(about, fixed):
+        raise StartError(
+            f"others may {way_out[0]} the {what} file {path}; run: {way_out[1]} {path}"
+        )
+    if len(data) > _MOST_BYTES:
+        raise StartError(f"the {what} file {path} is longer than {_MOST_BYTES} bytes")
+    if data.startswith(_UTF_16) or b"\0" in data:
+        raise StartError(f"the {what} file {path} is UTF-16 or not text at all; save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+
+
+def _read(handle: int) -> bytes:
+    """Return what a file or a pipe holds, up to a byte more than the limit; raises OSError.
+
+    A pipe that nobody writes to would hold up the start, and signals with it.
+    """
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    data = b""
+    while len(data) <= _MOST_BYTES:
+        if not poll.poll(_PATIENCE * 1000):
+            raise TimeoutError(f"nothing was written to it for {_PATIENCE} s")
+        part = os.read(handle, _MOST_BYTES + 1 - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def _exposed(about: os.stat_result, fixed: bool) -> tuple[str, str] | None:
+    """Return what other users may do to a file, and the command against it; None: nothing wrong.
+
+    The owner may do anything with it, so that has to be this user or root. Secrets that are mounted
+    into a container belong to root and are often readable by a group or by all, and the user of the
+    node cannot change that. So root's files may be readable by a group; and by all where we are not
+    root. On a file system that is mounted read-only (`fixed`) every file is accepted.
+    """
+    mode, of_root = about.st_mode, about.st_uid == 0
+    if not (of_root or about.st_uid == os.geteuid() or fixed):
+        return "change", f"chown {os.geteuid()}"
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not fixed:
+        return "change", "chmod 600" if about.st_uid == os.geteuid() else "chmod o-rwx,g-w"
+    if not mode & (stat.S_IRWXG | stat.S_IRWXO) or fixed:
+        return None
+    if of_root and (not mode & stat.S_IRWXO or os.geteuid() != 0):
+        return None
+    return "read", "chmod 600"
+
+
+def secrets_in(text: str, source: str) -> list[bytes]:
+    """Return the secrets in `text`, one a line; raises StartError, which names `source`.
+
+    White space around a secret, a byte order mark and lines that begin with # are no part of it.
+    """
+    lines = [line.strip().lstrip("\ufeff").strip() for line in text.splitlines()]
+    secrets = [
+        line.encode("utf-8", "surrogateescape") for line in lines if line[:1] not in ("", "#")
+    ]
+    if not secrets:
+        problem = "is empty"
+    elif len(secrets) > _MOST_SECRETS:
+        problem = "holds too many secrets"
+    elif min(map(len, secrets)) < _LEAST_BYTES:
+        problem = "holds a secret that is too short"
+    else:
+        return secrets
+    raise StartError(
+        f"{source} {problem}: it needs one secret a line of at least {_LEAST_BYTES} bytes, two "
+        "lines at most, for example from: openssl rand -hex 32"
+    )
+
+
+def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
+    """Return the keys made of the secrets in `text` (see `secrets_in`).
+
+    The first is used, both are accepted. Each is stretched (scrypt), because one that people have
+    made up is easily guessed by an attacker that has seen a proof.
+    """
+    return tuple(
+        hashlib.scrypt(secret, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32)
+        for secret in secrets_in(text, source)
+    )

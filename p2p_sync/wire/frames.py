@@ -1,0 +1,324 @@
+"""What can be said on the wire: JSON objects in text frames.
+
+A strict superset of the original system's two frames. What we add rides in further fields and
+further types, which an original node ignores:
+
+    SOCKETS  {"type": "SOCKETS", "addresses": ["ws://host:port", ...], ...}
+    MESSAGE  {"type": "MESSAGE", "data": "text", ...}   to and from original nodes
+    PROOF    {"type": "PROOF", "proof": "hex"}          where the network has a secret
+
+Between nodes of ours the frames of logframes.py carry the log.
+
+No socket, lock or clock in here: text in, frame out, and back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from ..address import parse_address
+from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
+from ..errors import AddressError, ProtocolError
+from ..settings import MAX_ADDRESSES, MAX_LINKS_TOLD, MAX_MESSAGE_BYTES
+from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, from_dict, to_json
+from .logframes import encode as encode_json
+
+PROTOCOL_VERSION = 1
+
+_NODE_ID = re.compile(r"[0-9a-f]{16}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: who committed it, the how-many-eth there, when, and the text.
+
+    `origin` is the node's id, a dash and the number of its start; `seq` counts from 1 there;
+    `time` is in milliseconds since the epoch, UTC. `heard` marks a text that the origin heard
+    from an original node, so that others who heard the same commit can match theirs. `copies`
+    is how many other nodes are known to hold it, where that was asked for.
+    """
+
+    origin: str
+    seq: int
+    time: int
+    data: str
+    heard: bool = False
+    copies: int = field(default=0, compare=False)
+
+    @property
+    def id(self) -> str:
+        """The identity: `origin:seq`."""
+        return f"{self.origin}:{self.seq}"
+
+    @property
+    def order(self) -> tuple[int, str, int]:
+        """The key of the order that is the same on every node."""
+        return self.time, self.origin, self.seq
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The first frame on every link, and again when there are addresses to tell.
+
+    `addresses` are texts as they came; those that are no address are left out. The rest is ours
+    alone: the sender's `node` id (None: an original node), the random number of its `start`, the
+    `port` where it accepts peers or the whole `address` that it advertises (neither: it cannot
+    be dialled), `link`, which counts the sender's dials, its `version`, whether it has `enough`
+    links and to which nodes (`links`, their ids), and where original nodes are that it is linked
+    with: `leaves`, which it has dialled, and `guests` (see gossip.py). `secure` says that
+    the port speaks TLS, `nonce` that a proof is wanted (see proof.py).
+    """
+
+    addresses: tuple[str, ...] = ()
+    node: str | None = None
+    start: int = 0
+    protocol: int = PROTOCOL_VERSION
+    port: int | None = None
+    address: str | None = None
+    link: int = 0
+    version: str = ""
+    enough: bool = False
+    links: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+    guests: tuple[str, ...] = ()
+    secure: bool = False
+    nonce: str = ""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What shows that the sender knows the network's secret: 64 hexadecimal digits."""
+
+    proof: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A MESSAGE without an identity: an original node's commit."""
+
+    data: str
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A frame that asks for nothing: of an unknown type, or an original node's odd one."""
+
+    why: str
+
+
+Frame = Sockets | Proof | Message | Heard | Ignored | LogFrame
+
+
+def encode(frame: Sockets | Proof | Message | LogFrame) -> str:
+    """Return the JSON text of `frame`."""
+    return to_json(frame) if isinstance(frame, LOG_FRAMES) else encode_json(_fields(frame))
+
+
+def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
+    if isinstance(frame, Proof):
+        return {"type": "PROOF", "proof": frame.proof}
+    if isinstance(frame, Message):
+        fields: dict[str, Any] = {
+            "type": "MESSAGE",
+            "data": frame.data,
+            "origin": frame.origin,
+            "seq": frame.seq,
+            "time": frame.time,
+        }
+        if frame.heard:
+            fields["heard"] = True
+    else:
+        fields = {
+            "type": "SOCKETS",
+            "addresses": list(frame.addresses),
+            "id": frame.node,
+            "start": frame.start,
+            "protocol": frame.protocol,
+            "link": frame.link,
+        }
+        optional = {
+            "port": frame.port,
+            "address": frame.address,
+            "version": frame.version,
+            "enough": frame.enough,
+            "links": list(frame.links),
+            "leaves": list(frame.leaves),
+            "guests": list(frame.guests),
+            "secure": frame.secure,
+            "nonce": frame.nonce,
+        }
+        fields.update({name: value for name, value in optional.items() if value})
+    return fields
+
+
+def decode(text: str) -> Frame:
+    """Return the frame that `text` says.
+
+    Raises ProtocolError, with the close code and a reason, where it is not a JSON object or a
+    field has the wrong type. What original nodes are known to send by accident is Ignored.
+    """
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ProtocolError(PROTOCOL_ERROR, "a frame must be JSON") from None
+    if not isinstance(fields, dict):
+        raise ProtocolError(PROTOCOL_ERROR, "a frame must be a JSON object")
+    kind = fields.get("type", "")
+    if not isinstance(kind, str):
+        raise _wrong("type", "a text")
+    if kind not in _DECODERS:
+        return Ignored(f"a frame of the unknown type {kind[:40]!r}")
+    return _DECODERS[kind](fields)
+
+
+def check_text(data: object, limit: int) -> str | None:
+    """Return None if `data` can be a message of up to `limit` bytes, else the reason why not.
+
+    A subclass of str is no message either: its methods may say anything, and which text it stands
+    for (that of an enumeration's member, for example) is for the caller to decide.
+    """
+    if type(data) is not str:
+        return f"a message must be a str, not {type(data).__name__}; convert it first"
+    if len(data) <= limit and data.isascii():
+        return None
+    try:
+        size = len(data.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "a message must be text that UTF-8 can hold; this one has a lone surrogate"
+    if size > limit:
+        return f"a message has at most {limit} bytes of UTF-8; this one has {size}"
+    return None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _wrong(name: str, expected: str) -> ProtocolError:
+    return ProtocolError(PROTOCOL_ERROR, f"the field {name!r} must be {expected}")
+
+
+def _number(fields: dict[str, Any], name: str, least: int = 0, most: int = MAX_NUMBER) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not least <= value <= most:  # bool is an int, and no number
+        raise _wrong(name, f"a whole number from {least} to {most}")
+    return value
+
+
+def _text(fields: dict[str, Any], name: str, pattern: re.Pattern[str], form: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise _wrong(name, form)
+    return value
+
+
+def _addresses(values: Any, name: str) -> tuple[str, ...]:
+    """Return the addresses of a list in their one form; what is no address is left out."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise _wrong(name, "a list of texts")
+    if len(values) > MAX_ADDRESSES:
+        raise ProtocolError(
+            POLICY_VIOLATION, f"{len(values)} {name}; at most {MAX_ADDRESSES} go in a frame"
+        )
+    found: dict[str, None] = {}
+    for value in values:
+        try:
+            found[str(parse_address(value))] = None
+        except AddressError:
+            continue
+    return tuple(found)
+
+
+def _check_protocol(fields: dict[str, Any]) -> None:
+    """Refuse another version of the protocol; an original node names none.
+
+    This comes before all other fields, for another version may give them another form.
+    """
+    theirs = _number(fields, "protocol", 1)
+    if theirs != PROTOCOL_VERSION:
+        older = "it" if theirs < PROTOCOL_VERSION else "this node"
+        raise ProtocolError(
+            OTHER_PROTOCOL,
+            f"it speaks protocol {theirs}, this node speaks {PROTOCOL_VERSION}: upgrade {older}",
+        )
+
+
+def _decode_sockets(fields: dict[str, Any]) -> Sockets:
+    if "id" in fields or "protocol" in fields:
+        _check_protocol(fields)
+    addresses = _addresses(fields.get("addresses"), "addresses")
+    if "id" not in fields:
+        return Sockets(addresses)
+    address = None
+    if "address" in fields:
+        address = next(iter(_addresses([fields["address"]], "address")), None)
+    return Sockets(
+        addresses,
+        _text(fields, "id", _NODE_ID, "16 hexadecimal digits"),
+        _number(fields, "start"),
+        PROTOCOL_VERSION,
+        _number(fields, "port", 1, 65535) if "port" in fields else None,
+        address,
+        _number(fields, "link") if "link" in fields else 0,
+        _text(fields, "version", _VERSION, "a short text") if "version" in fields else "",
+        fields.get("enough") is True,
+        _ids(fields.get("links", [])),
+        _addresses(fields.get("leaves", []), "leaves"),
+        _addresses(fields.get("guests", []), "guests"),
+        fields.get("secure") is True,
+        _text(fields, "nonce", _DIGEST, "64 hexadecimal digits") if "nonce" in fields else "",
+    )
+
+
+def _decode_proof(fields: dict[str, Any]) -> Proof:
+    return Proof(_text(fields, "proof", _DIGEST, "64 hexadecimal digits"))
+
+
+def _ids(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or len(values) > MAX_LINKS_TOLD:
+        raise _wrong("links", f"a list of at most {MAX_LINKS_TOLD} ids")
+    if not all(isinstance(value, str) and _NODE_ID.fullmatch(value) for value in values):
+        raise _wrong("links", "a list of ids")
+    return tuple(values)
+
+
+def _decode_message(fields: dict[str, Any]) -> Message | Heard | Ignored:
+    data = fields.get("data")
+    if "origin" not in fields:
+        # An original node sends no data for no `msg`, a list for `msg=a&msg=b`, an object for
+        # `msg[a]=b`.
+        if "data" not in fields or isinstance(data, (list, dict)):
+            return Ignored("a MESSAGE without a text")
+        if not isinstance(data, str):
+            raise _wrong("data", "a text")
+        data = data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        problem = check_text(data, MAX_MESSAGE_BYTES)
+        return Ignored(problem) if problem else Heard(data)
+    if not isinstance(data, str):
+        raise _wrong("data", "a text")
+    if problem := check_text(data, MAX_MESSAGE_BYTES):
+        raise ProtocolError(POLICY_VIOLATION, problem)
+    heard = fields.get("heard", False)
+    if not isinstance(heard, bool):
+        raise _wrong("heard", "true or false")
+    return Message(
+        _text(fields, "origin", ORIGIN, "a node's id, a dash and a number"),
+        _number(fields, "seq", 1),
+        _number(fields, "time"),
+        data,
+        heard,
+    )
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any]], Frame]] = {
+    "SOCKETS": _decode_sockets,
+    "MESSAGE": _decode_message,
+    "PROOF": _decode_proof,
+    **dict.fromkeys(LOG_TYPES, from_dict),
+}

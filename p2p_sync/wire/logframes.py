@@ -1,0 +1,399 @@
+"""The frames that keep the logs of our own nodes equal: HAVE, MESSAGES, PRUNE and GRAFT.
+
+    HAVE      what the sender durably holds of each origin: the number of messages and the running
+              hash over them. The whole version vector at a link's opening (the last frame of it
+              is marked `last`), later the news. `next` marks the answer to `more`: the
+              index of the next entry of the vector, 0 at its end.
+    MESSAGES  runs of messages, each run a piece of one origin's log, without a gap.
+    PRUNE     "I get these origins from elsewhere: tell me by HAVE instead of shipping them."
+    GRAFT     "Ship me these origins, from these positions on." `more` asks for a piece of the
+              vector again, from that index on: what was told at once was more than the sender
+              of GRAFT keeps of one peer's claims.
+
+Any of them may carry `have`, so that what is to be told rides along with what is sent anyway, and
+`ack`: a commit of the sender waits for copies, so the receiver tells soon (not within the usual
+second) once it durably holds what the frame names.
+
+`to_json` writes a frame; `from_dict`, which trusts nothing, reads one that is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from ..codes import MAX_NUMBER, PROTOCOL_ERROR
+from ..errors import ProtocolError
+from ..settings import MAX_MESSAGE_BYTES
+
+MAX_NAMED = 2_500
+"""Origins named in one frame; at some 90 bytes each that stays below 256 KiB."""
+MAX_BATCH = 1_000
+"""Messages in one entry; a frame that holds as many takes no further entry."""
+MAX_SHIPPED = 2 * MAX_BATCH
+"""Messages in one frame."""
+MAX_ENTRY_BYTES = 160 * 1024
+"""UTF-8 of the texts in one entry; six times as much, each byte escaped, is below the limit of a
+frame."""
+
+NO_HASH = ""
+"""The running hash over no messages."""
+
+Vector: TypeAlias = Mapping[str, tuple[int, str]]
+"""origin -> (number of messages held, running hash over them)"""
+
+ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,16}")
+"""A node's id, a dash and the number of its start."""
+_HASH = re.compile(r"[0-9a-f]{32}")
+
+
+class Entry(NamedTuple):
+    """What was committed together at `time` (ms since the epoch), stored and shipped as one.
+
+    Of one message `text` is its text, and `heard` says that it comes from an original node. Of
+    more, `length`, it is the JSON of a list of their texts, as `Entry.of` makes it.
+    """
+
+    time: int
+    text: str
+    heard: bool = False
+    length: int = 1
+
+    @staticmethod
+    def of(time: int, texts: Sequence[str], heard: bool = False) -> Entry:
+        """Return the entry of one text or more, up to MAX_BATCH and MAX_ENTRY_BYTES."""
+        if len(texts) == 1:
+            return Entry(time, texts[0], heard)
+        return Entry(time, encode(texts), False, len(texts))
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the messages."""
+        return [self.text] if self.length == 1 else list(json.loads(self.text))
+
+    def pack(self) -> str:
+        """Return the JSON text: [time, text], [time, text, 1] if it was heard, [time, [text, ...]]
+        of many."""
+        if self.length > 1:
+            return f"[{self.time},{self.text}]"
+        return encode((self.time, self.text, 1) if self.heard else (self.time, self.text))
+
+
+def chain(previous: str, entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Return the running hash (32 hex digits) after each of `entries`, where it was `previous`
+    before them. Pure: no lock needed."""
+    hashes = []
+    for time, text, heard, length in entries:
+        kind = length if length > 1 else int(heard)
+        data = f"{previous} {time} {kind} {text}".encode()
+        previous = hashlib.sha256(data).hexdigest()[:32]
+        hashes.append(previous)
+    return tuple(hashes)
+
+
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Returns the JSON text of a value, as short as it can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Messages `after`+1 ... `end` of one origin; `previous` is the running hash before them.
+
+    `hashes`, the running hash after each entry, does not travel: the receiver works it out, a
+    sender may leave it empty.
+    """
+
+    origin: str
+    after: int
+    previous: str
+    entries: tuple[Entry, ...]
+    hashes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    count: int = field(init=False, compare=False, repr=False)  # of the messages
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", sum(entry.length for entry in self.entries))
+
+    @property
+    def end(self) -> int:
+        """The sequence number of the last message."""
+        return self.after + self.count
+
+    def beyond(self, position: int) -> Run | None:
+        """Return the part after `position`, which lies in after ... end; it may be empty. None
+        where no entry ends there."""
+        if position == self.after:
+            return self
+        after, previous = self.after, self.previous
+        for n, entry in enumerate(self.entries):
+            if after >= position:
+                break
+            after, previous = after + entry.length, self.hashes[n]
+        else:
+            n = len(self.entries)
+        if after > position:
+            return None
+        return Run(self.origin, after, previous, self.entries[n:], self.hashes[n:])
+
+    def dated_after(self, time: int, position: int) -> int | None:
+        """Return the index of the first entry behind `position` that is dated after `time`."""
+        seq = self.after
+        for n, entry in enumerate(self.entries):
+            if entry.time > time and seq >= position:
+                return n
+            seq += entry.length
+        return None
+
+    def first(self, count: int | None) -> Run:
+        """Return the part with the first `count` entries; None: all of it."""
+        if count is None:
+            return self
+        return Run(
+            self.origin, self.after, self.previous, self.entries[:count], self.hashes[:count]
+        )
+
+    @staticmethod
+    def from_dict(data: Any) -> Run:
+        """Check one run and work out its hashes. Raises ProtocolError."""
+        if not isinstance(data, dict):
+            raise _wrong("a run is not an object")
+        origin, after = _origin(data.get("origin")), _number(data.get("after"), 0)
+        if after == 0 and data.get("previous") != NO_HASH:
+            raise _wrong("a hash before the first message")
+        previous = _hash(data.get("previous")) if after else NO_HASH
+        entries = tuple(map(_entry, _list(data.get("entries"), MAX_BATCH)))
+        if not entries:
+            raise _wrong("an empty run")
+        run = Run(origin, after, previous, entries, chain(previous, entries))
+        _number(run.end, 1)
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRun:
+    """A run as it is sent: `text` is the JSON of its entries, without the brackets around them."""
+
+    origin: str
+    after: int
+    previous: str
+    count: int
+    text: str
+
+    @staticmethod
+    def of(run: Run) -> PackedRun:
+        """Pack a run."""
+        text = ",".join(entry.pack() for entry in run.entries)
+        return PackedRun(run.origin, run.after, run.previous, run.count, text)
+
+    @property
+    def end(self) -> int:
+        """The sequence number of the last message."""
+        return self.after + self.count
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries."""
+        return tuple(map(_entry, json.loads(f"[{self.text}]")))
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """What the sender durably holds; `last` marks the end of the opening's version vector, and
+    `clock` is what the sender's clock shows (ms since the epoch), if it says so.
+
+    `next` is set in an answer to `Graft.more`: the index to ask for next, 0 at the end."""
+
+    have: Vector
+    last: bool = False
+    ack: bool = False
+    clock: int | None = None
+    next: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Runs of messages, at most MAX_SHIPPED in all."""
+
+    runs: tuple[Run, ...]
+    have: Vector = field(default_factory=dict)
+    ack: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """The origins that the sender gets from elsewhere; those in `refused` it does not take from
+    this peer at all, for the two hold different contents of them."""
+
+    origins: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+    have: Vector = field(default_factory=dict)
+    ack: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """origin -> the position after which the sender wants it shipped; `more`: the index from which
+    it wants a piece of the receiver's version vector."""
+
+    after: Mapping[str, int]
+    have: Vector = field(default_factory=dict)
+    ack: bool = False
+    more: int | None = None
+
+
+LogFrame: TypeAlias = Have | Messages | Prune | Graft
+LOG_FRAMES = (Have, Messages, Prune, Graft)
+LOG_TYPES = ("HAVE", "MESSAGES", "PRUNE", "GRAFT")
+
+
+def to_json(frame: LogFrame) -> str:
+    """Return the JSON text of a frame."""
+    if isinstance(frame, Messages):
+        return messages_to_json(map(PackedRun.of, frame.runs), frame.have, frame.ack)
+    data: dict[str, Any] = {"type": type(frame).__name__.upper()}
+    if isinstance(frame, Prune):
+        data["origins"] = frame.origins
+        if frame.refused:
+            data["refused"] = frame.refused
+    elif isinstance(frame, Graft):
+        data["after"] = frame.after
+        if frame.more is not None:
+            data["more"] = frame.more
+    else:
+        data["last"] = frame.last
+        if frame.clock is not None:
+            data["clock"] = frame.clock
+        if frame.next is not None:
+            data["next"] = frame.next
+    if frame.have or isinstance(frame, Have):
+        data["have"] = frame.have
+    if frame.ack:
+        data["ack"] = True
+    return encode(data)
+
+
+def messages_to_json(runs: Iterable[PackedRun], have: Vector, ack: bool) -> str:
+    """Return the JSON text of a MESSAGES frame."""
+    texts = [
+        f'{{"origin":"{run.origin}","after":{run.after},"previous":"{run.previous}",'
+        f'"entries":[{run.text}]}}'
+        for run in runs
+    ]
+    rest = f',"have":{encode(have)}' if have else ""
+    rest += ',"ack":true' if ack else ""
+    return f'{{"type":"MESSAGES","runs":[{",".join(texts)}]{rest}}}'
+
+
+def from_dict(data: Mapping[str, Any]) -> LogFrame:
+    """Check a decoded JSON object whose `type` is one of LOG_TYPES and return its frame.
+
+    Fields that are not known are ignored. Raises ProtocolError with the reason.
+    """
+    kind = data.get("type")
+    told = _table(data, "have", required=kind == "HAVE")
+    have = {_origin(origin): _claim(entry) for origin, entry in told}
+    ack = _flag(data, "ack")
+    if kind == "HAVE":
+        clock = data.get("clock")
+        clock = clock if clock is None else _number(clock, 0)
+        return Have(have, _flag(data, "last"), ack, clock, _index(data, "next"))
+    if kind == "MESSAGES":
+        runs = tuple(Run.from_dict(item) for item in _list(data.get("runs"), MAX_BATCH))
+        if sum(run.count for run in runs) > MAX_SHIPPED:
+            raise _wrong(f"more than {MAX_SHIPPED} messages in a frame")
+        return Messages(runs, have, ack)
+    if kind == "PRUNE":
+        origins = _list(data.get("origins"), MAX_NAMED)
+        refused = _list(data.get("refused", []), MAX_NAMED)
+        return Prune(tuple(map(_origin, origins)), tuple(map(_origin, refused)), have, ack)
+    if kind == "GRAFT":
+        after = _table(data, "after", required=True)
+        wanted = {_origin(origin): _number(n, 0) for origin, n in after}
+        return Graft(wanted, have, ack, _index(data, "more"))
+    raise _wrong("not a frame of the log")
+
+
+def _wrong(reason: str) -> ProtocolError:
+    return ProtocolError(PROTOCOL_ERROR, f"a frame about the log: {reason}")
+
+
+def _table(data: Mapping[str, Any], name: str, *, required: bool) -> Iterable[tuple[Any, Any]]:
+    table = data.get(name)
+    if table is None and not required:
+        return ()
+    if not isinstance(table, dict):
+        raise _wrong(f"{name} is not an object")
+    if len(table) > MAX_NAMED:
+        raise _wrong(f"more than {MAX_NAMED} entries in {name}")
+    return table.items()
+
+
+def _list(value: Any, limit: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise _wrong("a list is missing")
+    if len(value) > limit:
+        raise _wrong(f"a list of more than {limit}")
+    return value
+
+
+def _flag(data: Mapping[str, Any], name: str) -> bool:
+    value = data.get(name, False)
+    if not isinstance(value, bool):
+        raise _wrong(f"{name} is neither true nor false")
+    return value
+
+
+def _index(data: Mapping[str, Any], name: str) -> int | None:
+    value = data.get(name)
+    return None if value is None else _number(value, 0)
+
+
+def _number(value: Any, least: int) -> int:
+    if type(value) is not int or not least <= value <= MAX_NUMBER:
+        raise _wrong("not a number in its range")
+    return value
+
+
+def _origin(value: Any) -> str:
+    if not isinstance(value, str) or not ORIGIN.fullmatch(value):
+        raise _wrong("not an origin")
+    return value
+
+
+def _hash(value: Any) -> str:
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise _wrong("not a running hash")
+    return value
+
+
+def _claim(value: Any) -> tuple[int, str]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise _wrong("an entry of have is not [number, hash]")
+    return _number(value[0], 1), _hash(value[1])
+
+
+def _entry(value: Any) -> Entry:
+    if not isinstance(value, list) or len(value) not in (2, 3):
+        raise _wrong("an entry is not [time, text]")
+    time, texts = _number(value[0], 0), value[1]
+    several = isinstance(texts, list)
+    if several and (len(value) == 3 or not 2 <= len(texts) <= MAX_BATCH):
+        raise _wrong(f"an entry of several texts has 2 to {MAX_BATCH}, none of them heard")
+    if not isinstance(texts, list):
+        texts = [texts]
+    if {str} != set(map(type, texts)):
+        raise _wrong("a text is not a string")
+    try:
+        size = len("".join(texts).encode())  # a lone surrogate stays one, whatever is before it
+    except UnicodeEncodeError:
+        raise _wrong("a text with a lone surrogate") from None
+    if size > MAX_ENTRY_BYTES:
+        raise _wrong(f"an entry over {MAX_ENTRY_BYTES} bytes")
+    if size > MAX_MESSAGE_BYTES and max(len(text.encode()) for text in texts) > MAX_MESSAGE_BYTES:
+        raise _wrong(f"a message over {MAX_MESSAGE_BYTES} bytes")
+    if len(value) == 3 and value[2] != 1:
+        raise _wrong("a mark of a hearing that is not 1")
+    return Entry.of(time, texts, len(value) == 3)

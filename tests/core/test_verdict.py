@@ -1,0 +1,101 @@
+"""The verdict: what a node says of itself in a word and in a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from p2p_sync.core.verdict import verdict
+
+
+def linked(behind: int = 0) -> dict[str, Any]:
+    return {"state": "connected", "behind": behind, "by_hand": False, "id": "a" * 16, "attempts": 0}
+
+
+def away(by_hand: bool = False, known: bool = False, attempts: int = 1) -> dict[str, Any]:
+    identity = "b" * 16 if known else None
+    return {
+        "state": "waiting",
+        "behind": 0,
+        "by_hand": by_hand,
+        "id": identity,
+        "attempts": attempts,
+        "since": -60_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("peers", "held", "behind", "state", "text"),
+    [
+        ([], 0, 0, "alone", "No peers yet"),
+        ([away()], 5, 0, "alone", "No peers yet"),
+        ([away(by_hand=True, attempts=0)], 5, 0, "alone", "Disconnected: 0 of 1 peer reachable"),
+        ([away(known=True)] * 2, 5, 0, "alone", "Disconnected: 0 of 2 peers reachable"),
+        ([linked()], 5, 0, "in_sync", "In sync with 1 of 1 peer"),
+        ([linked()] * 4, 5, 0, "in_sync", "In sync with 4 of 4 peers"),
+        ([linked(), away()], 5, 0, "in_sync", "In sync with 1 of 1 peer"),
+        ([linked()] * 3 + [away(known=True)], 5, 0, "degraded", "1 of 4 peers is unreachable"),
+        ([linked()] * 2 + [away(True)] * 6, 5, 0, "degraded", "6 of 8 peers are unreachable"),
+        ([linked(), away(known=True, attempts=0)], 5, 0, "in_sync", "In sync with 1 of 1 peer"),
+        ([linked(1), linked()], 5, 0, "behind", "1 peer is up to 1 message behind"),
+        ([linked(37), linked(2)], 99, 0, "behind", "2 peers are up to 37 messages behind"),
+        ([linked(37), away(True)], 99, 0, "behind", "1 peer is up to 37 messages behind"),
+        ([linked(3)], 41_200, 58_800, "catching_up", "Catching up: 41,200 of 100,000"),
+        ([linked(3), away(True)], 1, 1, "catching_up", "Catching up: 1 of 2"),
+    ],
+)
+def test_the_verdict_in_a_word_and_a_line(
+    peers: list[dict[str, Any]], held: int, behind: int, state: str, text: str
+) -> None:
+    assert verdict(peers, held, behind)[:2] == (state, text)
+
+
+def test_the_verdict_counts() -> None:
+    found = verdict([linked(), linked(2), away(by_hand=True)], 2, 0)
+    assert (found.synced, found.peers, len(found.unreachable)) == (1, 3, 1)
+
+
+def test_all_is_well_in_sync_and_alone_while_nobody_is_known() -> None:
+    assert (
+        verdict([linked()], 5, 0).good and verdict([], 5, 0).good and verdict([away()], 5, 0).good
+    )
+    for peers in ([away(True)], [linked(), away(True)], [linked(1)], [unanswered(0)]):
+        assert not verdict(peers, 5, 0).good
+    assert not verdict([linked()], 5, 1).good
+
+
+def test_this_node_itself_is_no_peer() -> None:
+    assert verdict([linked(), {**away(True), "state": "self"}], 5, 0).text.endswith("1 of 1 peer")
+
+
+def test_a_peer_that_restarts_raises_no_alarm() -> None:
+    peers = [linked(), {**away(True), "since": 0}]
+    assert verdict(peers, 5, 0, 4_000)[:2] == ("in_sync", "In sync with 1 of 2 peers")
+    assert verdict(peers, 5, 0, 6_000).state == "degraded"
+    assert verdict(peers[1:], 5, 0, 1_000).text == "Disconnected: 0 of 1 peer reachable"
+
+
+def unanswered(since: int) -> dict[str, Any]:
+    """A peer that is connected since then and has not said what it holds."""
+    return {**linked(), "behind": None, "since": since}
+
+
+def test_a_link_that_has_delivered_nothing_is_not_in_sync() -> None:
+    assert verdict([unanswered(0)], 5, 0, 1_000)[:2] == ("catching_up", "Connecting to 1 peer")
+    assert verdict([unanswered(0), linked()], 5, 0, 1_000).text == "In sync with 1 of 1 peer"
+    assert verdict([unanswered(0)], 5, 0, 9_000)[:2] == ("degraded", "1 of 1 peer is unreachable")
+    found = verdict([unanswered(0), linked()], 5, 0, 9_000)
+    assert found[:2] == ("degraded", "1 of 2 peers is unreachable")
+    assert "has not said" in found.unreachable[0]["reason"]
+
+
+def test_the_peer_that_has_been_away_longest_is_named_first() -> None:
+    peers = [
+        {**away(True), "since": n, "address": f"ws://a:{n}", "last_error": "x"} for n in (3, 1)
+    ]
+    named = verdict(peers, 5, 0).unreachable
+    assert [(peer["name"], peer["since"], peer["reason"]) for peer in named] == [
+        ("ws://a:1", 1, "x"),
+        ("ws://a:3", 3, "x"),
+    ]

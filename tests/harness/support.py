@@ -1,0 +1,288 @@
+"""What the tests share: free ports, real node processes, and waits with a deadline."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import websocket
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+# Every deadline is a multiple of this; a slow machine sets P2P_SYNC_TEST_SCALE.
+SCALE = float(os.environ.get("P2P_SYNC_TEST_SCALE", "1"))
+DEADLINE = 20.0 * SCALE
+What = str | Callable[[], object]  # what a wait was for: a text, or called when it has failed
+RUN_NODE = (sys.executable, str(ROOT / "run_node.py"))
+
+# The ports of the tests, below the range that the kernel hands out. Each worker of pytest-xdist
+# has a part of its own, so that no two of them find the same port free.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PORTS = range(10_000 + 20_000 * _WORKER // _WORKERS, 10_000 + 20_000 * (_WORKER + 1) // _WORKERS)
+
+# A shell starts a background job with SIGINT and SIGQUIT ignored, nohup one with SIGHUP ignored,
+# and a program inherits that. A signal with a handler has its default action in a child, so the
+# tests go on as they were told to, and the nodes that they start obey.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
+
+def wait_until(condition: Callable[[], Any], what: What = "", timeout: float = DEADLINE) -> Any:
+    """Return the first true value of `condition`; fail with `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what() if callable(what) else what}")
+        pause.wait(0.01)
+
+
+def holds(condition: Callable[[], Any], what: What = "", duration: float = 1.5 * SCALE) -> None:
+    """Fail unless `condition` is true now and stays so for `duration` seconds."""
+    deadline = time.monotonic() + duration
+    pause = threading.Event()
+    while time.monotonic() < deadline:
+        assert condition(), f"did not stay so: {what() if callable(what) else what}"
+        pause.wait(0.02)
+
+
+def free_port_pair() -> int:
+    """A port N such that N and N+1 are free now."""
+    while True:
+        port = random.randrange(_PORTS.start, _PORTS.stop - 1)
+        try:
+            for candidate in (port, port + 1):
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", candidate))
+        except OSError:
+            continue
+        return port
+
+
+class Answer:
+    """One HTTP answer: `status`, `headers` (lower-case names) and `body` (bytes); `text`."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8")
+
+
+def request(
+    port: int,
+    target: str,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
+) -> Answer:
+    """Send one HTTP request to 127.0.0.1:`port`, following nothing, and return the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    try:
+        connection.request(method, target, body=body, headers=headers or {})
+        response = connection.getresponse()
+        fields = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, fields, response.read())
+    finally:
+        connection.close()
+
+
+def dial(address: str) -> websocket.WebSocket:
+    """A plain WebSocket link to `address`, opened as a peer opens one (no Origin)."""
+    return websocket.create_connection(address, timeout=DEADLINE, suppress_origin=True)
+
+
+def close_code(link: websocket.WebSocket) -> int | None:
+    """Read up to the CLOSE; return its code, None where the link ends without one."""
+    with suppress(OSError, websocket.WebSocketException):
+        while True:
+            opcode, frame = link.recv_data_frame(control_frame=True)
+            if opcode == websocket.ABNF.OPCODE_CLOSE:
+                return int(struct.unpack("!H", frame.data[:2])[0])
+    return None
+
+
+@contextmanager
+def silent_listener() -> Iterator[tuple[str, socket.socket]]:
+    """An address where connections are taken by the kernel and nothing ever answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}", listener
+
+
+def run_to_end(
+    *arguments: str,
+    cwd: str | Path | None = None,
+    timeout: float = DEADLINE,
+    environment: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run `run_node.py` with `arguments` until it ends by itself; both streams as text."""
+    return subprocess.run(
+        [*RUN_NODE, *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+class NodeProcess:
+    """`run_node.py` as a process of its own, HTTP on `port`, peers on `port + 1`.
+
+    A context manager: leaving it ends the process and deletes its data directory, unless the
+    directory was given. It gets `--data-dir` unless `--ephemeral` is among `options`, or `cwd`
+    is given (then its data goes to the default place below that). `command` is what to run
+    instead of `run_node.py`, `environment` what to add to the environment.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        port: int | None = None,
+        data_dir: str | Path | None = None,
+        cwd: str | Path | None = None,
+        command: Sequence[str] | None = None,
+        environment: dict[str, str] | None = None,
+        wait: bool = True,
+    ) -> None:
+        self.port = port or free_port_pair()
+        self.address = f"ws://127.0.0.1:{self.port + 1}"
+        self._own_dir = tempfile.TemporaryDirectory(prefix="p2p-test-")
+        self.data_dir = Path(data_dir or Path(self._own_dir.name) / "data")
+        given = ("--ephemeral" in options) or cwd
+        self.log_file = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [
+                *(command or RUN_NODE),
+                str(self.port),
+                *(() if given else ("--data-dir", str(self.data_dir))),
+                *options,
+            ],
+            cwd=cwd or ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log_file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        )
+        if wait:
+            try:
+                self.wait_ready()
+            except BaseException:
+                self.close()
+                raise
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the node ended: {self.log()}")
+            try:
+                return request(self.port, "/healthz").status == 200
+            except OSError:
+                return False
+
+        wait_until(ready, "the node answers on its HTTP port")
+
+    def log(self) -> str:
+        """All that the process has printed so far, both streams."""
+        size = os.fstat(self.log_file.fileno()).st_size
+        return os.pread(self.log_file.fileno(), size, 0).decode("utf-8", "replace")
+
+    def logged(self, *parts: str, after: int = 0) -> bool:
+        """Is there a line with all `parts` (in any case) in the log, from `after` on?"""
+        lines = self.log()[after:].lower().splitlines()
+        return any(all(part.lower() in line for part in parts) for line in lines)
+
+    def get(self, target: str, **headers: str) -> Answer:
+        return request(self.port, target, headers=headers)
+
+    def line(self) -> str:
+        """What curl prints for `/`."""
+        return self.get("/").text
+
+    def sockets(self) -> int:
+        return int(self.line().split(" ", 3)[2])
+
+    def messages(self) -> str:
+        """The messages as `/` prints them, joined by commas."""
+        return self.line().split(" ", 3)[3]
+
+    def texts(self) -> list[str]:
+        """The messages one by one (none of them may be empty or hold a comma)."""
+        return [text for text in self.messages().split(",") if text]
+
+    def assert_unharmed(self) -> None:
+        """No link, no message and no traceback was left on a node that tests share."""
+        assert self.line() == "No. sockets 0 "
+        assert "Traceback" not in self.log(), self.log()
+
+    def add(self, address: str) -> Answer:
+        return self.get("/add?address=" + quote(address, safe=""))
+
+    def commit(self, text: str) -> Answer:
+        return self.get("/commit?msg=" + quote(text, safe=""))
+
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        """Send `signum`, wait for the end and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        return self.process.wait(DEADLINE)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait(DEADLINE)
+        self.log_file.close()
+        self._own_dir.cleanup()
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def run_nodes(count: int, *options: str) -> Iterator[list[NodeProcess]]:
+    """`count` node processes with the same options, started side by side."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(NodeProcess(*options, wait=False)) for _ in range(count)]
+        for node in nodes:
+            node.wait_ready()
+        yield nodes
+
+
+def wait_sockets(count: int, *nodes: NodeProcess) -> None:
+    """Wait until each of `nodes` counts `count` sockets."""
+
+    def counts() -> list[int]:
+        return [node.sockets() for node in nodes]
+
+    wait_until(
+        lambda: counts() == [count] * len(nodes), lambda: f"{count} sockets each, got {counts()}"
+    )

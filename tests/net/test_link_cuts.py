@@ -1,0 +1,143 @@
+"""Links over socket pairs: whole messages or none, wherever the connection is cut."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from p2p_sync.net import websocket as frames
+from p2p_sync.net.link import Link
+from p2p_sync.net.stream import Stream
+from p2p_sync.settings import Settings
+from tests.harness.support import DEADLINE, wait_until
+
+
+class Keeper:
+    """A handler that keeps what happens."""
+
+    def __init__(self, on_open: Callable[[Link], None] = lambda _: None) -> None:
+        self.messages: list[str | bytes] = []
+        self.ends: list[str] = []
+        self._on_open = on_open
+
+    def opened(self, link: Link) -> None:
+        self._on_open(link)
+
+    def received(self, link: Link, message: str | bytes) -> bool:
+        self.messages.append(message)
+        return True
+
+    def waiting(self, link: Link) -> None: ...
+
+    def silent(self, link: Link) -> None: ...
+
+    def measured(self, link: Link) -> None: ...
+
+    def closed(self, link: Link, reason: str) -> None:
+        self.ends.append(reason)
+
+    def next_texts(self, link: Link) -> tuple[list[str], float]:
+        return [], float("inf")
+
+
+class Ended:
+    """A link over one end of a socket pair, served in a thread."""
+
+    def __init__(self, end: socket.socket, handler: Keeper, dialled: str | None = None) -> None:
+        settings = Settings()
+        self.link = Link(Stream(end, 10.0), handler, settings, ("peer", 1), dialled)
+        self._thread = threading.Thread(target=self.link.run, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+
+
+def dialled_frames(*texts: str) -> list[bytes]:
+    return [frames.format_frame(frames.TEXT, text.encode(), masked=True) for text in texts]
+
+
+def test_a_cut_at_any_byte_loses_no_whole_message_and_invents_none() -> None:
+    texts = ["first", "", "z\u00e9ro \U0001f600", "x" * 130, "last"]
+    whole = dialled_frames(*texts)
+    stream = b"".join(whole)
+    ends = [sum(map(len, whole[:count])) for count in range(1, len(whole) + 1)]
+    for cut in range(len(stream) + 1):
+        ours, theirs = socket.socketpair()
+        keeper = Keeper()
+        served = Ended(ours, keeper)
+        theirs.sendall(stream[:cut])
+        theirs.close()
+        served.join()
+        assert keeper.messages == texts[: sum(end <= cut for end in ends)], cut
+        assert len(keeper.ends) == 1
+
+
+def test_one_byte_at_a_time_is_as_good_as_all_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    keeper = Keeper()
+    served = Ended(ours, keeper)
+    for byte in b"".join(dialled_frames("one", "two")):
+        theirs.send(bytes([byte]))
+    theirs.close()
+    served.join()
+    assert keeper.messages == ["one", "two"]
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 4409])
+def test_two_ends_wired_together_agree(code: int) -> None:
+    ours, theirs = socket.socketpair()
+    texts = ["", "a", "b" * 70_000, "\0\u202e\U0001f600"]
+
+    def greet(link: Link) -> None:
+        for text in texts:
+            link.send(text)
+
+    one, other = Keeper(greet), Keeper(greet)
+    dialler = Ended(ours, one, dialled="ws://peer:1")
+    acceptor = Ended(theirs, other)
+    wait_until(lambda: len(one.messages) == len(other.messages) == len(texts))
+    dialler.link.close(code, "enough")
+    dialler.join()
+    acceptor.join()
+    assert one.messages == other.messages == texts
+    assert one.ends == ["enough"]
+    assert len(other.ends) == 1
+    assert "stops" in other.ends[0] if code == 1001 else "enough" in other.ends[0]
+
+
+def test_what_is_queued_before_a_close_still_arrives() -> None:
+    ours, theirs = socket.socketpair()
+    one, other = Keeper(), Keeper()
+    dialler, acceptor = Ended(ours, one, dialled="ws://peer:1"), Ended(theirs, other)
+    for number in range(1000):
+        dialler.link.send(str(number))
+    dialler.link.close(1000, "done")
+    dialler.link.send("too late")
+    dialler.join()
+    acceptor.join()
+    assert other.messages == [str(number) for number in range(1000)]
+
+
+class Failing(Keeper):
+    """A handler with a fault."""
+
+    def received(self, link: Link, message: str | bytes) -> bool:
+        return bool(1 / 0)
+
+
+def test_a_handler_that_fails_ends_its_link_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ours, theirs = socket.socketpair()
+    keeper = Failing()
+    served = Ended(ours, keeper)
+    theirs.sendall(dialled_frames("boom")[0])
+    served.join()
+    assert "ZeroDivisionError" in caplog.text
+    assert keeper.ends == ["this node failed; see its log"]
+    theirs.close()

@@ -1,0 +1,230 @@
+"""The library, `from p2p_sync import Node`: what its users build on."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from time import time
+from typing import Any
+
+import pytest
+
+from p2p_sync import MessageError, Node, P2PSyncError
+from tests.harness.support import DEADLINE, ROOT, NodeProcess, free_port_pair, wait_until
+
+PROBE = "is the link open?"
+
+
+def texts(node: Node) -> list[str]:
+    return [message.data for message in node.messages() if message.data != PROBE]
+
+
+def link(here: Node, there: Node) -> None:
+    """Connect the two and return when what `here` commits reaches `there`."""
+    here.connect(there.address)
+    wait_until(lambda: here.commit(PROBE) and there.messages(), "the link is open")
+
+
+def test_two_nodes_share_what_is_committed() -> None:
+    with Node(0) as here, Node(0) as there:
+        link(here, there)
+        here.commit("to and")
+        there.commit("fro")
+        wait_until(lambda: sorted(texts(here)) == sorted(texts(there)) == ["fro", "to and"])
+        both = [[m for m in node.messages() if m.data != PROBE] for node in (here, there)]
+        assert both[0] == both[1], "the same messages in the same order"
+
+
+def test_a_commit_returns_the_message_with_its_identity() -> None:
+    with Node(0) as node:
+        first, second = node.commit("one"), node.commit("two")
+        assert (first.data, first.seq, second.data, second.seq) == ("one", 1, "two", 2)
+        assert first.origin == second.origin
+        node_id, _, start = first.origin.partition("-")
+        assert len(node_id) == 16 and int(node_id, 16) >= 0 and start
+        assert isinstance(first.time, int) and abs(first.time - time() * 1000) < 60_000
+        assert list(node.messages()) == [first, second]
+
+
+def test_port_0_picks_a_free_one_and_a_process_can_dial_it() -> None:
+    with Node(0) as node, Node(0) as other, NodeProcess() as process:
+        assert node.address != other.address
+        assert node.address.startswith("ws://127.0.0.1:") and not node.address.endswith(":0")
+        process.add(node.address)
+        wait_until(lambda: process.sockets() == 1)
+        process.commit("from a process")
+        wait_until(lambda: texts(node) == ["from a process"])
+
+
+def test_a_given_port_is_the_peer_port() -> None:
+    port = free_port_pair()
+    with Node(port) as node:
+        assert node.address == f"ws://127.0.0.1:{port}"
+        with pytest.raises(P2PSyncError, match=str(port)), Node(port):
+            pass
+
+
+def test_callbacks_run_in_order_in_a_thread_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str] = []
+    threads: set[threading.Thread] = set()
+
+    def bad(message: Any) -> None:
+        raise RuntimeError(f"no {message.data} today")
+
+    def good(message: Any) -> None:
+        threads.add(threading.current_thread())
+        if message.data != PROBE:
+            seen.append(message.data)
+
+    with Node(0) as here, Node(0) as there:
+        there.on_message(bad)
+        there.on_message(good)
+        link(here, there)
+        expected = [f"text {number}" for number in range(50)]
+        for text in expected:
+            here.commit(text)
+        wait_until(lambda: len(seen) >= 50)
+        there.commit("its own")
+        wait_until(lambda: len(seen) >= 51)
+    assert seen == [*expected, "its own"]
+    assert len(threads) == 1 and threading.main_thread() not in threads
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert any("no text 0 today" in caplog.handler.format(record) for record in errors)
+
+
+def test_a_slow_callback_delays_nobody() -> None:
+    release, entered = threading.Event(), threading.Event()
+
+    def slow(_: Any) -> None:
+        entered.set()
+        release.wait(DEADLINE)
+
+    with Node(0) as node, Node(0) as other:
+        link(node, other)
+        node.on_message(slow)
+        node.commit("one")
+        assert entered.wait(DEADLINE)
+        node.commit("two")
+        other.commit("three")
+        wait_until(lambda: len(texts(node)) == len(texts(other)) == 3)
+        release.set()
+
+
+def test_a_callback_may_commit() -> None:
+    with Node(0) as node:
+        node.on_message(lambda message: message.data == "ping" and node.commit("pong"))
+        node.commit("ping")
+        wait_until(lambda: texts(node) == ["ping", "pong"])
+
+
+def test_without_a_data_directory_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Node(0) as first:
+        first_id = first.commit("text").origin[:16]
+    assert list(tmp_path.iterdir()) == []
+    with Node(0) as second:
+        assert texts(second) == []
+        assert second.commit("text").origin[:16] != first_id
+
+
+def test_a_data_directory_keeps_the_identity_and_serves_one_node(tmp_path: Path) -> None:
+    with Node(0, data_dir=tmp_path / "data") as node:
+        first = node.commit("text")
+        with pytest.raises(P2PSyncError, match="data"), Node(0, data_dir=tmp_path / "data"):
+            pass
+    with Node(0, data_dir=str(tmp_path / "data")) as node:
+        second = node.commit("text")
+    assert second.origin[:16] == first.origin[:16]
+    assert second.origin != first.origin, "an origin is drawn anew at each start"
+
+
+@pytest.mark.parametrize("address", ["", "nonsense here", "ftp://127.0.0.1:1", "ws://127.0.0.1:0"])
+def test_a_bad_address_is_a_clear_error(address: str) -> None:
+    with Node(0) as node, pytest.raises(ValueError, match="ws://") as caught:
+        node.connect(address)
+    assert isinstance(caught.value, P2PSyncError)
+
+
+@pytest.mark.parametrize("text", ["x" * 65537, "\u00e9" * 32769, "\ud800", "a\udfffb"])
+def test_a_bad_text_is_a_clear_error_and_is_not_stored(text: str) -> None:
+    with Node(0) as node:
+        with pytest.raises(ValueError, match=r"65536|65,536|64 KiB|surrogate") as caught:
+            node.commit(text)
+        assert isinstance(caught.value, P2PSyncError)
+        assert list(node.messages()) == []
+        assert node.commit("x" * 65536).seq == 1, "the sequence has no gap"
+
+
+class Shouting(str):
+    """A text that lies about itself."""
+
+    def encode(self, *_: object) -> bytes:
+        raise RuntimeError("not to be called")
+
+
+NO_MESSAGES = [
+    b"x",
+    bytearray(b"x"),
+    None,
+    5,
+    1.5,
+    ["x"],
+    {"x": "y"},
+    object(),
+    Shouting("x"),
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("wrong", NO_MESSAGES, ids=lambda wrong: type(wrong).__name__)
+def test_what_is_no_text_is_refused_and_harms_no_other_commit(wrong: Any) -> None:
+    with Node(0) as node:
+        refused: list[object] = []
+        for commit in (
+            lambda: node.commit(wrong),
+            lambda: node.commit(wrong, copies=1, timeout=0.0),
+            lambda: node.begin(wrong, refused.append),
+            lambda: list(node.commit_all([wrong])),
+            lambda: list(node.commit_many(["before", wrong, "after"])),
+        ):
+            with pytest.raises(MessageError, match=r"str|surrogate"):
+                commit()
+        first, second = node.commit("first"), node.commit("second")
+        assert (first.seq, second.seq) == (2, 3), "no identity was given to what is no message"
+        assert first.origin == second.origin
+        assert texts(node) == ["before", "first", "second"]
+        assert refused == []
+
+
+def test_start_and_stop_by_hand_and_stop_twice() -> None:
+    before = set(threading.enumerate())
+    node = Node(0)
+    node.start()
+    node.commit("text")
+    with Node(0) as other:
+        link(other, node)
+        node.stop()
+        node.stop()
+    node.stop()
+    wait_until(lambda: set(threading.enumerate()) <= before, "all threads have ended")
+
+
+def test_neither_flask_nor_asyncio_is_needed() -> None:
+    code = """
+import sys
+from p2p_sync import Node
+with Node(0) as a, Node(0) as b:
+    a.connect(b.address)
+    a.commit("text")
+    a.messages()
+print(sorted({"flask", "waitress", "werkzeug", "asyncio"} & set(sys.modules)))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr

@@ -1,0 +1,663 @@
+"""Members that misbehave: a hostile peer plays each row against a real node under load.
+
+The node is linked with an honest one, and commits flow from the one to the other all the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from p2p_sync import Node
+from p2p_sync.wire.logframes import NO_HASH, Entry, chain
+from tests.harness import raw
+from tests.harness.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, RawServer, frame, held, tcp
+from tests.harness.support import (
+    DEADLINE,
+    SCALE,
+    NodeProcess,
+    holds,
+    run_nodes,
+    wait_sockets,
+    wait_until,
+)
+from tests.net.test_link_load import resident_mib
+
+ATTACK = 2.5 * SCALE
+"""Seconds that an attack lasts at least, and samples of the delay that are taken meanwhile."""
+SAMPLES = 25
+WINDOWS = 4
+"""Times that this is done while the median is too high: the machine may have other work."""
+FLOOR = 0.012 * SCALE
+"""A median delay below this (seconds) is taken for this: noise of a machine with other work."""
+MEMORY = 50.0
+"""MiB that an attack may cost."""
+HASH = "0123456789abcdef" * 2
+ids = (f"{number:016x}" for number in itertools.count(0xBAD))
+
+
+def status(node: NodeProcess) -> Any:
+    return json.loads(node.get("/api/v1/status").body)
+
+
+def digest(node: NodeProcess) -> str:
+    return str(status(node)["messages"]["digest"])
+
+
+class Load:
+    """Commits on one node, one after the other, each until it shows on the other."""
+
+    def __init__(self, here: NodeProcess, there: NodeProcess) -> None:
+        self.here, self.there = here, there
+        self.count = 0
+        self.next = "0"
+
+    def delay(self) -> float:
+        """Seconds from a commit to when it is shown on the other node."""
+        self.count += 1
+        text = f"load-{self.count}"
+        began = time.monotonic()
+        self._ask(self.writer, "GET", f"/commit?msg={text}", 302)
+        while time.monotonic() < began + DEADLINE:
+            page = self._ask(
+                self.reader, "GET", f"/api/v1/messages?order=arrival&after={self.next}", 200
+            )
+            found = json.loads(page)
+            self.next = found["next"]
+            if any(message["data"] == text for message in found["messages"]):
+                return time.monotonic() - began
+        raise AssertionError(f"{text} does not show")
+
+    def _ask(self, link: http.client.HTTPConnection, method: str, target: str, want: int) -> bytes:
+        link.request(method, target)
+        answer = link.getresponse()
+        body = answer.read()
+        assert answer.status == want, body
+        return body
+
+    def __enter__(self) -> Load:
+        self.writer = http.client.HTTPConnection("127.0.0.1", self.here.port, timeout=DEADLINE)
+        self.reader = http.client.HTTPConnection("127.0.0.1", self.there.port, timeout=DEADLINE)
+        while found := json.loads(
+            self._ask(self.reader, "GET", f"/api/v1/messages?order=arrival&after={self.next}", 200)
+        ):
+            self.next = found["next"]
+            if not found["messages"]:
+                return self
+        raise AssertionError
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+        self.reader.close()
+
+
+class Hostile:
+    """A peer with an id of its own that comes back as soon as it is hung up on."""
+
+    def __init__(self, address: str, receive_buffer: int = 0) -> None:
+        self.address = address
+        self.id = next(ids)
+        self.origin = f"{self.id}-1"
+        self.receive_buffer = receive_buffer
+        self.reading = not receive_buffer
+        self.stopped = threading.Event()
+        self.frames = 0  # sent
+        self.links = 0
+        self.closes: list[tuple[int | None, str]] = []
+        self.grafted = threading.Event()
+
+    def text(self, kind: str, **fields: Any) -> bytes:
+        return frame(TEXT, json.dumps({"type": kind, **fields}).encode(), masked=True)
+
+    def hello(self, **fields: Any) -> bytes:
+        who = {"addresses": [], "id": self.id, "start": 1, "protocol": 1}
+        return self.text("SOCKETS", **{**who, **fields})
+
+    def have(self, vector: dict[str, Any], last: bool = False) -> bytes:
+        return self.text("HAVE", have=vector, last=last)
+
+    def run(self, build: Callable[[Hostile], Iterator[bytes]]) -> None:
+        """Play a row until told to stop: what `build` yields is sent on each new link."""
+        while not self.stopped.is_set():
+            with contextlib.suppress(OSError, AssertionError, EOFError):
+                peer = raw.dial(self.address, receive_buffer=self.receive_buffer)
+                self.links += 1
+                with peer:
+                    self.peer = peer
+                    self._play(peer, build)
+            self.stopped.wait(0.02)
+
+    def stop(self) -> None:
+        """End it, though it be in the middle of a write that nobody takes."""
+        self.stopped.set()
+        with contextlib.suppress(AttributeError, OSError):
+            self.peer.sock.shutdown(socket.SHUT_RDWR)
+
+    def _play(self, peer: RawPeer, build: Callable[[Hostile], Iterator[bytes]]) -> None:
+        reader = threading.Thread(target=self._read, args=(peer,), daemon=True)
+        if self.reading:
+            reader.start()
+        try:
+            for data in build(self):
+                peer.send_bytes(data)
+                self.frames += 1
+                if self.stopped.is_set():
+                    break
+        finally:
+            if self.reading:
+                with contextlib.suppress(OSError):
+                    peer.send(raw.CLOSE, raw.close_payload(1000))
+                reader.join(2.0)
+
+    def _read(self, peer: RawPeer) -> None:
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            while True:
+                found = peer.read()
+                if found.opcode == raw.CLOSE:
+                    code = int.from_bytes(found.payload[:2], "big") or None
+                    self.closes.append((code, found.payload[2:].decode()))
+                    # Data on its way to a connection that has ended would be held for long.
+                    peer.send(raw.CLOSE, found.payload[:2])
+                    peer.sock.shutdown(socket.SHUT_RDWR)
+                    return
+                if b'"GRAFT"' in found.payload[:20]:
+                    self.grafted.set()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[NodeProcess, NodeProcess]]:
+    with run_nodes(2) as (node, honest):
+        honest.add(node.address)
+        wait_sockets(1, node, honest)
+        with Load(node, honest) as load:
+            for _ in range(20):  # all is loaded, and the trees have grown
+                load.delay()
+        yield node, honest
+        for each in (node, honest):
+            assert "Traceback" not in each.log(), each.log()
+
+
+@contextlib.contextmanager
+def under_attack(
+    pair: tuple[NodeProcess, NodeProcess],
+    build: Callable[[Hostile], Iterator[bytes]],
+    *,
+    receive_buffer: int = 0,
+) -> Iterator[Hostile]:
+    """Play a row, and hold the node to what it owes: the delay, the memory, and that all is as
+    before in the end."""
+    node, honest = pair
+    hostile = Hostile(node.address, receive_buffer)
+    log = len(node.log())
+    medians: list[float] = []
+    with Load(node, honest) as load:
+        before = statistics.median(load.delay() for _ in range(SAMPLES))
+        tasks, memory = held(node, "task"), resident_mib(node)
+        attacker = threading.Thread(target=hostile.run, args=(build,), daemon=True)
+        attacker.start()
+        try:
+            wait_until(lambda: hostile.links or hostile.frames, "the attack has begun")
+            most = 0.0
+            while len(medians) < WINDOWS and (not medians or medians[-1] > 2 * max(before, FLOOR)):
+                began = time.monotonic()
+                delays: list[float] = []
+                while len(delays) < SAMPLES or time.monotonic() < began + ATTACK:
+                    delays.append(load.delay())
+                    most = max(most, resident_mib(node))
+                medians.append(statistics.median(delays))
+            yield hostile
+        finally:
+            hostile.stop()
+            attacker.join(DEADLINE)
+        during = min(medians)
+        told = [f"{median * 1000:.1f}" for median in medians]
+        print(
+            f"\nmedian delay {before * 1000:.1f} ms, under attack {', '.join(told)} ms; "
+            f"{most - memory:.1f} MiB; {hostile.links} links, {hostile.frames} frames; "
+            f"{status(node)['misbehaviour']}; last closes {hostile.closes[-2:]}"
+        )
+        assert not attacker.is_alive()
+        assert during <= 2 * max(before, FLOOR)
+        assert most - memory < MEMORY
+        wait_until(
+            lambda: statistics.median(load.delay() for _ in range(5)) <= 2 * max(before, FLOOR),
+            "the delay is what it was",
+        )
+    wait_until(lambda: digest(node) == digest(honest), "the same on both")
+    wait_until(lambda: node.sockets() == 1, "the hostile one is gone, the honest one is linked")
+    wait_until(lambda: held(node, "task") <= tasks, f"threads are back at {tasks}")
+    lines = [line for line in node.log()[log:].splitlines() if "from " in line]
+    assert len([line for line in lines if "linked with" not in line]) < 100, "bounded"
+
+
+def counted(pair: tuple[NodeProcess, NodeProcess], kind: str) -> int:
+    return int(status(pair[0])["misbehaviour"][kind])
+
+
+def entry(node: NodeProcess, node_id: str) -> Any:
+    found = json.loads(node.get("/api/v1/peers").body)["peers"]
+    return next((peer for peer in found if peer["id"] == node_id), None)
+
+
+def check_others_welcome(pair: tuple[NodeProcess, NodeProcess], hostile: Hostile) -> None:
+    """Another node of the same host can link meanwhile, and so can the hostile one."""
+    with raw.dial(pair[0].address) as other:
+        other.send_bytes(Hostile("").hello())
+        wait_until(lambda: (entry(pair[0], hostile.id) or {}).get("state") != "refused")
+        other.ping()
+
+
+# -- The rows -------------------------------------------------------------------------------------
+
+
+def test_wrong_frames(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    wrong = itertools.cycle([b"[", b"[]", b'{"type":"HAVE"}', b'{"type":"GRAFT","after":[]}'])
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello()
+        yield frame(TEXT, next(wrong), masked=True)
+        while True:  # until it is hung up on
+            yield frame(PING, b"?", masked=True)
+            time.sleep(0.001)
+
+    before = counted(pair, "frame")
+    with under_attack(pair, attack) as hostile:
+        check_others_welcome(pair, hostile)
+        wait_until(lambda: [code for code, _ in hostile.closes if code == 1002])
+    wait_until(lambda: counted(pair, "frame") - before >= hostile.links - 1 > 3, "each is counted")
+
+
+FLOODS: dict[str, Callable[[Hostile], list[bytes]]] = {
+    "pings": lambda hostile: [frame(PING, b"x" * 125, masked=True) * 200],
+    "empty pings": lambda hostile: [frame(PING, masked=True) * 1_000],
+    "pongs": lambda hostile: [frame(PONG, b"?", masked=True) * 1_000],
+    "small fragments": lambda hostile: [fragment(TEXT)] + [fragment(CONTINUATION) * 1_000] * 9_999,
+    "pings in a message": lambda hostile: (
+        [(fragment(TEXT) + (fragment(CONTINUATION) + frame(PING, masked=True)) * 500)]
+        + [(fragment(CONTINUATION) + frame(PING, masked=True)) * 500] * 9_999
+    ),
+    "empty fragments": lambda hostile: [
+        frame(TEXT, fin=False, masked=True) + frame(CONTINUATION, fin=False, masked=True) * 1_000
+    ],
+    "unknown types": lambda hostile: [hostile.text("LATER", pad="x" * 100) * 100],
+    "big ones": lambda hostile: [hostile.text("LATER", pad="x" * 900_000)],
+    "HAVE": lambda hostile: [hostile.have({f"{n:016x}-5": [3, HASH] for n in range(2_500)})],
+    "the same messages": lambda hostile: [hostile.text("MESSAGES", runs=[own(hostile, 1_000)])],
+}
+
+
+def fragment(opcode: int) -> bytes:
+    return frame(opcode, b" ", fin=False, masked=True)
+
+
+def own(hostile: Hostile, count: int, time_ms: int = 1, after: int = 0) -> dict[str, Any]:
+    """A run of messages of the hostile node's own."""
+    entries = [Entry(time_ms, f"{n}") for n in range(1, after + count + 1)]
+    hashes = chain(NO_HASH, entries)
+    return {
+        "origin": hostile.origin,
+        "after": after,
+        "previous": hashes[after - 1] if after else NO_HASH,
+        "entries": [list(entry[:2]) for entry in entries[after:]],
+    }
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_floods(pair: tuple[NodeProcess, NodeProcess], kind: str) -> None:
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello() + hostile.have({}, last=True)
+        yield from itertools.cycle(FLOODS[kind](hostile))
+
+    with under_attack(pair, attack):
+        pass
+
+
+def test_enormous_vectors(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    """What is more than may be claimed at a time is ignored."""
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello()
+        for part in range(41):
+            names = (f"{part:08x}{n:08x}-7" for n in range(2_500))
+            yield hostile.have({name: [5, HASH] for name in names})
+        while True:
+            yield frame(PING, b"?", masked=True)
+            time.sleep(0.01)
+
+    with under_attack(pair, attack) as hostile:
+        assert hostile.closes == []
+        assert status(pair[0])["behind"] <= 1_000
+
+
+def test_vectors_of_which_nothing_is_shipped(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    """As many origins as may be told of, and new ones each time that it comes back."""
+    numbers = itertools.count()
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello()
+        for part in range(40):
+            names = (f"{next(numbers):016x}-7" for _ in range(2_500))
+            yield hostile.have({name: [5, HASH] for name in names}, last=part == 39)
+        for _ in range(20):
+            yield frame(PING, b"?", masked=True)
+            time.sleep(0.01)
+
+    with under_attack(pair, attack):
+        pass
+    wait_until(lambda: status(pair[0])["behind"] == 0, "nobody says to hold more")
+
+
+def test_sequence_gaps(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    """They are answered with GRAFT; those that follow the answer to it are counted."""
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello() + hostile.have({}, last=True)
+        gap = hostile.text("MESSAGES", runs=[own(hostile, 5, after=5)])
+        yield gap
+        hostile.grafted.wait(5.0)
+        yield hostile.text("MESSAGES", runs=[own(hostile, 1)])
+        while True:
+            yield gap
+            time.sleep(0.002)
+
+    before = counted(pair, "gap")
+    with under_attack(pair, attack) as hostile:
+        assert hostile.grafted.is_set()
+        check_others_welcome(pair, hostile)
+    assert counted(pair, "gap") > before
+
+
+def test_identities_with_other_contents(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    node, _ = pair
+    before = status(node)["conflicts"]
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello() + hostile.have({}, last=True)
+        first, other = own(hostile, 3), own(hostile, 5, 2)
+        yield hostile.text("MESSAGES", runs=[first])
+        while not held_of(node, hostile):
+            time.sleep(0.01)
+        while True:
+            yield hostile.text("MESSAGES", runs=[other], have={hostile.origin: [3, HASH]})
+            time.sleep(0.01)
+            if hostile.frames % 10 == 0:
+                return  # and back again
+
+    with under_attack(pair, attack) as hostile:
+        assert status(node)["conflicts"] > before
+        wait_until(lambda: node.logged("conflict", hostile.origin), node.log)
+        for each in pair:
+            wait_until(partial(holds_first_three, each, hostile))
+
+
+def holds_first_three(node: NodeProcess, hostile: Hostile) -> bool:
+    return [message["time"] for message in held_of(node, hostile)] == [1, 1, 1]
+
+
+def held_of(node: NodeProcess, hostile: Hostile) -> list[Any]:
+    """The messages of the hostile one that a node holds; theirs are the oldest."""
+    after = f"1.{hostile.origin}.0"
+    page = json.loads(node.get(f"/api/v1/messages?order=time&after={after}").body)["messages"]
+    return [message for message in page if message["origin"] == hostile.origin]
+
+
+def test_times_in_the_far_future(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    node, _ = pair
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello() + hostile.have({}, last=True)
+        for seq in itertools.count():
+            yield hostile.text("MESSAGES", runs=[own(hostile, 1, 2**52, seq)])
+            time.sleep(0.02)
+
+    before = counted(pair, "future")
+    with under_attack(pair, attack) as hostile:
+        assert entry(node, hostile.id)["state"] == "connected", "it may be an honest wrong clock"
+    assert counted(pair, "future") > before
+    node.commit("after the future")
+    newest = json.loads(node.get("/api/v1/messages?order=time&limit=1000").body)["messages"]
+    ours = [message for message in newest if message["data"] == "after the future"]
+    assert not ours or abs(ours[0]["time"] - time.time() * 1000) < 60_000, "not followed"
+
+
+def test_graft_storms(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    node, _ = pair
+    page = json.loads(node.get("/api/v1/messages?limit=1000&order=arrival").body)["messages"]
+    origins = sorted({message["origin"] for message in page})
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello() + hostile.have({}, last=True)
+        names = [*origins, *(f"{n:016x}-9" for n in range(2_500 - len(origins)))]
+        while True:
+            yield hostile.text("GRAFT", after=dict.fromkeys(names, 0))
+            time.sleep(0.002)
+
+    before = counted(pair, "graft")
+    with under_attack(pair, attack) as hostile:
+        check_others_welcome(pair, hostile)
+    assert counted(pair, "graft") > before
+
+
+def test_addresses_by_the_thousand(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    numbers = itertools.count()
+
+    def address() -> str:
+        number = next(numbers)
+        return f"ws://127.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}:9"
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello() + hostile.have({}, last=True)
+        while True:
+            yield hostile.hello(
+                addresses=[address() for _ in range(256)],
+                leaves=[address() for _ in range(256)],
+            )
+            time.sleep(0.005)
+
+    before = counted(pair, "addresses")
+    with under_attack(pair, attack):
+        pass
+    assert counted(pair, "addresses") > before
+
+
+def test_half_open_links(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    """Handshakes that do not end, and links of which nothing is heard."""
+    node, _ = pair
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello()
+        with contextlib.ExitStack() as stack:
+            for number in range(100):
+                stack.enter_context(tcp(node.address)).sendall(b"GET / HTTP/1.1\r\n"[: number % 16])
+            for _ in range(16):
+                stack.enter_context(raw.dial(node.address))
+            while True:
+                yield b""
+                time.sleep(0.01)
+
+    with under_attack(pair, attack):
+        pass
+
+
+def test_reading_nothing(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    node, _ = pair
+    page = json.loads(node.get("/api/v1/messages?limit=1000&order=arrival").body)["messages"]
+    origins = sorted({message["origin"] for message in page})
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        yield hostile.hello() + hostile.have({}, last=True)
+        while True:
+            yield hostile.text("GRAFT", after=dict.fromkeys(origins, 0))
+            yield frame(PING, b"x" * 125, masked=True) * 10
+            time.sleep(0.02)
+
+    with under_attack(pair, attack, receive_buffer=4096):
+        pass
+
+
+def test_one_byte_a_second(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    """Ten of them at once, in the handshake, in a header and in a frame."""
+    node, _ = pair
+
+    def attack(hostile: Hostile) -> Iterator[bytes]:
+        slow = hostile.text("LATER", pad="x" * 1_000)
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(raw.dial(node.address)) for _ in range(5)]
+            peers[0].send_bytes(Hostile("").hello())
+            socks = [stack.enter_context(tcp(node.address)) for _ in range(5)]
+            yield hostile.hello()
+            for at in range(1_000):
+                for sock in (*(peer.sock for peer in peers), *socks):
+                    with contextlib.suppress(OSError):
+                        sock.sendall((b"GET / HTTP/1.1\r\n" if sock in socks else slow)[at:][:1])
+                yield slow[at:][:1]
+                time.sleep(1.0)
+
+    with under_attack(pair, attack):
+        pass
+
+
+# -- What is counted, with shorter deadlines ------------------------------------------------------
+
+
+def kinds(node: Node, kind: str) -> int:
+    return int(node.status()["misbehaviour"][kind])
+
+
+def counts(node: Node, kind: str, count: int) -> bool:
+    return kinds(node, kind) == count
+
+
+def test_who_takes_for_ever_over_a_frame_is_cut_and_counted() -> None:
+    with Node(0, heartbeat=0.25) as node, raw.dial(node.address) as peer:
+        peer.send_bytes(Hostile("").hello())
+        wait_until(lambda: node.sockets() == 1)
+        data = frame(TEXT, b"x" * 1_000, masked=True)
+        with contextlib.suppress(OSError):
+            for byte in data:
+                peer.send_bytes(bytes([byte]))
+                if node.sockets() == 0:
+                    break
+                time.sleep(0.02)
+        wait_until(lambda: node.sockets() == 0)
+        wait_until(lambda: kinds(node, "slow") == 1)
+
+
+def test_who_reads_nothing_is_cut_and_counted() -> None:
+    with Node(0, send_timeout=0.3) as node, raw.dial(node.address, receive_buffer=4096) as peer:
+        peer.send_bytes(Hostile("").hello() + Hostile("").have({}, last=True))
+        wait_until(lambda: node.sockets() == 1)
+        for number in range(400):
+            node.commit("x" * 60_000)
+            if number % 10 == 0 and node.sockets() == 0:
+                break
+        wait_until(lambda: kinds(node, "deaf") == 1)
+
+
+def test_who_says_nothing_any_more_is_cut_and_counted() -> None:
+    with Node(0, heartbeat=0.2) as node, raw.dial(node.address) as peer:
+        peer.send_bytes(Hostile("").hello())
+        wait_until(lambda: kinds(node, "silent") == 1)
+
+
+def violate(peer: RawPeer, node_id: str) -> None:
+    """Be linked as `node_id`, then break a rule, and be hung up on."""
+    hello = {"addresses": [], "id": node_id, "start": 1, "protocol": 1}
+    peer.send_json({"type": "SOCKETS", **hello})
+    peer.send_json({"type": "HAVE"})
+    assert peer.read_close() == (1002, "a frame about the log: have is not an object")
+
+
+def test_no_id_and_no_host_is_refused_for_what_it_did_before() -> None:
+    """Whoever uses another node's id to break the rules does not have that node refused."""
+    with Node(0) as honest, Node(0) as node:
+        for count in range(1, 21):
+            with raw.dial(node.address) as peer:
+                violate(peer, honest.id)
+            wait_until(partial(counts, node, "frame", count))
+        honest.connect(node.address)
+        wait_until(lambda: honest.sockets() == node.sockets() == 1)
+        holds(lambda: honest.sockets() == node.sockets() == 1)
+        (entry,) = node.peers()
+        assert (entry["id"], entry["state"]) == (honest.id, "connected")
+
+
+def test_a_violation_ends_one_link_and_leaves_the_others() -> None:
+    with Node(0) as node, Node(0) as other, raw.dial(node.address) as bystander:
+        other.connect(node.address)
+        bystander.send_sockets()
+        wait_until(lambda: node.sockets() == 2)
+        with raw.dial(node.address) as peer:
+            violate(peer, next(ids))
+        wait_until(lambda: kinds(node, "frame") == 1)
+        bystander.ping()
+        node.commit("after it")
+        wait_until(lambda: [message.data for message in other.messages()] == ["after it"])
+        assert node.sockets() == 2
+
+
+def test_an_address_behind_which_rules_are_broken_is_dialled_less_and_less_often() -> None:
+    with RawServer() as server, Node(0, redial_first=0.1, redial_longest=30.0) as node:
+        node.connect(server.address)
+        for count in range(1, 5):
+            with server.accept() as peer:
+                violate(peer, next(ids))
+            wait_until(partial(counts, node, "frame", count))
+            wait_until(partial(failed_dials, node, count))
+        (entry,) = node.peers()
+        assert entry["state"] in ("refused", "dialling") and "is not" in entry["last_error"]
+
+
+def failed_dials(node: Node, count: int) -> bool:
+    return bool(node.peers()[0]["attempts"] == count)
+
+
+def test_two_nodes_with_a_conflict_over_a_third_ones_messages_stay_linked() -> None:
+    """The third gave each of them another message under one id; neither of them is to blame."""
+    third = f"{0x3:016x}"
+    with Node(0) as one, Node(0) as two:
+        for node, text in ((one, "one"), (two, "two")):
+            with raw.dial(node.address) as peer:
+                hello = {"addresses": [], "id": third, "start": 1, "protocol": 1}
+                peer.send_json({"type": "SOCKETS", **hello})
+                peer.send_json({"type": "HAVE", "have": {}, "last": True})
+                run = {"origin": f"{third}-1", "after": 0, "previous": NO_HASH}
+                peer.send_json({"type": "MESSAGES", "runs": [{**run, "entries": [[1, text]]}]})
+                wait_until(partial(has_text, node, text))
+        one.connect(two.address)
+        for count in range(1, 31):  # each news of either side brings the conflict up again
+            one.commit(f"from one {count}")
+            two.commit(f"from two {count}")
+        wait_until(lambda: len(texts(one)) == len(texts(two)) == 61)
+        wait_until(lambda: one.status()["conflicts"] or two.status()["conflicts"])
+        holds(lambda: one.sockets() == two.sockets() == 1)
+        for node in (one, two):
+            assert not any(node.status()["misbehaviour"].values())
+            assert "closed" not in str(node.peers()) and len(node.peers()) == 1
+        assert {texts(one)[0], texts(two)[0]} == {"one", "two"}, "each keeps what it has"
+
+
+def texts(node: Node) -> list[str]:
+    return [message.data for message in node.messages()]
+
+
+def has_text(node: Node, text: str) -> bool:
+    return texts(node) == [text]
+
+
+def test_a_node_keeps_its_id_on_a_link() -> None:
+    with Node(0) as node, raw.dial(node.address) as peer:
+        peer.send_bytes(Hostile("").hello())
+        peer.send_bytes(Hostile("").hello())
+        assert peer.read_close() == (1008, "a node has one id as long as its link lasts")

@@ -1,0 +1,323 @@
+"""Networks with a secret: who knows it is let in, and nobody else learns anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2p_sync import Node
+from p2p_sync.disk.private import secret_keys
+from p2p_sync.wire.frames import Proof, Sockets, decode, encode
+from p2p_sync.wire.proof import Handshake
+from tests.harness import raw
+from tests.harness.support import (
+    NodeProcess,
+    free_port_pair,
+    holds,
+    request,
+    run_to_end,
+    wait_sockets,
+    wait_until,
+)
+
+OLD, NEW, OTHER = (f"{word} secret of the tests" for word in ("an old", "a new", "another"))
+US = "ab" * 8
+
+
+def secret_file(folder: Path, *secrets: str, name: str = "secret") -> Path:
+    path = folder / name
+    path.touch(0o600)
+    path.write_text("# of the tests\n\n" + "".join(f"  {secret}\t\n" for secret in secrets))
+    return path
+
+
+@contextmanager
+def members(folder: Path, count: int, *secrets: str) -> Iterator[list[NodeProcess]]:
+    """Nodes that share secrets, each with a file of its own."""
+    with ExitStack() as stack:
+        nodes = []
+        for number in range(count):
+            path = secret_file(folder, *secrets, name=f"secret{number}")
+            options = ("--secret-file", str(path))
+            nodes.append(stack.enter_context(NodeProcess(*options, wait=False)))
+        for node in nodes:
+            node.wait_ready()
+        yield nodes
+
+
+def entries(node: NodeProcess) -> list[dict[str, Any]]:
+    return list(json.loads(node.get("/api/v1/peers").body)["peers"])
+
+
+class Member:
+    """A dialling raw peer that knows a secret, and keeps what it says."""
+
+    def __init__(self, address: str, secret: str, node: str = US) -> None:
+        self.peer = raw.dial(address)
+        keys = secret_keys(secret, "the test")
+        self.handshake = Handshake(keys, node, 7, os.urandom(32).hex(), True, "")
+        self.said: list[str] = []
+        self._say(self.handshake.open())
+
+    def _say(self, frames: list[Sockets | Proof]) -> None:
+        for frame in frames:
+            self.said.append(encode(frame))
+            self.peer.send(raw.TEXT, self.said[-1].encode())
+
+    def step(self) -> dict[str, Any]:
+        """Read a frame and answer it."""
+        fields = self.peer.read_json()
+        self._say(self.handshake.receive(decode(json.dumps(fields))))
+        return dict(fields)
+
+    def prove(self) -> None:
+        self.step()
+        self.step()
+        assert self.handshake.proved
+
+
+def test_those_who_share_a_secret_form_a_network(tmp_path: Path) -> None:
+    with members(tmp_path, 3, OLD) as (one, two, three):
+        one.add(two.address)
+        three.add(two.address)
+        wait_sockets(2, one, two, three)
+        one.commit("among us")
+        wait_until(lambda: two.texts() == three.texts() == ["among us"])
+        assert OLD not in one.log() + two.log() + three.log()
+
+
+def test_a_wrong_secret_is_refused_with_a_sentence_on_both_sides(tmp_path: Path) -> None:
+    right, wrong = secret_file(tmp_path, OLD), secret_file(tmp_path, OTHER, name="wrong")
+    with (
+        NodeProcess("--secret-file", str(right)) as node,
+        NodeProcess("--secret-file", str(wrong)) as stranger,
+    ):
+        stranger.add(node.address)
+        wait_until(lambda: entries(stranger)[0]["state"] == "refused")
+        assert "secret" in entries(stranger)[0]["last_error"]
+        wait_until(lambda: node.logged("proof is wrong"), node.log)
+        wait_until(lambda: stranger.logged("4401", "proof is wrong"), stranger.log)
+        holds(lambda: node.sockets() == stranger.sockets() == 0)
+
+
+@pytest.mark.parametrize("dialler", ["with", "without"])
+def test_with_and_without_a_secret_do_not_mix_and_say_so(tmp_path: Path, dialler: str) -> None:
+    with (
+        NodeProcess("--secret-file", str(secret_file(tmp_path, OLD))) as closed,
+        NodeProcess() as open_node,
+    ):
+        closed.commit("for members")
+        one, other = (closed, open_node) if dialler == "with" else (open_node, closed)
+        one.add(other.address)
+        wait_until(lambda: closed.logged("secret", "that node") or closed.logged("4401"))
+        wait_until(lambda: open_node.logged("secret"))
+        holds(lambda: closed.sockets() == open_node.sockets() == 0)
+        assert open_node.texts() == []
+
+
+def test_an_original_node_is_told_why_it_is_refused(tmp_path: Path) -> None:
+    with NodeProcess("--secret-file", str(secret_file(tmp_path, OLD))) as node:
+        with raw.dial(node.address) as original:
+            original.send_sockets()
+            code, reason = original.read_close()
+        assert code == 4401 and "original" in str(reason)
+        wait_until(lambda: node.logged("original nodes"))
+
+
+def test_the_opening_says_nothing_but_who_asks_for_a_proof(tmp_path: Path) -> None:
+    with NodeProcess("--secret-file", str(secret_file(tmp_path, OLD))) as node:
+        node.commit("for members")
+        known = Member(node.address, OLD)
+        opening = known.step()
+        assert set(opening) == {"type", "addresses", "id", "start", "protocol", "link", "nonce"}
+        assert (opening["addresses"], opening["link"]) == ([], 0)
+        known.step()
+        assert known.handshake.proved and node.sockets() == 0, "it has to introduce itself yet"
+        known.peer.send_json(
+            {"type": "SOCKETS", "addresses": [], "id": US, "start": 7, "protocol": 1, "port": 4321}
+        )
+        wait_until(lambda: node.sockets() == 1)
+        stranger = Member(node.address, OTHER)
+        assert stranger.step()["addresses"] == []
+        assert stranger.peer.read_close()[0] == 4401
+        assert node.sockets() == 1
+        known.peer.close()
+
+
+def test_who_says_nothing_is_told_nothing() -> None:
+    with Node(0, secret=OLD, handshake_timeout=1.0) as node, raw.dial(node.address) as silent:
+        frames = []
+        with pytest.raises(EOFError):
+            while True:
+                frames.append(silent.read())
+        assert frames == []
+
+
+def test_pings_do_not_put_off_the_proof() -> None:
+    with Node(0, secret=OLD, handshake_timeout=1.0) as node, raw.dial(node.address) as peer:
+        started = time.monotonic()
+        with pytest.raises((EOFError, OSError)):
+            while time.monotonic() < started + 10:
+                peer.ping()
+        assert time.monotonic() < started + 5
+
+
+def test_a_frame_before_the_proof_is_short() -> None:
+    with Node(0, secret=OLD) as node, raw.dial(node.address) as peer:
+        peer.send(raw.TEXT, b'"' + b"x" * 5000 + b'"')
+        assert peer.read_close()[0] == 1009
+
+
+def test_messages_before_the_proof_are_refused() -> None:
+    with Node(0, secret=OLD) as node, raw.dial(node.address) as peer:
+        peer.send_message("let me in")
+        assert peer.read_close()[0] == 4401
+        assert node.messages() == []
+
+
+def test_reflection(tmp_path: Path) -> None:
+    """A hostile address has the node prove to itself what it asked of us."""
+    with Node(0, secret=OLD) as node, raw.RawServer() as trap:
+        node.connect(trap.address)
+        with trap.accept() as victim:
+            opening = victim.read_json()
+            victim.send_json(opening)  # our own words
+            with pytest.raises(AssertionError):
+                assert victim.read_json()["type"] == "nothing more"
+        with raw.dial(node.address) as mirror:
+            mirror.send_json(opening)
+            assert mirror.read_close()[0] == 1000
+        assert node.sockets() == 0
+
+
+def test_reflection_of_the_proof() -> None:
+    """The acceptor's proof cannot be had by sending the dialler's back."""
+    with Node(0, secret=OLD) as node, raw.RawServer() as trap:
+        node.connect(trap.address)
+        with trap.accept() as victim:
+            opening = victim.read_json()
+            victim.send_json({**opening, "id": US, "start": 1})
+            proof = victim.read_json()
+            assert proof["type"] == "PROOF"
+            victim.send_json(proof)
+            assert victim.read_close()[0] == 4401
+        assert node.sockets() == 0
+
+
+def test_replay() -> None:
+    with Node(0, secret=OLD) as node:
+        member = Member(node.address, OLD)
+        member.prove()
+        with raw.dial(node.address) as thief:
+            thief.send(raw.TEXT, member.said[0].encode())
+            assert thief.read_json()["type"] == "SOCKETS"
+            thief.send(raw.TEXT, member.said[1].encode())
+            assert thief.read_close()[0] == 4401
+        member.peer.close()
+
+
+def test_a_proof_holds_for_the_id_that_it_names() -> None:
+    with Node(0, secret=OLD) as node:
+        member = Member(node.address, OLD)
+        member.prove()
+        other = {"type": "SOCKETS", "addresses": [], "id": "cd" * 8, "start": 1, "protocol": 1}
+        member.peer.send_json(other)
+        assert member.peer.read_close()[0] == 1008
+        member = Member(node.address, OLD)
+        member.prove()
+        member.peer.send_sockets()  # as an original node does
+        assert member.peer.read_close()[0] == 1008
+
+
+def test_a_secret_is_changed_without_downtime(tmp_path: Path) -> None:
+    with members(tmp_path, 3, OLD) as nodes:
+        for node in nodes[1:]:
+            node.add(nodes[0].address)
+        wait_sockets(2, *nodes)
+        for secrets in ((OLD, NEW), (NEW, OLD), (NEW,)):
+            for number, node in enumerate(nodes):
+                mark = len(node.log())
+                secret_file(tmp_path, *secrets, name=f"secret{number}")
+                node.process.send_signal(signal.SIGHUP)
+                wait_until(partial(node.logged, "read again", after=mark))
+                drop_links(node)
+                wait_sockets(2, *nodes)
+        Member(nodes[0].address, NEW).prove()
+        late = Member(nodes[0].address, OLD)
+        late.step()
+        assert late.peer.read_close()[0] == 4401
+
+
+def drop_links(node: NodeProcess) -> None:
+    """Have a node's links opened anew."""
+    for entry in entries(node):
+        request(node.port, f"/api/v1/peers/{entry['key']}", "DELETE")
+        node.add(entry["address"])
+
+
+def test_a_broken_secret_file_leaves_all_as_it_was(tmp_path: Path) -> None:
+    with members(tmp_path, 1, OLD) as (node,):
+        secret_file(tmp_path, "short", name="secret0")
+        node.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: node.logged("all stays as it was", "16 bytes"))
+        Member(node.address, OLD).prove()
+
+
+def test_the_secret_comes_by_the_environment_too(tmp_path: Path) -> None:
+    with NodeProcess(environment={"P2P_SYNC_SECRET": OLD}) as node:
+        Member(node.address, OLD).prove()
+    twice = run_to_end(
+        str(free_port_pair()),
+        "--ephemeral",
+        "--secret-file",
+        str(secret_file(tmp_path, OLD)),
+        environment={"P2P_SYNC_SECRET": OLD},
+    )
+    assert (twice.returncode, twice.stdout) == (2, "")
+    assert "twice" in twice.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "says"),
+    [
+        (f"{OLD}\n", 0o644, "chmod 600"),
+        ("fifteen bytes..\n", 0o600, "16 bytes"),
+        (f"{OLD}\n{NEW}\n{OTHER}\n", 0o600, "two lines"),
+        ("# nothing\n\n", 0o600, "openssl rand"),
+        (None, 0o600, "cannot be read"),
+    ],
+)
+def test_what_is_no_secret_file_ends_the_start(
+    tmp_path: Path, text: str | None, mode: int, says: str
+) -> None:
+    path = tmp_path / "secret"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    ended = run_to_end(str(free_port_pair()), "--ephemeral", "--secret-file", str(path))
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr
+
+
+@pytest.mark.parametrize("secret", [OLD, None])
+def test_a_node_that_is_given_its_own_address_knows_itself(secret: str | None) -> None:
+    with Node(0, secret=secret) as node, Node(0, secret=secret) as other:
+        for address in (node.address, other.address):
+            node.connect(address)
+
+        def states() -> dict[str, str]:
+            return {peer["address"]: peer["state"] for peer in node.peers()}
+
+        expected = {node.address: "self", other.address: "connected"}
+        wait_until(lambda: states() == expected, lambda: str(states()))
+        wait_until(lambda: node.status()["verdict"]["state"] == "in_sync")
+        holds(lambda: states() == expected and node.status()["verdict"]["peers"] == 1)

@@ -1,0 +1,205 @@
+"""Plain commits, which need no worker: answered as all others are, and in their turn."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from p2p_sync import Node
+from p2p_sync.errors import LogError
+from p2p_sync.web.app import create_app
+from p2p_sync.web.guard import Guard, guarded
+from p2p_sync.web.plain import BEGUN, begin
+from p2p_sync.web.serve import HttpServer
+from tests.harness.support import DEADLINE, NodeProcess, wait_until
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[NodeProcess]:
+    with NodeProcess() as process:
+        yield process
+
+
+def exchange(port: int, request: str) -> bytes:
+    """Send these bytes, and return all that comes back until the other side closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
+        sock.sendall(request.encode())
+        return b"".join(iter(lambda: sock.recv(1 << 16), b""))
+
+
+def get(port: int, target: str, *fields: str, version: str = "1.1") -> str:
+    lines = [f"GET {target} HTTP/{version}", f"Host: localhost:{port}", *fields]
+    return "\r\n".join([*lines, "", ""])
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("fields", [(), ("Accept: text/html",), ("User-Agent: curl/8",)])
+def test_the_answer_is_that_of_the_long_way(
+    node: NodeProcess, version: str, fields: tuple[str, ...]
+) -> None:
+    def answer(target: str) -> bytes:
+        request = get(node.port, target, "Connection: close", *fields, version=version)
+        return re.sub(rb"\r\nDate: [^\r]*", b"", exchange(node.port, request))
+
+    plain = answer("/commit?msg=text")
+    assert plain == answer("/commit?msg=text&copies=0")
+    assert b" 302 Found\r\n" in plain or b" 302 FOUND\r\n" in plain
+    for query in ("msg", "msg=%zz", "msg=%ff", "msg=" + "x" * 70_000, "Msg=text", ""):
+        assert answer(f"/commit?{query}") == answer(f"/commit?{query}&copies=0"), query
+
+
+def test_answers_come_in_the_order_of_the_requests() -> None:
+    """Of plain commits and others that one client sends at once; each shows to what follows it."""
+    with NodeProcess() as node:
+        targets = [f"/commit?msg={n}" if n % 3 else "/api/v1/status" for n in range(30)]
+        requests = [get(node.port, target) for target in targets]
+        requests.append(get(node.port, "/healthz", "Connection: close"))
+        answers = re.split(rb"(?=HTTP/1\.1 )", exchange(node.port, "".join(requests)))[1:]
+        assert len(answers) == len(requests)
+        committed = 0
+        for target, answer in zip(targets, answers, strict=False):
+            if target.startswith("/commit"):
+                assert answer.startswith(b"HTTP/1.1 302 ")
+                committed += 1
+            else:
+                assert f'"messages":{{"count":{committed},'.encode() in answer
+
+
+def test_what_the_guard_refuses_is_not_begun() -> None:
+    with Node(0) as node:
+        guard = Guard(8000, "t" * 40)
+
+        def head(**more: str) -> dict[str, str]:
+            given = {"REQUEST_METHOD": "GET", "PATH_INFO": "/commit", "QUERY_STRING": "msg=text"}
+            return {**given, "HTTP_HOST": "localhost:8000", **more}
+
+        for wrong in (
+            {"HTTP_HOST": "evil.example"},
+            {"HTTP_HOST": ""},
+            {"HTTP_ORIGIN": "http://evil.example"},
+            {"HTTP_SEC_FETCH_SITE": "cross-site"},
+            {"HTTP_X_FORWARDED_FOR": "8.8.8.8"},
+            {"REQUEST_METHOD": "HEAD"},
+            {"REQUEST_METHOD": "POST"},
+            {"PATH_INFO": "/commit/"},
+            {"HTTP_PURPOSE": "prefetch"},
+            {"HTTP_SEC_PURPOSE": "prefetch"},
+            {"QUERY_STRING": "msg=text&copies=1"},
+            {"QUERY_STRING": "msg=%zz"},
+            {"QUERY_STRING": ""},
+        ):
+            assert not begin(node, guard, head(**wrong), lambda _: None), wrong
+        assert node.messages() == []
+        told: list[bool] = []
+        done = threading.Event()
+        right = head()
+
+        def answer(stored: bool) -> None:
+            told.append(stored)
+            done.set()
+
+        assert begin(node, guard, right, answer)
+        assert done.wait(DEADLINE) and told == [True]
+        right[BEGUN]()  # type: ignore[operator]
+        assert [message.data for message in node.messages()] == ["text"]
+
+
+def test_what_is_begun_when_a_node_stops_is_told() -> None:
+    told: dict[int, list[bool]] = {number: [] for number in range(200)}
+    with Node(0) as node:
+        ends = [node.begin(f"{number}", told[number].append) for number in told]
+    for end, stored in zip(ends, told.values(), strict=True):
+        assert end and len(stored) == 1, "once"
+        with nullcontext() if stored[0] else suppress(LogError):
+            end()
+
+
+def test_a_signal_cuts_no_commit_off_in_the_middle() -> None:
+    """What was answered by 302 is there after it, and there is no gap."""
+    with NodeProcess() as node:
+        acknowledged: list[str] = []
+        refused: list[int] = []
+
+        def client(name: int) -> None:
+            try:
+                for number in range(100_000):
+                    text = f"{name}.{number}"
+                    if (status := node.get("/commit?msg=" + quote(text)).status) != 302:
+                        return refused.append(status)
+                    acknowledged.append(text)
+            except OSError:
+                return None
+
+        clients = [threading.Thread(target=client, args=(name,)) for name in range(4)]
+        for thread in clients:
+            thread.start()
+        wait_until(lambda: len(acknowledged) > 200, "commits go on")
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(DEADLINE) == 0
+        for thread in clients:
+            thread.join(DEADLINE)
+        assert "Traceback" not in node.log(), node.log()
+        with NodeProcess(data_dir=node.data_dir) as again:
+            held = set(again.messages().split(","))
+            assert set(acknowledged) <= held
+        assert set(refused) <= {503}, "a node that stops says so"
+
+
+def test_what_is_begun_when_the_server_stops_is_answered() -> None:
+    node = Node(0)
+    with node, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        guard = Guard(port, "t" * 40)
+        http = HttpServer("127.0.0.1", port)
+        application = guarded(create_app(node), guard)
+        loop = threading.Thread(
+            target=http.run, args=(application, guard.room, partial(begin, node, guard))
+        )
+        append, stored = node.log.append, threading.Event()
+
+        def slow(runs: Any) -> None:
+            stored.wait(DEADLINE)
+            append(runs)
+
+        node.log.append = slow  # type: ignore[method-assign]
+        loop.start()
+        answers: list[bytes] = []
+        request = get(port, "/commit?msg=text", "Connection: close")
+        asking = [
+            threading.Thread(target=lambda: answers.append(exchange(port, request)))
+            for _ in range(4)
+        ]
+        for thread in asking:
+            thread.start()
+        held = node._running().state
+        wait_until(lambda: len(held._tickets) == 4, "all are under way")
+        http.end()
+        loop.join(DEADLINE)
+        threading.Timer(0.2, stored.set).start()
+        node.stop()
+        http.stop()
+        for thread in asking:
+            thread.join(DEADLINE)
+        assert sorted({answer[:12] for answer in answers}) <= [b"HTTP/1.1 302", b"HTTP/1.1 503"]
+        assert len(answers) == 4 and all(answers)
+
+
+def test_callbacks_that_are_set_later_get_what_comes_later() -> None:
+    got: list[str] = []
+    with Node(0) as node:
+        node.commit("before")
+        node.on_message(lambda message: got.append(message.data))
+        node.on_message(lambda message: got.append(message.data))
+        node.commit("after")
+        wait_until(lambda: got == ["after", "after"])
