@@ -1,114 +1,436 @@
-"""Every setting and limit: its default, its unit and its reason."""
+"""Every setting and every limit, once: its value, its unit, and the reason for it.
+
+A *setting* may differ from node to node. `Settings` are the settings of a node, which a library
+passes to `Node`; `Program` are those of the program that runs one. A field made by `option` is also
+an option of the command line and an environment variable; `cli/options.py` derives both from it.
+
+A *limit* is the same for all nodes: a constant, in the section of the folder that uses it.
+
+The type of a value is its unit, and the text below it is the reason. The reference in
+`docs/` is generated from it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .address import Address, is_loopback
 
-# What any node of ours takes from another, whatever its own settings are: were this a setting,
-# nodes could never agree on which messages exist. UTF-8 bytes.
-MAX_MESSAGE_BYTES = 128 * 1024
+Count: TypeAlias = int
+Bytes: TypeAlias = int
+BytesPerSecond: TypeAlias = int
+Characters: TypeAlias = int
+Seconds: TypeAlias = float
 
-# Addresses in one SOCKETS frame.
-MAX_ADDRESSES = 256
+# -- wire ------------------------------------------------------------------------------------------
 
-# Ids in it of the nodes that the sender is linked with.
-MAX_LINKS_TOLD = 64
+MAX_MESSAGE_BYTES: Bytes = 128 * 1024
+"""A message from another node, in UTF-8. Not a setting: with different limits, nodes could never
+agree on which messages exist."""
 
-# Addresses that are remembered.
-MAX_KNOWN_ADDRESSES = 1000
+MAX_ADDRESSES: Count = 256
+"""Addresses in one SOCKETS frame, and addresses that one remote host may add to the address book
+before any of them has worked."""
 
-# Dials to addresses that only peers of one remote host have sent: at once, and then a minute.
-STRANGERS_AT_ONCE = 64
-STRANGERS_A_MINUTE = 12
+MAX_LINKS_TOLD: Count = 64
+"""Ids of connected nodes in one SOCKETS frame."""
 
-# Accepted links above `max_peers`, which are told addresses and closed.
-SPARE_PEERS = 16
+# -- core ------------------------------------------------------------------------------------------
 
-# Accepted connections that have not finished the opening handshake, or not proved the secret yet.
-# The host with most of them loses its oldest first. They have no threads, so each costs little;
-# with 1,000 new ones a second from the same host, an honest one has a quarter of a second.
-MAX_UNPROVED = 256
+MAX_KNOWN_ADDRESSES: Count = 1000
+"""Addresses that a node remembers."""
 
-# The head of an HTTP request or answer in an opening handshake. Bytes.
-MAX_HANDSHAKE_BYTES = 16 * 1024
+STRANGERS_AT_ONCE: Count = 64
+"""Dials in a row to addresses that only the peers of one remote host have sent."""
 
-# Dials under way at a time to addresses given by hand, and as many to others: peers can tell of any
-# number of addresses that do not answer, which must not delay the dials that the operator wants.
-# Beside these, host names that are being resolved: those that hang delay no dial. Learned names get
-# half of the places, so that they delay no name given by hand.
-MAX_DIALS = 8
-MAX_LOOKUPS = 16
+STRANGERS_A_MINUTE: Count = 12
+"""Such dials in each minute after that."""
 
-# Endpoints (IP addresses with a port) of one host name that one dial tries.
-MAX_ENDPOINTS = 8
+SPARE_PEERS: Count = 16
+"""Links accepted above `--max-peers`; such a peer receives addresses and is closed."""
 
-# Open files and connections that a process allows itself at its start: the limit that it inherits,
-# 256 on macOS, is soon reached by connections alone. More than this is of no use.
-MAX_DESCRIPTORS = 10_000
+# -- disk ------------------------------------------------------------------------------------------
 
-# Where a connection cannot be accepted, for want of descriptors or threads, a port accepts none for
-# this long, and the log has a line about it at most this often. Seconds.
-ACCEPT_PAUSE = 1.0
-ACCEPT_LOGGED = 60.0
+# -- net -------------------------------------------------------------------------------------------
+
+MAX_UNPROVED: Count = 256
+"""Accepted connections that have not finished the opening handshake or have not proved the secret.
+The host with the most loses its oldest first. They have no threads, so each costs little; if one
+host opens 1,000 a second, another still has a quarter of a second for its handshake."""
+
+MAX_HANDSHAKE_BYTES: Bytes = 16 * 1024
+"""The head of the HTTP request or answer in an opening handshake."""
+
+MAX_DIALS: Count = 8
+"""Dials at a time to addresses given by hand, and as many to all others: peers can name any number
+of addresses that do not answer, and these must not delay the dials that the operator wants."""
+
+MAX_LOOKUPS: Count = 16
+"""Host names that are resolved at a time. Names learned from peers get half of the places."""
+
+MAX_ENDPOINTS: Count = 8
+"""IP addresses of one host name that one dial tries."""
+
+ACCEPT_PAUSE: Seconds = 1.0
+"""A port that cannot accept a connection, for lack of descriptors or threads, accepts none for this
+time."""
+
+ACCEPT_LOGGED: Seconds = 60.0
+"""The log has at most one line about that in this time."""
+
+# -- node ------------------------------------------------------------------------------------------
+
+# -- web -------------------------------------------------------------------------------------------
+
+HTTP_THREADS: Count = 32
+"""Threads that answer HTTP requests. More than `HTTP_WAITING`, so that requests which wait leave
+room for all others."""
+
+HTTP_WAITING: Count = 16
+"""HTTP requests at a time that wait for copies or events, import, follow, or read a long log; the
+next one is answered 503 with Retry-After."""
+
+HTTP_RETRY_AFTER: Seconds = 2
+"""Retry-After of such an answer, and of a node that is stopping."""
+
+HTTP_CONNECTIONS: Count = 100
+"""HTTP connections of each group: of this machine, of clients that have shown the token, and of all
+others. So no group can take the places of another. If a group has more, its connection that has
+been idle for longest is closed; of the others, the oldest."""
+
+HTTP_CONNECTIONS_PER_HOST: Count = 20
+"""HTTP connections of one host among the others. A browser opens six."""
+
+HTTP_MAX_HEAD_BYTES: Bytes = 3 * MAX_MESSAGE_BYTES + 64 * 1024
+"""An HTTP request line and its headers: the largest message, each byte percent-encoded, and
+headers."""
+
+HTTP_MAX_CHUNK_HEAD: Bytes = 16 * 1024
+"""The size of a chunk with its extensions, and the trailer after the last chunk."""
+
+HTTP_MAX_BODY: Bytes = 1024 * 1024
+"""The body of an HTTP request, except for a bulk commit."""
+
+HTTP_MAX_BULK_BODY: Bytes = 1024 * 1024 * 1024
+"""The body of a bulk commit (NDJSON), which is read line by line from a file."""
+
+HTTP_MAX_LINE: Bytes = 6 * MAX_MESSAGE_BYTES + 1024
+"""A line of NDJSON: the largest message, each byte escaped, and the rest of a JSON object."""
+
+HTTP_BODY_IN_MEMORY: Bytes = 64 * 1024
+"""A larger body is kept, while it arrives, in a file without a name in the data directory."""
+
+HTTP_READ: Bytes = 64 * 1024
+"""The part of a body that is read at a time."""
+
+HTTP_IDLE: Seconds = 30
+"""The head of an HTTP request must arrive within this time after the last answer."""
+
+HTTP_IDLE_CHECK: Seconds = 1
+"""Connections are checked this often."""
+
+HTTP_ARRIVAL: Seconds = 20.0
+"""The head of a request must arrive within this time after its first byte."""
+
+HTTP_LEAST_RATE: BytesPerSecond = 1024
+"""After that time a body must have arrived at this rate."""
+
+HTTP_STUCK: Seconds = 20.0
+"""A connection is closed if the client has read nothing of an answer for this time."""
+
+HTTP_STOP_TIMEOUT: Seconds = 0.5
+"""A node that stops lets requests that are being answered end within this time."""
+
+HTTP_COOKIE_AGE: Seconds = 30 * 24 * 3600
+"""How long a browser keeps the cookie with the token."""
+
+PAGE_MESSAGES: Count = 200
+"""Messages on a page without JavaScript, and in one piece of the line for scripts."""
+
+PAGE_PEERS: Count = 100
+"""Peers on a page without JavaScript."""
+
+API_DEFAULT_LIMIT: Count = 100
+"""Messages in an answer of the API, if the request has no `limit`."""
+
+API_MAX_LIMIT: Count = 1000
+"""Messages in an answer of the API."""
+
+API_MAX_COUNTED: Count = 200
+"""Messages in an answer that says on how many peers each is stored."""
+
+API_MAX_SEARCH: Characters = 200
+"""The text that a search looks for."""
+
+API_MAX_COPIES: Count = 1000
+"""Copies that a commit may wait for."""
+
+API_DEFAULT_TIMEOUT: Seconds = 5.0
+"""A commit waits for copies for this time, if the request has no `timeout`."""
+
+API_MAX_TIMEOUT: Seconds = 60.0
+"""A commit may wait for copies for this time."""
+
+API_MAX_POLL: Seconds = 30
+"""A request may wait for events for this time."""
+
+API_STREAM_PAUSE: Seconds = 15.0
+"""A stream without news sends an empty line this often. So it finds out whether the client still
+reads, and the client whether the node still runs."""
+
+# -- cli -------------------------------------------------------------------------------------------
+
+MAX_DESCRIPTORS: Count = 10_000
+"""Open files and connections that a process allows itself when it starts. The limit that it
+inherits, 256 on macOS, is soon reached by connections alone."""
+
+GC_THRESHOLD: Count = 50_000
+"""New objects, less those that are gone, after which Python looks for cycles. Messages in bulk are
+many small objects without cycles; at Python's usual pace a fifth of the time goes into this."""
+
+LOG_BACKLOG: Bytes = 1024 * 1024
+"""Lines of the program's log, about 10,000, that wait while nobody reads standard error. Further
+ones are dropped and counted."""
+
+LOG_RETRY: Seconds = 1.0
+"""After a failed write to standard error, the next one comes this much later."""
+
+LOG_LAST_LINES: Seconds = 0.5
+"""A node that ends waits this long for the reader of standard error."""
+
+HANG_UP: Seconds = 1.0
+"""A process may receive SIGHUP this long before its terminal is gone."""
+
+CLI_PAGE: Count = 1000
+"""Messages that a command reads at a time."""
+
+CLI_CHUNK: Bytes = 256 * 1024
+"""The part of a file that a command sends at a time."""
+
+CLI_MAX_LINE: Bytes = 1024 * 1024
+"""A line of a file that a command sends; the node has a limit of its own."""
+
+CLI_POLL: Seconds = 0.1
+"""A command that waits asks the node this often."""
+
+CLI_ANSWER: Seconds = 10.0
+"""A single answer may take this time, if the command has no `--wait`."""
+
+CLI_LEAST_ANSWER: Seconds = 1.0
+"""The first answer may take at least this time, if `--wait` is shorter."""
+
+CLI_STORING: Seconds = 3.0
+"""A commit may take this time beside its `--timeout`, which is for the copies."""
+
+CLI_SILENCE: Seconds = 20.0
+"""The next part of an answer, or the next line of a stream, must arrive within this time; a stream
+has a line each `API_STREAM_PAUSE`."""
+
+# -- settings --------------------------------------------------------------------------------------
+
+Form: TypeAlias = Literal["text", "file", "peer", "advertised", "host name"]
+
+
+class Option(NamedTuple):
+    """A setting as an option of the command line, and as an environment variable."""
+
+    help: str
+    more: str  # further sentences, for the documentation only
+    name: str  # "": that of the field; the environment variable is P2P_SYNC_ and this name
+    form: Form  # how a text is checked
+    metavar: str
+    shown: str  # in the place of the default; "": the default
+    least: int | None  # the range of a number
+    most: int | None
+    choices: tuple[str, ...]
+
+
+def option(
+    default: Any,
+    help: str,
+    more: str = "",
+    *,
+    name: str = "",
+    form: Form = "text",
+    metavar: str = "",
+    shown: str = "",
+    least: int | None = None,
+    most: int | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Return a field that is also an option of the command line."""
+    about = Option(help, more, name, form, metavar, shown, least, most, choices)
+    return field(default=default, metadata={"option": about})
+
+
+@dataclass(frozen=True)
+class Program:
+    """Settings of the program that runs a node: HTTP, data and log."""
+
+    http_host: str = option("127.0.0.1", "Address to listen on for HTTP.")
+    http_names: tuple[str, ...] = option(
+        (),
+        "Host name accepted by the HTTP port; can be given more than once.",
+        "Needed for names by which browsers call the port, for example behind a proxy.",
+        name="http-name",
+        form="host name",
+        metavar="NAME",
+        shown="localhost, IP addresses",
+    )
+    http_token_file: str | None = option(
+        None,
+        "File with the token that other machines must send to the HTTP port.",
+        "Only its owner may be able to read it. `openssl rand -hex 32` makes a token.",
+        form="file",
+        metavar="FILE",
+        shown="http-token in DIR",
+    )
+    peer_port: int | None = option(None, "Port for peers.", shown="PORT+1", least=1, most=65535)
+    data_dir: str | None = option(
+        None,
+        "Directory for the log, the node's identity and the known addresses.",
+        "Only the user that runs the node can read it (mode 0700). It is refused if it, or a file "
+        "in it, belongs to a user other than that one or root, or is a symbolic link.",
+        form="file",
+        metavar="DIR",
+        shown="./p2p-data/PORT",
+    )
+    ephemeral: bool = option(False, "Keep nothing on disk.")
+    log_level: str = option(
+        "info",
+        "Least level that is logged, on standard error.",
+        choices=("debug", "info", "warning", "error"),
+    )
+    log_format: str = option(
+        "text",
+        "Lines for people, or JSON objects.",
+        "Text has the peer's address and the first 8 digits of its id; objects have `time` (ms), "
+        "`level`, `text`, `address`, `peer`.",
+        choices=("text", "json"),
+    )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a node behaves; times are in seconds, sizes in bytes."""
+    """Settings of a node."""
 
-    # The interface that the peer port listens on. Loopback unless told otherwise.
-    host: str = "127.0.0.1"
-    # What to tell peers as our own address; None: they form it from the connection.
-    advertise: Address | None = None
-    # False: this node cannot be dialled and tells no address at all.
+    host: str = option("127.0.0.1", "Address to listen on for peers.")
+
+    advertise: Address | None = option(
+        None,
+        "Address to announce to peers; 'none' if this node cannot be dialled.",
+        form="advertised",
+        metavar="ADDRESS",
+        shown="as peers see it",
+    )
+
     dialable: bool = True
-    # Addresses given by hand: dialled at the start, and again while the node runs.
-    peers: tuple[Address, ...] = field(default=())
-    # Learned addresses are dialled while there are fewer links than this, and links are shed above
-    # twice as many. 0: neither, the mesh is laid out by hand.
-    target_links: int = 8
-    # Accepted links at a time, and of one remote host among them (loopback apart).
-    max_peers: int = 128
-    max_peers_per_host: int = 32
-    # The secret of the network, one or two lines, or the file that holds it (see private.py).
+    """False: this node announces no address at all."""
+
+    peers: tuple[Address, ...] = option(
+        (),
+        "Node to connect to; can be given more than once.",
+        "It is dialled at the start, and again and again while it is not connected.",
+        name="peer",
+        form="peer",
+        metavar="ADDRESS",
+        shown="none",
+    )
+
+    target_links: int = option(
+        8,
+        "Dial learned addresses while there are fewer links.",
+        "Links are closed above twice as many. 0: neither, the mesh is laid out by hand.",
+        least=0,
+    )
+
+    max_peers: int = option(128, "Accepted links at a time.", least=1)
+
+    max_peers_per_host: int = option(
+        32, "Accepted links of one remote host.", "Loopback is not limited.", least=1
+    )
+
     secret: str | None = None
-    secret_file: str | None = None
-    # PEM files: the certificate of the peer port and its key, a private authority to trust.
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    tls_ca: str | None = None
-    # A message committed here.
-    max_message_bytes: int = 64 * 1024
-    # A frame, and what is put together from fragments. A message of the largest size stays below
-    # it, also with each of its bytes escaped in JSON.
-    max_frame_bytes: int = 1024 * 1024
-    # What may wait to be written to one link, messages apart.
-    max_outbox_bytes: int = 4 * 1024 * 1024
-    # A PING this often; a link that is silent for two of them is dropped.
-    heartbeat: float = 15.0
-    # A peer is cut when a write to it has not moved for this long.
-    send_timeout: float = 20.0
-    # An opening handshake takes at most this long, on either side.
-    handshake_timeout: float = 10.0
-    # The side that accepts hears the other out for this long before it tells its addresses, so
-    # that it knows whom it tells.
-    greeting_pause: float = 0.05
-    # A peer that says nothing for this long after the opening is taken for an original node.
-    introduction_timeout: float = 1.0
-    # The shortest pause before an address is dialled again, and the longest.
-    redial_first: float = 1.0
-    redial_longest: float = 60.0
-    # A known address without a link is tried this often, even when there are links enough: the
-    # halves of a parted network would not meet again otherwise.
-    probe: float = 10.0
-    # One link is exchanged for another this often, so that the overlay stays well mixed.
-    exchange: float = 60.0
+    """The secret of the network, one or two lines. Given by P2P_SYNC_SECRET and not by an option:
+    all users of a machine can read the arguments of a process."""
+
+    secret_file: str | None = option(
+        None,
+        "File with the secret of the network; nodes without it are not let in.",
+        "`P2P_SYNC_SECRET` may hold the secret itself.",
+        form="file",
+        metavar="FILE",
+        shown="none",
+    )
+
+    tls_cert: str | None = option(
+        None,
+        "Certificate (PEM) of the peer port, which speaks TLS then.",
+        "With its chain.",
+        form="file",
+        metavar="FILE",
+        shown="none",
+    )
+
+    tls_key: str | None = option(
+        None, "Its key (PEM).", form="file", metavar="FILE", shown="in --tls-cert"
+    )
+
+    tls_ca: str | None = option(
+        None,
+        "Additional CA certificate (PEM) to trust for peers.",
+        form="file",
+        metavar="FILE",
+        shown="the system's",
+    )
+
+    max_message_bytes: Bytes = option(
+        64 * 1024,
+        "Longest message that can be committed here, in UTF-8.",
+        least=1,
+        most=MAX_MESSAGE_BYTES,
+    )
+
+    max_frame_bytes: Bytes = 1024 * 1024
+    """A frame, and the sum of its fragments. The largest message fits, also with each of its bytes
+    escaped in JSON."""
+
+    max_outbox_bytes: Bytes = 4 * 1024 * 1024
+    """Frames that wait to be written to one link, messages apart."""
+
+    heartbeat: Seconds = 15.0
+    """A PING is sent this often; a link that is silent for twice this time is closed."""
+
+    send_timeout: Seconds = 20.0
+    """A link is closed if a write to it has not moved for this time."""
+
+    handshake_timeout: Seconds = 10.0
+    """An opening handshake takes at most this time, on either side."""
+
+    greeting_pause: Seconds = 0.05
+    """The accepting side waits this long for the first frame before it announces its addresses, so
+    that it knows which kind of node it talks to."""
+
+    introduction_timeout: Seconds = 1.0
+    """A peer that says nothing for this time after the handshake is taken for an original node."""
+
+    redial_first: Seconds = 1.0
+    """The shortest pause before an address is dialled again."""
+
+    redial_longest: Seconds = 60.0
+    """The longest pause before an address is dialled again."""
+
+    probe: Seconds = 10.0
+    """A known address without a link is tried this often, even with enough links. Otherwise the
+    halves of a split network would never meet again."""
+
+    exchange: Seconds = 60.0
+    """One link is exchanged for another this often, so that the mesh stays well mixed."""
 
     @property
     def tls_alone(self) -> bool:
-        """Whether peers' words lead to TLS alone."""
+        """Whether addresses from peers are dialled by TLS only."""
         return bool(self.tls_cert or self.tls_ca)
 
     def warnings(self, listening: str) -> list[str]:

@@ -13,24 +13,14 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from ..errors import P2PSyncError
+from ..settings import CLI_SILENCE
+from .exits import FAILED, NOT_ALLOWED, REFUSED, UNREACHABLE, USAGE
 from .logline import printable
-
-# Exit codes; the table is in README.md.
-NO = 1
-USAGE = 2
-UNREACHABLE = 3
-NOT_ALLOWED = 4
-REFUSED = 5
-FAILED = 6
 
 _URL = re.compile("[!-~]+")
 _NOT_ALLOWED = (401, 403, 421)
 
 T = TypeVar("T")
-
-# How long the next part of an answer may take, and the next line of a stream, of which one comes
-# each 15 s. Seconds.
-_PATIENCE = 20.0
 
 
 class Failure(P2PSyncError):
@@ -74,7 +64,7 @@ class Api:
         on answering.
         """
         if within is None:
-            return self._exchange(path, body, _PATIENCE)
+            return self._exchange(path, body, CLI_SILENCE)
         try:
             return _within(within, lambda: self._exchange(path, body, within))
         except TimeoutError as error:
@@ -93,7 +83,7 @@ class Api:
 
     def lines(self, path: str) -> Iterator[Any]:
         """GET `path` and yield the JSON of each line, as it comes, until the node ends it."""
-        with self._open(path, None, _PATIENCE) as response:
+        with self._open(path, None, CLI_SILENCE) as response:
             try:
                 for line in response:
                     if line.strip():

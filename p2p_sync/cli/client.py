@@ -18,24 +18,23 @@ from urllib.parse import quote
 import click
 
 from ..core.verdict import numbered
+from ..settings import (
+    CLI_ANSWER,
+    CLI_CHUNK,
+    CLI_LEAST_ANSWER,
+    CLI_MAX_LINE,
+    CLI_PAGE,
+    CLI_POLL,
+    CLI_STORING,
+)
 from ..web.token import read_token
-from .api import FAILED, NO, UNREACHABLE, USAGE, Api, Failure, TooLate
+from .api import Api, Failure, TooLate
+from .exits import FAILED, NO, UNREACHABLE, USAGE
 from .logline import printable
 
 T = TypeVar("T")
 Command = Callable[..., int | None]
 
-_PAGE = 1000
-# Bytes of a file that are sent at a time, and the longest line.
-_CHUNK = 256 * 1024
-_MAX_LINE = 1024 * 1024
-_POLL = 0.1
-
-# What a single answer may take where a command has no --wait of its own, or a shorter one; and what
-# a commit may take beside its --timeout, which is for the copies. Seconds.
-_ANSWER = 10.0
-_LEAST_ANSWER = 1.0
-_STORING = 3.0
 
 _HEAD = ["ADDRESS", "ID", "LINK", "STATE", "DELAY", "SENT", "RECEIVED", "BEHIND", "VERSION"]
 _COLOURS = {
@@ -131,7 +130,7 @@ def _moment(ms: int) -> str:
 @_command()
 def peers(api: Api, as_json: bool) -> None:
     """List the peers and, for those that are unreachable, why."""
-    told = api.ask("/api/v1/peers", within=_ANSWER)
+    told = api.ask("/api/v1/peers", within=CLI_ANSWER)
     if as_json:
         _say(json.dumps(told))
         return
@@ -178,7 +177,7 @@ def _trouble(peer: dict[str, Any]) -> str:
 def add(api: Api, address: str, wait: float, as_json: bool) -> int:
     """Connect the node to ADDRESS and remember it. Exits 0 once they are connected."""
     begin = time.monotonic()
-    told = api.ask("/api/v1/peers", {"address": address}, max(wait, _LEAST_ANSWER))
+    told = api.ask("/api/v1/peers", {"address": address}, max(wait, CLI_LEAST_ANSWER))
     name = told["address"]
 
     def entry(left: float) -> Any:
@@ -217,7 +216,7 @@ def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: boo
         raise Failure(USAGE, "the message is empty; give it a text")
     if text is not None:
         try:
-            told = api.ask(path, {"data": text}, timeout + _STORING)
+            told = api.ask(path, {"data": text}, timeout + CLI_STORING)
         except TooLate as error:
             raise Failure(
                 error.code, f"{error}; look whether the message is there before you try again"
@@ -226,7 +225,7 @@ def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: boo
         what = told["id"]
     else:
         told = {"count": 0, "copies": None}
-        with _Bulk(api, path, "the standard input", timeout + _STORING) as bulk:
+        with _Bulk(api, path, "the standard input", timeout + CLI_STORING) as bulk:
             for before, lines in _batches(sys.stdin.buffer):
                 numbers = [n for n, line in enumerate(lines, before + 1) if line.strip()]
                 texts = [_decoded(lines[n - before - 1]) for n in numbers]
@@ -264,7 +263,7 @@ def export(api: Api, file: str, as_json: bool) -> None:
     """Write all messages to FILE, as NDJSON in the shared order; - is the standard output."""
     count = damaged = 0
     with _replaced(file) as target:
-        total = api.ask("/api/v1/status", within=_ANSWER)["messages"]["count"]
+        total = api.ask("/api/v1/status", within=CLI_ANSWER)["messages"]["count"]
         for message in _progress(_messages(api), total):
             if "damaged" in message:
                 damaged += message["damaged"]
@@ -358,12 +357,12 @@ def _messages(api: Api) -> Iterator[dict[str, Any]]:
     """Yield all messages in the shared order, and {"damaged": count} for what was left out."""
     after = ""
     while True:
-        page = api.ask(f"/api/v1/messages?order=time&limit={_PAGE}&after={quote(after)}")
+        page = api.ask(f"/api/v1/messages?order=time&limit={CLI_PAGE}&after={quote(after)}")
         yield from page["messages"]
         if "damaged" in page:
             yield {"damaged": page["damaged"]}
         after = page["next"]
-        if len(page["messages"]) < _PAGE:
+        if len(page["messages"]) < CLI_PAGE:
             return
 
 
@@ -382,11 +381,11 @@ def _until(ask: Callable[[float], T], good: Callable[[T], bool], wait: float) ->
     `ask` gets the seconds that it may take; the first answer has a second even if `wait` is less.
     """
     deadline = time.monotonic() + wait
-    answer = ask(max(wait, _LEAST_ANSWER))
+    answer = ask(max(wait, CLI_LEAST_ANSWER))
     while not good(answer) and (left := deadline - time.monotonic()) > 0:
-        time.sleep(min(_POLL, left))
+        time.sleep(min(CLI_POLL, left))
         try:
-            answer = ask(max(deadline - time.monotonic(), _POLL))
+            answer = ask(max(deadline - time.monotonic(), CLI_POLL))
         except TooLate:
             break  # the answer before it is the last one
     return answer
@@ -396,9 +395,9 @@ def _batches(file: Any) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the lines of a file, as many as are there at a time, and how many were before."""
     rest = b""
     count = 0
-    while chunk := file.read1(_CHUNK):
+    while chunk := file.read1(CLI_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > _MAX_LINE:
+        if len(rest) > CLI_MAX_LINE:
             raise Failure(USAGE, f"line {count + len(lines) + 1} is longer than any message can be")
         if lines:
             yield count, lines

@@ -1,10 +1,11 @@
-"""What the options of a node may be, and the names by which errors call them."""
+"""The options of a node, made from the fields in `settings.py`, and their names in errors."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, MutableMapping
+from dataclasses import Field, fields
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from click.core import ParameterSource
 
 from ..address import parse_address
 from ..errors import InputError
+from ..settings import Form, Option, Program, Settings
 
 _PREFIX = "P2P_SYNC"
 
@@ -58,11 +60,54 @@ def _host_name(text: str) -> str:
         raise InputError(f"a host name alone, such as node.example.org, not {text!r}") from None
 
 
-text = _checked()
-file_name = _checked()
-peer = _checked(lambda text: str(parse_address(text)))
-advertised = _checked(_advertised)
-host_name = _checked(_host_name)
+_CALLBACKS: dict[Form, Callback] = {
+    "text": _checked(),
+    "file": _checked(),
+    "peer": _checked(lambda text: str(parse_address(text))),
+    "advertised": _checked(_advertised),
+    "host name": _checked(_host_name),
+}
+
+
+def option_fields() -> dict[str, Field[Any]]:
+    """Return the settings that are options, by the name of the option without its dashes."""
+    found = {}
+    for setting in (*fields(Settings), *fields(Program)):
+        if about := setting.metadata.get("option"):
+            found[about.name or setting.name.replace("_", "-")] = setting
+    return found
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of an option."""
+    return f"{_PREFIX}_{name.upper().replace('-', '_')}"
+
+
+def node_options() -> list[click.Parameter]:
+    """Return the options of the command that runs a node."""
+    return [_option(name, setting) for name, setting in option_fields().items()]
+
+
+def _option(name: str, setting: Field[Any]) -> click.Option:
+    about: Option = setting.metadata["option"]
+    multiple, flag = isinstance(setting.default, tuple), isinstance(setting.default, bool)
+    kind: click.ParamType[Any] | None = None
+    if about.choices:
+        kind = click.Choice(about.choices, case_sensitive=False)
+    elif about.least is not None:
+        kind = click.IntRange(about.least, about.most)
+    return click.Option(
+        [f"--{name}", setting.name],
+        default=None if multiple else setting.default,
+        is_flag=flag,
+        multiple=multiple,
+        type=kind,
+        callback=None if kind or flag else _CALLBACKS[about.form],
+        metavar=about.metavar or None,
+        show_default=about.shown or True,
+        envvar=variable(name),
+        help=about.help,
+    )
 
 
 def drop_service_links(environment: MutableMapping[str, str]) -> list[str]:
@@ -82,7 +127,7 @@ def drop_service_links(environment: MutableMapping[str, str]) -> list[str]:
 def variable_of(context: click.Context, parameter: click.Parameter) -> str:
     """Return the environment variable that gave the value of `parameter`; "": none did."""
     source = context.get_parameter_source(parameter.name or "")
-    return _variable(parameter) if source is ParameterSource.ENVIRONMENT else ""
+    return f"{parameter.envvar}" if source is ParameterSource.ENVIRONMENT else ""
 
 
 def name_of(context: click.Context, name: str) -> str:
@@ -92,14 +137,15 @@ def name_of(context: click.Context, name: str) -> str:
     return variable_of(context, parameter) or parameter.opts[0]
 
 
-def refuse_empty_files(context: click.Context) -> None:
+def refuse_empty_files() -> None:
     """Raise UsageError where the variable of a file or of the secret is set, but empty.
 
     click takes an empty variable for one that is not set: the node would run without its secret
     or its certificate.
     """
-    files = [_variable(p) for p in context.command.params if p.callback is file_name]
-    for name in (f"{_PREFIX}_SECRET", *files):
+    options = option_fields().items()
+    files = [name for name, field in options if field.metadata["option"].form == "file"]
+    for name in map(variable, ("secret", *files)):
         if not os.environ.get(name, "set").strip():
             raise click.UsageError(f"{name} is set but empty; give it a value, or unset it")
 
@@ -114,8 +160,3 @@ def with_variable(context: click.Context, text: str) -> str:
         if counts and re.search(rf"(?<![\w./-]){re.escape(value)}(?![\w/-])", text):
             found.append(f"{variable}={value}: ")
     return "".join(found) + text
-
-
-def _variable(parameter: click.Parameter) -> str:
-    name = parameter.envvar or f"{_PREFIX}_{(parameter.name or '').upper()}"
-    return name if isinstance(name, str) else name[0]

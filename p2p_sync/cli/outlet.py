@@ -13,18 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# What may wait to be written: about 10,000 lines. Bytes.
-_ROOM = 1024 * 1024
-
-# After a failed write, the next one comes this much later. Seconds.
-_RETRY = 1.0
+from ..settings import LOG_BACKLOG, LOG_RETRY
 
 
 class Outlet:
     """A bounded queue of text, and the thread that writes it. For any thread, also in a signal
     handler; nothing here waits, apart from `drain`."""
 
-    def __init__(self, descriptor: int = 2, room: int = _ROOM) -> None:
+    def __init__(self, descriptor: int = 2, room: int = LOG_BACKLOG) -> None:
         """`descriptor` is where to write, `room` the bytes that may wait."""
         self.dropped = 0  # lines, so far
         self.note: Callable[[int], str] = lambda count: f"{count} lines were dropped"
@@ -85,9 +81,9 @@ class Outlet:
                 left = left[os.write(self._descriptor, left) :]
                 self._failing = False
             except BlockingIOError:  # another process made the pipe non-blocking
-                select.select([], [self._descriptor], [], _RETRY)
+                select.select([], [self._descriptor], [], LOG_RETRY)
             except OSError:
                 with self._changed:
                     self._failing = True
                     self._changed.notify_all()
-                time.sleep(_RETRY)
+                time.sleep(LOG_RETRY)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..address import Address, is_loopback
 from ..disk.private import secrets_in
 from ..errors import InputError, StartError
 from ..node.node import Node
-from ..settings import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Settings
+from ..settings import GC_THRESHOLD, HANG_UP, MAX_DESCRIPTORS, Program
 from ..version import __version__
 from ..web.app import create_app
 from ..web.guard import Guard, guarded
@@ -29,148 +30,18 @@ from ..web.plain import begin
 from ..web.serve import HttpServer
 from ..web.token import kept_token, read_token
 from .logline import JsonLine, OneLine
-from .options import (
-    advertised,
-    file_name,
-    host_name,
-    name_of,
-    peer,
-    refuse_empty_files,
-    text,
-    with_variable,
-)
+from .options import name_of, node_options, refuse_empty_files, with_variable
 from .outlet import Outlet
 from .records import QueuedHandler, QueuedStream
 from .signals import NodeSignals
 
 logger = logging.getLogger("p2p_sync")
 
-_DEFAULT = Settings()
-# New objects, in balance, after which the collector of cycles looks at them.
-_GC_THRESHOLD = 50_000
 EXAMPLE = "python run_node.py 8000"
 
 
-@click.command(context_settings={"auto_envvar_prefix": "P2P_SYNC", "show_default": True})
+@click.command(params=node_options(), context_settings={"show_default": True})
 @click.argument("port", metavar="PORT")
-@click.option(
-    "--host", callback=text, default=_DEFAULT.host, help="Address to listen on for peers."
-)
-@click.option(
-    "--http-host", callback=text, default="127.0.0.1", help="Address to listen on for HTTP."
-)
-@click.option(
-    "--http-name",
-    "http_names",
-    callback=host_name,
-    multiple=True,
-    metavar="NAME",
-    show_default="localhost, IP addresses",
-    envvar="P2P_SYNC_HTTP_NAME",
-    help="Host name accepted by the HTTP port; can be given more than once.",
-)
-@click.option(
-    "--http-token-file",
-    callback=file_name,
-    metavar="FILE",
-    show_default="http-token in DIR",
-    help="File with the token that other machines must send to the HTTP port.",
-)
-@click.option(
-    "--secret-file",
-    callback=file_name,
-    metavar="FILE",
-    show_default="none",
-    help="File with the secret of the network; nodes without it are not let in.",
-)
-@click.option(
-    "--tls-cert",
-    callback=file_name,
-    metavar="FILE",
-    show_default="none",
-    help="Certificate (PEM) of the peer port.",
-)
-@click.option(
-    "--tls-key",
-    callback=file_name,
-    metavar="FILE",
-    show_default="in --tls-cert",
-    help="Its key (PEM).",
-)
-@click.option(
-    "--tls-ca",
-    callback=file_name,
-    metavar="FILE",
-    show_default="the system's",
-    help="Additional CA certificate (PEM) to trust for peers.",
-)
-@click.option(
-    "--peer-port",
-    type=click.IntRange(1, 65535),
-    show_default="PORT+1",
-    help="Port for peers.",
-)
-@click.option(
-    "--peer",
-    "peers",
-    callback=peer,
-    multiple=True,
-    metavar="ADDRESS",
-    show_default="none",
-    envvar="P2P_SYNC_PEER",
-    help="Node to connect to; can be given more than once.",
-)
-@click.option(
-    "--advertise",
-    callback=advertised,
-    metavar="ADDRESS",
-    show_default="as peers see it",
-    help="Address to announce to peers; 'none' if this node cannot be dialled.",
-)
-@click.option(
-    "--data-dir",
-    callback=file_name,
-    metavar="DIR",
-    show_default="./p2p-data/PORT",
-    help="Directory for the log, the node's identity and the known addresses.",
-)
-@click.option("--ephemeral", is_flag=True, help="Keep nothing on disk.")
-@click.option(
-    "--target-links",
-    type=click.IntRange(0),
-    default=_DEFAULT.target_links,
-    help="Learned addresses are dialled while there are fewer links.",
-)
-@click.option(
-    "--max-peers",
-    type=click.IntRange(1),
-    default=_DEFAULT.max_peers,
-    help="Accepted links at a time.",
-)
-@click.option(
-    "--max-peers-per-host",
-    type=click.IntRange(1),
-    default=_DEFAULT.max_peers_per_host,
-    help="Accepted links of one remote host.",
-)
-@click.option(
-    "--max-message-bytes",
-    type=click.IntRange(1, MAX_MESSAGE_BYTES),
-    default=_DEFAULT.max_message_bytes,
-    help="Longest message, in UTF-8.",
-)
-@click.option(
-    "--log-level",
-    default="info",
-    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-    help="What is logged, on standard error.",
-)
-@click.option(
-    "--log-format",
-    default="text",
-    type=click.Choice(["text", "json"], case_sensitive=False),
-    help="Lines for people, or JSON objects.",
-)
 @click.version_option(__version__)
 @click.pass_context
 def run_node(context: click.Context, /, **options: Any) -> None:
@@ -195,30 +66,23 @@ def _run(
     signals: NodeSignals,
     ignored: Sequence[str],
     port: str,
-    http_host: str,
-    http_names: Sequence[str],
-    http_token_file: str | None,
-    data_dir: str | None,
-    ephemeral: bool,
-    log_level: str,
-    log_format: str,
     **options: Any,
 ) -> None:
-    refuse_empty_files(context)
-    http_port = _port(port, options.get("peer_port"), name_of(context, "peer_port"))
-    peer_port = options.pop("peer_port") or http_port + 1
-    if ephemeral and data_dir:
+    refuse_empty_files()
+    program = Program(**{field.name: options.pop(field.name) for field in fields(Program)})
+    http_port = _port(port, program.peer_port, name_of(context, "peer_port"))
+    if program.ephemeral and program.data_dir:
         raise click.UsageError(
             f"{name_of(context, 'ephemeral')} keeps nothing, so {name_of(context, 'data_dir')} "
             "has no use; give one"
         )
-    directory = None if ephemeral else data_dir or f"p2p-data/{http_port}"
-    # By the environment alone: the arguments of a process can be read by all on its machine.
+    directory = None if program.ephemeral else program.data_dir or f"p2p-data/{http_port}"
     secret = os.environ.get("P2P_SYNC_SECRET")
     if secret is not None:
         secrets_in(secret, "P2P_SYNC_SECRET")
-    token = read_token(Path(http_token_file)) if http_token_file else ""
-    _log_to(outlet, log_level, log_format)
+    token_file = program.http_token_file
+    token = read_token(Path(token_file)) if token_file else ""
+    _log_to(outlet, program.log_level, program.log_format)
     if ignored:
         logger.warning(
             "ignoring %s: Kubernetes sets these variables for a service of that name "
@@ -226,8 +90,8 @@ def _run(
             ", ".join(ignored),
         )
     _raise_descriptors()
-    node = Node(peer_port, directory, secret=secret, **options)
-    http = HttpServer(http_host, http_port, directory)
+    node = Node(program.peer_port or http_port + 1, directory, secret=secret, **options)
+    http = HttpServer(program.http_host, http_port, directory)
     reasons: list[str] = []
 
     def end(reason: str) -> None:
@@ -236,22 +100,20 @@ def _run(
 
     # The node starts and stops whole: what is being committed is not cut off in the middle.
     started = threading.Event()
-    signals.run(end, partial(_reload, node, started))
-    # Messages in bulk are many small objects that hold no cycles; looking for those at Python's
-    # usual pace takes a fifth of the time.
+    signals.run(end, partial(_reload, node, started), HANG_UP)
     gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
+    gc.set_threshold(GC_THRESHOLD)
     try:
         node.start()
         started.set()
         guard = Guard(
             http_port,
             token or kept_token(directory),
-            is_loopback(http_host),
+            is_loopback(program.http_host),
             # An interface that was given by name may be called so.
-            frozenset([*http_names, http_host.lower()]),
+            frozenset([*program.http_names, program.http_host.lower()]),
         )
-        _log_pages(guard, http_host, http_names, http_token_file)
+        _log_pages(guard, program)
         _log_peers(node, options["host"], options["advertise"])
         app = create_app(node, lambda: outlet.dropped)
         quick = partial(begin, node, guard)
@@ -306,8 +168,9 @@ def _port(given: str, peer_port: int | None, option: str) -> int:
     return port
 
 
-def _log_pages(guard: Guard, host: str, names: Sequence[str], token_file: str | None) -> None:
-    """Say where the page is, ready to click, with the token where one is needed."""
+def _log_pages(guard: Guard, program: Program) -> None:
+    """Log where the page is, ready to click, with the token where one is needed."""
+    host, names, token_file = program.http_host, program.http_names, program.http_token_file
     open_here = not guard.needs_token(host.lower())
     if open_here:
         logger.info("the page is at %s", _page(host, guard.port))

@@ -16,9 +16,6 @@ from typing import Any
 # Ctrl-C, and what supervisors send.
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
-# A process may receive SIGHUP a moment before the kernel takes the terminal away. Seconds.
-_HANG_UP = 1.0
-
 
 class CommandSignals:
     """The signals of a command that talks to a running node: they end it, and it cleans up."""
@@ -61,9 +58,15 @@ class NodeSignals:
             signal.signal(number, self._ended)
         signal.signal(signal.SIGHUP, self._hang_up)
 
-    def run(self, end: Callable[[str], object], reload: Callable[[], object]) -> None:
+    def run(
+        self, end: Callable[[str], object], reload: Callable[[], object], hang_up: float
+    ) -> None:
         """From now on call `end` with the reason, in any thread and maybe more than once; and
-        `reload`, in a thread of its own."""
+        `reload`, in a thread of its own.
+
+        A SIGHUP may come `hang_up` seconds before the terminal is gone.
+        """
+        self._patience = hang_up
         self._reload = reload
         self._end = end
         if self._hung_up:
@@ -88,7 +91,7 @@ class NodeSignals:
             threading.Thread(target=self._after_hang_up, name="hang-up", daemon=True).start()
 
     def _after_hang_up(self) -> None:
-        deadline = time.monotonic() + _HANG_UP
+        deadline = time.monotonic() + self._patience
         while self._tied and time.monotonic() < deadline:
             if not _has_terminal():
                 if self._end:

@@ -9,21 +9,13 @@ from contextlib import suppress
 import click
 
 from ..errors import InputError, StartError
-from .api import USAGE, Failure
+from ..settings import LOG_LAST_LINES
+from .api import Failure
 from .client import commands
+from .exits import BROKEN, DONE, INTERRUPTED, PIPE_CLOSED, USAGE
 from .options import drop_service_links, variable_of
 from .outlet import Outlet
 from .signals import CommandSignals, NodeSignals
-
-# Interrupted by the user; the reader of the standard output has closed it; as shells report these.
-_INTERRUPTED = 130
-_PIPE_CLOSED = 141
-
-# A defect of the program.
-_BROKEN = 1
-
-# How long the end of a node waits for the reader of standard error. Seconds.
-_LAST_LINES = 0.5
 
 
 def start(given: list[str], signals: CommandSignals | NodeSignals) -> int:
@@ -50,11 +42,11 @@ def _command(given: list[str], signals: CommandSignals) -> int:
         return _fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_CLOSED
+        return PIPE_CLOSED
     except OSError as error:  # of a file or a stream of the user's
         return _fail(f"a file or stream failed: {error.strerror or error}")
     except (click.Abort, KeyboardInterrupt):
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _node(given: list[str], signals: NodeSignals) -> int:
@@ -79,10 +71,10 @@ def _node(given: list[str], signals: NodeSignals) -> int:
         return USAGE
     except Exception as error:
         outlet.put(f"p2p-sync: this node failed: {_line(f'{type(error).__name__}: {error}')}")
-        return _BROKEN
+        return BROKEN
     finally:
-        outlet.drain(_LAST_LINES)
-    return 0
+        outlet.drain(LOG_LAST_LINES)
+    return DONE
 
 
 def _sentence(error: click.ClickException) -> str:

@@ -72,7 +72,7 @@ class Node:
         `data_dir` holds its identity and the addresses it knows; None keeps nothing. `peers` are
         addresses to dial, `advertise` is the address that peers are told ("none": this node
         cannot be dialled; None: they form it from the connection). Further options are the
-        fields of `config.Settings`. Raises InputError for what cannot be meant.
+        fields of `settings.Settings`. Raises InputError for what cannot be meant.
         """
         if not 0 <= peer_port <= 65535:
             raise InputError(f"{peer_port} is no port; ports go up to 65535")

@@ -28,6 +28,20 @@ from ..codes import MAX_NUMBER
 from ..disk.log import Log, Page, Place
 from ..errors import CursorGone, InputError, LogError, LogFull, LogGone, MessageTooLong, NotRunning
 from ..node.node import Node
+from ..settings import (
+    API_DEFAULT_LIMIT,
+    API_DEFAULT_TIMEOUT,
+    API_MAX_COPIES,
+    API_MAX_COUNTED,
+    API_MAX_LIMIT,
+    API_MAX_POLL,
+    API_MAX_SEARCH,
+    API_MAX_TIMEOUT,
+    API_STREAM_PAUSE,
+    HTTP_RETRY_AFTER,
+    PAGE_MESSAGES,
+    PAGE_PEERS,
+)
 from ..wire.frames import Message
 from .bodies import Lines, text_of
 from .guard import is_guess, is_opened, is_own
@@ -35,34 +49,10 @@ from .metrics import CONTENT_TYPE, Metrics
 from .plain import BEGUN, EXAMPLE, Done, shortened
 from .problems import NONE_STORED, TEXT_TYPE, failure, is_bulk, page, wants_page
 from .query import parameter
-from .slots import RETRY_AFTER, Busy, Slots
+from .slots import Busy, Slots
 
 logger = logging.getLogger("p2p_sync")
 
-# Messages on a page, the newest on top; scripts get all of them.
-PAGE_MESSAGES = 200
-
-# Peers on a page.
-PAGE_PEERS = 100
-
-# Messages in an answer of the API.
-_DEFAULT_LIMIT = 100
-_MOST_LIMIT = 1000
-
-# Messages in an answer that tells of each how many peers hold it.
-_MOST_COUNTED = 200
-
-# Characters of a text that is searched for.
-_LONGEST_SEARCH = 200
-
-# Seconds that a request may wait for events: below the silence after which a connection is closed.
-_LONGEST_POLL = 30
-
-# Seconds that a request may wait for copies.
-_MOST_TIMEOUT = 60.0
-
-# A stream says that it is alive, and finds out whether its reader is, this often. Seconds.
-_STREAM_PAUSE = 15.0
 
 _ADD_EXAMPLE = "/add?address=ws://host:8001"
 
@@ -224,7 +214,7 @@ def _add_streams(app: Flask, node: Node, slots: Slots, dropped: Callable[[], int
 
     @app.get("/api/v1/messages/follow")
     def follow() -> Response:
-        pages = node.follow(_arrival(node), _STREAM_PAUSE)
+        pages = node.follow(_arrival(node), API_STREAM_PAUSE)
         slots.take()
         response = Response(_stream(pages, node.log), content_type="application/x-ndjson")
         response.call_on_close(slots.free)
@@ -278,7 +268,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/api/v1/events")
     def events() -> Response:
         cursor = _argument("after")
-        timeout = _number("timeout", 0, 0, _LONGEST_POLL)
+        timeout = _number("timeout", 0, 0, API_MAX_POLL)
         with slots.held(timeout > 0):
             found, last, started = node.events(node.event_number(cursor), timeout)
         return _json(
@@ -292,7 +282,8 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/api/v1/messages")
     def messages() -> Response:
         counted = _number("copies", 0, 0, 1) > 0
-        limit = _number("limit", _DEFAULT_LIMIT, 1, _MOST_COUNTED if counted else _MOST_LIMIT)
+        most = API_MAX_COUNTED if counted else API_MAX_LIMIT
+        limit = _number("limit", API_DEFAULT_LIMIT, 1, most)
         after = _argument("after")
         order = _argument("order", "arrival")
         text = _argument("q")
@@ -340,8 +331,8 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
 
 def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Response:
     """Answer with messages from the newest back, all or those that hold a text."""
-    if len(text) > _LONGEST_SEARCH:
-        raise InputError(f"q is a text of at most {_LONGEST_SEARCH} characters")
+    if len(text) > API_MAX_SEARCH:
+        raise InputError(f"q is a text of at most {API_MAX_SEARCH} characters")
     page, place = node.log.search(text, limit, _place(after) if after else None)
     copies = node.copies(page) if counted else []
     fields = [_fields(message) for message in page]
@@ -400,15 +391,15 @@ def _fields(message: Message) -> dict[str, Any]:
 
 def _waiting() -> tuple[int, float]:
     """Return how many copies the request waits for, and for how long at most."""
-    copies = _number("copies", 0, 0, 1000)
-    text = _argument("timeout", "5")
+    copies = _number("copies", 0, 0, API_MAX_COPIES)
+    text = _argument("timeout", f"{API_DEFAULT_TIMEOUT:g}")
     try:
         timeout = float(text)
     except ValueError:
         timeout = -1.0
-    if not 0 <= timeout <= _MOST_TIMEOUT:
+    if not 0 <= timeout <= API_MAX_TIMEOUT:
         raise InputError(
-            f"timeout is a number of seconds up to {_MOST_TIMEOUT:g}, not {text[:40]!r}"
+            f"timeout is a number of seconds up to {API_MAX_TIMEOUT:g}, not {text[:40]!r}"
         )
     return copies, timeout
 
@@ -420,10 +411,10 @@ def _argument(name: str, default: str = "") -> str:
     return found[0]
 
 
-def _number(name: str, default: int, least: int, most: int) -> int:
+def _number(name: str, default: int, least: int, most: float) -> int:
     text = _argument(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 20) or not least <= int(text) <= most:
-        raise InputError(f"{name} is a whole number from {least} to {most}, not {text[:40]!r}")
+        raise InputError(f"{name} is a whole number from {least} to {most:g}, not {text[:40]!r}")
     return int(text)
 
 
@@ -521,7 +512,7 @@ def _refusal(
         sentence += f"; {_extent(stored, last)}"
     response = _error(status, sentence, **more)
     if isinstance(error, (NotRunning, Busy)):
-        response.headers["Retry-After"] = str(RETRY_AFTER)
+        response.headers["Retry-After"] = str(HTTP_RETRY_AFTER)
     return response
 
 

@@ -8,13 +8,7 @@ from itertools import repeat
 from typing import Any, Protocol
 
 from ..errors import InputError
-from ..settings import MAX_MESSAGE_BYTES
-
-# What is read of a body at a time. Bytes.
-_READ = 64 * 1024
-
-# The longest line of NDJSON: the longest message, each byte escaped, and the rest of an object.
-_MAX_LINE = 6 * MAX_MESSAGE_BYTES + 1024
+from ..settings import HTTP_MAX_LINE, HTTP_READ
 
 
 class Readable(Protocol):
@@ -48,9 +42,9 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         rest = b""
-        while data := self._body.read(_READ):
+        while data := self._body.read(HTTP_READ):
             *lines, rest = (rest + data).split(b"\n")
-            if len(rest) >= _MAX_LINE:
+            if len(rest) >= HTTP_MAX_LINE:
                 lines.append(rest)  # is refused for its length
             yield from self._texts(lines)
         yield from self._texts([rest])
@@ -60,7 +54,7 @@ class Lines:
             self.line += 1
             if text is not None:
                 yield text
-            elif len(line) >= _MAX_LINE:
+            elif len(line) >= HTTP_MAX_LINE:
                 raise InputError("it is longer than any message can be")
             elif line.strip():
                 value = _json(line)

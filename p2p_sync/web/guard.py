@@ -17,15 +17,13 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
 from ..address import is_ip
+from ..settings import HTTP_COOKIE_AGE, HTTP_MAX_BODY, HTTP_MAX_BULK_BODY
 from .problems import HTML_TYPE, NONE_STORED, failure, is_bulk, page, wants_page
 
 # The WSGI environment of a request; the guard reads no more of it than the head.
 Head: TypeAlias = Mapping[str, Any]
 Application: TypeAlias = Callable[[Any, Any], Iterable[bytes]]
 
-# Bytes of a body: of a bulk commit, which is read line by line from a file, and of any other.
-MAX_LINES = 1024 * 1024 * 1024
-MAX_BODY = 1024 * 1024
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*")
@@ -46,7 +44,6 @@ _PARTS = ("image/", "text/css", "script", "audio/", "video/", "font", "text/vtt"
 _RELAYED = ("X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_REAL_IP", "FORWARDED", "VIA")
 # Browsers send them with what they load ahead; Sec-Purpose is the standard's, the rest are old.
 _GUESSES = ("SEC_PURPOSE", "PURPOSE", "X_PURPOSE", "X_MOZ")
-_COOKIE_AGE = 30 * 24 * 3600
 
 # With every answer; Cache-Control where the answer has none of its own.
 SAFE_HEADERS = [
@@ -138,7 +135,7 @@ class Guard:
             return None
         shown = parse_qs(head["QUERY_STRING"]).get("token") if head["PATH_INFO"] == "/" else None
         if shown and self._is_token(shown[0]):
-            cookie = f"{self.cookie}={self.token}; Path=/; Max-Age={_COOKIE_AGE}"
+            cookie = f"{self.cookie}={self.token}; Path=/; Max-Age={HTTP_COOKIE_AGE}"
             # No redirect: a Strict cookie is not sent along one that begins on another site.
             return Answer(
                 HTTPStatus.OK,
@@ -266,7 +263,7 @@ def body_limit(head: Head) -> int:
     """Return the most bytes that the body of such a request may have."""
     kind = head.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     bulk = head["PATH_INFO"] == "/api/v1/messages" and kind == "application/x-ndjson"
-    return MAX_LINES if bulk else MAX_BODY
+    return HTTP_MAX_BULK_BODY if bulk else HTTP_MAX_BODY
 
 
 def _navigates(head: Head) -> bool:

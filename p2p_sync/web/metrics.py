@@ -29,23 +29,47 @@ _PREFIX = "p2p_sync_"
 # Name without the prefix: meaning, labels. What ends in _total counts up, the rest are gauges.
 COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "in_sync": ("1 if all is well: in sync, or alone while no other node is known; else 0.", ()),
-    "peers": ("Known peers, by state.", ("state",)),
-    "build_info": ("1, labelled with what is running.", ("version", "protocol", "python")),
-    "log_messages": ("Messages held, by where they come from.", ("class",)),
+    "peers": ("Known peers by state; see the API for the states.", ("state",)),
+    "build_info": (
+        "1, labelled with the versions of what is running.",
+        ("version", "protocol", "python"),
+    ),
+    "log_messages": (
+        "Messages stored: of this node (own), of another (ours), heard from originals.",
+        ("class",),
+    ),
     "log_bytes": ("Size of the log on disk.", ()),
     "behind_messages": ("Messages that this node lacks, by the peer that claims most.", ()),
-    "peer_lag_messages": ("Messages that the peer lacks, as far as it has said.", ("peer",)),
+    "peer_lag_messages": (
+        "Messages that a peer lacks, as far as it has said; for the 100 peers that lack most.",
+        ("peer",),
+    ),
     "conflicts": ("Message ids with conflicting contents.", ()),
-    "waiting_origins": ("Origins whose next message is dated over a day ahead of the clock.", ()),
-    "clock_difference": ("Seconds by which the clock seems to be ahead of others.", ()),
-    "links": ("Links with peers.", ("direction", "state")),
-    "link_bytes_total": ("Bytes carried by links.", ("direction",)),
+    "waiting_origins": (
+        "Origins whose next message is dated more than a day ahead of this machine's clock.",
+        (),
+    ),
+    "clock_difference": (
+        "Seconds by which this machine's clock seems to be ahead of at least two others; else 0.",
+        (),
+    ),
+    "links": (
+        "Links that this node accepted (in) or dialled (out), by state.",
+        ("direction", "state"),
+    ),
+    "link_bytes_total": ("Bytes carried by links, ended ones included.", ("direction",)),
     "frames_total": ("Frames of the peer protocol.", ("direction", "type")),
     "duplicates_received_total": ("Duplicate messages received.", ()),
     "dials_total": ("Dial attempts, by result.", ("result",)),
-    "refusals_total": ("Peers that were turned down.", ("reason",)),
+    "refusals_total": (
+        "Peers that were rejected, by reason: an HTTP status in the handshake, or a rule after it.",
+        ("reason",),
+    ),
     "misbehaviour_total": ("Protocol violations and other faults of peers, by kind.", ("kind",)),
-    "log_lines_dropped_total": ("Lines of this program's log that nobody read in time.", ()),
+    "log_lines_dropped_total": (
+        "Lines of the program's log that were dropped because nobody read standard error.",
+        (),
+    ),
     "threads": ("Threads of the process.", ()),
 }
 _WAYS = ("in", "out")

@@ -33,8 +33,24 @@ from waitress.utilities import BadRequest, Error
 
 from ..address import is_loopback, site
 from ..errors import StartError
-from ..settings import ACCEPT_LOGGED, ACCEPT_PAUSE, MAX_MESSAGE_BYTES
-from .guard import MAX_LINES, SAFE_HEADERS, Application
+from ..settings import (
+    ACCEPT_LOGGED,
+    ACCEPT_PAUSE,
+    HTTP_ARRIVAL,
+    HTTP_BODY_IN_MEMORY,
+    HTTP_CONNECTIONS,
+    HTTP_CONNECTIONS_PER_HOST,
+    HTTP_IDLE,
+    HTTP_IDLE_CHECK,
+    HTTP_LEAST_RATE,
+    HTTP_MAX_BULK_BODY,
+    HTTP_MAX_CHUNK_HEAD,
+    HTTP_MAX_HEAD_BYTES,
+    HTTP_STOP_TIMEOUT,
+    HTTP_STUCK,
+    HTTP_THREADS,
+)
+from .guard import SAFE_HEADERS, Application
 from .problems import NONE_STORED, failure, is_bulk
 
 logger = logging.getLogger("p2p_sync")
@@ -48,46 +64,6 @@ Known = Callable[[Mapping[str, Any]], bool]
 # Begins what a request asks for, and calls back once the application can answer without having to
 # wait: with True where that will be quick. Returns False where it has begun nothing.
 Begin = Callable[[dict[str, Any], Callable[[bool], object]], bool]
-
-# Enough that requests which wait leave room for those which do not.
-_THREADS = 32
-
-# Connections of each group: of this machine, of clients that have shown the token, and of others.
-# So none of the groups can take the places of another.
-_CONNECTIONS = 100
-# Connections of one host among the others; a browser opens six.
-_PER_HOST = 20
-
-# A request line that holds the largest message with each byte percent-encoded, and headers.
-_MAX_HEAD_BYTES = 3 * MAX_MESSAGE_BYTES + 64 * 1024
-
-# The size of a chunk with its extensions, and what may follow the last chunk. Bytes.
-_MAX_CHUNK_HEAD = 16 * 1024
-
-# The part of a body that is kept in memory; what is larger is kept in a file. Bytes.
-_BODY_IN_MEMORY = 64 * 1024
-
-# The head of a request has to arrive within this after the last answer, and connections are looked
-# at this often. Seconds.
-_IDLE = 30
-_IDLE_CHECK = 1
-
-# It also has to arrive within this from its first byte, a body at this rate from then on. Seconds,
-# bytes a second.
-_ARRIVAL = 20.0
-_LEAST_RATE = 1024
-
-# An answer of which nothing has been taken for this long is given up. Seconds.
-_STUCK = 20.0
-
-_STOP_TIMEOUT = 0.5
-
-# Longer than any step of a clock: it switches off a limit of waitress's. Seconds.
-_NEVER = 10**12
-
-# Above the size of any answer: waitress is to keep answers in memory, where they are already, and
-# not in files of a temporary directory, which may be full. Bytes.
-_ANSWER_IN_MEMORY = 2**40
 
 
 class HttpServer:
@@ -115,14 +91,16 @@ class HttpServer:
                 map=self._sockets,
                 host=host,
                 port=port,
-                threads=_THREADS,
+                threads=HTTP_THREADS,
                 asyncore_use_poll=True,
-                connection_limit=4 * _CONNECTIONS,  # never reached: there are three groups
-                channel_timeout=_NEVER,
-                cleanup_interval=_NEVER,
-                outbuf_overflow=_ANSWER_IN_MEMORY,
-                max_request_header_size=_MAX_HEAD_BYTES,
-                max_request_body_size=MAX_LINES + 1,
+                connection_limit=4 * HTTP_CONNECTIONS,  # never reached: there are three groups
+                # Longer than any step of a clock: switches off waitress's own limit.
+                channel_timeout=10**12,
+                cleanup_interval=10**12,
+                # Keeps answers in memory, and out of a temporary directory, which may be full.
+                outbuf_overflow=2**40,
+                max_request_header_size=HTTP_MAX_HEAD_BYTES,
+                max_request_body_size=HTTP_MAX_BULK_BODY + 1,
                 clear_untrusted_proxy_headers=False,  # the guard asks for them
                 ident="p2p_sync",
             )
@@ -159,7 +137,7 @@ class HttpServer:
                 item.accept = partial(self._accept, item.accept)
                 item.readable = partial(self._may_accept, item.readable)
         while self._sockets and not self._ending:
-            wasyncore.poll2(_IDLE_CHECK, self._sockets)
+            wasyncore.poll2(HTTP_IDLE_CHECK, self._sockets)
             self._answer()
             if self._changed:
                 self._changed = False
@@ -179,8 +157,8 @@ class HttpServer:
         dispatcher = self._server.task_dispatcher
         dispatcher.set_thread_count(0)
         with dispatcher.thread_exit_cv:  # its own way of waiting goes by the system's clock
-            dispatcher.thread_exit_cv.wait_for(lambda: not dispatcher.threads, _STOP_TIMEOUT)
-        dispatcher.shutdown(timeout=-_NEVER)
+            dispatcher.thread_exit_cv.wait_for(lambda: not dispatcher.threads, HTTP_STOP_TIMEOUT)
+        dispatcher.shutdown(timeout=-(10**12))
         wasyncore.close_all(self._sockets, ignore_all=True)
 
     def _add_task(self, channel: _Channel) -> None:
@@ -224,9 +202,9 @@ class HttpServer:
             members = [channel for channel in channels if channel.group == group]
             if group == _OTHERS:
                 for host in {channel.host for channel in members}:
-                    close_surplus([c for c in members if c.host == host], _PER_HOST)
+                    close_surplus([c for c in members if c.host == host], HTTP_CONNECTIONS_PER_HOST)
                 members = [channel for channel in members if channel.connected]
-            close_surplus(members, _CONNECTIONS)
+            close_surplus(members, HTTP_CONNECTIONS)
 
     # -- answering -------------------------------------------------------------------------------
 
@@ -292,7 +270,7 @@ class _Channel(HTTPChannel):
         return self.accepted if self.group == _OTHERS else self.answered
 
     def readable(self) -> bool:
-        """Asked by the loop, each `_IDLE_CHECK` at least."""
+        """Asked by the loop, each `HTTP_IDLE_CHECK` at least."""
         now = time.monotonic()
         if not self.total_outbufs_len:
             self._taken = now
@@ -314,16 +292,16 @@ class _Channel(HTTPChannel):
 
     def _is_overdue(self, now: float) -> bool:
         if self.total_outbufs_len:
-            return now - self._taken > _STUCK
+            return now - self._taken > HTTP_STUCK
         if self.requests:
             return False
         request = self.request
         if request is not None and request.headers_finished:
-            allowed = _ARRIVAL + request.body_bytes_received / _LEAST_RATE
+            allowed = HTTP_ARRIVAL + request.body_bytes_received / HTTP_LEAST_RATE
             return bool(now - request.begun > allowed)
         # Line ends before a request begin a new one each, but give it no more time.
-        return now - self.answered > _IDLE or (
-            request is not None and bool(now - request.begun > _ARRIVAL)
+        return now - self.answered > HTTP_IDLE or (
+            request is not None and bool(now - request.begun > HTTP_ARRIVAL)
         )
 
 
@@ -430,7 +408,9 @@ class _Parser(HTTPRequestParser):
         consumed = int(super().received(data))
         body = self.body_rcv
         # waitress gathers both in memory without a limit of its own.
-        overlong = self.chunked and max(len(body.control_line), len(body.trailer)) > _MAX_CHUNK_HEAD
+        overlong = (
+            self.chunked and max(len(body.control_line), len(body.trailer)) > HTTP_MAX_CHUNK_HEAD
+        )
         if overlong and not self.error:
             self.error = BadRequest("a chunk's head, or the trailer, is too long")
             self.completed = True
@@ -464,7 +444,7 @@ class _Body:
         if self._length > self._room or self._failure:
             return
         try:
-            if isinstance(self._file, BytesIO) and self._length > _BODY_IN_MEMORY:
+            if isinstance(self._file, BytesIO) and self._length > HTTP_BODY_IN_MEMORY:
                 begun, self._file = self._file, self._spool()
                 self._file.write(begun.getvalue())
             self._file.write(data)

@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import P2PSyncError
-
-_SLOTS = 16
-
-# What one who finds none free is told. Seconds.
-RETRY_AFTER = 2
+from ..settings import HTTP_WAITING
 
 
 class Busy(P2PSyncError):
@@ -21,7 +17,7 @@ class Busy(P2PSyncError):
 class Slots:
     """Of these each request that waits or streams takes one."""
 
-    def __init__(self, count: int = _SLOTS) -> None:
+    def __init__(self, count: int = HTTP_WAITING) -> None:
         self._free = threading.BoundedSemaphore(count)
         self._count = count
 

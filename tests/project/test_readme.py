@@ -12,7 +12,7 @@ import click
 import pytest
 
 from p2p_sync import settings as config
-from p2p_sync.cli import api, client
+from p2p_sync.cli import client, exits
 from p2p_sync.cli.run import run_node
 from p2p_sync.core import conduct, replica, replica_link
 from p2p_sync.disk import log, private
@@ -21,7 +21,6 @@ from p2p_sync.net import stream
 from p2p_sync.net import websocket as frames
 from p2p_sync.node import events, node
 from p2p_sync.settings import Settings
-from p2p_sync.web import app, guard, serve, slots
 from p2p_sync.wire import frames as protocol
 from p2p_sync.wire import logframes, proof
 from tests import autobahn, simulation
@@ -95,8 +94,7 @@ def test_every_command_is_in_the_table() -> None:
 
 def test_the_exit_codes_are_all_there() -> None:
     listed = {int(code) for row in table("exit code", "means") for code in row.split(", ")}
-    named = {value for name, value in vars(api).items() if name.isupper() and type(value) is int}
-    assert listed == {0, 130, 141} | {code for code in named if code < 10}
+    assert listed | {129, 143} == set(exits.MEANINGS)
 
 
 def test_the_requests_are_those_of_the_description() -> None:
@@ -202,22 +200,25 @@ LIMITS: dict[str, list[str]] = {
         f"{logframes.MAX_SHIPPED:,}",
         size(logframes.MAX_ENTRY_BYTES),
     ],
-    "HTTP: connections of this machine": [f"{serve._CONNECTIONS}", f"{serve._PER_HOST}"],
+    "HTTP: connections of this machine": [
+        f"{config.HTTP_CONNECTIONS}",
+        f"{config.HTTP_CONNECTIONS_PER_HOST}",
+    ],
     "HTTP: requests answered": [
-        f"{serve._THREADS}",
-        f"{slots._SLOTS}",
+        f"{config.HTTP_THREADS}",
+        f"{config.HTTP_WAITING}",
         "503",
     ],
     "HTTP: a request line and headers": [
-        size(serve._MAX_HEAD_BYTES),
-        size(guard.MAX_LINES),
-        size(guard.MAX_BODY),
+        size(config.HTTP_MAX_HEAD_BYTES),
+        size(config.HTTP_MAX_BULK_BODY),
+        size(config.HTTP_MAX_BODY),
     ],
     "HTTP: until a head has arrived": [
-        seconds(serve._ARRIVAL),
-        seconds(serve._IDLE),
-        f"{size(serve._LEAST_RATE)}/s",
-        seconds(serve._STUCK),
+        seconds(config.HTTP_ARRIVAL),
+        seconds(config.HTTP_IDLE),
+        f"{size(config.HTTP_LEAST_RATE)}/s",
+        seconds(config.HTTP_STUCK),
     ],
     "a port that runs out of descriptors": [
         seconds(config.ACCEPT_PAUSE),
@@ -242,12 +243,12 @@ def test_every_limit_is_checked() -> None:
 
 FIGURES: dict[str, object] = {
     # the API
-    r"holds one of the (\d+) slots": slots._SLOTS,
+    r"holds one of the (\d+) slots": config.HTTP_WAITING,
     r"the last ([\d,]+) are kept": events._MOST,
     r"one answer reads ([\d,]+) messages at most": log._SCAN_MESSAGES,
-    r"`copies=1` \(`limit` up to (\d+)\)": app._MOST_COUNTED,
-    r"waiting up to S \((\d+)\) seconds": app._LONGEST_POLL,
-    r"an empty line comes first and each (\d+) s": f"{app._STREAM_PAUSE:g}",
+    r"`copies=1` \(`limit` up to (\d+)\)": config.API_MAX_COUNTED,
+    r"waiting up to S \((\d+)\) seconds": config.API_MAX_POLL,
+    r"an empty line comes first and each (\d+) s": f"{config.API_STREAM_PAUSE:g}",
     r"stays ready until it lacks more than ([\d,]+) messages": node._NEARLY,
     # the mesh
     r"fewer than `--target-links` \((\d+)\)": DEFAULT.target_links,
@@ -269,7 +270,7 @@ FIGURES: dict[str, object] = {
     r"one message or many \(at most ([\d,]+), and": logframes.MAX_BATCH,
     # security
     r"of at least (\d+) bytes": private._LEAST_BYTES,
-    r"keeps a cookie for (\d+) days": guard._COOKIE_AGE // 86_400,
+    r"keeps a cookie for (\d+) days": int(config.HTTP_COOKIE_AGE) // 86_400,
     # tests
     r"All (\d+) cases of groups": autobahn.CASE_COUNT,
     r"runs (eleven) scenarios": {11: "eleven"}[len(SCENARIOS)],

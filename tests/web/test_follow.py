@@ -55,7 +55,7 @@ def quick(pause: float) -> list[str]:
     """A node whose streams say that they are alive more often."""
     program = (
         "import sys; from p2p_sync.web import app; from p2p_sync.cli import main; "
-        f"app._STREAM_PAUSE = {pause}; sys.exit(main())"
+        f"app.API_STREAM_PAUSE = {pause}; sys.exit(main())"
     )
     return [sys.executable, "-c", program]
 

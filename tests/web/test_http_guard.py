@@ -23,8 +23,10 @@ import pytest
 
 from p2p_sync.cli.logline import OneLine
 from p2p_sync.errors import StartError
+from p2p_sync.settings import HTTP_MAX_BODY as MAX_BODY
+from p2p_sync.settings import HTTP_MAX_BULK_BODY as MAX_LINES
 from p2p_sync.web import serve
-from p2p_sync.web.guard import MAX_BODY, MAX_LINES, Guard, guarded, host_of
+from p2p_sync.web.guard import Guard, guarded, host_of
 from p2p_sync.web.serve import HttpServer
 from p2p_sync.web.token import kept_token, read_token
 from tests.harness.support import (
@@ -724,8 +726,8 @@ def test_bodies_that_dribble_hold_no_thread(node: NodeProcess) -> None:
     "sent", [b"GET", b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n"]
 )
 def test_what_dribbles_is_cut(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(serve, "_ARRIVAL", 0.5)
-    monkeypatch.setattr(serve, "_LEAST_RATE", 1000)
+    monkeypatch.setattr(serve, "HTTP_ARRIVAL", 0.5)
+    monkeypatch.setattr(serve, "HTTP_LEAST_RATE", 1000)
     with serving(hello) as port, socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
         sock.sendall(sent)
 
@@ -738,8 +740,8 @@ def test_what_dribbles_is_cut(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> N
 
 
 def test_a_body_that_moves_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_ARRIVAL", 0.2)
-    monkeypatch.setattr(serve, "_LEAST_RATE", 10)
+    monkeypatch.setattr(serve, "HTTP_ARRIVAL", 0.2)
+    monkeypatch.setattr(serve, "HTTP_LEAST_RATE", 10)
     with serving(hello) as port, socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
         sock.sendall(
             b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 101\r\n\r\n" + b"x" * 100
@@ -751,7 +753,7 @@ def test_a_body_that_moves_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_STUCK", 0.5)
+    monkeypatch.setattr(serve, "HTTP_STUCK", 0.5)
     ended = threading.Event()
 
     def endless(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -768,9 +770,9 @@ def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_silent_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_CONNECTIONS", 10)
-    monkeypatch.setattr(serve, "_IDLE", 1)
-    monkeypatch.setattr(serve, "_IDLE_CHECK", 1)
+    monkeypatch.setattr(serve, "HTTP_CONNECTIONS", 10)
+    monkeypatch.setattr(serve, "HTTP_IDLE", 1)
+    monkeypatch.setattr(serve, "HTTP_IDLE_CHECK", 1)
     with serving(hello) as port, ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
