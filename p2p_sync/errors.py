@@ -15,7 +15,6 @@ P2PSyncError
 |-- DialError                        a peer cannot be reached; the text is the reason
 |-- ProtocolError                    the peer broke a rule of the wire (its fault, never ours)
 |-- LinkClosed                       the link is closed; nothing more is read or written
-|   |-- CertificateRefused           the other end's certificate is not the right one
 """
 
 from __future__ import annotations
@@ -76,14 +75,18 @@ class LogDamaged(LogError):
 
 
 class DialError(P2PSyncError):
-    """A peer cannot be reached, or does not speak WebSocket.
+    """A peer cannot be reached, or it and this node do not belong together.
 
-    `refused`: it, or a rule of this node, has turned the dial down.
+    `refused`: it, or a rule of this node, has turned the dial down. `oneself`: the IP address and
+    port where the dial has reached this very node, if it has.
     """
 
-    def __init__(self, reason: str, refused: bool = False) -> None:
+    def __init__(
+        self, reason: str, refused: bool = False, oneself: tuple[str, int] | None = None
+    ) -> None:
         super().__init__(reason)
         self.refused = refused
+        self.oneself = oneself
 
 
 class ProtocolError(P2PSyncError):
@@ -107,12 +110,10 @@ class LinkClosed(P2PSyncError):
     """The connection has ended: by the peer, by a cut, or by this side.
 
     `fault` is the kind of misbehaviour that this side ended it for (see conduct.py), if any.
+    `refused`: one side has turned the other down, as it will the next time.
     """
 
-    def __init__(self, reason: str, fault: str = "") -> None:
+    def __init__(self, reason: str, fault: str = "", refused: bool = False) -> None:
         super().__init__(reason)
         self.fault = fault
-
-
-class CertificateRefused(LinkClosed):
-    """The certificate that the other end has shown is not accepted."""
+        self.refused = refused

@@ -30,9 +30,9 @@ class Collector(Echo):
 def run(url: str, path: str, handler: Echo) -> None:
     """Dial `path` and serve the link until it ends."""
     address = parse_address(url)
-    dialer = Dialer(SETTINGS, Credentials(SETTINGS).tls)
-    stream, endpoint, _ = dialer.dial(address, resolve(address), path)
-    Link(stream, handler, SETTINGS, endpoint, str(address)).run()
+    dialer = Dialer(SETTINGS, Credentials(SETTINGS))
+    opened = dialer.dial(address, resolve(address), path=path)
+    Link(opened, handler, SETTINGS, str(address)).run()
 
 
 if __name__ == "__main__":

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 
 from p2p_sync.net.credentials import Credentials
 from p2p_sync.net.link import Link
-from p2p_sync.net.listener import PeerServer
+from p2p_sync.net.listener import Listener
+from p2p_sync.net.opening import Opened
+from p2p_sync.net.stream import Endpoint
 from p2p_sync.settings import Settings
+from p2p_sync.wire.proof import Challenge
 
 LIMIT = 32 * 1024 * 1024
 SETTINGS = Settings(max_frame_bytes=LIMIT, max_outbox_bytes=2 * LIMIT)
@@ -35,9 +39,24 @@ class Echo:
         return [], float("inf")
 
 
+class Port:
+    """The owner of a listener, which takes everybody in."""
+
+    def room(self, host: str) -> str:
+        return ""
+
+    def challenge(self, binding: str) -> Challenge | None:
+        return None
+
+    def take(self, opened: Opened) -> None:
+        threading.Thread(target=Link(opened, Echo(), SETTINGS).run, daemon=True).start()
+
+    def refused(self, remote: Endpoint, kind: str, reason: str) -> None: ...
+
+
 if __name__ == "__main__":
-    server = PeerServer(int(sys.argv[1]), SETTINGS, Credentials(SETTINGS))
-    server.start(Echo())
+    server = Listener(int(sys.argv[1]), SETTINGS, Credentials(SETTINGS))
+    server.start(Port())
     try:
         signal.pause()
     except KeyboardInterrupt:

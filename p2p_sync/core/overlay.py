@@ -209,9 +209,8 @@ class Overlay:
         error: str,
         now: float,
         refused: bool = False,
-        endpoint: Endpoint | None = None,
     ) -> bool:
-        """Note that a dial has failed, at `endpoint` if only there; return whether to report it.
+        """Note that a dial has failed; return whether to report it.
 
         Not to be reported is a dial that is over already, because it has reached this node, and one
         that looked for further nodes behind the name of a connected node.
@@ -223,8 +222,6 @@ class Overlay:
             self._checked(known, now)
             return False
         known.bad.intersection_update(known.endpoints)
-        if endpoint:
-            known.bad.add(endpoint)
         if known.further and self._linked(now).to(known):
             known.further_at = now + self._settings.redial_longest
             return False

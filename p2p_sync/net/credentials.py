@@ -1,17 +1,25 @@
-"""What lets a node into its network and proves who it is: secrets and certificates."""
+"""What lets a node into its network and proves which node it is: secrets and certificates.
+
+Their files are read at the start and again when the operator asks for it. Connections that exist
+then go on with what they began with.
+"""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from ..disk.private import read_private, secret_keys
 from ..errors import StartError
 from ..settings import Settings
-from .tls import Tls
+from .tls import client_context, server_context
 
 
 class Credentials:
-    """The secrets and certificates of one node; `reload` reads their files again."""
+    """The secrets and certificates of one node. For any thread."""
+
+    keys: tuple[bytes, ...]
+    """Those of the secrets, the first of which is used; none: the network has no secret."""
 
     def __init__(self, settings: Settings) -> None:
         """Read the files; raises StartError, which says what to do, where one cannot be used."""
@@ -28,14 +36,18 @@ class Credentials:
         if settings.tls_key and not settings.tls_cert:
             raise StartError("--tls-key needs --tls-cert")
         self._settings = settings
-        self.keys = self._read_keys()
-        self.tls = Tls(settings.tls_cert, settings.tls_key, settings.tls_ca)
+        self.reload()
 
     def reload(self) -> None:
         """Read the files again; raises StartError, and then all stays as it was."""
+        settings = self._settings
+        for file in filter(None, (settings.tls_cert, settings.tls_key, settings.tls_ca)):
+            if Path(file).exists() and not Path(file).is_file():  # OpenSSL would wait for a pipe
+                raise StartError(f"{file} is not a regular file; name a file in PEM")
         keys = self._read_keys()
-        self.tls.reload()
-        self.keys = keys
+        client = client_context(settings.tls_ca)
+        server = server_context(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+        self.keys, self._client, self._server = keys, client, server
 
     def _read_keys(self) -> tuple[bytes, ...]:
         settings = self._settings
@@ -43,3 +55,20 @@ class Credentials:
             text = read_private(Path(settings.secret_file), "secret")
             return secret_keys(text, f"the secret file {settings.secret_file}")
         return secret_keys(settings.secret, "the secret") if settings.secret else ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names and addresses that the certificate of the peer port is for."""
+        return self._server.names if self._server else ()
+
+    def accepted(self, connection: socket.socket) -> socket.socket:
+        """Return the connection to use in place of one that was accepted."""
+        if self._server is None:
+            return connection
+        return self._server.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+
+    def dialling(self, connection: socket.socket, host: str) -> socket.socket:
+        """Return the connection to use in place of one that is to be connected to `host`."""
+        return self._client.wrap_socket(
+            connection, server_hostname=host, do_handshake_on_connect=False
+        )

@@ -16,12 +16,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from ..codes import GOING_AWAY, NORMAL
 from ..errors import LinkClosed, ProtocolError
 from ..settings import Settings
-from ..wire.proof import Handshake
 from . import websocket as frames
-from .stream import Stream
+from .opening import Opened
 
 logger = logging.getLogger("p2p_sync")
 
@@ -109,33 +107,28 @@ _floods = _Floods()
 
 
 class Link:
-    """One connection after its opening handshake."""
+    """One connection after its opening."""
 
     def __init__(
         self,
-        stream: Stream,
+        opened: Opened,
         handler: Handler,
         settings: Settings,
-        remote: tuple[str, int],
         dialled: str | None = None,
         dial: int = 0,
-        binding: str = "",
     ) -> None:
-        """Take over `stream`.
+        """Take over the connection that was opened.
 
-        `remote` is the other end's IP address and port; `dialled` is the address that this side
-        dialled (None: it accepted) and `dial` the number of that dial; `binding` is the digest of
-        the certificate that the accepting side has shown.
+        `dialled` is the address that this side dialled (None: it accepted) and `dial` the number
+        of that dial.
         """
+        stream = opened.stream
         self.number = next(_numbers)
-        self.remote = remote
+        self.remote = opened.remote
         self.local = stream.local
         self.dialled = dialled
         self.dial = dial
-        self.binding = binding
-        # For the owner's reader: what the peer has to prove, and the id that it has proved.
-        self.handshake: Handshake | None = None
-        self.proved: str | None = None
+        self.proved = opened.proved  # the id of the node at the other end, if it has proved it
         self.node = ""  # the other end's id, once it has told; set by the owner
         self.linked = False  # the other end is known for what it is; set by the owner
         self._stream = stream
@@ -256,11 +249,6 @@ class Link:
 
     # -- the reader's thread --------------------------------------------------------------------
 
-    def restrict(self, limit: int | None, deadline: float | None) -> None:
-        """Take frames of at most `limit` bytes, and none after `deadline`; None: as usual."""
-        self._frames.limit(limit or self._settings.max_frame_bytes)
-        self._stream.deadline = deadline
-
     def run(self) -> None:
         """Serve the link until it has ended, and free the connection."""
         sender = threading.Thread(target=self._send_all, name=f"send {self}", daemon=True)
@@ -278,6 +266,8 @@ class Link:
             self._changed.notify()
         try:
             self._handler.closed(self, reason)
+        except Exception:
+            logger.exception("the end of the link with %s failed", self)
         finally:
             if sender.ident:
                 sender.join(_CLOSE_TIMEOUT)  # it may still have to write the CLOSE
@@ -370,10 +360,7 @@ class Link:
 
     def _answer_close(self, payload: bytes) -> str:
         """Echo the peer's CLOSE, unless it answers ours, and see the connection end."""
-        code, text = frames.parse_close(payload)
-        told = "" if code in (None, NORMAL) else f" with code {code}"
-        reason = f"it closed the link{told}" + (f": {text!r}" if text else "")
-        self._close(payload[:2], "it stops" if code == GOING_AWAY else reason)
+        self._close(payload[:2], frames.explain_close(payload)[1])
         if self.dialled:  # RFC 6455, section 7.1.1: the side that accepted ends the connection
             self._drain()
         with self._changed:

@@ -1,7 +1,10 @@
-"""One TCP connection: buffered reads and whole writes, each with a deadline.
+"""One TCP connection, plain or TLS: buffered reads and whole writes, which end in bounded time.
 
-A reader thread and a writer thread may use one stream at the same time; `cut` may be called by
-any thread and wakes both.
+A stream belongs to an opening first (see opening.py): one thread uses it, and nothing waits, since
+that thread may serve hundreds of openings. What would have to wait raises Blocked with the event to
+wait for. Then it belongs to a link: one thread reads, another writes, and both wait. The reader
+gives up when nothing has come for `patience` seconds, or a frame comes too slowly; the writer when
+a write does not move. `cut` may be called by any thread and wakes both.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ..errors import LinkClosed
-from .tls import Blocked, Secured
+from .tls import Blocked, Secured, secured
 
-Connection: TypeAlias = socket.socket | Secured
+Endpoint: TypeAlias = tuple[str, int]
+"""An IP address and a port."""
 
 _READ_SIZE = 64 * 1024
 
@@ -24,7 +28,7 @@ _READ_SIZE = 64 * 1024
 LEAST_RATE = 1024
 
 
-def plain_endpoint(address: Any) -> tuple[str, int]:
+def plain_endpoint(address: Any) -> Endpoint:
     """Return the host and port of a socket's address; IPv4 in IPv6 is told as IPv4."""
     if not isinstance(address, tuple):
         return "", 0  # a socket pair of the tests has none
@@ -33,23 +37,22 @@ def plain_endpoint(address: Any) -> tuple[str, int]:
 
 
 class Stream:
-    """A connected socket, which it owns and closes.
+    """A connected socket, which it owns and closes."""
 
-    The reader gives up when nothing has come for `patience` seconds, and, where `deadline` (on
-    the monotonic clock) is set, when that is reached.
-    """
+    def __init__(self, connection: socket.socket, patience: float) -> None:
+        """Take over `connection`, whose TLS (see Credentials) has not shaken hands yet.
 
-    def __init__(self, connection: Connection, patience: float) -> None:
+        Reads that wait give up when nothing has come for `patience` seconds.
+        """
         connection.setblocking(False)
         with contextlib.suppress(OSError):  # a socket pair of the tests has no such option
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connection = connection
-        self._pending = getattr(connection, "pending", None)
+        self._connection = secured(connection)
+        self._pending = getattr(self._connection, "pending", None)
         self.local = plain_endpoint(connection.getsockname())
         self._buffer = bytearray()
         self._taken = 0
         self.patience = patience
-        self.deadline: float | None = None
         self._pace: tuple[float, int] | None = None  # since when, and from what count of bytes on
         self._fills: int | None = None  # how often the buffer may be filled before Blocked
         # Called by the reader before it takes more from the network; it may sleep.
@@ -58,23 +61,40 @@ class Stream:
         self.received = 0  # bytes, counted by the reader
         self.sent = 0  # bytes, counted by the writer
 
-    # -- the reader's thread --------------------------------------------------------------------
+    # -- the opening's thread -------------------------------------------------------------------
+
+    def shake_hands(self) -> str:
+        """Go on with the handshake of TLS; return the SHA-256 of the certificate that was shown.
+
+        Returns nothing where this is no TLS. Raises Blocked, and LinkClosed where it fails.
+        """
+        return self._connection.shake_hands() if isinstance(self._connection, Secured) else ""
 
     def allow(self, fills: int | None) -> None:
         """Let reads take from the network `fills` times at most, and never wait: then they raise
         Blocked, lose nothing, and can be tried again. None: let them wait, as at first."""
         self._fills = fills
 
+    def wait_for(self, event: int, timeout: float) -> bool:
+        """Return whether `event` (of select.poll) has come within `timeout` seconds."""
+        descriptor = self._connection.fileno()
+        if descriptor < 0:
+            raise LinkClosed("the connection was cut")
+        poll = select.poll()
+        poll.register(descriptor, event)
+        return bool(poll.poll(max(0.0, timeout) * 1000))
+
+    # -- the reader's thread --------------------------------------------------------------------
+
     def wait_readable(self, timeout: float) -> bool:
         """Return whether there is something to read (or the end) within `timeout` seconds."""
         ready = self._buffer or (self._pending and self._pending())
-        return bool(ready) or self._wait(select.POLLIN, timeout)
+        return bool(ready) or self.wait_for(select.POLLIN, timeout)
 
     def wait(self) -> None:
         """Wait until there is something to read; raises LinkClosed when it gives up."""
-        patience, fault = self._time_left()
-        if not self.wait_readable(patience):
-            raise LinkClosed("nothing came from it in time", fault)
+        if not self.wait_readable(self.patience):
+            raise LinkClosed("nothing came from it in time", "silent")
 
     def read(self, count: int) -> bytes:
         """Return exactly `count` bytes.
@@ -115,7 +135,7 @@ class Stream:
         return self.read(length) if length <= limit else None
 
     def pace(self, grace: float) -> None:
-        """From now on what is read has to come, after `grace` seconds, at LEAST_RATE; 0: or not."""
+        """Require LEAST_RATE from now on, starting `grace` seconds from now. 0: require nothing."""
         self._pace = (time.monotonic() + grace, self.received) if grace else None
 
     def _fill(self) -> None:
@@ -124,8 +144,6 @@ class Stream:
         if self._fills == 0:
             raise Blocked(select.POLLIN)
         while True:
-            if self.deadline is not None and time.monotonic() > self.deadline:
-                raise LinkClosed("it took too long")
             if self._cut:  # else what is in the kernel's buffer would still be read
                 raise LinkClosed("the connection was cut")
             try:
@@ -134,11 +152,7 @@ class Stream:
                 event = getattr(blocked, "event", select.POLLIN)
                 if self._fills is not None:
                     raise Blocked(event) from None
-                patience, fault = self._time_left()
-                if not self._wait(event, patience):
-                    if fault == "slow":
-                        raise LinkClosed("it takes too long over a frame", fault) from None
-                    raise LinkClosed("nothing came from it in time", fault) from None
+                self._wait_for_more(event)
                 continue
             except OSError as error:
                 raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
@@ -150,17 +164,15 @@ class Stream:
                 self._fills -= 1
             return
 
-    def _time_left(self) -> tuple[float, str]:
-        """Return how long to wait for more, and what it is when nothing comes."""
-        left, fault = self.patience, "silent"
-        if self.deadline is not None:
-            left = min(left, self.deadline - time.monotonic())
-        if self._pace is not None:
-            since, count = self._pace
-            slow = since + (self.received - count) / LEAST_RATE - time.monotonic()
-            if slow < left:
-                left, fault = slow, "slow"
-        return left, fault
+    def _wait_for_more(self, event: int) -> None:
+        """Wait for `event`; raises LinkClosed where it does not come in time."""
+        since, count = self._pace or (float("inf"), 0)
+        slow = since + (self.received - count) / LEAST_RATE - time.monotonic()
+        if self.wait_for(event, min(self.patience, slow)):
+            return
+        if slow < self.patience:
+            raise LinkClosed("it takes too long over a frame", "slow")
+        raise LinkClosed("nothing came from it in time", "silent")
 
     # -- the writer's thread --------------------------------------------------------------------
 
@@ -175,7 +187,7 @@ class Stream:
             try:
                 view = self._send(view)
             except BlockingIOError as blocked:
-                if not self._wait(getattr(blocked, "event", select.POLLOUT), timeout):
+                if not self.wait_for(getattr(blocked, "event", select.POLLOUT), timeout):
                     raise LinkClosed(f"it took nothing for {timeout:g} s", "deaf") from None
 
     def write_some(self, data: bytes) -> bytes:
@@ -217,11 +229,3 @@ class Stream:
         """Free the socket. Only when no other thread uses the stream any more."""
         self.cut()
         self._connection.close()
-
-    def _wait(self, event: int, timeout: float) -> bool:
-        descriptor = self._connection.fileno()
-        if descriptor < 0:
-            raise LinkClosed("the connection was cut")
-        poll = select.poll()
-        poll.register(descriptor, event)
-        return bool(poll.poll(max(0.0, timeout) * 1000))

@@ -1,7 +1,7 @@
 """TLS on the peer port: the one door to ssl.
 
-The certificate is shown by the side that accepts; the side that dials verifies its name and its
-chain, always. Nothing here goes on in plaintext: what is wrong raises.
+The side that accepts shows a certificate; the side that dials always verifies its name and its
+chain. TLS never falls back to plaintext: every failure raises.
 """
 
 from __future__ import annotations
@@ -12,55 +12,12 @@ import select
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from ..errors import CertificateRefused, LinkClosed, StartError
+from ..errors import LinkClosed, StartError
 
 _OLDEST = ssl.TLSVersion.TLSv1_2
-
-
-class Tls:
-    """The certificates of one node. For any thread; `reload` may be called while it is used."""
-
-    def __init__(self, cert: str | None, key: str | None, authority: str | None) -> None:
-        """Load the files, PEM each: the certificate with its chain and its key for the side that
-        accepts (None: no TLS there), a private authority for the side that dials.
-
-        Raises StartError for what cannot be used: unreadable, expired, not belonging together.
-        """
-        self._files = (cert, key, authority)
-        self.names: tuple[str, ...] = ()
-        self.reload()
-
-    def reload(self) -> None:
-        """Load the files again; raises StartError, and then goes on with what was loaded."""
-        cert, key, authority = self._files
-        for file in map(Path, filter(None, self._files)):
-            if file.exists() and not file.is_file():  # OpenSSL would wait for a pipe
-                raise StartError(f"{file} is not a regular file; name a file in PEM")
-        client = _client_context(authority)
-        server, names = _server_context(cert, key) if cert else (None, ())
-        self._client, self._server, self.names = client, server, names
-
-    def accepted(self, connection: socket.socket) -> socket.socket:
-        """Return the connection to use in place of one that was accepted."""
-        if self._server is None:
-            return connection
-        return self._server.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-
-    def dialling(self, connection: socket.socket, host: str) -> socket.socket:
-        """Return the connection to use in place of one that is to be connected to `host`."""
-        return self._client.wrap_socket(
-            connection, server_hostname=host, do_handshake_on_connect=False
-        )
-
-
-def streamable(connection: socket.socket) -> socket.socket | Secured:
-    """Return what a stream is made of; a Secured one has to shake hands first."""
-    return Secured(connection) if isinstance(connection, ssl.SSLSocket) else connection
 
 
 class Blocked(BlockingIOError):
@@ -78,25 +35,11 @@ class Secured:
         self._connection = connection
         self._lock = threading.Lock()  # one call into TLS at a time; none of them blocks
 
-    def shake_hands(self, deadline: float) -> str:
-        """Do TLS's handshake; return the binding for proofs, the digest of the certificate shown.
+    def shake_hands(self) -> str:
+        """Go on with the handshake; return the SHA-256 of the certificate that was shown.
 
-        Raises LinkClosed; CertificateRefused where that of the other end is not the right one.
-        """
-        self._connection.setblocking(False)
-        while True:
-            try:
-                return self.try_handshake()
-            except Blocked as blocked:
-                poll = select.poll()
-                poll.register(self._connection.fileno(), blocked.event)
-                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                    raise LinkClosed("no TLS handshake in time") from None
-
-    def try_handshake(self) -> str:
-        """Go on with the handshake of a connection that does not block; else as `shake_hands`.
-
-        Raises Blocked where it has to wait for the other side.
+        Raises Blocked where it has to wait for the other side, and LinkClosed where it fails; that
+        is a refusal where the certificate of the other end is not the right one.
         """
         connection = self._connection
         try:
@@ -106,11 +49,11 @@ class Secured:
             raise
         except ssl.SSLCertVerificationError as error:
             why = f"its certificate is not accepted: {error.verify_message}"
-            raise CertificateRefused(why) from None
+            raise LinkClosed(why, refused=True) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
             raise LinkClosed(f"no TLS handshake: {reason or error}") from None
-        if isinstance(connection.context, _ServerContext):
+        if isinstance(connection.context, ServerContext):
             return connection.context.binding
         return _digest(connection.getpeercert(binary_form=True))
 
@@ -134,7 +77,12 @@ class Secured:
         end(self._connection, how)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)  # fileno, getsockname, setsockopt, close
+        return getattr(self._connection, name)  # fileno, close
+
+
+def secured(connection: socket.socket) -> socket.socket | Secured:
+    """Return what reads and writes `connection`, which does not block."""
+    return Secured(connection) if isinstance(connection, ssl.SSLSocket) else connection
 
 
 def end(connection: socket.socket, how: int = socket.SHUT_RDWR) -> None:
@@ -154,13 +102,19 @@ def _blocking() -> Iterator[None]:
         raise Blocked(select.POLLOUT) from None
 
 
-class _ServerContext(ssl.SSLContext):
-    """What accepts with one certificate, whose digest is `binding`."""
+# -- certificates ----------------------------------------------------------------------------------
+
+
+class ServerContext(ssl.SSLContext):
+    """Accepts with one certificate, whose SHA-256 is `binding` and which is for `names`."""
 
     binding = ""
+    names: tuple[str, ...] = ()
 
 
-def _client_context(authority: str | None) -> ssl.SSLContext:
+def client_context(authority: str | None) -> ssl.SSLContext:
+    """Return a context to dial with, which trusts the system's authorities and the PEM file
+    `authority`. Raises StartError where that cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = _OLDEST
     context.load_default_certs()
@@ -172,9 +126,12 @@ def _client_context(authority: str | None) -> ssl.SSLContext:
     return context
 
 
-def _server_context(cert: str, key: str | None) -> tuple[_ServerContext, tuple[str, ...]]:
-    """Return the context, and the names that the certificate is for."""
-    context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
+def server_context(cert: str, key: str | None) -> ServerContext:
+    """Return a context to accept with: the PEM files of a certificate with its chain, and its key.
+
+    Raises StartError where they cannot be used: unreadable, expired, not belonging together.
+    """
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _OLDEST
     try:
         context.load_cert_chain(cert, key, password=_no_password)
@@ -185,7 +142,8 @@ def _server_context(cert: str, key: str | None) -> tuple[_ServerContext, tuple[s
             f"the certificate {cert} with the key {key or cert} cannot be used ({reason})"
         ) from None
     context.binding = _digest(binary)
-    return context, tuple(str(name) for _, name in shown.get("subjectAltName", ()))
+    context.names = tuple(str(name) for _, name in shown.get("subjectAltName", ()))
+    return context
 
 
 def _no_password() -> str:

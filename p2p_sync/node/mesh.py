@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
-from ..address import Address, parse_address
+from ..address import Address, is_loopback, parse_address, site
 from ..codes import (
     GOING_AWAY,
     NORMAL,
@@ -38,8 +39,10 @@ from ..metrics import Counters
 from ..net.credentials import Credentials
 from ..net.dialer import Dialer, resolve
 from ..net.link import Link, wake
+from ..net.opening import Opened
+from ..net.stream import Endpoint
 from ..repeats import Repeats
-from ..settings import Settings
+from ..settings import SPARE_PEERS, Settings
 from ..wire.frames import Frame, Heard, Ignored, Message, Sockets, decode, encode
 from ..wire.logframes import (
     LOG_FRAMES,
@@ -51,7 +54,7 @@ from ..wire.logframes import (
     PackedRun,
     messages_to_json,
 )
-from ..wire.proof import MAX_OPENING_BYTES, Handshake
+from ..wire.proof import Challenge
 from .reporter import Reporter
 from .state import Offence, State
 
@@ -81,7 +84,7 @@ _CONFLICT = (
 
 
 class Mesh:
-    """The links of one node. It is the handler of every link, accepted or dialled."""
+    """The links of one node. It is the owner of the listener, and the handler of every link."""
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class Mesh:
         self._reporter = reporter
         self._credentials = credentials
         self._start = start
-        self._dialer = Dialer(settings, credentials.tls)
+        self._dialer = Dialer(settings, credentials)
         self._upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
 
     # -- the owner's thread ---------------------------------------------------------------------
@@ -149,7 +152,7 @@ class Mesh:
             link.close(NORMAL, "this node was told to forget it")
         return links is not None
 
-    def challenge(self, binding: str, dialled: bool = False) -> Handshake | None:
+    def challenge(self, binding: str, dialled: bool = False) -> Challenge | None:
         """Return what both sides of a new connection have to prove; None in an open network.
 
         `binding` is the digest of the certificate that the accepting side has shown.
@@ -158,40 +161,48 @@ class Mesh:
         if not keys:
             return None
         nonce = secrets.token_hex(32)
-        return Handshake(keys, self._store.node, self._start, nonce, dialled, binding)
+        return Challenge(keys, self._store.node, self._start, nonce, dialled, binding)
+
+    # -- the listener's thread ------------------------------------------------------------------
+
+    def room(self, host: str) -> str:
+        """Return why there is no room for one more link of `host`; nothing if there is.
+
+        Those in the spare places are sent addresses, then their links are closed (see overlay.py).
+        """
+        accepted = [link for link in self._state.sockets if not link.dialled]
+        if len(accepted) >= self._settings.max_peers + SPARE_PEERS:
+            return f"This node is full: it accepts {self._settings.max_peers} links."
+        limit = self._settings.max_peers_per_host
+        same = sum(site(link.remote[0]) == site(host) for link in accepted)
+        if same >= limit and not is_loopback(host):
+            return f"This node accepts {limit} links of one host, and has them of yours."
+        return ""
+
+    def take(self, opened: Opened) -> None:
+        link = Link(opened, self, self._settings)
+        self._state.link_opened(link)  # here, so that the next has room only if there is some
+        try:
+            threading.Thread(target=link.run, name=f"read {link}", daemon=True).start()
+        except RuntimeError:
+            wake(self._state.link_closed(link))
+            raise
+
+    def refused(self, remote: Endpoint, kind: str, reason: str) -> None:
+        self._counters.add("refusals_total", kind)
+        where = str(Address(*remote)).partition("://")[2]
+        what = f"{site(remote[0])!r} {reason}"
+        if news := self._repeats.failed(what, reason, time.monotonic()):
+            logger.info("refused a connection from %s: %s", where, news)
 
     # -- the readers' threads -------------------------------------------------------------------
 
     def opened(self, link: Link) -> None:
-        self._state.link_opened(link)
-        link.handshake = self.challenge(link.binding, True) if link.dialled else None
-        if link.handshake is None:
-            self._admit(link)
-            return
-        link.restrict(MAX_OPENING_BYTES, time.monotonic() + self._settings.handshake_timeout)
-        for frame in link.handshake.open():
-            link.send(encode(frame))
-
-    def _prove(self, link: Link, handshake: Handshake, message: str) -> None:
-        """Take what a peer that was dialled says before it has proved that it knows the secret."""
-        try:
-            answers = handshake.receive(decode(message))
-        except ProtocolError as error:
-            if error.code == NORMAL and link.dialled:
-                with self._state.overlay() as overlay:
-                    overlay.reached_oneself(link.dialled, link.remote, time.monotonic())
-            raise
-        for frame in answers:
-            link.send(encode(frame))
-        if handshake.proved:
-            link.handshake, link.proved = None, handshake.peer
-            link.restrict(None, None)
-            self._admit(link)
-
-    def _admit(self, link: Link) -> None:
         """Begin to talk with a peer that may be one of ours."""
         now = time.monotonic()
         work: list[Work] = []
+        if link.dialled:
+            self._state.link_opened(link)
         with self._state.overlay() as overlay:
             if link.dialled:
                 work = overlay.dialled(link.number, link.dialled, link.dial, link.remote, now)
@@ -202,9 +213,6 @@ class Mesh:
     def received(self, link: Link, message: str | bytes) -> bool:
         if isinstance(message, bytes):
             raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
-        if link.handshake:
-            self._prove(link, link.handshake, message)
-            return True
         try:
             frame = decode(message)
         except ProtocolError as error:
@@ -272,15 +280,13 @@ class Mesh:
             logger.warning("%s", line)
 
     def waiting(self, link: Link) -> None:
-        if link.handshake:
-            return
         with self._state.overlay() as overlay:
             work = overlay.greet(link.number, time.monotonic())
         self._do(work)
 
     def silent(self, link: Link) -> None:
-        if link.handshake or link.proved:
-            return  # who has a secret, or is asked for it, is no original
+        if link.proved:
+            return  # a node that knows the secret is no original
         with self._state.overlay() as overlay:
             work = overlay.not_ours(link.number, time.monotonic())
         self._do(work)
@@ -311,9 +317,6 @@ class Mesh:
         if link.fault:
             self._state.misbehaved(link.fault)  # logged below
         with self._state.overlay() as overlay:
-            if link.handshake and link.dialled:
-                refused = link.code not in (None, NORMAL, GOING_AWAY)
-                overlay.failed(link.dialled, reason, time.monotonic(), refused, link.remote)
             overlay.closed(link.number, reason, time.monotonic(), link.code)
         wake(self._state.link_closed(link))
         self._reporter.closed(link, reason)
@@ -417,15 +420,22 @@ class Mesh:
                 logger.info("not dialled: %s leads to this node or a connected peer", address)
                 self._counters.add("dials_total", "unneeded")
                 return
-            stream, endpoint, binding = self._dialer.dial(parsed, endpoints)
+            challenge = partial(self.challenge, dialled=True)
+            opened = self._dialer.dial(parsed, endpoints, challenge)
         except DialError as error:
             self._dial_failed(address, error)
             return
         self._counters.add("dials_total", "linked")
-        Link(stream, self, self._settings, endpoint, address, number, binding).run()
+        Link(opened, self, self._settings, address, number).run()
 
     def _dial_failed(self, address: str, error: DialError) -> None:
         """Note that a dial is over, and report why it failed, if that is news."""
+        if error.oneself:
+            with self._state.overlay() as overlay:
+                overlay.reached_oneself(address, error.oneself, time.monotonic())
+            self._counters.add("dials_total", "unneeded")
+            logger.info("dialling %s has reached this node itself", address)
+            return
         with self._state.overlay() as overlay:
             trouble = overlay.failed(address, str(error), time.monotonic(), error.refused)
             known = overlay.book.known.get(address)

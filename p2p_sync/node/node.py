@@ -28,7 +28,7 @@ from ..disk.store import Store
 from ..errors import InputError, LogError, MessageError, MessageTooLong, NotRunning, StartError
 from ..metrics import Counters, Counts, Times
 from ..net.credentials import Credentials
-from ..net.listener import PeerServer
+from ..net.listener import Listener
 from ..settings import MAX_MESSAGE_BYTES, Settings
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message, check_text
@@ -407,7 +407,7 @@ class Node:
     @property
     def certificate_names(self) -> tuple[str, ...]:
         """The names and addresses that the certificate of the peer port is for."""
-        return self._running().credentials.tls.names
+        return self._running().credentials.names
 
     @property
     def warnings(self) -> list[str]:
@@ -462,7 +462,7 @@ class _Parts:
         self.caught_up = False
         self.store = Store(data_dir)
         try:
-            self.server = PeerServer(port, settings, self.credentials, self.counters)
+            self.server = Listener(port, settings, self.credentials)
             self.log = Log(self.store)
         except OSError as error:
             self.store.close()
@@ -510,7 +510,7 @@ class _Parts:
         if callbacks:
             self.listen()
         self.writer.start()
-        self.server.start(self.mesh, self.mesh.challenge)
+        self.server.start(self.mesh)
         self.mesh.start()
         self.caught_up = not self.state.seeks()  # with no peer known there is nothing to wait for
         self._delivery.start()

@@ -1,19 +1,19 @@
 """How two nodes of a network with a secret prove that they know it, before they say anything else.
 
-Pure. Each side opens with its id, its start and a fresh nonce; then the one that dialled proves,
-and when that is right the other. A proof is HMAC-SHA-256 over both nonces (no replay), both ids,
-the direction (no reflection) and, under TLS, the SHA-256 of the server's certificate (no relaying
-by a machine in the middle):
+Pure. Each side opens with its id, its start and a fresh nonce. Then the side that dialled proves
+that it knows the secret, and if that proof is right the other side does. A proof is HMAC-SHA-256
+over both nonces (no replay), both ids, the direction (no reflection) and, under TLS, the SHA-256 of
+the server's certificate (no relaying by a machine in the middle):
 
-    dialler                                     acceptor
+    dialling                                   accepting
     SOCKETS id, start, nonce, no address  -->
                                           <--   the same
     PROOF                                 -->
                                           <--   PROOF
     SOCKETS and all the rest              <->   SOCKETS and all the rest
 
-So nobody who does not know the secret is told anything by the side that accepted but its id, and a
-hostile address that a node is talked into dialling learns nothing that lets it in.
+So the side that accepts tells a stranger nothing but its id, and a hostile address that a node is
+tricked into dialling learns nothing that lets it in.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .frames import Proof, Sockets
 MAX_OPENING_BYTES = 4096
 
 
-class Handshake:
-    """The proofs on one link, as one side sees them."""
+class Challenge:
+    """What the two sides of one connection have to prove, as one side sees it. For one thread."""
 
     def __init__(
         self,
@@ -42,26 +42,25 @@ class Handshake:
         dialled: bool,
         binding: str,
     ) -> None:
-        """`keys` are those of the secrets, the first of which is used; `nonce` is fresh, 64
-        hexadecimal digits; `binding` is the digest of the server's certificate, or nothing."""
+        """`keys` are those of the secrets, of which the first is used and all are accepted;
+        `nonce` is fresh, 64 hexadecimal digits; `binding` is the SHA-256 of the certificate that
+        the accepting side has shown, in hexadecimal digits, or empty without TLS."""
         self._keys = keys
         self.opening = Sockets(node=node, start=start, nonce=nonce)  # this side's first frame
         self._dialled = dialled
         self._binding = binding
         self._theirs: Sockets | None = None
-        self.proved = False
-
-    @property
-    def peer(self) -> str | None:
-        """The id that the peer gave; to be believed when `proved`."""
-        return self._theirs.node if self._theirs else None
+        self.proved: str | None = None  # the id of the peer, once it has proved the secret
 
     def open(self) -> list[Sockets | Proof]:
         """Return what to send before anything has come."""
         return [self.opening] if self._dialled else []
 
     def receive(self, frame: object) -> list[Sockets | Proof]:
-        """Take a frame; return what to send. Raises ProtocolError where it proves nothing."""
+        """Take a frame; return what to send. Raises ProtocolError where it proves nothing.
+
+        Its code is NORMAL where this node is at both ends.
+        """
         if isinstance(frame, Sockets) and self._theirs is None:
             if frame.node is None:
                 raise ProtocolError(
@@ -72,7 +71,7 @@ class Handshake:
                     NOT_PROVED, "this network has a secret: give that node the secret file, too"
                 )
             if frame.node == self.opening.node:
-                # Also one who sends us our own words, to get a proof of them.
+                # Also one that sends us our own words, to get a proof of them.
                 same = frame.start == self.opening.start
                 reason = "this node dialled itself" if same else "two nodes have one id"
                 raise ProtocolError(NORMAL if same else SAME_NODE, reason)
@@ -84,7 +83,7 @@ class Handshake:
                 raise ProtocolError(
                     NOT_PROVED, "the proof is wrong: the two nodes do not have the same secret"
                 )
-            self.proved = True
+            self.proved = self._theirs.node
             return [] if self._dialled else [self._proof(self._keys[0], False)]
         raise ProtocolError(NOT_PROVED, "this network has a secret, and a proof comes first")
 

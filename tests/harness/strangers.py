@@ -1,4 +1,6 @@
-"""A flood of strangers on a peer port: python -m tests.strangers PORT SILENT WRONG [HOST ...].
+"""A flood of strangers on a peer port.
+
+    python -m tests.harness.strangers PORT SILENT WRONG [HOST ...]
 
 It opens SILENT connections a second that do not go on after the handshake, and WRONG ones that send
 a wrong proof, from the given hosts by turns. A line with the numbers comes each second, until it is

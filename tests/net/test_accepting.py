@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from p2p_sync import Node
+from p2p_sync.net.credentials import Credentials
 from p2p_sync.settings import MAX_UNPROVED
 from tests.harness.raw import PING, RawPeer, ask, dial, handshake, held, paused, tcp
 from tests.harness.support import DEADLINE, SCALE, NodeProcess, request, wait_until
@@ -279,6 +281,26 @@ def test_a_port_probe_leaves_no_trace(node: NodeProcess) -> None:
     news = node.log().removeprefix(log)
     assert not [probe for probe in probes if probe in news], news
     assert node.sockets() == 0
+
+
+def test_a_fault_of_this_node_does_not_close_its_peer_port(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepted, failures = Credentials.accepted, [ValueError("a fault of the test")]
+
+    def fail_once(credentials: Credentials, connection: socket.socket) -> socket.socket:
+        if failures:
+            raise failures.pop()
+        return accepted(credentials, connection)
+
+    monkeypatch.setattr(Credentials, "accepted", fail_once)
+    with Node(0) as node:
+        with tcp(node.address) as unlucky:
+            assert unlucky.recv(1) == b"", "its connection ends"
+        with dial(node.address) as peer:
+            peer.send_sockets()
+            wait_until(lambda: node.sockets() == 1, "the next one gets in")
+    assert "a fault of the test" in caplog.text
 
 
 def test_a_rush_of_peers_gets_in_at_once(node: NodeProcess) -> None:

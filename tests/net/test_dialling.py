@@ -18,8 +18,8 @@ import pytest
 from p2p_sync import Node
 from p2p_sync.address import parse_address
 from p2p_sync.errors import DialError
+from p2p_sync.net.credentials import Credentials
 from p2p_sync.net.dialer import Dialer
-from p2p_sync.net.tls import Tls
 from p2p_sync.settings import MAX_DIALS, Settings
 from tests.harness.raw import CLOSE, TEXT, RawServer, close_payload, dial, frame, read_head, welcome
 from tests.harness.support import (
@@ -101,7 +101,7 @@ def normal(head: str) -> str:
 
 
 def test_dials_leave_nothing_behind_in_memory() -> None:
-    dialer = Dialer(Settings(), Tls(None, None, None))
+    dialer = Dialer(Settings(), Credentials(Settings()))
 
     def answer(server: RawServer, count: int) -> None:
         for number in range(count):
@@ -117,8 +117,8 @@ def test_dials_leave_nothing_behind_in_memory() -> None:
             for number in range(60):
                 if number == 10:
                     before, _ = tracemalloc.get_traced_memory()
-                stream, *_ = dialer.dial(parse_address(server.address), ((HOST, server.port),))
-                stream.close()
+                opened = dialer.dial(parse_address(server.address), ((HOST, server.port),))
+                opened.stream.close()
             growth = tracemalloc.get_traced_memory()[0] - before
         finally:
             tracemalloc.stop()
@@ -277,7 +277,8 @@ def no_descriptors() -> Iterator[None]:
 @pytest.mark.parametrize("endpoints", [1, 3])
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_a_dial_without_descriptors_fails_with_the_reason(scheme: str, endpoints: int) -> None:
-    dialer = Dialer(Settings(handshake_timeout=DEADLINE), Tls(None, None, None))
+    settings = Settings(handshake_timeout=DEADLINE)
+    dialer = Dialer(settings, Credentials(settings))
     address = parse_address(f"{scheme}://localhost:1")
     found: list[object] = []
 

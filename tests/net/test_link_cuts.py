@@ -10,6 +10,7 @@ import pytest
 
 from p2p_sync.net import websocket as frames
 from p2p_sync.net.link import Link
+from p2p_sync.net.opening import Opened
 from p2p_sync.net.stream import Stream
 from p2p_sync.settings import Settings
 from tests.harness.support import DEADLINE, wait_until
@@ -48,7 +49,7 @@ class Ended:
 
     def __init__(self, end: socket.socket, handler: Keeper, dialled: str | None = None) -> None:
         settings = Settings()
-        self.link = Link(Stream(end, 10.0), handler, settings, ("peer", 1), dialled)
+        self.link = Link(Opened(Stream(end, 10.0), ("peer", 1)), handler, settings, dialled)
         self._thread = threading.Thread(target=self.link.run, daemon=True)
         self._thread.start()
 

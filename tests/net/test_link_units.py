@@ -19,6 +19,7 @@ import pytest
 from p2p_sync import Node
 from p2p_sync.net import stream
 from p2p_sync.net.link import Link
+from p2p_sync.net.opening import Opened
 from p2p_sync.net.stream import Stream
 from p2p_sync.net.websocket import FrameReader
 from p2p_sync.settings import Settings
@@ -68,7 +69,7 @@ class _Texts:
 def linked() -> Iterator[tuple[_Texts, Link, socket.socket]]:
     ours, theirs = socket.socketpair()
     texts = _Texts()
-    link = Link(Stream(ours, 60.0), texts, Settings(), ("127.0.0.1", 1))
+    link = Link(Opened(Stream(ours, 60.0), ("127.0.0.1", 1)), texts, Settings())
     reader = threading.Thread(target=link.run, daemon=True)
     reader.start()
     theirs.settimeout(DEADLINE)

@@ -316,6 +316,21 @@ def test_a_name_with_thousands_of_endpoints_gets_eight_connections(names: Names)
     assert accepted == 8
 
 
+def test_an_endpoint_that_does_not_know_the_secret_costs_no_second_dial(names: Names) -> None:
+    one, two = hosts(2)
+    port = port_of(one, two)
+    names.table[NAME] = [one, two]
+    right, wrong = "the secret of the tests", "another secret of the tests"
+    with (
+        Node(port, host=one, secret=wrong) as stranger,
+        Node(port, host=two, secret=right) as good,
+        Node(0, secret=right, redial_first=10 * DEADLINE) as node,
+    ):
+        node.connect(f"ws://{NAME}:{port}")
+        wait_until(lambda: good.sockets() == 1, "the second endpoint is tried at once")
+        assert stranger.sockets() == 0
+
+
 # -- names that hang -----------------------------------------------------------------------------
 
 

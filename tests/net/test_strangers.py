@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from p2p_sync import Node
-from p2p_sync.net.fairtable import FairTable
+from p2p_sync.net.listener import makes_room
 from p2p_sync.settings import MAX_UNPROVED
 from tests.harness import raw
 from tests.harness.certificates import Authority
@@ -28,7 +30,7 @@ HOSTS = {"one host": [], "several hosts": [f"127.0.0.{n}" for n in range(2, 10)]
 @contextlib.contextmanager
 def flood(node: NodeProcess, silent: int, wrong: int, hosts: list[str]) -> Iterator[None]:
     """Strangers that open so many connections a second meanwhile."""
-    command = [sys.executable, "-m", "tests.strangers"]
+    command = [sys.executable, "-m", "tests.harness.strangers"]
     process = subprocess.Popen(
         [*command, str(node.port + 1), str(silent), str(wrong), *hosts],
         cwd=ROOT,
@@ -151,31 +153,34 @@ def test_a_stranger_that_is_slow_over_tls_keeps_nobody_out(tmp_path: Path) -> No
         wait_until(lambda: other.sockets() == 1)
 
 
-# -- who makes room -------------------------------------------------------------------------------
+# -- which connection makes room ------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A connection that is not open yet."""
+
+    site: str
+    turned_down: bool = False
+
+
+def victim(*waiting: Waiting) -> object:
+    return makes_room(cast(list[Any], waiting))
 
 
 def test_the_host_with_the_most_loses_its_oldest() -> None:
-    table: FairTable[int] = FairTable(4)
-    assert [table.add(number, "many") for number in (1, 2, 3)] == [None] * 3
-    assert table.add(10, "few") is None
-    assert table.add(4, "many") == 1
-    assert table.add(11, "few") == 2
-    assert table.add(20, "other") == 3, "the first of the two hosts with two"
-    assert list(table) == [10, 4, 11, 20] and len(table) == 4
-    table.remove(10)
-    table.remove(10)
-    assert table.add(21, "other") is None
+    one, two, three, few = Waiting("many"), Waiting("many"), Waiting("many"), Waiting("few")
+    assert victim(few, one, two, three) is one
+    other = Waiting("few")
+    assert victim(two, few, three, other) is two, "the oldest of the two hosts with two"
 
 
 def test_many_hosts_with_one_each_lose_the_oldest_of_all() -> None:
-    table: FairTable[int] = FairTable(3)
-    assert [table.add(number, number) for number in range(6)] == [None, None, None, 0, 1, 2]
+    waiting = [Waiting(f"{number}") for number in range(6)]
+    assert victim(*waiting) is waiting[0]
 
 
 def test_what_has_been_turned_down_makes_room_first() -> None:
-    table: FairTable[int] = FairTable(3)
-    for number in (1, 2, 3):
-        table.add(number, "one")
-    table.demote(3)
-    table.demote(99)
-    assert table.add(4, "one") == 3
+    waiting = [Waiting("one"), Waiting("one"), Waiting("one", turned_down=True)]
+    assert victim(*waiting) is waiting[2]
+    assert victim(Waiting("few", turned_down=True), *waiting) is waiting[2]

@@ -17,9 +17,10 @@ import pytest
 from p2p_sync import Node
 from p2p_sync.disk.private import secret_keys
 from p2p_sync.wire.frames import Proof, Sockets, decode, encode
-from p2p_sync.wire.proof import Handshake
+from p2p_sync.wire.proof import Challenge
 from tests.harness import raw
 from tests.harness.support import (
+    SCALE,
     NodeProcess,
     free_port_pair,
     holds,
@@ -64,9 +65,9 @@ class Member:
     def __init__(self, address: str, secret: str, node: str = US) -> None:
         self.peer = raw.dial(address)
         keys = secret_keys(secret, "the test")
-        self.handshake = Handshake(keys, node, 7, os.urandom(32).hex(), True, "")
+        self.challenge = Challenge(keys, node, 7, os.urandom(32).hex(), True, "")
         self.said: list[str] = []
-        self._say(self.handshake.open())
+        self._say(self.challenge.open())
 
     def _say(self, frames: list[Sockets | Proof]) -> None:
         for frame in frames:
@@ -76,13 +77,13 @@ class Member:
     def step(self) -> dict[str, Any]:
         """Read a frame and answer it."""
         fields = self.peer.read_json()
-        self._say(self.handshake.receive(decode(json.dumps(fields))))
+        self._say(self.challenge.receive(decode(json.dumps(fields))))
         return dict(fields)
 
     def prove(self) -> None:
         self.step()
         self.step()
-        assert self.handshake.proved
+        assert self.challenge.proved
 
 
 def test_those_who_share_a_secret_form_a_network(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_the_opening_says_nothing_but_who_asks_for_a_proof(tmp_path: Path) -> No
         assert set(opening) == {"type", "addresses", "id", "start", "protocol", "link", "nonce"}
         assert (opening["addresses"], opening["link"]) == ([], 0)
         known.step()
-        assert known.handshake.proved and node.sockets() == 0, "it has to introduce itself yet"
+        assert known.challenge.proved and node.sockets() == 0, "it has to introduce itself yet"
         known.peer.send_json(
             {"type": "SOCKETS", "addresses": [], "id": US, "start": 7, "protocol": 1, "port": 4321}
         )
@@ -211,6 +212,20 @@ def test_reflection_of_the_proof() -> None:
             victim.send_json(proof)
             assert victim.read_close()[0] == 4401
         assert node.sockets() == 0
+
+
+@pytest.mark.parametrize("timeout", [1.0, 60.0], ids=["times out", "is given up by a stop"])
+def test_a_dial_that_waits_for_a_proof_ends(timeout: float) -> None:
+    with raw.RawServer() as silent, Node(0, secret=OLD, handshake_timeout=timeout) as node:
+        node.connect(silent.address)
+        with silent.accept() as peer:
+            assert peer.read_json()["type"] == "SOCKETS"
+            if timeout < 10:
+                wait_until(lambda: "in time" in node.peers()[0]["last_error"])
+            began = time.monotonic()
+            node.stop()
+            assert time.monotonic() < began + 5 * SCALE
+            peer.read_end()
 
 
 def test_replay() -> None:

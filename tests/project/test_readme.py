@@ -16,8 +16,7 @@ from p2p_sync.cli import client, exits
 from p2p_sync.cli.run import run_node
 from p2p_sync.core import conduct, replica, replica_link
 from p2p_sync.disk import log, private
-from p2p_sync.net import listener as server
-from p2p_sync.net import stream
+from p2p_sync.net import opening, stream
 from p2p_sync.net import websocket as frames
 from p2p_sync.node import events, node
 from p2p_sync.settings import Settings
@@ -158,7 +157,7 @@ LIMITS: dict[str, list[str]] = {
     "an opening handshake": [
         seconds(DEFAULT.handshake_timeout),
         size(config.MAX_HANDSHAKE_BYTES),
-        f"{server._MOST_FRAMES}",
+        f"{opening._MOST_FRAMES}",
         size(proof.MAX_OPENING_BYTES),
     ],
     "empty fragments in a message": [f"{frames._MAX_EMPTY}"],
