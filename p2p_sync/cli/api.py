@@ -131,7 +131,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
             errors.append(error)
         done.set()
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, name="request", daemon=True).start()
     if not done.wait(seconds):
         raise TimeoutError(f"timed out after {seconds:.1f} s")
     if errors:

@@ -26,7 +26,6 @@ from p2p_sync.cli.client import commands
 from tests.harness.api import post_all, read_pages, wait_equal
 from tests.harness.support import (
     DEADLINE,
-    ROOT,
     RUN_NODE,
     SCALE,
     NodeProcess,
@@ -36,8 +35,8 @@ from tests.harness.support import (
     wait_sockets,
     wait_until,
 )
+from tests.project.documents import DOCUMENTS, README
 
-README = (ROOT / "README.md").read_text()
 TEXTS = ["plain", "a,b", "line\nbreak", "\x1b[31mred", "\u202etfel", "\U0001f600", " ", '{"x":1}']
 Done = subprocess.CompletedProcess[str]
 
@@ -59,12 +58,14 @@ def run(
     assert "Traceback" not in result.stderr, result.stderr
     if result.returncode > 1:
         assert re.fullmatch(r"p2p-sync: [^\n]+\n", result.stderr), "one sentence"
-        assert f"| {result.returncode} |" in README, "the code is documented"
+        assert f"| {result.returncode} |" in "".join(text.text for text in DOCUMENTS), (
+            "the code is documented"
+        )
     return result
 
 
 def test_the_readme_names_each_command_with_its_options() -> None:
-    section = README.partition("### From a terminal")[2].partition("\n### ")[0]
+    section = README.text.partition("## Check its health")[2].partition("\n## ")[0]
     for name, command in commands.commands.items():
         row = re.search(rf"^\| `(?:\.venv/bin/)?p2p-sync {name}\b.*$", section, re.M)
         assert row, name

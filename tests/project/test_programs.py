@@ -1,4 +1,4 @@
-"""Every program that the README or a docstring names starts, in its shortest form."""
+"""Every program that a document or a docstring names starts, in its shortest form."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness.browser import missing
 from tests.harness.support import DEADLINE, ROOT, free_port_pair
+from tests.project.documents import PROSE
 
 PROGRAMS = {
     "simulation": ["--nodes", "20", "--degree", "4"],
@@ -56,8 +57,9 @@ def test_the_suite_of_autobahn_needs_its_program() -> None:
 
 def test_every_program_that_is_named_is_started() -> None:
     """Here, by .ci/run, or by a test that writes the module's name in a list of words."""
-    files = [ROOT / "README.md", ROOT / ".ci" / "run", *(ROOT / "tests").rglob("*.py")]
+    files = [ROOT / ".ci" / "run", *(ROOT / "tests").rglob("*.py")]
     texts = {path.name: path.read_text() for path in files}
+    texts["documents"] = PROSE
     named = set(re.findall(r"python -m tests\.([a-z_.]*[a-z_])", "".join(texts.values())))
     started = set(re.findall(r"-m tests\.([a-z_]+)", texts["run"]))
     started |= {"screenshot", *(name.split()[0] for name in PROGRAMS)}

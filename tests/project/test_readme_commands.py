@@ -1,4 +1,4 @@
-"""The commands of the README run as they are printed, in a fresh copy of the project.
+"""The commands of the documents run as they are printed, in a fresh copy of the project.
 
 Where all nodes are on one machine, their ports are replaced by free ones. Three machines have
 networks of their own, so there nothing is replaced.
@@ -6,9 +6,9 @@ networks of their own, so there nothing is replaced.
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -20,14 +20,16 @@ from pathlib import Path
 
 import pytest
 
+from p2p_sync.cli import COMMANDS
 from p2p_sync.cli.run import run_node
 from tests.harness.namespaces import lab
 from tests.harness.support import DEADLINE, ROOT, Answer, free_port_pair, request, wait_until
+from tests.project.documents import DOCUMENTS, PROSE, README
 
-README = (ROOT / "README.md").read_text()
 PRINTED = {
     re.sub(r"\s+# .*", "", line)
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for text in DOCUMENTS
+    for block in text.blocks("sh")
     for line in block.splitlines()
 }
 
@@ -39,6 +41,11 @@ TEST = (
 ADD = "curl 'http://127.0.0.1:8000/add?address=ws://127.0.0.1:9001'"
 COMMIT = "curl 'http://127.0.0.1:8000/commit?msg=hello'"
 SHOW = "curl http://127.0.0.1:9000/"
+COMMIT_BY_API = (
+    "curl -H 'Content-Type: application/json' -d '{\"data\": \"hello\"}' "
+    "'http://127.0.0.1:8000/api/v1/messages?copies=1'"
+)
+SECOND = ".venv/bin/python run_node.py 9000"
 SECRET = "(umask 077; openssl rand -hex 32 > secret)"
 ONE_OF_THREE = (
     ".venv/bin/p2p-sync 8000 --host 0.0.0.0 --secret-file secret --peer ws://10.0.0.1:8001"
@@ -55,16 +62,23 @@ WITH_NAME = ".venv/bin/p2p-sync 8000 --http-name node.example.org"
 WITH_TOKEN = (
     'curl -H "Authorization: Bearer $(cat p2p-data/8000/http-token)" http://192.168.1.5:8000/'
 )
+SERVICE_SECRET = (
+    "sudo sh -c '(umask 077; echo \"P2P_SYNC_SECRET=$(openssl rand -hex 32)\" > /etc/p2p-sync.env)'"
+)
 RUN_HERE = {
-    INSTALL, RUN, TEST, ADD, COMMIT, SHOW, SECRET, ONE_OF_THREE, COMMIT_HERE, LOG, STATUS, BACKUP,
-    WITH_SECRET, WITH_NAME, WITH_TOKEN,
+    INSTALL, RUN, TEST, ADD, COMMIT, COMMIT_BY_API, SHOW, SECOND, SECRET, SERVICE_SECRET,
+    ONE_OF_THREE, COMMIT_HERE, LOG, STATUS, BACKUP, WITH_SECRET, WITH_NAME, WITH_TOKEN,
 }  # fmt: skip
 RUN_ELSEWHERE = {
-    # needs root, and a place outside of the tests
+    # needs root and systemd, and a place outside of the tests; see test_the_unit_starts_a_node
     "sudo python3 -m venv /opt/p2p_sync",
     "sudo /opt/p2p_sync/bin/pip install .",
+    "sudo systemctl enable --now p2p-sync",
+    "journalctl -u p2p-sync",
     "/opt/p2p_sync/bin/p2p-sync status",
-    "/opt/p2p_sync/bin/p2p-sync peers",
+    "sudo /opt/p2p_sync/bin/pip install --upgrade .",
+    "sudo systemctl restart p2p-sync",
+    "/opt/p2p_sync/bin/p2p-sync status --wait 30",
     # .ci/run
     ".venv/bin/python -m tests.autobahn PATH_OF_WSTEST",
 }
@@ -75,15 +89,16 @@ def test_every_command_is_run() -> None:
 
 
 def test_no_command_needs_an_active_environment() -> None:
-    words = re.findall(r"`((?:p2p-sync|python|pip|pytest) [^`]*)`", README)
+    words = re.findall(r"`((?:p2p-sync|python|pip|pytest) [^`]*)`", PROSE)
     assert not words, "write .venv/bin/ before it"
 
 
-def test_the_unit_starts_a_node() -> None:
-    (command,) = re.findall(r"^ExecStart=(.*)", README, re.M)
-    program, *options = shlex.split(command)
-    assert program == "/opt/p2p_sync/bin/p2p-sync"
-    run_node.make_context("p2p-sync", options)
+def test_every_command_in_a_sentence_is_one() -> None:
+    named = re.findall(r"`\.venv/bin/p2p-sync ([^`]+)`", PROSE)
+    assert {words.split()[0] for words in named} == COMMANDS
+    named = re.findall(r"`\.venv/bin/(?!p2p-sync)([^`]+)`", PROSE)
+    started = ("python run_node.py", "python -m p2p_sync", "python -m tests.", "python -m pytest")
+    assert all(words.startswith(started) for words in named), named
 
 
 # -- a copy, and commands in it --------------------------------------------------------------------
@@ -178,19 +193,25 @@ needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="needs op
 
 @needs_curl
 def test_two_nodes_on_one_machine(clone: Path) -> None:
-    ports, second = Ports(), ".venv/bin/python run_node.py 9000"
-    assert f"`{second}`" in README
-    with running(ports(RUN), clone) as log, running(ports(second), clone) as other_log:
+    ports = Ports()
+    with running(ports(RUN), clone) as log, running(ports(SECOND), clone) as other_log:
         wait_ready(lambda: request(ports.one, "/healthz"), log)
         wait_ready(lambda: request(ports.other, "/healthz"), other_log)
         shell(ports(ADD), clone)
         shell(ports(COMMIT), clone)
         wait_until(lambda: shell(ports(SHOW), clone) == "No. sockets 1 hello", other_log)
         shell(ports(BACKUP), clone)
+        assert json.loads(shell(ports(COMMIT_BY_API), clone))["copies"] == 1
     copy = clone / "copy.db"
     assert copy.stat().st_mode & 0o077 == 0
     with sqlite3.connect(copy) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    (clone / "restored").mkdir()
+    copy.rename(clone / "restored" / "node.db")
+    ports = Ports()
+    with running(ports(f"{RUN} --data-dir restored"), clone) as log:
+        wait_ready(lambda: request(ports.one, "/healthz"), log)
+        assert request(ports.one, "/").text == "No. sockets 0 hello"
 
 
 @needs_openssl
@@ -200,6 +221,32 @@ def test_nodes_with_other_options(clone: Path) -> None:
         ports = Ports()
         with running(ports(command), clone) as log:
             wait_ready(partial(request, ports.one, "/healthz"), log)
+
+
+@needs_openssl
+def test_the_unit_starts_a_node(clone: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "p2p-sync.env"
+    shell(SERVICE_SECRET.removeprefix("sudo ").replace("/etc/p2p-sync.env", str(secret)), tmp_path)
+    assert secret.stat().st_mode & 0o077 == 0
+    (unit,) = README.blocks("ini")
+    assert "EnvironmentFile=/etc/p2p-sync.env" in unit
+    (command,) = re.findall(r"^ExecStart=(.*)", unit, re.M)
+    ports, program = Ports(), "/opt/p2p_sync/bin/p2p-sync"
+    assert command.startswith(program)
+    command = ports(command.replace(program, str(clone / ".venv" / "bin" / "p2p-sync")))
+    command = command.replace("/var/lib/private/p2p-sync", str(tmp_path / "data"))
+    with running(command, tmp_path, "env", *secret.read_text().split()) as log:
+        wait_ready(partial(request, ports.one, "/healthz"), log)
+        assert "no secret" not in log()
+
+
+def test_the_container_starts_a_node() -> None:
+    texts = [text for text in DOCUMENTS if "dockerfile" in text.text]
+    (image,) = texts[0].blocks("dockerfile")
+    program, *options = json.loads(re.findall(r"^ENTRYPOINT (.*)", image, re.M)[0])
+    (more,) = re.findall(r"^ +command: (.*)", texts[0].text, re.M)
+    assert program == "p2p-sync"
+    run_node.make_context(program, [*options, *json.loads(more)])
 
 
 def test_the_tests_start(clone: Path) -> None:

@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from p2p_sync.web.metrics import COUNTS, TIMES
 from tests.harness.original import Original
-from tests.harness.support import ROOT, NodeProcess, request, wait_sockets, wait_until
+from tests.harness.support import NodeProcess, request, wait_sockets, wait_until
+from tests.project.documents import DOCUMENTS
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -30,9 +31,8 @@ def value(node: NodeProcess, name: str, **labels: str) -> float:
 def test_every_metric_is_there_and_in_the_readme(pair: list[NodeProcess]) -> None:
     text = pair[0].get("/metrics").text
     told = set(re.findall(r"^# TYPE (p2p_sync_\w+)", text, re.M))
-    rows = re.findall(
-        r"^\| `(p2p_sync_\w+)(?:\{([a-z, ]+)\})?`", (ROOT / "README.md").read_text(), re.M
-    )
+    documented = "".join(text.text for text in DOCUMENTS)
+    rows = re.findall(r"^\| `(p2p_sync_\w+)(?:\{([a-z, ]+)\})?`", documented, re.M)
     assert told == {name for name, _ in rows} == {f"p2p_sync_{name}" for name in (*COUNTS, *TIMES)}
     for name, labels in rows:
         assert labels.replace(" ", "") == ",".join(
