@@ -173,3 +173,11 @@ def test_a_method_that_a_document_names_is_in_the_code() -> None:
         for owner, name in re.findall(r"`([A-Z]\w+)\.(\w+)(?:\(\))?`", document.prose):
             assert re.search(rf"^class {owner}\b", source, re.M), f"{document.name}: {owner}"
             assert re.search(rf"\b{name}\b", source), f"{document.name}: {owner}.{name}"
+
+
+def test_the_tests_are_listed() -> None:
+    folder = ROOT / "tests"
+    folders = {f"tests/{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+    assert {name.strip("`") for name in readme(folder).column("folder")} == folders
+    programs = {f"tests/{path.name}" for path in folder.glob("*.py") if path.stat().st_size}
+    assert not programs - set(re.findall(r"`(tests/\w+\.py)`", readme(folder).prose))
