@@ -7,19 +7,18 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
+from dataclasses import asdict
+from functools import cache
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import Any
 
 import pytest
 
-from p2p_sync import settings as config
+import p2p_sync
 from p2p_sync.cli import client
-from p2p_sync.core import conduct, replica, replica_link
-from p2p_sync.disk import log, private
-from p2p_sync.net import opening, stream
-from p2p_sync.net import websocket as frames
-from p2p_sync.node import events, node
 from p2p_sync.settings import Settings
-from p2p_sync.wire import frames as protocol
-from p2p_sync.wire import logframes, proof
 from tests import autobahn, simulation
 from tests.bench.scenarios import SCENARIOS
 from tests.harness.support import DEADLINE, ROOT
@@ -102,48 +101,54 @@ def test_its_pictures_are_there_and_small() -> None:
 
 # -- figures ---------------------------------------------------------------------------------------
 
-DEFAULT = Settings()
 
-
-def size(count: int) -> str:
-    """A number of bytes as the README writes it."""
+def size(count: float) -> str:
+    """A number of bytes as the documents write it."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
-            return f"{count} {unit}"
-        count //= 1024
-    return f"{count} GiB"
+            return f"{count:g} {unit}"
+        count /= 1024
+    return f"{count:g} GiB"
 
 
 def seconds(time: float) -> str:
     return f"{time:g} s"
 
 
-LIMITS: dict[str, list[str]] = {
-    "an opening handshake": [
-        seconds(DEFAULT.handshake_timeout),
-        size(config.MAX_HANDSHAKE_BYTES),
-        f"{opening._MOST_FRAMES}",
-        size(proof.MAX_OPENING_BYTES),
-    ],
-    "empty fragments in a message": [f"{frames._MAX_EMPTY}"],
-    "a frame that has begun": [seconds(2 * DEFAULT.heartbeat), f"{size(stream.LEAST_RATE)}/s"],
-    "traffic that brings nothing new": [],
-    "origins of which one peer may claim more": [f"{replica_link.MAX_AHEAD:,}"],
-    "messages that a peer is believed to have": [
-        f"{replica_link.BELIEVED:,}",
-        f"{replica_link.TIMES_SHIPPED}",
-        f"{replica_link.SHIPPED_PERIOD:g}",
-        seconds(2 * replica_link.SHIPPED_PERIOD),
-    ],
-    "the same messages are sent": [seconds(replica_link.RESEND_AFTER)],
-    "origins in a log; in a frame": [f"{replica.MAX_ORIGINS:,}", f"{logframes.MAX_NAMED:,}"],
-    "messages in an entry of the log": [
-        f"{logframes.MAX_BATCH:,}",
-        size(logframes.MAX_ENTRY_BYTES),
-        f"{logframes.MAX_SHIPPED:,}",
-        size(logframes.MAX_ENTRY_BYTES),
-    ],
-    "log lines about one node": [f"{60 / conduct.LOG_EVERY:g}"],
+@cache
+def numbers() -> dict[str, Any]:
+    """The numbers of the code by their names without a leading underscore, wherever they live.
+
+    A name with several values in several files has that of its file before it: `log_MOST`.
+    """
+    found: dict[str, set[float]] = defaultdict(set)
+    for module in walk_packages(p2p_sync.__path__, "p2p_sync."):
+        if module.name != "p2p_sync.__main__":
+            for name, value in vars(import_module(module.name)).items():
+                if type(value) in (int, float):
+                    found[name.lstrip("_")].add(value)
+                    found[f"{module.name.rpartition('.')[2]}_{name.lstrip('_')}"].add(value)
+    values = {name: value.pop() for name, value in found.items() if len(value) == 1}
+    return {**asdict(Settings()), **values, "size": size, "seconds": seconds}
+
+
+LIMITS = {
+    "an opening handshake": (
+        "seconds(handshake_timeout), size(MAX_HANDSHAKE_BYTES), MOST_FRAMES,size(MAX_OPENING_BYTES)"
+    ),
+    "empty fragments in a message": "MAX_EMPTY,",
+    "a frame that has begun": "seconds(2 * heartbeat), size(LEAST_RATE) + '/s'",
+    "traffic that brings nothing new": "()",
+    "origins of which one peer may claim more": "MAX_AHEAD,",
+    "messages that a peer is believed to have": (
+        "BELIEVED, TIMES_SHIPPED, SHIPPED_PERIOD, seconds(2 * SHIPPED_PERIOD)"
+    ),
+    "the same messages are sent": "seconds(RESEND_AFTER),",
+    "origins in a log; in a frame": "MAX_ORIGINS, logframes_MAX_NAMED",
+    "messages in an entry of the log": (
+        "MAX_BATCH, size(MAX_ENTRY_BYTES), MAX_SHIPPED, size(MAX_ENTRY_BYTES)"
+    ),
+    "log lines about one node": "60 / LOG_EVERY,",
 }
 """The figures of each row of the table of limits, by the beginning of the row."""
 
@@ -153,7 +158,9 @@ def test_a_limit_is_that_of_the_code(start: str) -> None:
     (limit,) = (
         limit for what, (limit,) in table("what", "limit").items() if what.startswith(start)
     )
-    assert re.findall(r"\d+(?:,\d{3})*(?: (?:[KMG]iB(?:/s)?|s\b))?", limit) == LIMITS[start]
+    figures = re.findall(r"\d+(?:,\d{3})*(?: (?:[KMG]iB(?:/s)?|s\b))?", limit)
+    values = eval(LIMITS[start], numbers())
+    assert figures == [v if isinstance(v, str) else f"{round(v):,}" for v in values]
 
 
 def test_every_limit_is_checked() -> None:
@@ -161,39 +168,60 @@ def test_every_limit_is_checked() -> None:
         assert any(what.startswith(start) for start in LIMITS), f"add {what!r} to LIMITS"
 
 
-FIGURES: dict[str, object] = {
+FIGURES = {
     # the API
-    r"holds one of the (\d+) slots": config.HTTP_WAITING,
-    r"the last ([\d,]+) are kept": events._MOST,
-    r"One answer reads ([\d,]+) messages at most": log._SCAN_MESSAGES,
-    r"`copies=1` \(`limit` up to (\d+)\)": config.API_MAX_COUNTED,
-    r"waiting up to S \((\d+)\) seconds": config.API_MAX_POLL,
-    r"an empty line comes first and each (\d+) s": f"{config.API_STREAM_PAUSE:g}",
-    r"stays ready until it lacks more than ([\d,]+) messages": node._NEARLY,
+    r"holds one of the (\d+) slots": "HTTP_WAITING",
+    r"the last ([\d,]+) are kept": "events_MOST",
+    r"One answer reads ([\d,]+) messages at most": "SCAN_MESSAGES",
+    r"`copies=1` \(`limit` up to (\d+)\)": "API_MAX_COUNTED",
+    r"waiting up to S \((\d+)\) seconds": "API_MAX_POLL",
+    r"an empty line comes first and each (\d+) s": "API_STREAM_PAUSE",
+    r"stays ready until it lacks more than ([\d,]+) messages": "NEARLY",
+    r"workers of waitress, (\d+)": "HTTP_THREADS",
+    r"where (\d+) requests wait already": "HTTP_WAITING",
+    r"share (\d+) slots": "HTTP_WAITING",
+    r"unreachable for less than (\d+) s": "RESTART_TIME / 1000",
+    r"said nothing for (\d+) s after it was connected": "ANSWER_TIME / 1000",
     # the mesh
-    r"fewer links than `--target-links` \((\d+)\)": DEFAULT.target_links,
-    r"remember up to ([\d,]+) in the data directory": config.MAX_KNOWN_ADDRESSES,
-    r"every (\d+) s, with jitter": f"{DEFAULT.probe:g}",
-    r"a random time from (\d+) s to 2 s": f"{DEFAULT.redial_first:g}",
-    r"4 s, 8 s \.\.\. (\d+) s": f"{DEFAULT.redial_longest:g}",
-    r"a link says nothing for (\d+) s": f"{2 * DEFAULT.heartbeat:g}",
-    r"takes nothing for (\d+) s": f"{DEFAULT.send_timeout:g}",
-    r"does not ship for (\d+) s what": f"{replica.STALLED_AFTER:g}",
-    r"takes (\d+) more, each just to send it addresses": config.SPARE_PEERS,
-    r"(\d+) unknown addresses are dialled at once": config.STRANGERS_AT_ONCE,
-    r"dialled at once and (\d+) a minute": config.STRANGERS_A_MINUTE,
+    r"fewer links than `--target-links` \((\d+)\)": "target_links",
+    r"remember up to ([\d,]+) in the data directory": "MAX_KNOWN_ADDRESSES",
+    r"Each ([\d.]+) s, or when one has failed": "HEAD_START",
+    r"a head start of ([\d.]+) s": "HEAD_START",
+    r"every (\d+) s, with jitter": "probe",
+    r"a random time from (\d+) s to 2 s": "redial_first",
+    r"4 s, 8 s \.\.\. (\d+) s": "redial_longest",
+    r"a link says nothing for (\d+) s": "2 * heartbeat",
+    r"A PING goes out each (\d+) s": "heartbeat",
+    r"a link that is silent for (\d+) s": "2 * heartbeat",
+    r"takes nothing for (\d+) s": "send_timeout",
+    r"a write has not moved for (\d+) s": "send_timeout",
+    r"must arrive at (\d+) KiB/s": "LEAST_RATE / 1024",
+    r"does not ship for (\d+) s what": "STALLED_AFTER",
+    r"takes (\d+) more, each just to send it addresses": "SPARE_PEERS",
+    r"(\d+) unknown addresses are dialled at once": "STRANGERS_AT_ONCE",
+    r"dialled at once and (\d+) a minute": "STRANGERS_A_MINUTE",
+    # clocks and original nodes
+    r"dated more than (\d+) s ahead of the reader's clock": "MAX_AHEAD_MS / 1000",
+    r"more than (\d+) copies of one text in 10 s": "deduplication_MOST",
+    r"copies of one text in (\d+) s": "WINDOW / 1000",
+    r"logged by different nodes within (\d+) s": "WINDOW / 1000",
     # the wire
-    r"or after (\d+) ms, so that": f"{DEFAULT.greeting_pause * 1000:g}",
-    r"connected with, at most (\d+); the receiver": config.MAX_ADDRESSES,
-    r"\| `protocol`, `version` \| (\d+);": protocol.PROTOCOL_VERSION,
-    r"nodes that they lead to, at most (\d+) \|": config.MAX_LINKS_TOLD,
-    r"one message or many \(at most ([\d,]+), and": logframes.MAX_BATCH,
+    r"or after (\d+) ms, so that": "greeting_pause * 1000",
+    r"connected with, at most (\d+); the receiver": "settings_MAX_ADDRESSES",
+    r"\| `protocol`, `version` \| (\d+);": "PROTOCOL_VERSION",
+    r"nodes that they lead to, at most (\d+) \|": "MAX_LINKS_TOLD",
+    r"one message or many \(at most ([\d,]+), and": "MAX_BATCH",
+    r"send me (\d+) entries of your version vector": "PIECE_NAMED",
+    # the disk
+    r"emptied when it (?:is longer|has grown beyond) (?:than )?(\d+) MB": "MOST_WAL / 2**20",
+    r"A log of up to (\d+) MB is checked whole": "CHECK_SIZE / 2**20",
+    r"up to (\d+) MB of lines wait": "LOG_BACKLOG / 2**20",
     # security
-    r"a line, at least (\d+) bytes": private._LEAST_BYTES,
-    r"keeps a cookie for (\d+) days": int(config.HTTP_COOKIE_AGE) // 86_400,
+    r"a line, at least (\d+) bytes": "LEAST_BYTES",
+    r"keeps a cookie for (\d+) days": "HTTP_COOKIE_AGE / 86_400",
     # tests
-    r"All (\d+) cases of groups": autobahn.CASE_COUNT,
-    r"runs (eleven) scenarios": {11: "eleven"}[len(SCENARIOS)],
+    r"All (\d+) cases of groups": f"{autobahn.CASE_COUNT}",
+    r"runs (\d+) scenarios": f"{len(SCENARIOS)}",
 }
 """Sentences with a figure, as patterns, and what the code says."""
 
@@ -202,7 +230,8 @@ FIGURES: dict[str, object] = {
 def test_a_figure_is_that_of_the_code(pattern: str) -> None:
     found = re.findall(pattern, SENTENCES)
     assert found, "the documents say it in other words: change the pattern"
-    assert {figure.replace(",", "") for figure in found} == {f"{FIGURES[pattern]}"}
+    value = eval(FIGURES[pattern], numbers())
+    assert {figure.replace(",", "") for figure in found} == {f"{value:g}"}
 
 
 def test_the_figures_of_the_simulator_have_a_name_that_runs() -> None:
