@@ -1,7 +1,7 @@
 """The same list of messages on every machine, with nothing to run but Python.
 
-A name is imported when it is first used: the command line installs its signal handlers before it
-loads a node, and a command that only asks a running node never loads one.
+Names are imported when they are first used. So the command line installs its signal handlers before
+it loads a node, and a command that talks to a running node never loads one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Addresses of nodes: `ws://host:port`, and what people type instead of it.
 
-Text alone: nothing is resolved or dialled here.
+Pure: this module works on text. It resolves and dials nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EXAMPLE = "an address looks like ws://host:8001, the peer port of a node"
 
 @dataclass(frozen=True, order=True)
 class Address:
-    """Where a node accepts peers; `str()` gives the one form used on the wire."""
+    """Where a node accepts peers. `str()` returns the form that is used on the wire."""
 
     host: str
     port: int
@@ -35,8 +35,8 @@ class Address:
 def parse_address(text: str) -> Address:
     """Return the address that `text` means.
 
-    `localhost:8001`, `http://LOCALHOST:8001` and `ws://localhost:8001/` are the same; `https`
-    means `wss`; IPv6 hosts stand in brackets. Raises AddressError, whose text shows a right one.
+    `localhost:8001`, `http://LOCALHOST:8001` and `ws://localhost:8001/` are the same. `https` means
+    `wss`. IPv6 hosts are in brackets. Raises AddressError, whose text shows a valid address.
     """
     scheme, separator, rest = text.strip().rpartition("://")
     if separator and scheme.lower() not in _SECURE:
@@ -44,16 +44,16 @@ def parse_address(text: str) -> Address:
     rest = rest.removesuffix("/")
     host, colon, port = rest.rpartition(":")
     if not colon or host.endswith(":") or (":" in host and not host.startswith("[")):
-        raise AddressError(f"{text[:80]!r} names no port: {_EXAMPLE}")
+        raise AddressError(f"{text[:80]!r} has no port: {_EXAMPLE}")
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-        raise AddressError(f"{text[:80]!r} has no port from 1 to 65535: {_EXAMPLE}")
+        raise AddressError(f"{text[:80]!r} has no port between 1 and 65535: {_EXAMPLE}")
     return Address(_host(host, text), int(port), _SECURE[scheme.lower() or "ws"])
 
 
 def _host(host: str, text: str) -> str:
-    """Return `host` in its one form: lower case, IP addresses in their shortest spelling."""
-    if len(host) > _LONGEST:  # the encoding of names takes very long for a long one
-        raise AddressError(f"{text[:80]!r} has no host that can be one: {_EXAMPLE}")
+    """Return the normal form of `host`: lower case, IP addresses in their shortest spelling."""
+    if len(host) > _LONGEST:  # encoding a long name takes very long
+        raise AddressError(f"{text[:80]!r} has an invalid host name: {_EXAMPLE}")
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         return str(ipaddress.ip_address(host[1:-1] if bracketed else host))
@@ -65,9 +65,9 @@ def _host(host: str, text: str) -> str:
         name = ""
     labels = name.removesuffix(".").split(".")
     if bracketed or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise AddressError(f"{text[:80]!r} has no host that can be one: {_EXAMPLE}")
+        raise AddressError(f"{text[:80]!r} has an invalid host name: {_EXAMPLE}")
     if labels[-1].isdigit():
-        raise AddressError(f"{text[:80]!r} has no IP address that can be one: {_EXAMPLE}")
+        raise AddressError(f"{text[:80]!r} has an invalid IP address: {_EXAMPLE}")
     return name
 
 
@@ -90,20 +90,22 @@ _PRIVATE = [
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host` is reached from this machine alone."""
+    """Return whether only this machine can reach `host`."""
     ip = _ip(host)
     return host == "localhost" if ip is None else ip.is_loopback
 
 
 def is_private(host: str) -> bool:
-    """Return whether `host` is an IP address of a private network; of a name nothing is known."""
+    """Return whether `host` is an IP address of a private network. False for every name."""
     ip = _ip(host)
     return ip is not None and any(ip in network for network in _PRIVATE)
 
 
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the IP address that `host` is, None for a name; without zone, and IPv4 in IPv6 as
-    IPv4, which only some versions of Python do by themselves."""
+    """Return `host` as an IP address without its zone; None for a name.
+
+    IPv4 addresses inside IPv6 become IPv4, which only some versions of Python do.
+    """
     try:
         ip = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -112,7 +114,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def site(host: str) -> str:
-    """Return what the addresses of one remote host share: of IPv6 it has a network of 64 bits."""
+    """Return what all addresses of one remote host share: its IPv4 address, or its IPv6 /64."""
     ip = _ip(host.partition("%")[0])
     if ip is None:
         return host  # the tests' peers may have names
@@ -121,24 +123,24 @@ def site(host: str) -> str:
 
 @lru_cache(4096)
 def place(address: str) -> tuple[str, int]:
-    """Return what is the same for all spellings of one place on this machine."""
+    """Return host and port; all spellings of this machine have the same host."""
     parsed = parse_address(address)
     return "localhost" if is_loopback(parsed.host) else parsed.host, parsed.port
 
 
 @lru_cache(4096)
 def is_named(address: str) -> bool:
-    """Return whether `address` has a host name, which has to be resolved, and no IP address."""
+    """Return whether `address` has a host name (to be resolved) instead of an IP address."""
     return not is_ip(parse_address(address).host)
 
 
 def is_local(address: str) -> bool:
-    """Return whether `address` says that it is on this machine."""
+    """Return whether `address` is on this machine by its spelling."""
     return place(address)[0] == "localhost"
 
 
 def reachable(host: str) -> str:
-    """Return a host for people to use where a port listens on `host`, which may mean all."""
+    """Return a host for people to use, if a port listens on `host`, which may mean all of them."""
     try:
         everywhere = ipaddress.ip_address(host).is_unspecified
     except ValueError:

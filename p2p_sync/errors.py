@@ -1,19 +1,19 @@
 """The exceptions of p2p_sync.
 
 P2PSyncError
-|-- InputError (also a ValueError)   what the caller gave cannot be used; the text says what to do
-|   |-- AddressError                 no address of a node
-|   |-- CursorGone                   a place in a log that this node does not have
-|   |-- MessageError                 no text that can be a message
+|-- InputError (also a ValueError)   an invalid argument; the text says what to do
+|   |-- AddressError                 not an address of a node
+|   |-- CursorGone                   a cursor of another log
+|   |-- MessageError                 not a text that can be a message
 |       |-- MessageTooLong           more bytes than the limit
 |   |-- NotRunning                   the node has not started, or has stopped
-|-- StartError                       a node cannot start here: port, data directory
+|-- StartError                       a node cannot start: its port or data directory is not usable
 |-- LogError                         the log cannot be read or written now
 |   |-- LogFull                      its disk is full
 |   |-- LogGone                      its files were deleted or replaced
-|   |-- LogDamaged                   an entry of it is not what was stored
+|   |-- LogDamaged                   an entry is not what was stored
 |-- DialError                        a peer cannot be reached; the text is the reason
-|-- ProtocolError                    the peer broke a rule of the wire (its fault, never ours)
+|-- ProtocolError                    the peer broke a rule of the protocol (its fault, never ours)
 |-- LinkClosed                       the link is closed; nothing more is read or written
 """
 
@@ -23,23 +23,23 @@ from .codes import NORMAL, TRY_AGAIN_LATER
 
 
 class P2PSyncError(Exception):
-    """The base of all that p2p_sync raises on purpose."""
+    """The base of every exception that p2p_sync raises on purpose."""
 
 
 class InputError(P2PSyncError, ValueError):
-    """What the caller gave cannot be used."""
+    """An argument is invalid; the text says what to do."""
 
 
 class AddressError(InputError):
-    """A text that is no address of a node."""
+    """A text is not an address of a node."""
 
 
 class MessageError(InputError):
-    """A text that cannot be a message."""
+    """A text cannot be a message."""
 
 
 class MessageTooLong(MessageError):
-    """A text with more bytes of UTF-8 than the limit."""
+    """A text has more bytes of UTF-8 than the limit."""
 
 
 class NotRunning(InputError):
@@ -47,7 +47,7 @@ class NotRunning(InputError):
 
 
 class CursorGone(InputError):
-    """A place in a log that this node does not have; `next` is the place to start from."""
+    """A cursor of a log that this node does not have. `next` is the cursor to start from."""
 
     def __init__(self, reason: str, next: str) -> None:
         super().__init__(reason)
@@ -55,19 +55,19 @@ class CursorGone(InputError):
 
 
 class StartError(P2PSyncError):
-    """A node cannot start: a port or a data directory cannot be had."""
+    """A node cannot start: its port or its data directory is not usable."""
 
 
 class LogError(P2PSyncError):
-    """The log cannot be read or written now; nothing is lost of what was acknowledged."""
+    """The log cannot be read or written now. No acknowledged message is lost."""
 
 
 class LogFull(LogError):
-    """The log has no room on its disk."""
+    """The disk of the log is full."""
 
 
 class LogGone(LogError):
-    """The files of the log were deleted or replaced; nothing is written until a new start."""
+    """The files of the log were deleted or replaced. Nothing is written until the node restarts."""
 
 
 class LogDamaged(LogError):
@@ -77,8 +77,8 @@ class LogDamaged(LogError):
 class DialError(P2PSyncError):
     """A peer cannot be reached, or it and this node do not belong together.
 
-    `refused`: it, or a rule of this node, has turned the dial down. `oneself`: the IP address and
-    port where the dial has reached this very node, if it has.
+    `refused`: the peer, or a rule of this node, rejected the dial. `oneself`: the IP address and
+    port, if the dial reached this node itself.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class DialError(P2PSyncError):
 
 
 class ProtocolError(P2PSyncError):
-    """The peer broke a rule; the link is to be closed with `code` and `reason`.
+    """The peer broke a rule. The link must be closed with `code` and `reason`.
 
     `code` is a close code of RFC 6455, section 7.4; `reason` is a short sentence.
     """
@@ -102,15 +102,15 @@ class ProtocolError(P2PSyncError):
 
     @property
     def violation(self) -> bool:
-        """Whether a rule was broken: not where two nodes merely do not belong together."""
+        """Whether a rule was broken. False if two nodes merely do not belong together."""
         return self.code < 4000 and self.code not in (NORMAL, TRY_AGAIN_LATER)
 
 
 class LinkClosed(P2PSyncError):
-    """The connection has ended: by the peer, by a cut, or by this side.
+    """The connection has ended: the peer closed it, it broke, or this side closed it.
 
-    `fault` is the kind of misbehaviour that this side ended it for (see conduct.py), if any.
-    `refused`: one side has turned the other down, as it will the next time.
+    `fault` is the kind of protocol violation for which this side closed it, if any. `refused`: one
+    side rejected the other, and would do so again.
     """
 
     def __init__(self, reason: str, fault: str = "", refused: bool = False) -> None:

@@ -434,7 +434,9 @@ def _place(token: str) -> Place:
     origin, _, seq = rest.partition(".")
     numbers = all(part.isascii() and part.isdigit() and len(part) < 17 for part in (time, seq))
     if not numbers or max(int(time), int(seq)) > MAX_NUMBER:
-        raise InputError("after is what an answer gave as next; leave it out to begin")
+        raise InputError(
+            "after must be the next of an earlier answer; omit it to start from the beginning"
+        )
     return int(time), origin, int(seq)
 
 
