@@ -84,6 +84,20 @@ def test_the_requests_are_those_of_the_description() -> None:
     assert set(re.findall(r"`(?:GET|POST|DELETE) (/[^?`]*)", PROSE)) == set(described)
 
 
+def test_the_states_are_those_of_the_description() -> None:
+    schemas = json.loads((ROOT / "p2p_sync" / "web" / "openapi.json").read_text())["components"]
+    verdict, peer = (
+        set(schemas["schemas"][name]["properties"]["state"]["enum"]) for name in ("Verdict", "Peer")
+    )
+
+    def states(*head: str) -> set[str]:
+        return {state.strip("`") for state in table(*head)}
+
+    assert states("state", "for example", "means") == verdict
+    assert states("`verdict.state`", "`text`, for example", "means") == verdict
+    assert states("`state` of a peer", "means") == peer
+
+
 def test_what_it_is_built_from() -> None:
     needed = set(re.findall(r"^    ([\w-]+) *>=", SETUP.split("[options.packages.find]")[0], re.M))
     assert needed == set(table("package", "for"))
