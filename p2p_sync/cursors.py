@@ -17,8 +17,6 @@ from .errors import CursorGone, InputError
 
 START = re.compile(r"[0-9a-f]{8}")
 """The random name of a start."""
-MAX_STARTS = 1000
-"""Starts that a log remembers. Cursors of older ones are invalid."""
 
 _CURSOR = re.compile(rf"(?:({START.pattern})-)?([0-9]{{1,19}})")
 

@@ -52,6 +52,77 @@ SPARE_PEERS: Count = 16
 
 # -- disk ------------------------------------------------------------------------------------------
 
+READERS: Count = 4
+"""Connections that read the database at a time."""
+
+READER_TIMEOUT: Seconds = 10.0
+"""A reader waits this long for one of them."""
+
+BUSY_TIMEOUT: Seconds = 5.0
+"""The database waits this long for the lock of another program, such as one that makes a backup."""
+
+MAX_CHECKED_BYTES: Bytes = 64 * 1024 * 1024
+"""A database up to this size is checked whole at the start, which takes a moment."""
+
+WATCH_ALL: Seconds = 0.4
+"""The node checks this often that all files of the database are still there, so it notices within a
+second that one is not. The two that hold the messages are checked in each transaction, too."""
+
+CHECKPOINT_PAGES: Count = 4000
+"""SQLite copies the write-ahead log to the database after so many pages of 4 KiB. At its default of
+1000 it would copy the same pages more often."""
+
+MAX_WAL_BYTES: Bytes = 16 * 1024 * 1024
+"""A write-ahead log above this size is emptied. Left alone it would grow while others read."""
+
+WAL_PATIENCE: Seconds = 0.5
+"""The writer waits this long for readers before it empties the write-ahead log."""
+
+WAL_RETRY: Seconds = 2.0
+"""If that was too short, it tries again after this time."""
+
+MAX_STARTS: Count = 1000
+"""Starts of a node that its log remembers; places that an older one gave readers are unknown."""
+
+MAX_DAMAGE_NAMED: Count = 100
+"""Damaged entries that the node logs, one line each, and names in its status."""
+
+INSERTED_ROWS: Count = 50
+"""Entries that one statement stores. Few sizes of it occur, so all of them stay prepared."""
+
+RECENT_CHARACTERS: Characters = 4 * 1024 * 1024
+"""The newest entries are kept in memory, in JSON: most of what links send has just arrived."""
+
+RECENT_MESSAGES: Count = 20_000
+"""Messages in them."""
+
+MAX_SEARCH_MESSAGES: Count = 20_000
+"""Messages that one answer to a search reads; the next request goes on behind them."""
+
+MAX_SEARCH_CHARACTERS: Characters = 8 * 1024 * 1024
+"""Text that one answer to a search reads."""
+
+SEARCH_FOLDING: Count = 4
+"""A text that is not ASCII takes as much time as an ASCII text of so many times its length."""
+
+MAX_SEARCH_FOUND: Characters = 1024 * 1024
+"""Text in one answer to a search, beside the last message."""
+
+LEAST_SEARCHED_ID: Characters = 8
+"""The beginning of an id that a search finds; a shorter one would find too much."""
+
+LEAST_SECRET_BYTES: Bytes = 16
+"""A secret of the network. A shorter one can be guessed."""
+
+MAX_SECRETS: Count = 2
+"""Secrets that a node accepts: the one in use, and another while a network changes it."""
+
+MAX_SECRET_FILE_BYTES: Bytes = 4096
+"""A file with secrets or a token, which is read whole."""
+
+SECRET_FILE_PATIENCE: Seconds = 3
+"""A pipe in the place of such a file may be silent for this time."""
+
 # -- net -------------------------------------------------------------------------------------------
 
 MAX_UNPROVED: Count = 256

@@ -186,7 +186,7 @@ FIGURES = {
     # the API
     r"holds one of the (\d+) slots": "HTTP_WAITING",
     r"the last ([\d,]+) are kept": "events_MOST",
-    r"One answer reads ([\d,]+) messages at most": "SCAN_MESSAGES",
+    r"One answer reads ([\d,]+) messages at most": "MAX_SEARCH_MESSAGES",
     r"`copies=1` \(`limit` up to (\d+)\)": "API_MAX_COUNTED",
     r"waiting up to S \((\d+)\) seconds": "API_MAX_POLL",
     r"an empty line comes first and each (\d+) s": "API_STREAM_PAUSE",
@@ -227,11 +227,11 @@ FIGURES = {
     r"one message or many \(at most ([\d,]+), and": "MAX_BATCH",
     r"send me (\d+) entries of your version vector": "PIECE_NAMED",
     # the disk
-    r"emptied when it (?:is longer|has grown beyond) (?:than )?(\d+) MB": "MOST_WAL / 2**20",
-    r"A log of up to (\d+) MB is checked whole": "CHECK_SIZE / 2**20",
+    r"emptied when it (?:is longer|has grown beyond) (?:than )?(\d+) MB": "MAX_WAL_BYTES / 2**20",
+    r"A log of up to (\d+) MB is checked whole": "MAX_CHECKED_BYTES / 2**20",
     r"up to (\d+) MB of lines wait": "LOG_BACKLOG / 2**20",
     # security
-    r"a line, at least (\d+) bytes": "LEAST_BYTES",
+    r"a line, at least (\d+) bytes": "LEAST_SECRET_BYTES",
     r"keeps a cookie for (\d+) days": "HTTP_COOKIE_AGE / 86_400",
     # tests
     r"All (\d+) cases of groups": f"{autobahn.CASE_COUNT}",

@@ -1,0 +1,90 @@
+"""Deduplication in the database: which copies of an original's commit are hidden.
+
+core/deduplication.py has the rules. A row whose column `heard` is set is a copy; its `leader` is
+the arrival of the copy that is shown for its commit, its own if that is itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from ..core.deduplication import WINDOW, Crowd, match, node_of, spans
+from .store import Database
+
+SHOWN = "(leader IS NULL OR leader = arrival)"
+
+# The arrival of a copy, its leader (None: it is new), time and origin.
+_Copy: TypeAlias = tuple[int, int | None, int, bytes]
+
+
+def count_copies(database: Database) -> tuple[Counter[str], int]:
+    """Return how many copies of each origin there are, and how many of all are hidden."""
+    # By this index only the copies are read, not the whole log.
+    rows = database.execute(
+        "SELECT origin, count(*) FROM entries INDEXED BY by_text WHERE heard GROUP BY origin"
+    )
+    copies = Counter({origin.decode("utf-8", "replace"): n for origin, n in rows})
+    query = "SELECT count(*) FROM entries WHERE leader <> arrival"
+    return copies, database.execute(query).fetchone()[0]
+
+
+def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -> tuple[int, int]:
+    """Match the copies of `text` again, of which those with `times` are new.
+
+    One that was hidden and is shown from now on arrives once more, so that those who follow the
+    arrivals get it. Returns the last arrival, and how many more are hidden.
+    """
+    new = Counter(time // WINDOW for time in times)
+    changes: list[tuple[int, int, int]] = []  # leader, arrival, arrival before
+    hidden = 0
+    for start, end in spans(times):
+        copies, beyond = _copies(database, text, start, end, new)
+        leaders = match([(time, node_of(origin.decode())) for _, _, time, origin in copies], start)
+        numbers = [number for number, *_ in copies]
+        pairs = [*zip(copies, leaders, strict=True), *((copy, None) for copy in beyond)]
+        for n, ((number, leader, _, _), found) in enumerate(pairs):
+            was_hidden = leader is not None and leader != number
+            is_hidden = found not in (None, n)
+            if found == -1 or (found is None and not was_hidden):
+                continue
+            hidden += is_hidden - was_hidden
+            if was_hidden and not is_hidden:
+                arrival += 1
+                if found is not None:
+                    numbers[n] = arrival
+                changes.append((arrival, arrival, number))
+            elif leader != (wanted := numbers[found or 0]):
+                changes.append((wanted, number, number))
+    database.executemany("UPDATE entries SET leader = ?, arrival = ? WHERE arrival = ?", changes)
+    return arrival, hidden
+
+
+def _copies(
+    database: Database, text: str, start: int, end: int, new: Mapping[int, int]
+) -> tuple[list[_Copy], list[_Copy]]:
+    """Return the copies of `text` in a span of time that are matched, and of those beyond the
+    limit the ones that the `new` ones (by window) may have pushed there, in the shared order."""
+    matched: list[_Copy] = []
+    beyond: list[_Copy] = []
+    crowd = Crowd()
+    while start < end:
+        rows = database.execute(
+            "SELECT arrival, leader, time, origin FROM entries "
+            "WHERE heard AND data = ? AND time >= ? AND time < ? ORDER BY time, origin, seq",
+            (text, start, end),
+        )
+        start = end
+        for row in rows:
+            window = row[2] // WINDOW
+            excess = crowd.admit(row[2])
+            if not excess:
+                matched.append(row)
+            elif excess <= new.get(window, 0):
+                beyond.append(row)
+            else:  # there may be very many: go on behind them
+                start = (window + 1) * WINDOW
+                break
+        rows.close()
+    return matched, beyond

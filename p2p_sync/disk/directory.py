@@ -1,0 +1,121 @@
+"""The data directory as a place: it is ours, one node uses it, and its files stay where they are.
+
+While a database is open, SQLite would go on writing to files that were deleted, replaced or cut
+short. `Watch` notices that: a file has to keep its device and inode, and the files that hold
+messages must not be shorter than this node has left them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from ..errors import StartError
+from ..settings import WATCH_ALL
+from .private import check_private_file, make_private_directory, open_private_file
+
+DATABASE = "node.db"
+NEW_DATABASE = [f"node.db.new{ending}" for ending in ("", "-wal", "-shm", "-journal")]
+"""The files of a database that is being made, the database first."""
+
+_WAL = "node.db-wal"
+_OPEN = (DATABASE, _WAL, "node.db-shm")
+_TOKENS = ("http-token", "http-token.part")
+# What may be left where somebody has put the database aside.
+_BESIDE = {"lock", "node.db-shm", *_TOKENS, *NEW_DATABASE}
+
+
+def claim(directory: Path) -> int:
+    """Make the data directory if need be, and lock it for this process; return the descriptor of
+    the lock. The kernel releases it when the process ends, however that happens.
+
+    Raises StartError for a directory of somebody or something else, or in use; OSError.
+    """
+    make_private_directory(directory)
+    _check_names(directory)
+    lock = open_private_file(directory / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in _TOKENS:
+            check_private_file(directory / name)
+        for name in _OPEN:
+            if check_private_file(directory / name):
+                # Now: while SQLite has it open, closing it again would end SQLite's locks.
+                os.close(open_private_file(directory / name, os.O_RDONLY))
+    except BaseException as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise StartError(
+                f"the data directory {directory} is in use by another node; "
+                "stop that one, or choose another directory with --data-dir"
+            ) from None
+        raise
+    return lock
+
+
+def _check_names(directory: Path) -> None:
+    """Refuse a directory of something else, before anything is made in it."""
+    names = {entry.name for entry in directory.iterdir()}
+    if DATABASE in names or names <= _BESIDE:
+        return
+    wal = directory / _WAL
+    if _WAL in names and wal.lstat().st_size:
+        raise StartError(
+            f"{wal} is there, but the database that it belongs to is not; bring {DATABASE} back, "
+            "or put the file aside and start again: the other nodes send what they hold"
+        )
+    if not names <= {_WAL, *_BESIDE}:
+        raise StartError(
+            f"the data directory {directory} holds files that are not a node's; choose an empty or "
+            "a new one with --data-dir"
+        )
+
+
+class Watch:
+    """The files of an open database. Not for several threads at once."""
+
+    def __init__(self, directory: Path) -> None:
+        """Note which files are open; raises StartError if one is missing."""
+        self._opened: dict[str, tuple[int, int]] = {}  # path -> device, inode
+        self._sizes: dict[str, int] = {}  # of the files that hold messages
+        self._all_at = 0.0
+        self.cut = False  # a file was cut short, so what is in the files does not belong together
+        for path in (directory / name for name in (*_OPEN, "lock")):
+            about = check_private_file(path)
+            if about is None:
+                raise StartError(f"{path} was deleted while the node was starting; start it again")
+            self._opened[str(path)] = (about.st_dev, about.st_ino)
+        self._database, self._wal, *_ = self._opened
+
+    @property
+    def wal_size(self) -> int:
+        """The bytes of the write-ahead log when it was last looked at."""
+        return self._sizes.get(self._wal, 0)
+
+    def shortened(self) -> None:
+        """The database has shortened its files by itself."""
+        self._sizes.clear()
+
+    def problem(self) -> str | None:
+        """Return what has happened to the files, None if they are as they were.
+
+        Looks at the database and its write-ahead log each time, 4 us each, at others now and then.
+        """
+        paths = [self._database, self._wal]
+        if (now := time.monotonic()) >= self._all_at:
+            self._all_at, paths = now + WATCH_ALL, list(self._opened)
+        for path in paths:
+            try:
+                about = os.lstat(path)
+            except OSError as error:
+                return f"{path} is not there any more ({error.strerror})"
+            if (about.st_dev, about.st_ino) != self._opened[path]:
+                return f"{path} was replaced by another file"
+            if about.st_size < self._sizes.get(path, 0):
+                self.cut = True
+                return f"{path} was overwritten"
+            if path in (self._database, self._wal):
+                self._sizes[path] = about.st_size
+        return None

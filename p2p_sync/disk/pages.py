@@ -1,0 +1,215 @@
+"""What people and programs read: the messages by arrival, in the shared order, and by a search.
+
+All of it is read in pages, while others read and write. A page leaves out the entries that are
+damaged and counts them; they are noted for the writer, which gets them again (damage.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias, TypeVar
+
+from ..codes import MAX_NUMBER
+from ..errors import CursorGone
+from ..settings import (
+    LEAST_SEARCHED_ID,
+    MAX_DAMAGE_NAMED,
+    MAX_SEARCH_CHARACTERS,
+    MAX_SEARCH_FOUND,
+    MAX_SEARCH_MESSAGES,
+    SEARCH_FOLDING,
+)
+from ..wire.frames import Message
+from .copies import SHOWN
+from .damage import Found, found
+from .folding import folded
+from .rows import COLUMNS, is_whole, messages_of
+from .store import Database, Store
+
+logger = logging.getLogger("p2p_sync")
+
+T = TypeVar("T")
+
+Place: TypeAlias = tuple[int, str, int]
+"""A place in the shared order: time, origin, sequence number."""
+
+_BEGINNING: Place = (-1, "", 0)
+_END: Place = (MAX_NUMBER, "~", 0)
+
+
+class Page(list[T]):
+    """What was read: a list, and how many `damaged` entries were left out of it."""
+
+    damaged = 0
+
+
+class Pages:
+    """The messages of one node, for readers. For any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()  # guards what follows, and the counts of the log
+        self._arrival = 0  # the last one
+        self._found: set[Found] = set()  # damaged entries, for the writer
+        self._named: set[str] = set()  # those that were logged
+
+    # -- by arrival -----------------------------------------------------------------------------
+
+    def last_arrival(self) -> int:
+        """Return the number of the last arrival, 0 with none."""
+        with self._lock:
+            return self._arrival
+
+    def arrivals(self, after: int, limit: int, hidden: bool = False) -> Page[tuple[int, Message]]:
+        """Return up to `limit` messages that came after arrival `after`, with its number: those
+        that are shown, or with `hidden` all."""
+        page: Page[tuple[int, Message]] = Page()
+        bad: list[Found] = []
+        query = f"SELECT {COLUMNS} FROM entries WHERE arrival > ?"
+        query += " ORDER BY arrival" if hidden else f" AND {SHOWN} ORDER BY arrival"
+        with self._store.reading() as database:
+            for row in database.execute(query, (after,)):
+                if not is_whole(row):
+                    bad.append(found(row))
+                    continue
+                messages = messages_of(row)
+                numbered = enumerate(messages, row[-1] - len(messages) + 1)
+                page += [(number, message) for number, message in numbered if number > after]
+                if len(page) >= limit:
+                    break
+        return self._finished(page, limit, bad)
+
+    def cursor(self, arrival: int) -> str:
+        """Return the place behind an arrival as readers are given it."""
+        return self._store.cursors.text(arrival)
+
+    def place(self, cursor: str) -> int:
+        """Return the arrival that a place is behind; raises CursorGone for one of another log or
+        beyond the end, InputError for what is no place."""
+        try:
+            return self._store.cursors.number(cursor, self.last_arrival())
+        except CursorGone:  # readers may see a transaction before its writer is back
+            with self._store.reading() as database:
+                (newest,) = database.execute("SELECT max(arrival) FROM entries").fetchone()
+            return self._store.cursors.number(cursor, newest or 0)
+
+    # -- in the shared order --------------------------------------------------------------------
+
+    def ordered(self, after: Place, limit: int) -> Page[Message]:
+        """Return up to `limit` shown messages behind `after` in the shared order."""
+        page: Page[Message] = Page()
+        bad: list[Found] = []
+        with self._store.reading() as database:
+            rows = database.execute(
+                f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} "
+                "AND (time, origin, seq) >= (?, ?, (SELECT coalesce(max(seq), 0) "
+                "FROM entries WHERE time = ? AND origin = ? AND seq <= ?)) "
+                "ORDER BY time, origin, seq",
+                (*after[:2], *after),  # the entry that holds it may reach beyond
+            )
+            for row in rows:
+                if not is_whole(row):
+                    bad.append(found(row))
+                    continue
+                last = page[-1].order if page else after  # a damaged index goes back
+                page += [message for message in messages_of(row) if message.order > last]
+                if len(page) >= limit:
+                    break
+        return self._finished(page, limit, bad)
+
+    def all(self) -> Iterator[Message]:
+        """Yield all shown messages in the shared order, a page at a time."""
+        place = _BEGINNING
+        while page := self.ordered(place, 1000):
+            yield from page
+            place = page[-1].order
+
+    def newest(self, limit: int, before: Place | None = None) -> Page[Message]:
+        """Return up to `limit` shown messages, the newest first: the last, or those `before`."""
+        page: Page[Message] = Page()
+        bad: list[Found] = []
+        with self._store.reading() as database:
+            for message in _backwards(database, before or _END, bad):
+                page.append(message)
+                if len(page) == limit:
+                    break
+        return self._finished(page, limit, bad)
+
+    def search(
+        self, text: str, limit: int, before: Place | None = None
+    ) -> tuple[Page[Message], Place | None]:
+        """Return shown messages `before` a place that hold `text`, the newest first, and the place
+        where to go on, None where the log has been read to its beginning.
+
+        Case does not matter, nor how letters are composed; the beginning of an id finds its
+        messages too. One call reads a bounded part of the log and returns up to `limit` messages,
+        of about 1 MiB: there may be more even where it finds none.
+        """
+        wanted = folded(text)
+        page: Page[Message] = Page()
+        bad: list[Found] = []
+        place, more = before or _END, False
+        size = scanned = count = 0
+        with self._store.reading() as database:
+            for message in _backwards(database, place, bad):
+                more = (
+                    len(page) == limit
+                    or size > MAX_SEARCH_FOUND
+                    or count == MAX_SEARCH_MESSAGES
+                    or scanned > MAX_SEARCH_CHARACTERS
+                )
+                if more:  # this message is one too many, and shows that there is one
+                    break
+                place = message.order
+                count += 1
+                text = folded(message.data)
+                scanned += len(text) if text.isascii() else SEARCH_FOLDING * len(text)
+                named = len(wanted) >= LEAST_SEARCHED_ID and message.id.startswith(wanted)
+                if named or wanted in text:
+                    page.append(message)
+                    size += len(message.data)
+        return self._finished(page, limit, bad), place if more else None
+
+    # -- damage ---------------------------------------------------------------------------------
+
+    def _finished(self, page: Page[T], limit: int, bad: list[Found]) -> Page[T]:
+        """Cut a page to `limit`, and note the damage found on it."""
+        del page[limit:]
+        page.damaged = len(bad)
+        self._note(bad)
+        return page
+
+    def _note(self, bad: Iterable[Found]) -> None:
+        """Note damaged entries for the writer, and log each once."""
+        for entry in bad:
+            name = f"{entry[0]}:{entry[1]}"
+            with self._lock:
+                self._found.add(entry)
+                new = name not in self._named and len(self._named) < MAX_DAMAGE_NAMED
+                if new:
+                    self._named.add(name)
+            if new:
+                logger.error(
+                    "the entry %s of the log is damaged, check the disk; it is neither shown nor "
+                    "sent, and comes again from a peer that has it",
+                    name,
+                )
+
+
+def _backwards(database: Database, before: Place, bad: list[Found]) -> Iterator[Message]:
+    """Yield the shown messages before a place, from there to the oldest; add the damaged entries
+    on the way to `bad`."""
+    rows = database.execute(
+        f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} AND (time, origin, seq) < (?, ?, ?) "
+        "ORDER BY time DESC, origin DESC, seq DESC",
+        before,
+    )
+    for row in rows:
+        if not is_whole(row):
+            bad.append(found(row))
+            continue
+        for message in reversed(messages_of(row)):
+            if message.order < before:
+                yield message
