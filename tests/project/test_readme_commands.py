@@ -192,7 +192,7 @@ needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="needs op
 
 
 @needs_curl
-def test_two_nodes_on_one_machine(clone: Path) -> None:
+def test_two_nodes_on_one_machine(clone: Path, tmp_path: Path) -> None:
     ports = Ports()
     with running(ports(RUN), clone) as log, running(ports(SECOND), clone) as other_log:
         wait_ready(lambda: request(ports.one, "/healthz"), log)
@@ -206,10 +206,9 @@ def test_two_nodes_on_one_machine(clone: Path) -> None:
     assert copy.stat().st_mode & 0o077 == 0
     with sqlite3.connect(copy) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    (clone / "restored").mkdir()
-    copy.rename(clone / "restored" / "node.db")
+    copy.rename(tmp_path / "node.db")
     ports = Ports()
-    with running(ports(f"{RUN} --data-dir restored"), clone) as log:
+    with running(ports(f"{RUN} --data-dir {tmp_path}"), clone) as log:
         wait_ready(lambda: request(ports.one, "/healthz"), log)
         assert request(ports.one, "/").text == "No. sockets 0 hello"
 
