@@ -190,7 +190,7 @@ FIGURES = {
     r"`copies=1` \(`limit` up to (\d+)\)": "API_MAX_COUNTED",
     r"waiting up to S \((\d+)\) seconds": "API_MAX_POLL",
     r"an empty line comes first and each (\d+) s": "API_STREAM_PAUSE",
-    r"stays ready until it lacks more than ([\d,]+) messages": "NEARLY",
+    r"stays ready until it is missing more than ([\d,]+) messages": "NEARLY",
     r"workers of waitress, (\d+)": "HTTP_THREADS",
     r"where (\d+) requests wait already": "HTTP_WAITING",
     r"share (\d+) slots": "HTTP_WAITING",
