@@ -12,6 +12,7 @@ P2PSyncError
 |   |-- LogFull                      its disk is full
 |   |-- LogGone                      its files were deleted or replaced
 |   |-- LogDamaged                   an entry is not what was stored
+|-- Busy                             as many requests wait as may at a time
 |-- DialError                        a peer cannot be reached; the text is the reason
 |-- ProtocolError                    the peer broke a rule of the protocol (its fault, never ours)
 |-- LinkClosed                       the link is closed; nothing more is read or written
@@ -72,6 +73,10 @@ class LogGone(LogError):
 
 class LogDamaged(LogError):
     """An entry of the log is not what was stored."""
+
+
+class Busy(P2PSyncError):
+    """As many requests wait or stream as may at a time; try again in a moment."""
 
 
 class DialError(P2PSyncError):

@@ -6,7 +6,9 @@ import datetime
 import itertools
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from html import escape
 from http import HTTPStatus
@@ -26,7 +28,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from ..address import Address, is_loopback, is_private, parse_address
 from ..codes import MAX_NUMBER
 from ..disk.log import Log, Page, Place
-from ..errors import CursorGone, InputError, LogError, LogFull, LogGone, MessageTooLong, NotRunning
+from ..errors import Busy, InputError, LogError, P2PSyncError
 from ..node.node import Node
 from ..settings import (
     API_DEFAULT_LIMIT,
@@ -38,18 +40,17 @@ from ..settings import (
     API_MAX_SEARCH,
     API_MAX_TIMEOUT,
     API_STREAM_PAUSE,
-    HTTP_RETRY_AFTER,
+    HTTP_WAITING,
     PAGE_MESSAGES,
     PAGE_PEERS,
 )
 from ..wire.frames import Message
+from .answers import TEXT_TYPE, Answer, Progress, page, refusal, refusal_of, wants_page
 from .bodies import Lines, text_of
 from .guard import is_guess, is_opened, is_own
 from .metrics import CONTENT_TYPE, Metrics
-from .plain import BEGUN, EXAMPLE, Done, shortened
-from .problems import NONE_STORED, TEXT_TYPE, failure, is_bulk, page, wants_page
+from .plain import EXAMPLE, STORED
 from .query import parameter
-from .slots import Busy, Slots
 
 logger = logging.getLogger("p2p_sync")
 
@@ -60,7 +61,7 @@ _ADD_EXAMPLE = "/add?address=ws://host:8001"
 def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
     """Return the WSGI application that shows and drives `node`.
 
-    `dropped` returns how many lines of the log nobody read in time; any thread may call it.
+    `dropped` returns how many lines of the program's log were dropped; any thread may call it.
     """
     app = Flask(__name__)
     slots = Slots()
@@ -69,31 +70,61 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
     _add_streams(app, node, slots, dropped)
     _add_probes(app, node)
 
-    @app.errorhandler(InputError)
-    @app.errorhandler(LogError)
-    @app.errorhandler(Busy)
     @app.errorhandler(Exception)
     def refused(error: Exception) -> Response:
-        return _refusal(error)
-
-    @app.errorhandler(HTTPException)
-    def failed(error: HTTPException) -> Response:
-        sentence = error.description
+        if not isinstance(error, HTTPException):
+            return _refused(error)
+        sentence = str(error.description)
         allowed = sorted(error.valid_methods or ()) if isinstance(error, MethodNotAllowed) else []
-        if request.routing_exception is error:  # Werkzeug's words tell nobody what to do
-            sentence = f"there is nothing at {request.path[:80]!r}; "
-            sentence += "/api/v1/openapi.json lists what there is"
+        if request.routing_exception is error:  # Werkzeug's words do not say what to do
+            sentence = f"not found: {request.path[:80]!r}; see /api/v1/openapi.json"
             if allowed:
-                sentence = f"this address takes {', '.join(allowed)}, not {request.method[:20]}"
-        response = _error(HTTPStatus(error.code or 500), sentence)
+                sentence = f"{request.method[:20]} is not allowed here; use {', '.join(allowed)}"
+        response = _answered(refusal(request.environ, HTTPStatus(error.code or 500), sentence))
         if allowed:
             response.headers["Allow"] = ", ".join(allowed)
         return response
 
-    shown = redirect("/", 302)
-    done = Done(shown.status, shown.get_wsgi_headers({}).to_wsgi_list(), shown.get_data())
-    app.wsgi_app = shortened(app.wsgi_app, done)  # type: ignore[method-assign,assignment]
     return app
+
+
+def _answered(answer: Answer) -> Response:
+    status = f"{answer.status.value} {answer.status.phrase}"
+    return Response(answer.body, status, answer.fields)
+
+
+def _refused(error: Exception, progress: Progress | None = None) -> Response:
+    """Answer a request that `error` ended; this asks nothing of the node, which may have failed."""
+    if not isinstance(error, P2PSyncError):
+        logger.error("answering %r failed", request.path, exc_info=error)
+    return _answered(refusal_of(request.environ, error, progress))
+
+
+class Slots:
+    """Bounds the requests that hold a thread for long, so that some are left for all others."""
+
+    def __init__(self) -> None:
+        self._free = threading.BoundedSemaphore(HTTP_WAITING)
+
+    def take(self) -> None:
+        """Take a slot, to be given back by `free`; raises Busy if there is none."""
+        if not self._free.acquire(blocking=False):
+            raise Busy(f"{HTTP_WAITING} requests wait or stream already; try again in a moment")
+
+    def free(self) -> None:
+        """Give a slot back."""
+        self._free.release()
+
+    @contextmanager
+    def held(self, needed: bool = True) -> Iterator[None]:
+        """Hold a slot for the block, if one is needed."""
+        if needed:
+            self.take()
+        try:
+            yield
+        finally:
+            if needed:
+                self.free()
 
 
 # -- the original system's addresses ------------------------------------------------------------
@@ -102,7 +133,7 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
 def _add_original(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/")
     def index() -> Response:
-        if not wants_page(request.headers.get("Accept", "")):
+        if not wants_page(request.environ):
             line = Response(_line(node), content_type=TEXT_TYPE)
             if node.log.count()[0] > PAGE_MESSAGES:  # one who reads slowly holds a thread
                 slots.take()
@@ -129,15 +160,12 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
 
     @app.get("/commit")
     def commit() -> AnyResponse:
-        if begun := request.environ.get(BEGUN):
-            begun()
-            return redirect("/", 302)
         _only_on_purpose()
         text = parameter(request.environ["QUERY_STRING"], "msg", EXAMPLE)
         copies, timeout = _waiting()
         with slots.held(copies > 0):
             node.commit(text, copies, timeout)
-        return redirect("/", 302)
+        return _answered(STORED)
 
 
 def _address_in(query: str) -> Address:
@@ -366,7 +394,8 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
         if last and copies:
             answer["copies"] = node.wait_copies(last, copies, timeout)
     except Exception as error:
-        return _refusal(error, lines.line, count, last)
+        progress = Progress(lines.line, count, last.id if last else None) if lines.line else None
+        return _refused(error, progress)
     answer |= {"count": count, "first": first and first.id, "last": last and last.id}
     if skip:
         answer["skipped"] = lines.skipped
@@ -456,11 +485,6 @@ def _polled(value: Any) -> Response:
     return response
 
 
-def _status(error: InputError) -> HTTPStatus:
-    long = isinstance(error, MessageTooLong)
-    return HTTPStatus.REQUEST_ENTITY_TOO_LARGE if long else HTTPStatus.BAD_REQUEST
-
-
 def _index(node: Node, before: Place | None) -> Response:
     messages = node.log.newest(PAGE_MESSAGES, before)
     told = node.status()
@@ -479,59 +503,6 @@ def _index(node: Node, before: Place | None) -> Response:
         when=_when,
     )
     return make_response(shown)
-
-
-def _refusal(
-    error: Exception, line: int = 0, stored: int = 0, last: Message | None = None
-) -> Response:
-    """Answer a request that `error` ended.
-
-    Of one that brings many messages, `line` is the last that was read, and `stored` messages are on
-    disk, up to `last`.
-    """
-    more: dict[str, int | str | None] = {}
-    if isinstance(error, NotRunning):
-        status, sentence = HTTPStatus.SERVICE_UNAVAILABLE, "this node is stopping; try another one"
-    elif isinstance(error, CursorGone):
-        status, sentence, more["next"] = HTTPStatus.GONE, str(error), error.next
-    elif isinstance(error, InputError):
-        status, sentence = _status(error), str(error)
-    elif isinstance(error, LogError):
-        full = isinstance(error, LogFull)
-        status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
-        sentence = str(error)
-        if not (line or isinstance(error, LogGone)):
-            sentence += "; nothing that was acknowledged is lost, try again later"
-    elif isinstance(error, Busy):
-        status, sentence = HTTPStatus.SERVICE_UNAVAILABLE, str(error)
-    else:
-        logger.error("answering %r failed", request.path, exc_info=error)
-        status, sentence = HTTPStatus.INTERNAL_SERVER_ERROR, "this node failed; see its log"
-    if line:
-        more |= {"reason": sentence, "stored": stored, "last": last.id if last else None}
-        if isinstance(error, InputError) and not isinstance(error, NotRunning):
-            sentence, more["line"] = f"line {line}: {sentence}", line
-        sentence += f"; {_extent(stored, last)}"
-    response = _error(status, sentence, **more)
-    if isinstance(error, (NotRunning, Busy)):
-        response.headers["Retry-After"] = str(HTTP_RETRY_AFTER)
-    return response
-
-
-def _extent(stored: int, last: Message | None) -> str:
-    """Say how many messages of a request are on disk."""
-    count = "1 message is stored" if stored == 1 else f"{stored} messages are stored"
-    return f"{count}, up to {last.id}; send only those behind it again" if last else count
-
-
-def _error(status: HTTPStatus, sentence: object, **more: int | str | None) -> Response:
-    """Answer a request that failed; this asks nothing of the node, which may have failed too."""
-    if is_bulk(request.method, request.path, request.content_type or ""):
-        more = {**NONE_STORED, **more}
-    kind, body = failure(
-        request.path, request.headers.get("Accept", ""), status, str(sentence), **more
-    )
-    return Response(body, status, content_type=kind)
 
 
 def _when(milliseconds: int) -> str:

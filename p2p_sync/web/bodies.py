@@ -1,14 +1,111 @@
-"""What POST requests bring: one message as JSON, or many as NDJSON, read line by line."""
+"""The bodies of requests: where they end, where they are kept, and the messages in them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from io import BytesIO
 from itertools import repeat
-from typing import Any, Protocol
+from tempfile import TemporaryFile
+from typing import IO, Any, NamedTuple, Protocol
 
 from ..errors import InputError
-from ..settings import HTTP_MAX_LINE, HTTP_READ
+from ..settings import HTTP_BODY_IN_MEMORY, HTTP_MAX_LINE, HTTP_READ
+
+
+class Failure(NamedTuple):
+    """Why a request is refused that is not read to its end, or not kept."""
+
+    code: int
+    body: str  # a sentence
+
+
+LONG_CHUNK_HEAD = Failure(400, "the size of a chunk, or the trailer, is too long")
+
+
+def check_framing(head: bytes, version: str) -> None:
+    """Raise InputError if two readers could disagree on where the request ends.
+
+    `head` is the request line and the header lines.
+    """
+    lines = head.lower().split(b"\r\n")[1:]
+    if not any(line.startswith(b"transfer-encoding") for line in lines):
+        return
+    fields = [line.partition(b":") for line in lines]
+    names = [name for name, _, _ in fields]
+    codings = [value.strip(b" \t") for name, _, value in fields if name == b"transfer-encoding"]
+    folded = any(line.startswith((b" ", b"\t")) for line in lines)
+    if version != "1.1" or b"content-length" in names or folded or codings != [b"chunked"]:
+        raise InputError(
+            "a body has either a Content-Length or one Transfer-Encoding: chunked, not both"
+        )
+
+
+def sentence(error: ValueError) -> str:
+    """Say why the head of a request cannot be read."""
+    return str(error) if isinstance(error, InputError) else "the request cannot be read"
+
+
+class Body:
+    """Keeps a body as it arrives, as waitress's own buffers do: a large one in a file.
+
+    Bytes beyond `room` are counted, and not kept. If the file cannot be written, it is closed; the
+    rest of the body is still read, since a client that is cut off gets no answer.
+    """
+
+    def __init__(self, room: int, directory: str | None) -> None:
+        """`directory` is where the file is made; None: the system's temporary directory."""
+        self.room = room
+        self._directory = directory
+        self._length = 0
+        self._file: IO[bytes] = BytesIO()
+        self._failure = ""
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, data: bytes) -> None:
+        self._length += len(data)
+        if self._length > self.room or self._failure:
+            return
+        try:
+            if isinstance(self._file, BytesIO) and self._length > HTTP_BODY_IN_MEMORY:
+                begun, self._file = self._file, self._spool()
+                self._file.write(begun.getvalue())
+            self._file.write(data)
+        except OSError as error:
+            self._fail(error)
+
+    def seal(self) -> Failure | None:
+        """End the body; return why it could not be kept."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._fail(error)
+        if not self._failure:
+            return None
+        return Failure(
+            507,
+            f"the body could not be kept while it arrived ({self._failure}), and nothing of it is "
+            "stored; send smaller pieces, or make room on the disk of the data directory",
+        )
+
+    def getfile(self) -> IO[bytes]:
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        with suppress(OSError):  # what is not written yet could not be
+            self._file.close()
+
+    def _spool(self) -> IO[bytes]:
+        return TemporaryFile(dir=self._directory)
+
+    def _fail(self, error: OSError) -> None:
+        self._failure = error.strerror or str(error)
+        self.close()
+        self._file = BytesIO()
 
 
 class Readable(Protocol):
@@ -80,7 +177,7 @@ def _json(data: bytes) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise InputError("it is not JSON in UTF-8") from None
+        raise InputError("it is not valid JSON (UTF-8)") from None
 
 
 def _text(value: Any) -> str:

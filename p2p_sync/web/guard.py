@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
@@ -18,10 +18,8 @@ from urllib.parse import parse_qs
 
 from ..address import is_ip
 from ..settings import HTTP_COOKIE_AGE, HTTP_MAX_BODY, HTTP_MAX_BULK_BODY
-from .problems import HTML_TYPE, NONE_STORED, failure, is_bulk, page, wants_page
+from .answers import HTML_TYPE, Answer, Fields, Head, is_bulk, page, refusal, safe, wants_page
 
-# The WSGI environment of a request; the guard reads no more of it than the head.
-Head: TypeAlias = Mapping[str, Any]
 Application: TypeAlias = Callable[[Any, Any], Iterable[bytes]]
 
 
@@ -45,20 +43,6 @@ _RELAYED = ("X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_REAL_IP", "FORWARDED", "VI
 # Browsers send them with what they load ahead; Sec-Purpose is the standard's, the rest are old.
 _GUESSES = ("SEC_PURPOSE", "PURPOSE", "X_PURPOSE", "X_MOZ")
 
-# With every answer; Cache-Control where the answer has none of its own.
-SAFE_HEADERS = [
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    ("X-Frame-Options", "DENY"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cache-Control", "no-cache"),
-]
 _REFRESH = '<meta http-equiv="refresh" content="0; url=/">'
 _NEEDED = (
     "open the link that the node logged when it started, or send 'Authorization: Bearer TOKEN'; "
@@ -66,12 +50,36 @@ _NEEDED = (
 )
 
 
-class Answer(NamedTuple):
-    """What is answered in the application's stead."""
+def head_of(
+    fields: Mapping[str, str], method: str, target: str, path: str, query: str, length: int
+) -> Head:
+    """Return the head of a request as the WSGI environment has it.
+
+    `fields` are the header fields, in capitals and with `_` for `-`; `path` is unquoted.
+    """
+    head: dict[str, Any] = {f"HTTP_{name}": value for name, value in fields.items()}
+    head |= {"REQUEST_METHOD": method, "REQUEST_URI": target, "QUERY_STRING": query}
+    head["PATH_INFO"] = "/" + path.lstrip("/") if path.startswith("/") else path
+    head["CONTENT_TYPE"] = fields.get("CONTENT_TYPE", "")
+    head["CONTENT_LENGTH"] = length
+    return head
+
+
+class Refusal(NamedTuple):
+    """The answer to a request that does not get to the application."""
 
     status: HTTPStatus
     sentence: str
-    headers: tuple[tuple[str, str], ...] = ()
+    fields: Sequence[tuple[str, str]] = ()
+
+    def answer(self, head: Head) -> Answer:
+        """Return it as bytes."""
+        if self.status == HTTPStatus.OK:
+            body = page(self.status.phrase, f"<p>{escape(self.sentence)}</p>", _REFRESH)
+            answer = Answer(self.status, [("Content-Type", HTML_TYPE)], body.encode())
+        else:
+            answer = refusal(head, self.status, self.sentence)
+        return answer._replace(fields=[*answer.fields, *self.fields]).safe()
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class Guard:
     # Further names, in lower case, that clients may use beside localhost and IP addresses.
     names: frozenset[str] = frozenset()
 
-    def judge(self, head: Head) -> Answer | None:
+    def judge(self, head: Head) -> Refusal | None:
         """Return the answer to a request that does not get through, else None."""
         foreign = is_foreign(head) and not _navigates(head)
         if _is_probe(head) and not foreign:
@@ -93,19 +101,19 @@ class Guard:
         field = head.get("HTTP_HOST", "")
         host = host_of(field)
         if host is None:
-            return Answer(HTTPStatus.BAD_REQUEST, "a request has one Host, a name or IP address")
+            return Refusal(HTTPStatus.BAD_REQUEST, "a request has one Host, a name or IP address")
         if not _names_host(head.get("REQUEST_URI", "/"), field):
-            return Answer(
+            return Refusal(
                 HTTPStatus.BAD_REQUEST, "the request line and the header Host name different hosts"
             )
         if host not in self.names and not (host == "localhost" or is_ip(host)):
-            return Answer(
+            return Refusal(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 f"this node is not known as {host}; if it should be, start it with "
                 f"--http-name {host}",
             )
         if foreign:
-            return Answer(
+            return Refusal(
                 HTTPStatus.FORBIDDEN,
                 "cross-origin request refused: a page of another origin may not do this; "
                 "type the address, or use curl",
@@ -129,7 +137,7 @@ class Guard:
         """The cookie's name; it tells the port, for browsers keep cookies by host alone."""
         return f"p2p_sync_{self.port}"
 
-    def _login(self, head: Head, host: str) -> Answer | None:
+    def _login(self, head: Head, host: str) -> Refusal | None:
         relayed = any(f"HTTP_{name}" in head for name in _RELAYED)
         if not (relayed or self.needs_token(host)):
             return None
@@ -137,7 +145,7 @@ class Guard:
         if shown and self._is_token(shown[0]):
             cookie = f"{self.cookie}={self.token}; Path=/; Max-Age={HTTP_COOKIE_AGE}"
             # No redirect: a Strict cookie is not sent along one that begins on another site.
-            return Answer(
+            return Refusal(
                 HTTPStatus.OK,
                 "This browser may use the node now.",
                 (
@@ -149,7 +157,7 @@ class Guard:
             return None
         wrong = shown or list(self._sent(head))
         problem = "this token is wrong" if wrong else "a token is required"
-        return Answer(
+        return Refusal(
             HTTPStatus.UNAUTHORIZED, f"{problem}: {_NEEDED}", (("WWW-Authenticate", "Bearer"),)
         )
 
@@ -209,7 +217,7 @@ def is_opened(head: Head) -> bool:
     mode, dest = head.get("HTTP_SEC_FETCH_MODE"), head.get("HTTP_SEC_FETCH_DEST")
     if mode or dest:
         return mode == "navigate" or dest == "document"
-    return wants_page(head.get("HTTP_ACCEPT", ""))
+    return wants_page(head)
 
 
 def is_guess(head: Head) -> bool:
@@ -261,9 +269,7 @@ def _names_host(target: str, host: str) -> bool:
 
 def body_limit(head: Head) -> int:
     """Return the most bytes that the body of such a request may have."""
-    kind = head.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    bulk = head["PATH_INFO"] == "/api/v1/messages" and kind == "application/x-ndjson"
-    return HTTP_MAX_BULK_BODY if bulk else HTTP_MAX_BODY
+    return HTTP_MAX_BULK_BODY if is_bulk(head) else HTTP_MAX_BODY
 
 
 def _navigates(head: Head) -> bool:
@@ -273,39 +279,27 @@ def _navigates(head: Head) -> bool:
     return (path in ("/", *_PROBES) or path.startswith("/static/")) and mode == "navigate"
 
 
-def _size(head: Head) -> Answer | None:
+def _size(head: Head) -> Refusal | None:
     limit = body_limit(head)
     if int(head.get("CONTENT_LENGTH") or 0) <= limit:
         return None
     sentence = f"the body of such a request has at most {limit} bytes; send many messages as NDJSON"
-    return Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
 
 
 def guarded(application: Application, guard: Guard) -> Application:
-    """Return the WSGI `application` with `guard` before it and safe headers on each answer."""
+    """Return the WSGI `application` with `guard` before it and safe fields on each answer."""
 
     def call(head: Any, start_response: Any) -> Iterable[bytes]:
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            given = {name.lower() for name, _ in headers}
-            added = [(name, value) for name, value in SAFE_HEADERS if name.lower() not in given]
-            return start_response(status, [*headers, *added], *rest)
+        def start(status: str, fields: Fields, *rest: Any) -> Any:
+            return start_response(status, safe(fields), *rest)
 
-        answer = guard.judge(head)
-        if answer is None:
+        refused = guard.judge(head)
+        if refused is None:
             return application(head, start)
-        kind, body = _body(answer, head)
-        fields = [("Content-Type", kind), ("Content-Length", f"{len(body)}"), *answer.headers]
-        start(f"{answer.status.value} {answer.status.phrase}", fields)
+        status, fields, body = refused.answer(head)
+        length = ("Content-Length", f"{len(body)}")
+        start_response(f"{status.value} {status.phrase}", [*fields, length])
         return [] if head["REQUEST_METHOD"] == "HEAD" else [body]
 
     return call
-
-
-def _body(answer: Answer, head: Head) -> tuple[str, bytes]:
-    """Return the content type and the body of an answer."""
-    status, sentence, _ = answer
-    if status == HTTPStatus.OK:
-        return HTML_TYPE, page(status.phrase, f"<p>{escape(sentence)}</p>", _REFRESH).encode()
-    path, kind = head["PATH_INFO"], head.get("CONTENT_TYPE", "")
-    more = NONE_STORED if is_bulk(head["REQUEST_METHOD"], path, kind) else {}
-    return failure(path, head.get("HTTP_ACCEPT", ""), status, sentence, **more)

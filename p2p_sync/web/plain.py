@@ -1,45 +1,53 @@
-"""Plain commits, `GET /commit?msg=text`, which need no worker while they are on their way to disk.
+"""Plain commits, `GET /commit?msg=text`, which hold no thread while they are written to disk.
 
-The loop of the server begins them and gives the answer once they are stored. What is not plain,
-what cannot be and what fails goes the long way, by a worker and Flask, which knows what to say.
+The server begins such a commit when the request arrives, and its loop sends the answer once the
+message is stored. All other requests, and those that cannot be right, are answered by a worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
 
-from ..errors import LogError
+from ..errors import P2PSyncError
 from ..node.node import Node
-from .guard import Application, Guard, Head, is_guess
+from .answers import TEXT_TYPE, Answer, Head, refusal_of
+from .guard import Guard, is_guess
 from .query import parameter
 
 EXAMPLE = "/commit?msg=text"
+STORED = Answer(
+    HTTPStatus.FOUND, [("Content-Type", TEXT_TYPE), ("Location", "/")], b"Stored; see /\n"
+)
+"""The answer to a commit that is on disk."""
 
-# Where the head of a request holds the end of what it has begun: to be called, for it may raise.
-BEGUN = "p2p_sync.begun"
-
-
-class Done(NamedTuple):
-    """The answer to a commit that is on disk."""
-
-    status: str
-    fields: list[tuple[str, str]]
-    body: bytes
+Ready = Callable[[], Answer]
 
 
-def begin(node: Node, guard: Guard, head: Any, then: Callable[[bool], object]) -> bool:
-    """Begin what the request asks for if that is a plain commit, and return whether it was.
+def begin(node: Node, guard: Guard, head: Any, then: Callable[[], object]) -> Ready | None:
+    """Begin what the request asks for if that is a plain commit, else return None.
 
-    `then` is called, in any thread, once the application can answer without having to wait: with
-    True where all went well.
+    The server calls the result for the answer, which is ready once `then` is called, in any thread.
     """
     try:
-        if _is_plain(head) and not guard.judge(head):
-            head[BEGUN] = node.begin(parameter(head["QUERY_STRING"], "msg", EXAMPLE), then)
-    except Exception:  # the long way meets it again
-        return False
-    return head.get(BEGUN) is not None
+        if not _is_plain(head) or guard.judge(head):
+            return None
+        text = parameter(head["QUERY_STRING"], "msg", EXAMPLE)
+        end = node.begin(text, lambda _: then())
+        if end is None:
+            return None
+    except Exception:  # a worker meets it again
+        return None
+
+    def answer() -> Answer:
+        try:
+            end()
+        except P2PSyncError as error:
+            return refusal_of(head, error).safe()
+        return STORED.safe()
+
+    return answer
 
 
 def _is_plain(head: Head) -> bool:
@@ -50,20 +58,3 @@ def _is_plain(head: Head) -> bool:
         and "&" not in head["QUERY_STRING"]
         and not is_guess(head)
     )
-
-
-def shortened(application: Application, done: Done) -> Application:
-    """Return the WSGI `application`, which is not asked about what was begun and went well."""
-
-    def call(head: Any, start_response: Any) -> Iterable[bytes]:
-        begun = head.get(BEGUN)
-        if begun is None:
-            return application(head, start_response)
-        try:
-            begun()
-        except LogError:
-            return application(head, start_response)
-        start_response(done.status, [*done.fields])
-        return [done.body]
-
-    return call

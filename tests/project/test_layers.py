@@ -32,7 +32,7 @@ LAYERS = [
     Layer("node", {}),
     Layer(
         "web",
-        {"flask": "app", "werkzeug": "app", "waitress": "serve", "prometheus_client": "metrics"},
+        {"flask": "app", "werkzeug": "app", "waitress": "engine", "prometheus_client": "metrics"},
     ),
     Layer("cli", {"click": ""}),
 ]
@@ -50,7 +50,7 @@ IMPURE = {
     "threading",
     "time",
 }
-PURE_ELSEWHERE = ["address", "errors", "settings", "web.problems", "web.guard"]
+PURE_ELSEWHERE = ["address", "errors", "settings", "web.answers", "web.guard"]
 
 PACKAGE = ROOT / "p2p_sync"
 

@@ -7,8 +7,8 @@ from http import HTTPStatus
 import pytest
 
 from p2p_sync.address import is_loopback, is_private
+from p2p_sync.web.answers import PROBLEM_TYPE, refusal
 from p2p_sync.web.guard import Guard, is_foreign, is_guess, is_opened, is_own
-from p2p_sync.web.problems import PROBLEM_TYPE, failure
 
 TOKEN = "t" * 40
 GUARD = Guard(8000, TOKEN, names=frozenset(["node.example"]))
@@ -241,9 +241,16 @@ def test_ranges_are_the_same_on_every_python(host: str, loopback: bool, private:
 
 def test_failures_are_rendered_from_the_request_alone() -> None:
     sentence = 'it has <failed> "badly" \ud800'
-    kind, body = failure("/api/v1/status", "text/html", HTTPStatus.BAD_REQUEST, sentence, line=3)
+
+    def rendered(path: str, accept: str, **more: int) -> tuple[str, bytes]:
+        head = asked(path, ACCEPT=accept)
+        answer = refusal(head, HTTPStatus.BAD_REQUEST, sentence, **more)
+        return dict(answer.fields)["Content-Type"], answer.body
+
+    kind, body = rendered("/api/v1/status", "text/html", line=3)
     assert kind == PROBLEM_TYPE and b'"line": 3' in body and b"<failed>" in body
-    kind, body = failure("/add", "Text/HTML,*/*", HTTPStatus.BAD_REQUEST, sentence)
+    assert b'"code": "bad_request"' in body
+    kind, body = rendered("/add", "Text/HTML,*/*")
     assert kind.startswith("text/html") and b"&lt;failed&gt;" in body and b"<failed>" not in body
-    kind, body = failure("/add", "*/*", HTTPStatus.BAD_REQUEST, sentence)
+    kind, body = rendered("/add", "*/*")
     assert kind.startswith("text/plain") and body.startswith(b"it has <failed>")

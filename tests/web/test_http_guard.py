@@ -21,11 +21,12 @@ from urllib.parse import quote, unquote
 
 import pytest
 
+from p2p_sync import settings
 from p2p_sync.cli.logline import OneLine
 from p2p_sync.errors import StartError
 from p2p_sync.settings import HTTP_MAX_BODY as MAX_BODY
 from p2p_sync.settings import HTTP_MAX_BULK_BODY as MAX_LINES
-from p2p_sync.web import serve
+from p2p_sync.web import bodies
 from p2p_sync.web.guard import Guard, guarded, host_of
 from p2p_sync.web.serve import HttpServer
 from p2p_sync.web.token import kept_token, read_token
@@ -681,7 +682,7 @@ def test_a_request_line_holds_the_largest_message_and_no_more() -> None:
 
 @contextmanager
 def serving(application: Any, room: Callable[[Any], int] = lambda head: 0) -> Iterator[int]:
-    """An HTTP server in this process, with what `serve` says now."""
+    """An HTTP server in this process, with what `settings` says now."""
     port = free_port_pair()
     server = HttpServer("127.0.0.1", port)
 
@@ -726,8 +727,8 @@ def test_bodies_that_dribble_hold_no_thread(node: NodeProcess) -> None:
     "sent", [b"GET", b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n"]
 )
 def test_what_dribbles_is_cut(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(serve, "HTTP_ARRIVAL", 0.5)
-    monkeypatch.setattr(serve, "HTTP_LEAST_RATE", 1000)
+    monkeypatch.setattr(settings, "HTTP_ARRIVAL", 0.5)
+    monkeypatch.setattr(settings, "HTTP_LEAST_RATE", 1000)
     with serving(hello) as port, socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
         sock.sendall(sent)
 
@@ -740,8 +741,8 @@ def test_what_dribbles_is_cut(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> N
 
 
 def test_a_body_that_moves_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "HTTP_ARRIVAL", 0.2)
-    monkeypatch.setattr(serve, "HTTP_LEAST_RATE", 10)
+    monkeypatch.setattr(settings, "HTTP_ARRIVAL", 0.2)
+    monkeypatch.setattr(settings, "HTTP_LEAST_RATE", 10)
     with serving(hello) as port, socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
         sock.sendall(
             b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 101\r\n\r\n" + b"x" * 100
@@ -753,7 +754,7 @@ def test_a_body_that_moves_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "HTTP_STUCK", 0.5)
+    monkeypatch.setattr(settings, "HTTP_STUCK", 0.5)
     ended = threading.Event()
 
     def endless(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -770,9 +771,9 @@ def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_silent_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "HTTP_CONNECTIONS", 10)
-    monkeypatch.setattr(serve, "HTTP_IDLE", 1)
-    monkeypatch.setattr(serve, "HTTP_IDLE_CHECK", 1)
+    monkeypatch.setattr(settings, "HTTP_CONNECTIONS", 10)
+    monkeypatch.setattr(settings, "HTTP_IDLE", 1)
+    monkeypatch.setattr(settings, "HTTP_IDLE_CHECK", 1)
     with serving(hello) as port, ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -783,14 +784,14 @@ def test_silent_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_refused_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who may not commit cannot fill the disk, nor the memory, with a large body."""
     kept: list[int] = []
-    real = serve._Body.close
+    real = bodies.Body.close
 
-    def close(body: serve._Body) -> None:
+    def close(body: bodies.Body) -> None:
         file = body.getfile()
         kept.append(file.seek(0, 2))
         real(body)
 
-    monkeypatch.setattr(serve._Body, "close", close)
+    monkeypatch.setattr(bodies.Body, "close", close)
     guard = Guard(8000, "t" * 40, False)
     with serving(guarded(hello, guard), guard.room) as port:
         body = b" " * 3_000_000

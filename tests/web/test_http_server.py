@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import Node
-from p2p_sync.web import serve
+from p2p_sync import Node, settings
+from p2p_sync.web import places
 from p2p_sync.web.app import create_app
 from p2p_sync.web.serve import HttpServer
 from tests.harness.support import (
@@ -43,7 +43,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, or all 
 def serving(
     application: Any, directory: Path | None = None, known: Callable[[Any], bool] | None = None
 ) -> Iterator[int]:
-    """The port of an HTTP server in this process, with the limits that `serve` has now."""
+    """The port of an HTTP server in this process, with the limits that `settings` has now."""
     port = free_port_pair()
     server = HttpServer("127.0.0.1", port, str(directory) if directory else None)
     keep = 1 << 30
@@ -159,7 +159,7 @@ def test_a_path_with_two_slashes_has_the_room_of_one() -> None:
 def test_strangers_that_send_line_ends_hold_no_place_for_good(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve, "HTTP_IDLE", 1)
+    monkeypatch.setattr(settings, "HTTP_IDLE", 1)
     with serving(hello) as port, ExitStack() as stack:
         held = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(8)
@@ -178,7 +178,7 @@ def test_strangers_that_send_line_ends_hold_no_place_for_good(
 
 
 def test_an_answer_begins_the_time_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "HTTP_IDLE", 3)
+    monkeypatch.setattr(settings, "HTTP_IDLE", 3)
     with serving(hello) as port, socket.create_connection(("127.0.0.1", port)) as sock:
         begun = time.monotonic()
 
@@ -191,7 +191,7 @@ def test_an_answer_begins_the_time_anew(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_answer_that_takes_long_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "HTTP_IDLE", 1)
+    monkeypatch.setattr(settings, "HTTP_IDLE", 1)
     done = threading.Event()
 
     def slow(environ: Any, start_response: Any) -> Iterable[bytes]:
@@ -222,9 +222,9 @@ def test_probes_are_answered_while_this_machine_holds_more_than_there_are() -> N
 @pytest.fixture
 def distant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Connects from another host: in the server's eyes, all but 127.0.0.1 are."""
-    monkeypatch.setattr(serve, "is_loopback", lambda host: host == "127.0.0.1")
-    monkeypatch.setattr(serve, "HTTP_CONNECTIONS", 12)
-    monkeypatch.setattr(serve, "HTTP_CONNECTIONS_PER_HOST", 4)
+    monkeypatch.setattr(places, "is_loopback", lambda host: host == "127.0.0.1")
+    monkeypatch.setattr(settings, "HTTP_CONNECTIONS", 12)
+    monkeypatch.setattr(settings, "HTTP_CONNECTIONS_PER_HOST", 4)
 
     def connect(port: int, host: int) -> socket.socket:
         return socket.create_connection(
@@ -358,7 +358,7 @@ def step(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_a_clock_that_steps_neither_keeps_nor_closes_connections(
     monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    monkeypatch.setattr(serve, "HTTP_IDLE", 3)
+    monkeypatch.setattr(settings, "HTTP_IDLE", 3)
     with serving(hello) as port, socket.create_connection(("127.0.0.1", port)) as sock:
         assert ask(sock).startswith(b"HTTP/1.1 200")
         step(monkeypatch, seconds)
@@ -370,7 +370,7 @@ def test_a_clock_that_steps_neither_keeps_nor_closes_connections(
 def test_a_clock_that_steps_does_not_keep_an_answer_that_nobody_reads(
     monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    monkeypatch.setattr(serve, "HTTP_STUCK", 2.0)
+    monkeypatch.setattr(settings, "HTTP_STUCK", 2.0)
     begun, ended = threading.Event(), threading.Event()
 
     def endless(environ: Any, start_response: Any) -> Iterator[bytes]:

@@ -199,7 +199,7 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
             assert page.locator("#peer-rows .badge[data-state=connected]").count() == 1
 
         send(here, "hello from here")
-        wait_text(here, "#send-answer", "^Sent; it is on 1 of 1 peer")
+        wait_text(here, "#send-answer", "^Sent. Stored on 1 of 1 peer")
         wait_shown(there, "hello from here")
         send(there, "hello from there")
         wait_shown(here, "hello from there")
@@ -212,10 +212,10 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
         wait_text(
             here, "#verdict-note", rf"^Can't reach {two.address.removeprefix('ws://')} since "
         )
-        wait_text(here, "#peer-rows", r"attempt.*(next try in \d+ s|trying soon)")
+        wait_text(here, "#peer-rows", r"attempt.*(next try in \d+ s|retrying now)")
         wait_text(here, "#events", "left")
         verdict(there, "lost", "^Lost contact with the node$")
-        wait_text(there, "#verdict-note", "does not answer; try")
+        wait_text(there, "#verdict-note", "isn.t responding. Retrying")
 
         stack.enter_context(NodeProcess(port=port, data_dir=tmp_path / "two"))
         for page in (here, there):
@@ -280,11 +280,11 @@ def test_a_peer_is_disconnected_retried_and_forgotten_by_its_buttons(open_page: 
     with run_nodes(2, "--ephemeral") as (one, two):
         page = open_page(one)
         add(page, dead)
-        wait_text(page, "#add-answer", "^Not connected.*refused.*goes on trying")
+        wait_text(page, "#add-answer", "^Not connected.*refused.*keeps trying")
         attempts = r"document.querySelector('#peer-rows .why').textContent"
         wait_text(page, "#peer-rows", r"[2-9] attempts")
         page.click(f"[aria-label='Retry now: {dead}']")
-        wait_text(page, "#add-answer", "^Not connected.*refused.*goes on trying")
+        wait_text(page, "#add-answer", "^Not connected.*refused.*keeps trying")
         assert "1 attempt," in page.evaluate(attempts), "it counts anew"
         page.click(f"[aria-label='Forget: {dead}']")
         wait_text(page, "#add-answer", f"^Forgot {dead}")
@@ -348,7 +348,7 @@ def test_hostile_messages_are_shown_as_text(open_page: Open) -> None:
         for text in HOSTILE:
             post(node, text)
         page = open_page(node, failing=True)
-        wait_text(page, "#messages-note", "whole log")
+        wait_text(page, "#messages-note", "End of the log")
         texts = shown(page)
         assert len(texts) == len(HOSTILE)
         for text, hostile in zip(texts[::-1], HOSTILE, strict=True):
@@ -362,7 +362,7 @@ def test_hostile_messages_are_shown_as_text(open_page: Open) -> None:
         wide = "() => document.documentElement.scrollWidth <= innerWidth"
         assert page.evaluate(wide)
         page.fill("#search", "<img src=x")
-        wait_text(page, "#messages-note", "^1 message found")
+        wait_text(page, "#messages-note", "^1 found")
         add(page, "ws://<img src=x onerror=alert(1)>:1")
         wait_text(page, "#add-answer", "^Not added")
         page = open_page(node, path="/?before=<img src=x>", failing=True, java_script_enabled=False)
@@ -378,7 +378,7 @@ def test_any_length_of_log_is_paged_through_in_both_orders(open_page: Open) -> N
         page = open_page(node)
         wait_shown(page, "message 999")
         for order, first in (("first", True), ("last", False)):
-            wait_text(page, "#order", f"Newest {order}")
+            wait_text(page, "#order", f"Sort: newest {order}")
             seen: list[str] = []
             wait_until(partial(see_older, page, seen), "the first one is in sight")
             assert set(seen) == set(texts)
@@ -391,7 +391,7 @@ def test_any_length_of_log_is_paged_through_in_both_orders(open_page: Open) -> N
             page.click("#order")
         page.click("#order")
         page.reload()
-        wait_text(page, "#order", "Newest last")  # it is remembered
+        wait_text(page, "#order", "Sort: newest last")  # it is remembered
         wait_shown(page, "message 999")
         at_end = "(box) => box.scrollTop + box.clientHeight > box.scrollHeight - 9"
         wait_until(lambda: page.eval_on_selector("#scroll", at_end), "the newest in sight")
@@ -400,7 +400,7 @@ def test_any_length_of_log_is_paged_through_in_both_orders(open_page: Open) -> N
 def see_older(page: Any, seen: list[str]) -> bool:
     """Scroll to the older end; note what is there; return whether it is the beginning."""
     seen += shown(page)
-    last = page.inner_text("#order") == "Newest last"
+    last = page.inner_text("#order") == "Sort: newest last"
     page.eval_on_selector(
         "#scroll", f"(box) => box.scrollTop = {'0' if last else 'box.scrollHeight'}"
     )
@@ -413,12 +413,12 @@ def test_a_search_reads_the_whole_log(open_page: Open) -> None:
         import_texts(node, (f"hay {n}" for n in range(45_000)))
         page = open_page(node)
         page.fill("#search", "needle, \u00e4p")
-        wait_text(page, "#messages-note", "^1 message found")
+        wait_text(page, "#messages-note", "^1 found")
         assert shown(page) == ["The NEEDLE, \u00c4pfel"]
         page.fill("#search", "no such thing")
-        wait_text(page, "#none", "No message holds \u201cno such thing\u201d")
+        wait_text(page, "#none", "No messages match \u201cno such thing\u201d")
         page.fill("#search", "hay 4499")
-        wait_text(page, "#messages-note", "^11 messages found")
+        wait_text(page, "#messages-note", "^11 found")
         page.fill("#search", "")
         wait_shown(page, "hay 44999")
 

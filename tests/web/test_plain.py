@@ -18,7 +18,7 @@ from p2p_sync import Node
 from p2p_sync.errors import LogError
 from p2p_sync.web.app import create_app
 from p2p_sync.web.guard import Guard, guarded
-from p2p_sync.web.plain import BEGUN, begin
+from p2p_sync.web.plain import begin
 from p2p_sync.web.serve import HttpServer
 from tests.harness.support import DEADLINE, NodeProcess, wait_until
 
@@ -97,19 +97,12 @@ def test_what_the_guard_refuses_is_not_begun() -> None:
             {"QUERY_STRING": "msg=%zz"},
             {"QUERY_STRING": ""},
         ):
-            assert not begin(node, guard, head(**wrong), lambda _: None), wrong
+            assert not begin(node, guard, head(**wrong), lambda: None), wrong
         assert node.messages() == []
-        told: list[bool] = []
         done = threading.Event()
-        right = head()
-
-        def answer(stored: bool) -> None:
-            told.append(stored)
-            done.set()
-
-        assert begin(node, guard, right, answer)
-        assert done.wait(DEADLINE) and told == [True]
-        right[BEGUN]()  # type: ignore[operator]
+        ready = begin(node, guard, head(), done.set)
+        assert ready and done.wait(DEADLINE)
+        assert ready().status == 302
         assert [message.data for message in node.messages()] == ["text"]
 
 

@@ -1,14 +1,16 @@
 // Talks to the node: its public API and nothing else.
 
-// What went wrong, in the node's own words where it said some. `status` 0: it did not answer.
+// A request that failed. `status` is 0 if the node did not answer; else `code` says what is wrong, and
+// the message is the node's sentence about it.
 export class Problem extends Error {
-  constructor(status, text) {
-    super(text);
+  constructor(status, { detail, code } = {}) {
+    super(detail || `HTTP ${status}`);
     this.status = status;
+    this.code = code;
   }
 }
 
-// Return the JSON that the node answers; throws Problem. `signal` gives the request up.
+// Return the JSON of the node's answer; throws Problem. `signal` aborts the request.
 export async function call(path, { method = "GET", body, timeout = 10000, signal } = {}) {
   const control = new AbortController();
   const timer = setTimeout(() => control.abort(), timeout);
@@ -19,18 +21,18 @@ export async function call(path, { method = "GET", body, timeout = 10000, signal
     const response = await fetch(path, { method, signal: control.signal, ...sent });
     const text = await response.text();
     if (response.ok) return text ? JSON.parse(text) : null;
-    throw new Problem(response.status, detailOf(text) || `HTTP ${response.status}`);
+    throw new Problem(response.status, problemOf(text));
   } catch (error) {
     if (error instanceof Problem) throw error;
-    throw new Problem(0, "the node does not answer");
+    throw new Problem(0, { detail: "The node isn\u2019t responding" });
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", giveUp);
   }
 }
 
-function detailOf(text) {
-  try { return JSON.parse(text).detail; } catch { return ""; }
+function problemOf(text) {
+  try { return JSON.parse(text) ?? {}; } catch { return {}; }
 }
 
 // A pause that `wake` cuts short.
@@ -48,7 +50,7 @@ export class Pause {
   wake() {}
 }
 
-// Resolves at once, or when the tab is shown again: nobody is asked for what nobody looks at.
+// Resolves while the tab is visible: a hidden page asks the node nothing.
 export function shown() {
   if (!document.hidden) return Promise.resolve();
   return new Promise((resolve) => {

@@ -1,4 +1,4 @@
-// The log of events, and the long poll that brings them.
+// The list of events, and the long poll for new ones.
 
 import { Pause, call, shown } from "./api.js";
 import { $, el, moment } from "./dom.js";
@@ -6,8 +6,8 @@ import { $, el, moment } from "./dom.js";
 const KEPT = 200;
 const WAIT = 25; // seconds that the node may hold a poll
 
-// Follow the node's events for ever; `happened` is called after each answer that brings some.
-// `contact` resolves while the node answers: who has lost it need not be asked here, too.
+// Follow the node's events for ever; `happened` is called after each answer with events. `contact`
+// resolves while the node answers, so that only page.js looks for a node that is gone.
 export async function followEvents(contact, happened) {
   const pause = new Pause();
   let after = "";

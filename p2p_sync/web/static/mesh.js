@@ -1,7 +1,7 @@
 // The mesh as a picture: this node in the middle, its peers around it.
 //
-// A peer has a place on a ring that it keeps for as long as the page is open, whoever joins or
-// goes: the free one farthest from its neighbours, and of those the one nearest to its id's hash.
+// A peer keeps its place on a ring while the page is open. It gets the free place farthest from its
+// neighbours; of several, the one nearest to the hash of its id.
 
 import { $, arrange, delay, host, plural, set, setText, svg } from "./dom.js";
 import { isBehind } from "./verdict.js";
@@ -52,7 +52,7 @@ const nameOf = (peer) => peer.id ?? peer.key;
 const trouble = (peer) => peer.state === "refused" || (peer.state === "waiting" && peer.attempts > 0);
 export const stateOf = (peer) => (trouble(peer) ? "failed" : peer.state);
 const rank = (peer) => ["connected", "dialling", "failed", "waiting"].indexOf(stateOf(peer));
-// Of several at one host the ports tell them apart.
+// Of several peers on one host, show the ports only.
 const areAlike = (peers) => peers.length > 3 && new Set(peers.map((p) => host(p.address ?? "").replace(/:\d+$/, ""))).size === 1;
 
 // -- places -------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ function hash(text) {
   return (value ^ (value >>> 15)) >>> 0;
 }
 
-// A peer may be known by its address first and by its id later: both lead to its place.
+// A peer may be known by its address first and by its id later: both name its place.
 function placeOf(peer) {
   const spot = places.get(peer.key) ?? places.get(peer.id) ?? find(nameOf(peer));
   places.set(peer.key, spot);
@@ -88,7 +88,7 @@ function find(name) {
   return { ring, place: best.spot, x: radius * Math.cos(angle), y: radius * Math.sin(angle) };
 }
 
-// Places of peers that are gone are kept for them, until there are no others.
+// A peer that is gone keeps its place until no other is free.
 function forget(peers) {
   const used = taken.reduce((sum, ring) => sum + ring.size, 0);
   const total = RINGS.reduce((sum, ring) => sum + ring.places, 0);
@@ -137,7 +137,7 @@ function showPeer(parts, spot, peer, named, rings, alike) {
   set(parts.node, "data-state", state);
   set(parts.node, "aria-label", describe(peer));
   set(parts.disc, "r", [13, 11, 10][rings]);
-  // The arrow leads from the one who dialled.
+  // The arrow points from the node that opened the connection.
   const turn = (Math.atan2(spot.y, spot.x) * 180) / Math.PI + (peer.direction === "in" ? 180 : 0);
   set(parts.arrow, "transform", `translate(${spot.x * 0.72} ${spot.y * 0.72}) rotate(${turn})`);
   const [x, y] = [spot.x * 0.46, spot.y * 0.46];
@@ -157,15 +157,15 @@ function shortName(peer, alike) {
 export function describe(peer) {
   const words = [peer.address ? host(peer.address) : "unknown address"];
   if (peer.id) words.push(`node ${peer.id.slice(0, 8)}`);
-  words.push(stateOf(peer) === "failed" && peer.state === "waiting" ? "failed, waiting" : peer.state);
-  if (peer.direction) words.push(peer.direction === "out" ? "dialled by this node" : "it dialled this node");
+  words.push(stateOf(peer) === "failed" && peer.state === "waiting" ? "unreachable" : peer.state);
+  if (peer.direction) words.push(peer.direction === "out" ? "outgoing" : "incoming");
   if (peer.rtt_ms !== null) words.push(delay(peer.rtt_ms));
   if (isBehind(peer)) words.push(`behind by ${plural(peer.behind, "message")}`);
   if (peer.last_error && peer.state !== "connected") words.push(peer.last_error);
   return words.join(", ");
 }
 
-// Links among the peers, as far as they tell of them.
+// Links among the peers, as far as they are known.
 function showChords(at) {
   const byId = new Map([...at].filter(([, peer]) => peer.id).map(([spot, peer]) => [peer.id, spot]));
   const wanted = new Map();
@@ -185,7 +185,7 @@ function showChords(at) {
   }
   for (const [key, [a, b]] of wanted) {
     if (layers.lines.has(key)) continue;
-    // Bent towards the middle, so that it goes by the peers between.
+    // Bent towards the middle, so that it passes the peers in between.
     const d = `M${a.x.toFixed(1)},${a.y.toFixed(1)}Q${((a.x + b.x) * 0.3).toFixed(1)},${((a.y + b.y) * 0.3).toFixed(1)} ${b.x.toFixed(1)},${b.y.toFixed(1)}`;
     const line = svg("path", { d });
     line.ends = [a, b];
@@ -213,11 +213,11 @@ function showNote() {
 function summary(shown, known, self) {
   const linked = shown.filter((peer) => peer.state === "connected").length;
   const more = known > shown.length ? ` ${known - shown.length} more are in the list.` : "";
-  if (!known) return `This node, ${host(self)}, knows no other yet.`;
-  return `This node, ${host(self)}, and ${plural(known, "peer")}, ${linked} connected. Arrows lead from who dialled.${more}`;
+  if (!known) return `This node (${host(self)}) has no peers yet.`;
+  return `This node (${host(self)}) and ${plural(known, "peer")}, ${linked} connected. Arrows point from the node that opened the connection.${more}`;
 }
 
-// The arrow keys go from peer to peer; one of them is in the order of the tab key.
+// The arrow keys move from peer to peer; the tab key reaches one of them.
 function walk(event) {
   const nodes = [...layers.nodes.children];
   const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };

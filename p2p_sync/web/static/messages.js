@@ -1,8 +1,8 @@
 // The messages: a window on the log of any length. Only what is in the window is in the page.
 //
-// `items` is a piece of the log without gaps, the newest first. `refresh` asks the node for a span
-// of it and makes the piece agree; so new messages, late ones that belong in between, and the
-// number of copies all come by the same way, and a burst costs no more than a page.
+// `items` is a part of the log without gaps, newest first. `refresh` asks the node for a span of it
+// and updates that part. So new messages, late ones in between, and the numbers of copies all arrive
+// in the same way, and a burst costs no more than one page.
 
 import { Pause, Problem, call } from "./api.js";
 import { $, arrange, count, el, moment, plural, set, setText } from "./dom.js";
@@ -19,12 +19,12 @@ let complete = false; // and the oldest
 let query = "";
 let older = ""; // where to read on
 let last = readLast();
-let told = { digest: "", count: 0, seen: 0, peers: 0 }; // of the last refresh
+let latest = { digest: "", count: 0, seen: 0, peers: 0 }; // of the last refresh
 let edits = 0; // grows when the window is moved elsewhere: answers to older questions are dropped
 const rows = new Map(); // id -> row
 const scroll = () => $("scroll");
 
-const before = new URLSearchParams(location.search).get("before") ?? ""; // the page was asked for so
+const before = new URLSearchParams(location.search).get("before") ?? ""; // where this page begins
 
 export function startMessages() {
   if (before) atNewest = false;
@@ -35,7 +35,7 @@ export function startMessages() {
   showOrder();
 }
 
-// To be awaited before the first `updateMessages`. A place that is none is the newest.
+// Await this before the first `updateMessages`. An invalid place means the newest message.
 export function loadMessages() {
   return load(query ? "" : before).catch((error) => {
     if (error.status !== 400) throw error;
@@ -44,17 +44,17 @@ export function loadMessages() {
   });
 }
 
-// Take news of the node: fetch what is new, and the copies of what is in sight.
+// Fetch new messages, and the numbers of copies of those in sight.
 export async function updateMessages(status, peers, restarted) {
   const ours = peers.filter((peer) => peer.state === "connected" && peer.id).length;
   const partial = inSight().some((item) => (item.copies ?? 0) < ours);
-  const changed = status.messages.digest !== told.digest || ours !== told.peers || restarted;
+  const changed = status.messages.digest !== latest.digest || ours !== latest.peers || restarted;
   if (!changed && !partial) return;
   const { digest, count: total } = status.messages;
-  told = { ...told, digest, count: total, peers: ours };
+  latest = { ...latest, digest, count: total, peers: ours };
   if (following()) {
     await refresh("", PAGE);
-    told.seen = total;
+    latest.seen = total;
   } else {
     const [first] = inSight();
     if (first) await refresh(token(first, 1), Math.min(200, inSight().length + 4));
@@ -71,7 +71,7 @@ async function fetchBack(after, limit) {
   return mine === edits ? answer : null;
 }
 
-// Begin anew at a place, `""` being the newest.
+// Start again at a place; "" is the newest message.
 async function load(after) {
   edits += 1;
   const mine = edits;
@@ -82,7 +82,7 @@ async function load(after) {
   if (query) await searchOn(mine);
 }
 
-// Make the window agree with the log, from a place on down.
+// Update the window from a place downwards.
 async function refresh(after, limit) {
   const answer = await fetchBack(after, limit);
   if (!answer) return;
@@ -90,7 +90,7 @@ async function refresh(after, limit) {
   const to = answer.next && !answer.complete ? place(answer.next) : null;
   const newer = from ? items.filter((item) => compare(item, from) >= 0) : [];
   const beyond = to ? items.filter((item) => compare(item, to) < 0) : [];
-  // The span may end above all that we have: then there is a gap, and the rest goes.
+  // If the span ends above all that we have, there is a gap, and the rest is dropped.
   const joins = !to || !items.length || items.some((item) => compare(item, to) >= 0);
   const stay = joins ? beyond : [];
   if (!stay.length) ({ next: older, complete } = answer);
@@ -101,7 +101,7 @@ async function refresh(after, limit) {
 
 let reading = null;
 
-// One reads at a time; returns whether the node answered. If not, the next scroll tries again.
+// Run one `read` at a time; return whether the node answered. If not, the next scroll tries again.
 function alone(read) {
   const fail = (error) => {
     if (!(error instanceof Problem)) throw error;
@@ -129,13 +129,13 @@ async function readNewer() {
   if (first.id !== items[0]?.id || query) return;
   items = [...answer.messages.reverse(), ...items];
   atNewest = answer.messages.length < PAGE;
-  if (atNewest) told.seen = told.count;
+  if (atNewest) latest.seen = latest.count;
   trim(true);
   render();
   showFresh();
 }
 
-// Keep the window small, at the side that the reader is not at.
+// Keep the window small: drop rows at the end that the reader is not looking at.
 function trim(oldest) {
   if (items.length <= MOST) return;
   if (oldest) {
@@ -150,7 +150,7 @@ function trim(oldest) {
 
 export async function toNewest() {
   atNewest = true;
-  told.seen = told.count;
+  latest.seen = latest.count;
   await load("").catch(() => {});
   scroll().scrollTop = edge();
   showFresh();
@@ -197,7 +197,7 @@ function render(jump = false) {
   const elements = items.map((item) => rows.get(item.id).element);
   arrange($("messages"), last ? elements.reverse() : elements);
   $("none").hidden = items.length > 0;
-  setText($("none"), query ? noneFound() : "None yet. What you send on any node shows on every one.");
+  setText($("none"), query ? noneFound() : "No messages yet. A message sent on any node appears on all of them.");
   if (follow) scroll().scrollTop = edge();
   else if (keep?.element.isConnected) scroll().scrollTop += keep.element.getBoundingClientRect().top - top;
   note();
@@ -228,19 +228,19 @@ function shorten(text) {
 
 function showCopies({ copies }, item) {
   if (item.copies === undefined) return;
-  const of = Math.max(told.peers, item.copies);
+  const of = Math.max(latest.peers, item.copies);
   const all = of > 0 && item.copies >= of;
-  setText(copies, of ? `on ${item.copies} of ${of}` : "here alone");
+  setText(copies, of ? `on ${item.copies} of ${of}` : "only here");
   set(copies, "data-all", all);
-  set(copies, "title", of ? `${item.copies} of ${plural(of, "connected peer")} have told that they hold it` : "no peer is connected");
+  set(copies, "title", of ? `${item.copies} of ${plural(of, "connected peer")} confirmed it` : "no peer is connected");
 }
 
-// How many are new, over the list: nothing moves under the eyes of who reads.
+// Show how many messages are new, without moving what the user is reading.
 function showFresh() {
-  const news = told.count - told.seen;
+  const news = latest.count - latest.seen;
   const button = $("fresh");
   button.hidden = query !== "" || (atNewest && following()) || (news <= 0 && atNewest);
-  setText(button, news > 0 ? plural(news, "new message") : "To the newest");
+  setText(button, news > 0 ? plural(news, "new message") : "Go to the newest");
 }
 
 function scrolled() {
@@ -248,17 +248,17 @@ function scrolled() {
   const length = scroll().scrollHeight - scroll().clientHeight;
   if (length - fromNewest < NEAR) alone(readOlder);
   if (fromNewest < NEAR && !atNewest) alone(readNewer);
-  if (fromNewest < 12 && atNewest && told.seen !== told.count) toNewest();
+  if (fromNewest < 12 && atNewest && latest.seen !== latest.count) toNewest();
   else showFresh();
 }
 
 function note() {
-  const text = complete ? "That is the whole log." : "Scroll for older ones.";
+  const text = complete ? "End of the log" : "Scroll for older messages";
   if (!query) setText($("messages-note"), items.length ? text : "");
 }
 
 // -- newest first or last -----------------------------------------------------------------------
-// A browser that keeps nothing throws; then it is remembered for as long as the page is open.
+// A browser without storage throws; then the order lasts for as long as the page is open.
 function readLast() {
   try { return localStorage.getItem("p2p_sync.order") === "last"; } catch { return false; }
 }
@@ -270,7 +270,7 @@ function turn() {
   render(true);
 }
 
-const showOrder = () => setText($("order"), last ? "Newest last" : "Newest first");
+const showOrder = () => setText($("order"), last ? "Sort: newest last" : "Sort: newest first");
 
 // -- searching ----------------------------------------------------------------------------------
 const quiet = new Pause();
@@ -284,30 +284,30 @@ async function typed() {
   query = $("search").value.trim();
   atNewest = true;
   setText($("messages-note"), query ? "Searching\u2026" : "");
-  await load("").catch(() => setText($("messages-note"), "The search failed; type again to retry."));
+  await load("").catch(() => setText($("messages-note"), "Search failed. Type again to retry."));
   showFresh();
 }
 
-// One answer covers a part of the log: ask on until there is a page full, or all is read.
+// One answer covers a part of the log: keep asking until a page is full, or all is read.
 async function searchOn(mine) {
   while (mine === edits && !complete && items.length < PAGE) {
-    setText($("messages-note"), `${plural(items.length, "message")} found; read back to ${moment(place(older).time).text}\u2026`);
-    if (!(await alone(readOlder))) return setText($("messages-note"), "The search was cut short; type again.");
+    setText($("messages-note"), `${count(items.length)} found so far, searched back to ${moment(place(older).time).text}\u2026`);
+    if (!(await alone(readOlder))) return setText($("messages-note"), "Search interrupted. Try again.");
   }
   if (mine !== edits) return;
-  const more = complete ? "found" : "found so far; scroll for more";
-  setText($("messages-note"), items.length ? `${plural(items.length, "message")} ${more}` : noneFound());
+  const more = complete ? "found" : "found so far, scroll for more";
+  setText($("messages-note"), items.length ? `${count(items.length)} ${more}` : noneFound());
   render();
 }
 
-const noneFound = () => (complete ? `No message holds \u201c${query}\u201d.` : "Searching\u2026");
+const noneFound = () => (complete ? `No messages match \u201c${query}\u201d.` : "Searching\u2026");
 
 // -- sending ------------------------------------------------------------------------------------
-// Send what is written; `sent` is called when the node has it.
+// Send the text in the form; `sent` is called when the node has answered.
 export function startSending(sent) {
   const answer = $("send-answer");
   const say = (text, kind = "") => { setText(answer, text); set(answer, "data-kind", kind); };
-  $("send").noValidate = true; // an empty message is refused here, in words of our own
+  $("send").noValidate = true; // this file refuses an empty message, in its own words
   $("send").addEventListener("submit", async (event) => {
     event.preventDefault();
     const data = $("msg").value;
@@ -323,10 +323,10 @@ export function startSending(sent) {
       const message = await post(data);
       $("msg").value = "";
       const { copies } = message;
-      const where = told.peers ? `it is on ${copies} of ${plural(told.peers, "peer")}` : "no peer is connected yet, they get it when they are";
-      say(`Sent; ${where}.`, copies >= told.peers ? "good" : "");
+      const where = latest.peers ? `Stored on ${copies} of ${plural(latest.peers, "peer")}.` : "Stored here; peers will get it when they connect.";
+      say(`Sent. ${where}`, copies >= latest.peers ? "good" : "");
     } catch (error) {
-      say(error.status ? `Not sent: ${error.message}` : "The node does not answer; look whether it was sent before you send it again.", "bad");
+      say(error.status ? `Not sent: ${error.message}` : "No answer from the node. Check whether the message appears before sending it again.", "bad");
     } finally {
       button.disabled = false;
     }
@@ -337,11 +337,11 @@ export function startSending(sent) {
 async function post(data) {
   const path = "/api/v1/messages";
   try {
-    const wait = told.peers ? `?copies=${told.peers}&timeout=3` : "";
+    const wait = latest.peers ? `?copies=${latest.peers}&timeout=3` : "";
     return await call(path + wait, { method: "POST", body: { data } });
   } catch (error) {
-    // Too many wait for copies already, and nothing was stored: do not wait, then.
-    if (error.status !== 503 || !told.peers || !/wait or stream/.test(error.message)) throw error;
+    // Too many requests wait for copies, and nothing was stored: send it without waiting.
+    if (error.code !== "busy" || !latest.peers) throw error;
     return call(path, { method: "POST", body: { data } });
   }
 }

@@ -1,4 +1,4 @@
-// Keeps the page and the node together: asks, shows, notices that the node is gone and comes back.
+// Asks the node for its state and shows it; notices when the node is gone and when it is back.
 
 import { Pause, Problem, call, shown } from "./api.js";
 import { $, el, set, setText } from "./dom.js";
@@ -15,14 +15,14 @@ const LONGEST = 10000; // between two tries to find the node again
 const pause = new Pause();
 let peers = [];
 let peersAt = 0; // when to ask for them again
-let run = null; // what tells one run of the node from the next: {started, version}
+let run = null; // identifies one run of the node: {started, version}
 let failures = 0;
 let lost = null; // while the node does not answer: {reason, at, since}
 let begun = false; // the messages are loaded
-let found = () => {}; // resolves those who wait for the node
+let found = () => {}; // resolves `contact`
 let contact = Promise.resolve();
 
-// Ask at once, about the peers too.
+// Ask now, also for the peers.
 function hurry() {
   peersAt = 0;
   pause.wake();
@@ -31,16 +31,16 @@ function hurry() {
 async function ask() {
   const list = async () => (await call("/api/v1/peers")).peers;
   // The list first: the verdict must not be older than what the list says.
-  let told = performance.now() >= peersAt || isAdding() ? await list() : null;
+  let entries = performance.now() >= peersAt || isAdding() ? await list() : null;
   const status = await call("/api/v1/status");
   const restarted = run !== null && run.started !== status.node.started;
-  // Another version has another page, too.
+  // Another version of the node has another page.
   if (run && run.version !== status.node.version) location.reload();
   run = { started: status.node.started, version: status.node.version };
-  if (restarted) told = await list();
-  if (told) {
-    peers = told;
-    // Many of them change little, and are much to send.
+  if (restarted) entries = await list();
+  if (entries) {
+    peers = entries;
+    // Many peers are many bytes, and change little: ask less often.
     peersAt = performance.now() + Math.max(1800, 10 * peers.length);
     if (restarted) forgetRates();
     noteLags(peers);
@@ -56,7 +56,7 @@ async function ask() {
   await updateMessages(status, peers, restarted);
 }
 
-// Read out when they change; what stays is left alone.
+// Screen readers read a warning when it changes.
 function showWarnings(warnings) {
   const texts = warnings.map((warning) => `Warning: ${warning}.`);
   const shownNow = [...$("warnings").children].map((child) => child.textContent);

@@ -1,4 +1,4 @@
-// The peers as a table, with what can be done about each, and the form that adds one.
+// The table of peers with a few buttons for each, and the form that adds one.
 
 import { Problem, call } from "./api.js";
 import { $, arrange, bytes, count, delay, duration, el, host, moment, plural, set, setText } from "./dom.js";
@@ -8,8 +8,8 @@ import { isBehind } from "./verdict.js";
 const MOST = 100; // rows in the page
 const path = (key) => `/api/v1/peers/${encodeURIComponent(key)}`;
 const rows = new Map(); // key -> row
-const order = []; // keys as they were first seen: rows do not jump about
-let all = false; // show those, too, that are known and not needed
+const order = []; // keys in the order they were first seen, so that rows do not jump about
+let all = false; // show unused addresses, too
 let latest = [];
 let act = () => {};
 
@@ -40,9 +40,9 @@ export function showPeers(peers) {
   arrange($("peer-rows"), list.map((peer) => rows.get(peer.key).element));
   const idle = peers.filter((peer) => !needed(peer)).length;
   $("all-peers").hidden = !idle;
-  setText($("all-peers"), all ? "Hide what is not needed" : `Show ${plural(idle, "known address")} not needed now`.replace("addresss", "addresses"));
+  setText($("all-peers"), all ? "Hide unused" : `Show ${count(idle)} unused ${idle === 1 ? "address" : "addresses"}`);
   $("no-peers").hidden = list.length > 0;
-  setText($("no-peers"), idle && !all ? "None is needed now." : "None yet. Add the address that another node shows at the top of its page.");
+  setText($("no-peers"), idle && !all ? "No peers in use." : "No peers yet. Paste the address shown at the top of another node\u2019s page.");
   follow(peers);
   countDown();
 }
@@ -56,7 +56,7 @@ function build(key) {
   const why = el("small", { class: "why" }, detail, next);
   const peer = el("td", { class: "peer" }, el("span", { class: "who" }, name, " ", id), why);
   const badge = el("span", { class: "badge" });
-  const cells = ["Delay", "Sent", "Received", "Behind", "Version"].map(cell);
+  const cells = ["Round trip", "Sent", "Received", "Behind", "Version"].map(cell);
   const actions = el("td", { class: "actions" });
   const state = el("td", { "data-label": "State" }, badge);
   const element = el("tr", {}, peer, state, ...cells, actions);
@@ -70,15 +70,14 @@ function show(row, peer) {
   set(row.badge, "data-state", state);
   const arrow = peer.direction ? { in: "\u2190 ", out: "\u2192 " }[peer.direction] : "";
   setText(row.badge, arrow + (peer.state === "waiting" ? state : peer.state));
-  set(row.badge, "title", peer.direction ? { in: "it dialled this node", out: "this node dialled it" }[peer.direction] : "");
+  set(row.badge, "title", peer.direction ? { in: "incoming", out: "outgoing" }[peer.direction] : "");
   const carried = (what) => (peer.state === "connected" ? `${count(peer[what].messages)} \u00b7 ${bytes(peer[what].bytes)}` : "");
   const late = isBehind(peer);
-  const most = peer.behind === null ? "not known yet" : peer.behind ? `at most ${count(peer.behind)}` : "no";
+  const most = peer.behind === null ? "not confirmed yet" : peer.behind ? `up to ${count(peer.behind)}, not confirmed` : "0";
   const behind = peer.state !== "connected" ? "" : late ? plural(peer.behind, "message") : most;
   const texts = [delay(peer.rtt_ms), carried("sent"), carried("received"), behind, peer.version ?? ""];
   texts.forEach((text, index) => setText(row.cells[index], text || "\u2013"));
   set(row.cells[3], "data-behind", late);
-  set(row.cells[3], "title", late || !peer.behind ? "" : "it has not told yet whether it holds the last ones");
   setText(row.detail, detail(peer));
   set(row.detail.parentNode, "data-state", state);
   row.nextAt = peer.next_try_s === null ? 0 : Date.now() + 1000 * peer.next_try_s;
@@ -97,17 +96,17 @@ function detail(peer) {
   if (peer.state === "connected") return `since ${text}${peer.by_hand ? ", added by hand" : ""}`;
   if (peer.state === "dialling") return `since ${text}`;
   const tries = peer.attempts ? `, ${plural(peer.attempts, "attempt")}` : "";
-  return `${peer.last_error || "not needed until now"}${tries}`;
+  return `${peer.last_error || "not used so far"}${tries}`;
 }
 
-// The buttons' answers are given where an address is added: they are about the same.
+// The result of a button shows where the result of adding an address does.
 function button(name, row, peer) {
   const what = peer.address ? host(peer.address) : "this peer";
   const press = async () => {
     try {
       if (name === "Retry now") return await add(peer.address);
       await call(path(row.key), { method: "DELETE" });
-      say(name === "Forget" ? `Forgot ${what}.` : `Disconnected from ${what}. It may dial this node again.`);
+      say(name === "Forget" ? `Forgot ${what}.` : `Disconnected from ${what}. It may connect again.`);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       say(`${name} failed: ${error.message}`, "bad");
@@ -121,12 +120,12 @@ function button(name, row, peer) {
 export function countDown() {
   for (const { next, nextAt } of rows.values()) {
     const left = (nextAt - Date.now()) / 1000;
-    setText(next, !nextAt ? "" : left > 0.5 ? `, next try in ${duration(left)}` : ", trying soon");
+    setText(next, !nextAt ? "" : left > 0.5 ? `, next try in ${duration(left)}` : ", retrying now");
   }
 }
 
 // -- adding -------------------------------------------------------------------------------------
-let added = null; // what was added last, until it is known what came of it
+let added = null; // the address that was added last, until its result is known
 
 function say(text, kind = "", suggestion = "") {
   const answer = $("add-answer");
@@ -137,12 +136,12 @@ function say(text, kind = "", suggestion = "") {
 }
 
 async function add(text) {
-  say("Asking the node\u2026");
+  say("Adding\u2026");
   try {
     const { key, address } = await call("/api/v1/peers", { method: "POST", body: { address: text } });
     added = { key, address, at: Date.now() };
     if ($("address-in").value === text) $("address-in").value = "";
-    say(`Dialling ${address}\u2026`);
+    say(`Connecting to ${address}\u2026`);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     say(`Not added: ${error.message}`, "bad");
@@ -152,7 +151,7 @@ async function add(text) {
 
 export const isAdding = () => added !== null;
 
-// Tell what has come of the address that was added last.
+// Show the result of adding an address.
 function follow(peers) {
   if (!added) return;
   const { key, address, at } = added;
@@ -162,28 +161,17 @@ function follow(peers) {
     say(`Connected to ${address}${peer.rtt_ms === null ? "" : `, ${delay(peer.rtt_ms)} away`}.`, "good");
   } else if (peer?.state === "self") {
     added = null;
-    say(`${address} is this node itself. If the name leads to other nodes later, this node connects to them.`);
+    say(`${address} is this node itself. If the name resolves to other nodes later, this node connects to them.`);
   } else if (peer && peer.state !== "dialling" && peer.last_error && peer.attempts) {
     added = null;
-    const { text, suggestion } = advice(peer.last_error, address);
-    say(`Not connected to ${address}: ${peer.last_error}. ${text}`, "bad", suggestion);
+    const [suggestion] = peer.last_error.match(/\bwss?:\/\/\S+:\d+/) ?? [];
+    const advice = suggestion ? "" : " Is the node running, is that its peer port, and is no firewall in the way? This node keeps trying.";
+    say(`Not connected to ${address}: ${peer.last_error}.${advice}`, "bad", suggestion);
   } else if (Date.now() - at > 3000 && !peer) {
     added = null;
-    say(`${address} was forgotten again.`);
+    say(`${address} was forgotten.`);
   } else if (Date.now() - at > 15000) {
     added = null;
-    say(`${address} has not answered yet; the node goes on trying.`);
+    say(`${address} has not answered yet; this node keeps trying.`);
   }
-}
-
-// What to try, by the reason. The usual slip is the port of the page instead of the peer port.
-function advice(reason, address) {
-  const [, start, port] = /^(.*):(\d+)$/.exec(address) ?? [];
-  if (/HTTP \d+ instead/.test(reason) && port < 65535) {
-    return { text: "", suggestion: `${start}:${Number(port) + 1}` };
-  }
-  if (/refused/i.test(reason)) return { text: "Is the node running, and is that its peer port? Its page shows the address at the top. The node goes on trying." };
-  if (/name is not known/.test(reason)) return { text: "Is the name spelled right? Try its IP address." };
-  if (/in time|unreachable|no route/i.test(reason)) return { text: "Is a firewall in the way, and does that node listen beyond its own machine (--host 0.0.0.0)?" };
-  return { text: "The node goes on trying." };
 }

@@ -1,4 +1,4 @@
-// What goes over the links, as three small plots over the last minutes.
+// The traffic of the last minutes as three small plots.
 
 import { $, bytes, count, delay, el, set, setText, svg } from "./dom.js";
 
@@ -6,7 +6,7 @@ const [SPAN, WIDTH, HEIGHT] = [5 * 60 * 1000, 300, 40];
 const PLOTS = [
   { name: "Messages", unit: (n) => `${count(n < 9.95 ? Math.round(n * 10) / 10 : Math.round(n))}/s`, keys: ["messagesIn", "messagesOut"] },
   { name: "Bytes", unit: (n) => `${bytes(n)}/s`, keys: ["bytesIn", "bytesOut"] },
-  { name: "Delay", unit: (n) => delay(n), keys: ["delay"] },
+  { name: "Round trip", unit: (n) => delay(n), keys: ["delay"] },
 ];
 
 let samples = [];
@@ -17,7 +17,7 @@ export function forgetRates() {
   before = null;
 }
 
-// Take the counters of the peers into account, and draw.
+// Add a sample of the peers' counters, and draw.
 export function showRates(peers) {
   if (!drawn.length) PLOTS.forEach(build);
   const now = Date.now();
@@ -33,7 +33,7 @@ function sample(counters, now) {
   const entry = { at: now, gap: seconds > 15, messagesIn: 0, messagesOut: 0, bytesIn: 0, bytesOut: 0, delay: null };
   for (const [key, peer] of counters) {
     const old = before.counters.get(key);
-    // A link that is new, or another one to the same peer, counts from zero.
+    // The counters of a new link start at zero.
     const grown = (what, unit) => {
       const [value, least] = [peer[what][unit], old ? old[what][unit] : 0];
       return (value >= least ? value - least : value) / seconds;
@@ -71,12 +71,12 @@ function draw({ name, unit, keys }, { lines, picture, top, figures }, now) {
     set(lines[index], "d", path(key, most || 1, now));
     setText(figures[index].value, last && last[key] !== null ? unit(last[key]) : "\u2013");
   });
-  setText(top, most ? `top ${unit(most)}` : "");
+  setText(top, most ? `peak ${unit(most)}` : "");
   const words = figures.map((figure) => figure.item.textContent).join(", ");
-  set(picture, "aria-label", `${name}: ${words}${most ? `, at most ${unit(most)}` : ""}`);
+  set(picture, "aria-label", `${name}: ${words}${most ? `, peak ${unit(most)}` : ""}`);
 }
 
-// A line through what is known; it breaks where the tab was hidden or nobody was linked.
+// A line through the samples, with gaps where the tab was hidden or no peer was connected.
 function path(key, most, now) {
   let pen = "M";
   let d = "";

@@ -2,14 +2,14 @@
 
 import { $, count, duration, host, moment, plural, set, setText } from "./dom.js";
 
-// What lasts no longer is the ordinary course of things: a message on its way. Milliseconds.
+// A state that lasts no longer is normal: a message is on its way. Milliseconds.
 const SETTLE = 1500;
-// A peer need not tell at once that it has what it got from others, but tells within this time.
+// A peer confirms within this time what it received from others. Milliseconds.
 const UNTOLD = 3000;
 
 let lags = new Map(); // a peer's key -> {since, movedAt, behind}
 
-// Note how far the peers say they are, each time they are asked; see `isBehind`.
+// Note how far behind the peers are, each time that the node is asked; see `isBehind`.
 export function noteLags(peers) {
   const now = performance.now();
   const noted = new Map();
@@ -21,8 +21,7 @@ export function noteLags(peers) {
   lags = noted;
 }
 
-// Whether a peer lacks messages, and has not just not told yet: it takes many of them in, or has
-// had the time to tell.
+// Whether a peer lacks messages. One that may only not have confirmed them yet does not count.
 export function isBehind(peer) {
   const lag = lags.get(peer.key);
   const now = performance.now();
@@ -30,7 +29,7 @@ export function isBehind(peer) {
 }
 
 let settled = null; // the verdict that is shown
-let changedAt = 0; // since when another one would be
+let changedAt = 0; // since when it should be another one
 let catching = null; // where catching up began: {at, held}
 
 // Show the verdict; `fresh`: nothing before it counts, as after a restart of the node.
@@ -53,8 +52,8 @@ export function showVerdict(status, peers, fresh) {
 }
 
 export function showLost(reason, seconds, since) {
-  const again = seconds > 0 ? `trying again in ${seconds} s` : "trying now";
-  show("lost", "Lost contact with the node", `${reason}; ${again}. What you see is as of ${since}.`);
+  const again = seconds > 0 ? `Retrying in ${seconds} s` : "Retrying now";
+  show("lost", "Lost contact with the node", `${reason}. ${again}. Showing data from ${since}.`);
   document.title = "\u2715 Lost contact \u2013 p2p_sync";
 }
 
@@ -78,7 +77,7 @@ function timeLeft(status, now) {
   return `${plural(status.behind, "message")} to go${left}`;
 }
 
-// What is not as it should be: the peer that has been unreachable for the longest time.
+// The reason of a bad state: the peer that has been unreachable for the longest time.
 function why(state, missing) {
   if (state === "alone" && !missing.length) return "Paste the address of another node below.";
   if (!missing.length) return state === "in_sync" ? "All peers have every message." : "";
