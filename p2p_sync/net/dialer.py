@@ -1,21 +1,23 @@
-"""Dials peers: name, connection, opening. One call is one dial.
+"""Dials peers: name, connection, opening. One call is one dial, in the thread of its caller.
 
 A host name may have several endpoints (IP addresses with a port). Some of them do not answer, or
 accept and stay silent, or do not know the secret. So a dial starts with the first and, each time
 the others have had HEAD_START to answer or one has failed, adds the next. The first whose opening
-is done wins, and the others are cut (RFC 8305, "Happy Eyeballs", carried on to the end of the
+is done wins, and the others are closed (RFC 8305, "Happy Eyeballs", carried on to the end of the
 opening).
 """
 
 from __future__ import annotations
 
+import errno
 import logging
-import queue
+import os
 import secrets
+import select
 import socket
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ..address import Address
 from ..codes import NORMAL
@@ -24,9 +26,8 @@ from ..settings import Settings
 from ..wire.proof import Challenge
 from .credentials import Credentials
 from .handshake import check_answer, request
-from .opening import Opened, Opening, Steps
+from .opening import Opened, Opening, Openings, Steps
 from .stream import Endpoint
-from .tls import end
 
 logger = logging.getLogger("p2p_sync")
 
@@ -56,169 +57,88 @@ def _open_network(_binding: str) -> Challenge | None:
 
 
 class Dialer:
-    """Opens connections to peers, and can give all of them up at once. For any thread."""
+    """Opens connections to peers, until it is stopped. For any thread."""
 
     def __init__(self, settings: Settings, credentials: Credentials) -> None:
         self._timeout = settings.handshake_timeout
         self._credentials = credentials
-        self._lock = threading.Lock()  # guards the two below
-        self._dials: set[_Dial] = set()
-        self._stopped = False
+        self._stopped = False  # each dial looks at it every HEAD_START
 
     def dial(
         self,
         address: Address,
-        endpoints: tuple[Endpoint, ...],
+        endpoints: Sequence[Endpoint],
         challenge: Callable[[str], Challenge | None] = _open_network,
         path: str = "/",
     ) -> Opened:
         """Return an open connection to one of the endpoints of `address`.
 
         `challenge` returns what both sides of a connection have to prove, given the SHA-256 of the
-        certificate that the other one has shown (empty without TLS); None: nothing. Threads of the
-        dial call it. Raises DialError with the reason within `handshake_timeout` seconds.
+        certificate that the other one has shown (empty without TLS); None: nothing. Raises
+        DialError with the reason, within `handshake_timeout` seconds.
         """
-        dial = _Dial(address, challenge, path, self._credentials, self._timeout)
-        with self._lock:
-            if self._stopped:
-                raise DialError("this node is stopping")
-            self._dials.add(dial)
-        try:
-            return dial.run(endpoints)
-        finally:
-            dial.end()
-            with self._lock:
-                self._dials.discard(dial)
-
-    def stop(self) -> None:
-        """Give up all dials, now and from now on."""
-        with self._lock:
-            self._stopped = True
-            dials = list(self._dials)
-        for dial in dials:
-            dial.end()
-
-
-class _Dial:
-    """One dial: the connections that it tries, of which at most one wins. For any thread."""
-
-    def __init__(
-        self,
-        address: Address,
-        challenge: Callable[[str], Challenge | None],
-        path: str,
-        credentials: Credentials,
-        timeout: float,
-    ) -> None:
-        self.address = address
-        self.challenge = challenge
-        self.path = path
-        self.deadline = time.monotonic() + timeout
-        self._credentials = credentials
-        self._outcomes: queue.SimpleQueue[Opened | DialError] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards the two below
-        self._tried: set[socket.socket] = set()
-        self._over = False
-
-    def run(self, endpoints: tuple[Endpoint, ...]) -> Opened:
-        """Try the endpoints until one wins or all have failed; raises DialError then."""
+        dial = _Dial(address, challenge, path, time.monotonic() + self._timeout)
         failure = DialError("it has no address")
-        waiting = list(endpoints)
-        running = 0
-        while waiting or running:
-            if waiting:
-                self._begin(waiting.pop(0), alone=not waiting and not running)
-                running += 1
-            try:
-                outcome = self._outcomes.get(timeout=HEAD_START if waiting else None)
-            except queue.Empty:
-                continue
-            if isinstance(outcome, Opened):
-                return outcome
-            if outcome.oneself:
-                raise outcome  # the caller has to know it before it tries the others
-            running -= 1
-            if outcome.refused or not failure.refused:  # an answer says more than a silence
-                failure = outcome
+        waiting = list(reversed(endpoints))
+        next_at = 0.0  # when the next endpoint is tried, too
+        openings = Openings()
+        try:
+            while waiting or openings:
+                if self._stopped:
+                    raise DialError("this node is stopping")
+                if time.monotonic() >= next_at:
+                    next_at = time.monotonic() + HEAD_START
+                    if waiting:
+                        endpoint = waiting.pop()
+                        openings.add(_Dialling(self._socket(address, endpoint), endpoint, dial))
+                for opening, error in openings.wait(next_at):
+                    if error is None:
+                        return opening.opened
+                    next_at = 0.0
+                    reason = _explain(error, address)
+                    if reason.oneself:
+                        raise reason  # the caller has to know it before it tries the others
+                    if reason.refused or not failure.refused:  # it says more than a silence
+                        failure = reason
+        except OSError as error:  # there are no descriptors
+            raise _explain(error, address) from None
+        finally:
+            for opening in openings:
+                openings.end(opening)
         raise failure
 
-    def end(self) -> None:
-        """Cut all connections that have not won, and let none begin."""
-        with self._lock:
-            self._over = True
-            tried = list(self._tried)
-        for connection in tried:
-            end(connection)
+    def stop(self) -> None:
+        """Give up all dials, within HEAD_START, and begin none any more."""
+        self._stopped = True
 
-    def _begin(self, endpoint: Endpoint, alone: bool) -> None:
-        if alone:
-            self._try(endpoint)  # the only one needs no thread of its own
-            return
-        name = f"try {self.address}"
-        try:
-            threading.Thread(target=self._try, args=(endpoint,), name=name, daemon=True).start()
-        except RuntimeError as error:  # there can be no more threads
-            raise DialError(f"no connection: {error}") from None
-
-    def _try(self, endpoint: Endpoint) -> None:
-        """Open a connection to one endpoint; report how that ends, whatever happens, since the
-        dial waits for it."""
-        connection: socket.socket | None = None
-        outcome: Opened | DialError
-        try:
-            connection = self._socket(endpoint)
-            connection.settimeout(max(0.01, self.deadline - time.monotonic()))
-            connection.connect(endpoint)
-            opening = _Dialling(self, connection, endpoint)
-            opening.finish()
-            outcome = opening.opened
-        except TimeoutError:
-            outcome = DialError("it did not answer in time")
-        except LinkClosed as error:
-            outcome = DialError(str(error), refused=error.refused)
-        except OSError as error:
-            outcome = DialError(f"no connection: {error.strerror or error}")
-        except DialError as error:
-            outcome = error
-        except Exception as error:
-            logger.exception("dialling %s failed", self.address)
-            outcome = DialError(f"this node failed: {error}")
-        self._report(connection, outcome)
-
-    def _socket(self, endpoint: Endpoint) -> socket.socket:
-        """Return a socket to connect, which `end` cuts; raises DialError if the dial is over."""
+    def _socket(self, address: Address, endpoint: Endpoint) -> socket.socket:
         family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
         connection = socket.socket(family, socket.SOCK_STREAM)
-        if self.address.secure:
-            connection = self._credentials.dialling(connection, self.address.host)
-        with self._lock:
-            if not self._over:
-                self._tried.add(connection)
-                return connection
-        connection.close()
-        raise DialError("this node is stopping")
+        if address.secure:
+            return self._credentials.dialling(connection, address.host)
+        return connection
 
-    def _report(self, connection: socket.socket | None, outcome: Opened | DialError) -> None:
-        """The first connection that is open wins, and is the caller's; all others are closed."""
-        with self._lock:
-            if connection:
-                self._tried.discard(connection)
-            late = self._over and isinstance(outcome, Opened)
-            self._over = self._over or isinstance(outcome, Opened)
-        if connection and (late or isinstance(outcome, DialError)):
-            connection.close()
-        self._outcomes.put(DialError("another endpoint was faster") if late else outcome)
+
+class _Dial(NamedTuple):
+    """What the connections of one dial have in common."""
+
+    address: Address
+    challenge: Callable[[str], Challenge | None]
+    path: str
+    deadline: float
 
 
 class _Dialling(Opening):
     """A connection that this side opens."""
 
-    def __init__(self, dial: _Dial, connection: socket.socket, endpoint: Endpoint) -> None:
-        self._dial = dial
+    def __init__(self, connection: socket.socket, endpoint: Endpoint, dial: _Dial) -> None:
         super().__init__(connection, endpoint, dial.deadline, dialled=True)
+        self._connection = connection
+        self._dial = dial
 
     def _open(self) -> Steps[None]:
         dial = self._dial
+        yield from self._connect()
         binding = yield from self._try(self.stream.shake_hands)
         key = secrets.token_bytes(16)
         try:
@@ -235,3 +155,23 @@ class _Dialling(Opening):
             broke = "it broke the protocol: " if error.violation else ""
             oneself = self.remote if error.code == NORMAL else None
             raise DialError(broke + error.reason, refused=not oneself, oneself=oneself) from None
+
+    def _connect(self) -> Steps[None]:
+        error = self._connection.connect_ex(self.remote)
+        if error == errno.EINPROGRESS:
+            yield select.POLLOUT
+            error = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+
+def _explain(error: Exception, address: Address) -> DialError:
+    """Return why a dial of `address` has failed; a fault of this node is logged, too."""
+    if isinstance(error, DialError):
+        return error
+    if isinstance(error, LinkClosed):
+        return DialError(str(error), refused=error.refused)
+    if isinstance(error, OSError):
+        return DialError(f"no connection: {error.strerror or error}")
+    logger.error("dialling %s failed", address, exc_info=error)
+    return DialError(f"this node failed: {error}")

@@ -13,23 +13,21 @@ gives it each open connection, and reports each that was turned down.
 from __future__ import annotations
 
 import logging
-import select
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Collection, Iterator
 from http import HTTPStatus
 from typing import Protocol
 
-from ..address import site
 from ..codes import NOT_PROVED, OTHER_PROTOCOL, TRY_AGAIN_LATER
 from ..errors import LinkClosed, ProtocolError
 from ..settings import ACCEPT_LOGGED, ACCEPT_PAUSE, MAX_UNPROVED, Settings
 from ..wire.proof import Challenge
 from .credentials import Credentials
 from .handshake import Refused, check_request, welcome
-from .opening import Opened, Opening, Steps
+from .opening import Opened, Opening, Openings, Steps
 from .stream import Endpoint, plain_endpoint
 
 _handlers = logging.root.handlers[:]
@@ -99,8 +97,7 @@ class Listener(websocket_server.WebsocketServer):
         self._stopped = False
         self._waker, self._wake = socket.socketpair()
         # The accepting thread's:
-        self._poll = select.poll()
-        self._openings: dict[int, _Accepting] = {}  # by descriptor, the oldest first
+        self._openings = Openings()
         self._accept_at = 0.0  # when the listening socket is looked at again
         self._pause_logged = -ACCEPT_LOGGED
         self._paid = self._worked = 0.0  # until when its work is paid for; the CPU time of it
@@ -127,8 +124,8 @@ class Listener(websocket_server.WebsocketServer):
 
     def _serve(self) -> None:
         self.socket.setblocking(False)
-        self._poll.register(self.socket, select.POLLIN)
-        self._poll.register(self._waker, select.POLLIN)
+        self._openings.watch(self.socket)
+        self._openings.watch(self._waker)
         self._worked = time.thread_time()
         while not self._stopped:
             try:
@@ -136,30 +133,32 @@ class Listener(websocket_server.WebsocketServer):
             except Exception:
                 logger.exception("accepting peers failed; the peer port goes on")
                 time.sleep(ACCEPT_PAUSE)
-        for opening in list(self._openings.values()):
-            self._end(opening)
+        for opening in self._openings:
+            self._openings.end(opening)
 
     def _serve_once(self) -> None:
-        for descriptor, _ in self._poll.poll(self._time_left() * 1000):
-            if descriptor == self.socket.fileno():
-                self._accept()
-            elif opening := self._openings.get(descriptor):
-                self._go_on(opening)
-        self._end_late()
+        for opening, error in self._openings.wait(self._accept_at or time.monotonic() + 60.0):
+            if error is None:
+                self._hand_over(opening)
+            elif isinstance(error, LinkClosed):
+                logger.debug("a connection from %s ended in its opening: %s", opening, error)
+            else:
+                logger.error("serving %s failed", opening, exc_info=error)
+        if time.monotonic() >= self._accept_at:
+            self._accept()
+        if len(self._openings) > MAX_UNPROVED:
+            for opening in surplus(list(self._openings), MAX_UNPROVED):
+                self._openings.end(opening)
         worked, before = time.thread_time(), self._worked
         now = time.monotonic()
         self._worked, self._paid = worked, max(self._paid, now) + worked - before
         if self._paid > now + _DEBT:
             time.sleep(self._paid - now)
 
-    def _time_left(self) -> float:
-        """Return the seconds to the next deadline."""
-        deadlines = [opening.deadline for opening in self._openings.values()]
-        if self._accept_at:
-            deadlines.append(self._accept_at)
-        return max(0.0, min(deadlines, default=time.monotonic() + 60.0) - time.monotonic())
-
     def _accept(self) -> None:
+        if self._accept_at:
+            self._accept_at = 0.0
+            self._openings.watch(self.socket)
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 connection, address = self.socket.accept()
@@ -178,10 +177,7 @@ class Listener(websocket_server.WebsocketServer):
                     raise
                 logger.debug("a connection from %s ended at once: %s", address, error)
                 continue
-            self._openings[opening.descriptor] = opening
-            self._poll.register(opening.descriptor, select.POLLIN)
-            if len(self._openings) > MAX_UNPROVED:
-                self._end(makes_room(self._openings.values()))
+            self._openings.add(opening)
 
     def _pause(self, reason: str) -> None:
         """Accept nothing for a moment, for want of descriptors or threads, and do not spin."""
@@ -190,50 +186,16 @@ class Listener(websocket_server.WebsocketServer):
             self._pause_logged = now
             logger.error("peers cannot be accepted for the moment: %s", reason)
         self._accept_at = now + ACCEPT_PAUSE
-        self._poll.modify(self.socket, 0)
+        self._openings.watch(self.socket, False)
 
-    def _end_late(self) -> None:
-        """End the openings that have taken too long; accept again after a pause."""
-        now = time.monotonic()
-        if self._accept_at and now >= self._accept_at:
-            self._accept_at = 0.0
-            self._poll.modify(self.socket, select.POLLIN)
-        for opening in [o for o in self._openings.values() if now >= o.deadline]:
-            logger.debug("a connection from %s took too long to open", opening)
-            self._end(opening)
-
-    def _go_on(self, opening: _Accepting) -> None:
-        """Serve an opening as far as it goes without waiting."""
-        try:
-            event = opening.go_on()
-            if event is None:
-                self._hand_over(opening)
-            elif event != opening.event:
-                opening.event = event
-                self._poll.modify(opening.descriptor, event)
-        except LinkClosed as error:
-            logger.debug("a connection from %s ended in its opening: %s", opening, error)
-            self._end(opening)
-        except Exception:
-            logger.exception("serving %s failed", opening)
-            self._end(opening)
-
-    def _hand_over(self, opening: _Accepting) -> None:
+    def _hand_over(self, opening: Opening) -> None:
         """Give a connection that is open to the owner."""
-        self._forget(opening)
         try:
             self.owner.take(opening.opened)
-        except RuntimeError as error:  # there can be no more threads
-            self._pause(str(error))
+        except (LinkClosed, RuntimeError) as error:
             opening.stream.close()
-
-    def _forget(self, opening: _Accepting) -> None:
-        if self._openings.pop(opening.descriptor, None):
-            self._poll.unregister(opening.descriptor)
-
-    def _end(self, opening: _Accepting) -> None:
-        self._forget(opening)
-        opening.stream.close()
+            if isinstance(error, RuntimeError):  # there can be no more threads
+                self._pause(str(error))
 
 
 class _Accepting(Opening):
@@ -242,10 +204,6 @@ class _Accepting(Opening):
     def __init__(self, listener: Listener, connection: socket.socket, address: object) -> None:
         deadline = time.monotonic() + listener.timeout_of_opening
         super().__init__(connection, plain_endpoint(address), deadline, dialled=False)
-        self.descriptor = connection.fileno()
-        self.event = select.POLLIN  # what it waits for
-        self.site = site(self.remote[0])
-        self.turned_down = False
         self._listener = listener
 
     def _open(self) -> Steps[None]:
@@ -262,24 +220,20 @@ class _Accepting(Opening):
                 if full := owner.room(self.remote[0]):
                     raise ProtocolError(TRY_AGAIN_LATER, full)
         except Refused as refused:
-            self._turn_down(refused.kind, str(refused))
+            owner.refused(self.remote, refused.kind, str(refused))
             yield from self._say_last(refused.answer)
             raise LinkClosed("it was turned down") from None
         except ProtocolError as error:
-            self._turn_down(_KINDS.get(error.code, "wrong_frame"), error.reason)
+            owner.refused(self.remote, _KINDS.get(error.code, "wrong_frame"), error.reason)
             yield from self._close(error)
             raise LinkClosed("it was turned down") from None
 
-    def _turn_down(self, kind: str, reason: str) -> None:
-        self.turned_down = True
-        self._listener.owner.refused(self.remote, kind, reason)
 
-
-def makes_room(openings: Iterable[_Accepting]) -> _Accepting:
-    """Return the one of `openings`, the oldest first, that makes room for the others: it is of the
-    host with the most, and there one that was turned down, or else the oldest."""
-    openings = list(openings)
-    counts = Counter(opening.site for opening in openings)
-    most = max(counts.values())
-    crowd = [opening for opening in openings if counts[opening.site] == most]
-    return next((opening for opening in crowd if opening.turned_down), crowd[0])
+def surplus(openings: Collection[Opening], limit: int) -> Iterator[Opening]:
+    """Yield those of `openings`, the oldest first, that make room so that `limit` are left: each
+    of the host with the most, there one that was turned down, or else the oldest."""
+    hosts: dict[str, deque[Opening]] = {}
+    for opening in sorted(openings, key=lambda opening: not opening.turned_down):
+        hosts.setdefault(opening.site, deque()).append(opening)
+    for _ in range(len(openings) - limit):
+        yield max(hosts.values(), key=len).popleft()

@@ -1,15 +1,15 @@
 """How a connection is opened, from TCP's handshake to the moment when it can become a link.
 
-    dialling                                     accepting
+    dialling                             accepting
     TLS, if the address is wss           <->  TLS, if the node has a certificate
     a GET with a key                     -->
                                          <--  101, or an HTTP error with a sentence (handshake.py)
     proofs, if the network has a secret  <->  proofs (wire/proof.py)
 
 Both sides do the same, so they share what is here; listener.py and dialer.py have the order of
-their own side. A step goes as far as it can and then yields the event that it has to wait for. So
-the listener serves all connections that strangers open in one thread, and a dial, which has a
-thread of its own, just waits for these events.
+their own side. An Opening is one connection. It goes as far as it can, and then names the event
+that it has to wait for. Openings wait for the events of many connections in one thread: the
+listener for all that others open, a dial for the endpoints that it tries at the same time.
 
 A side that turns the other down says why before it ends, so the reason is in the log of both. A
 stranger costs little: it has a deadline, few and short frames, no thread, and no place among the
@@ -19,12 +19,14 @@ links.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
+from ..address import site
 from ..codes import GOING_AWAY, NORMAL, OTHER_PROTOCOL, UNSUPPORTED_DATA
 from ..errors import LinkClosed, ProtocolError
 from ..settings import MAX_HANDSHAKE_BYTES
@@ -61,15 +63,19 @@ class Opened:
 
 
 class Opening:
-    """One connection until it is open. Used by one thread at a time."""
+    """One connection until it is open. Used by one thread at a time, and never waits."""
 
     def __init__(
         self, connection: socket.socket, remote: Endpoint, deadline: float, dialled: bool
     ) -> None:
         """Take over `connection`, which is to be open by `deadline` (on the monotonic clock)."""
         self.remote = remote
+        self.site = site(remote[0])
         self.deadline = deadline
+        self.turned_down = False  # it only has some time yet to read why
         self.stream = Stream(connection, patience=0.0)
+        self.descriptor = connection.fileno()
+        self.event = 0 if dialled else select.POLLIN  # what it waits for
         self._dialled = dialled
         self._proved: str | None = None
         self._steps = self._open()
@@ -83,23 +89,22 @@ class Opening:
         """The connection, once it is open."""
         return Opened(self.stream, self.remote, self._proved)
 
-    def go_on(self) -> int | None:
-        """Go on as far as possible with what has arrived.
+    def go_on(self, late: bool = False) -> bool:
+        """Go on as far as possible with what has arrived; return whether the connection is open.
 
-        Returns the event (of select.poll) to wait for; None: the connection is open. Raises
-        LinkClosed where it does not come about.
+        If not, `event` is what it waits for. `late`: the deadline has come. Raises LinkClosed or
+        DialError where the connection does not come about.
         """
         self.stream.allow(1)  # so that none of many keeps the others waiting
-        event = next(self._steps, None)
-        if event is None:
+        try:
+            if late:
+                self.event = self._steps.throw(LinkClosed("it did not answer in time"))
+            else:
+                self.event = next(self._steps)
+        except StopIteration:
             self.stream.allow(None)
-        return event
-
-    def finish(self) -> None:
-        """Go on and wait until the connection is open or the deadline has come."""
-        while (event := self.go_on()) is not None:
-            if not self.stream.wait_for(event, self.deadline - time.monotonic()):
-                self._steps.throw(LinkClosed("it did not answer in time"))
+            return True
+        return False
 
     def _open(self) -> Steps[None]:
         """The steps of this side."""
@@ -162,6 +167,7 @@ class Opening:
 
         An end with bytes unread would destroy it on its way.
         """
+        self.turned_down = True
         self.deadline = min(self.deadline, time.monotonic() + _LINGER)
         with contextlib.suppress(LinkClosed):
             self._write(data)
@@ -185,3 +191,69 @@ class Opening:
         """Write a little, for which there is always room unless the other side reads nothing."""
         if self.stream.write_some(data):
             raise LinkClosed("it reads nothing")
+
+
+class Openings:
+    """Connections that are being opened in one thread, the oldest first."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._openings: dict[int, Opening] = {}  # by descriptor
+        self._fresh: list[int] = []  # those that need not wait for an event
+
+    def __iter__(self) -> Iterator[Opening]:
+        return iter(list(self._openings.values()))
+
+    def __len__(self) -> int:
+        return len(self._openings)
+
+    def watch(self, source: socket.socket, watched: bool = True) -> None:
+        """Have `wait` return when there is something to read from `source`, or not any more."""
+        self._poll.register(source, select.POLLIN if watched else 0)
+
+    def add(self, opening: Opening) -> None:
+        """Serve an opening, too."""
+        self._openings[opening.descriptor] = opening
+        if not opening.event:
+            self._fresh.append(opening.descriptor)
+        self._poll.register(opening.descriptor, opening.event)
+
+    def end(self, opening: Opening) -> None:
+        """Close the connection of an opening, and forget it."""
+        self._forget(opening)
+        opening.stream.close()
+
+    def wait(self, until: float) -> Iterator[tuple[Opening, Exception | None]]:
+        """Wait for the next events, up to `until` on the monotonic clock, and go on with those
+        openings. Yield each that has come to an end: it is open, or closed because of an error."""
+        ready, self._fresh = self._fresh, []
+        until = 0.0 if ready else min([until, *(opening.deadline for opening in self)])
+        events = self._poll.poll(max(0.0, until - time.monotonic()) * 1000)
+        ready += [descriptor for descriptor, _ in events]
+        for descriptor in ready:
+            if opening := self._openings.get(descriptor):
+                yield from self._go_on(opening)
+        now = time.monotonic()
+        for opening in self:
+            if now >= opening.deadline:
+                yield from self._go_on(opening, late=True)
+
+    def _go_on(
+        self, opening: Opening, late: bool = False
+    ) -> Iterator[tuple[Opening, Exception | None]]:
+        before = opening.event
+        try:
+            is_open = opening.go_on(late)
+        except Exception as error:
+            self.end(opening)
+            yield opening, error
+            return
+        if is_open:
+            self._forget(opening)
+            yield opening, None
+        elif opening.event != before:
+            self._poll.modify(opening.descriptor, opening.event)
+
+    def _forget(self, opening: Opening) -> None:
+        del self._openings[opening.descriptor]
+        self._poll.unregister(opening.descriptor)

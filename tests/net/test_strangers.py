@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from p2p_sync import Node
-from p2p_sync.net.listener import makes_room
+from p2p_sync.net.listener import surplus
 from p2p_sync.settings import MAX_UNPROVED
 from tests.harness import raw
 from tests.harness.certificates import Authority
@@ -164,23 +164,24 @@ class Waiting:
     turned_down: bool = False
 
 
-def victim(*waiting: Waiting) -> object:
-    return makes_room(cast(list[Any], waiting))
+def make_room(limit: int, *waiting: Waiting) -> list[object]:
+    return list(surplus(cast(list[Any], waiting), limit))
 
 
 def test_the_host_with_the_most_loses_its_oldest() -> None:
     one, two, three, few = Waiting("many"), Waiting("many"), Waiting("many"), Waiting("few")
-    assert victim(few, one, two, three) is one
+    assert make_room(3, few, one, two, three) == [one]
     other = Waiting("few")
-    assert victim(two, few, three, other) is two, "the oldest of the two hosts with two"
+    assert make_room(3, two, few, three, other) == [two], "the oldest of two hosts with two"
+    assert make_room(1, few, one, two, three) == [one, two, few]
 
 
 def test_many_hosts_with_one_each_lose_the_oldest_of_all() -> None:
     waiting = [Waiting(f"{number}") for number in range(6)]
-    assert victim(*waiting) is waiting[0]
+    assert make_room(3, *waiting) == waiting[:3]
 
 
 def test_what_has_been_turned_down_makes_room_first() -> None:
     waiting = [Waiting("one"), Waiting("one"), Waiting("one", turned_down=True)]
-    assert victim(*waiting) is waiting[2]
-    assert victim(Waiting("few", turned_down=True), *waiting) is waiting[2]
+    assert make_room(2, *waiting) == [waiting[2]]
+    assert make_room(3, Waiting("few", turned_down=True), *waiting) == [waiting[2]]

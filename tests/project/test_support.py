@@ -28,7 +28,10 @@ def test_tests_pass_in_the_background() -> None:
 
 
 def test_each_worker_has_ports_of_its_own() -> None:
-    program = "from tests.support import free_port_pair as p; print(*(p() for _ in range(200)))"
+    program = (
+        "from tests.harness.support import free_port_pair as port\n"
+        "print(*(port() for _ in range(200)))"
+    )
     found = []
     for worker in ("gw0", "gw1", "gw2"):
         workers = {"PYTEST_XDIST_WORKER": worker, "PYTEST_XDIST_WORKER_COUNT": "3"}
