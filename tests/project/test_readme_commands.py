@@ -208,7 +208,7 @@ def test_two_nodes_on_one_machine(clone: Path, tmp_path: Path) -> None:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     copy.rename(tmp_path / "node.db")
     ports = Ports()
-    with running(ports(f"{RUN} --data-dir {tmp_path}"), clone) as log:
+    with running(ports(f".venv/bin/p2p-sync 8000 --data-dir {tmp_path}"), clone) as log:
         wait_ready(lambda: request(ports.one, "/healthz"), log)
         assert request(ports.one, "/").text == "No. sockets 0 hello"
 
