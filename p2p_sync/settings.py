@@ -36,6 +36,9 @@ before any of them has worked."""
 MAX_LINKS_TOLD: Count = 64
 """Ids of connected nodes in one SOCKETS frame."""
 
+MAX_OPENING_BYTES: Bytes = 4096
+"""A frame before the proof of the secret."""
+
 # -- core ------------------------------------------------------------------------------------------
 
 MAX_KNOWN_ADDRESSES: Count = 1000
@@ -132,6 +135,40 @@ host opens 1,000 a second, another still has a quarter of a second for its hands
 
 MAX_HANDSHAKE_BYTES: Bytes = 16 * 1024
 """The head of the HTTP request or answer in an opening handshake."""
+
+MOST_FRAMES: Count = 64
+"""Frames, fragments among them, that one side of a new connection may send before it has proved the
+secret."""
+
+LINGER: Seconds = 1.0
+"""A connection that is turned down has this time to read why."""
+
+MOST_IGNORED: Bytes = 4 * 1024 * 1024
+"""What it may send in that time."""
+
+HEAD_START: Seconds = 0.25
+"""The endpoints that a dial tries have this time to answer before it tries the next, too. RFC 8305
+recommends it for connecting. Each dial looks this often whether the node stops."""
+
+MOST_ENDPOINTS: Count = 64
+"""IP addresses of one host name that are looked at."""
+
+ACCEPTED_AT_ONCE: Count = 64
+"""Connections that are accepted before those that are there already are served again."""
+
+ACCEPT_DEBT: Seconds = 0.02
+"""The accepting thread may work for this time before it rests as long, so that no flood of
+connections delays the other threads by much."""
+
+MAX_EMPTY_FRAGMENTS: Count = 16
+"""Empty fragments in a message. Some libraries end a message with one; many only keep a reader
+busy."""
+
+READ_SIZE: Bytes = 64 * 1024
+"""What is read from a connection at a time."""
+
+LEAST_RATE: BytesPerSecond = 1024
+"""A frame that has begun must arrive at this rate, once two heartbeats have passed."""
 
 MAX_DIALS: Count = 8
 """Dials at a time to addresses given by hand, and as many to all others: peers can name any number

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from ..address import Address
 from ..codes import NORMAL
 from ..errors import DialError, LinkClosed, ProtocolError
-from ..settings import Settings
+from ..settings import HEAD_START, MOST_ENDPOINTS, Settings
 from ..wire.proof import Challenge
 from .credentials import Credentials
 from .handshake import check_answer, request
@@ -30,12 +30,6 @@ from .opening import Opened, Opening, Openings, Steps
 from .stream import Endpoint
 
 logger = logging.getLogger("p2p_sync")
-
-# How long the endpoints that a dial has begun to try have to answer before the next is tried, too.
-# RFC 8305 recommends this for connecting. Seconds.
-HEAD_START = 0.25
-# Endpoints of one name that are considered.
-_MOST_ENDPOINTS = 64
 
 
 def resolve(address: Address) -> tuple[Endpoint, ...]:
@@ -49,7 +43,7 @@ def resolve(address: Address) -> tuple[Endpoint, ...]:
         reason = getattr(error, "strerror", None) or error
         raise DialError(f"its name is not known: {reason}") from None
     endpoints = dict.fromkeys((str(sockaddr[0]), int(sockaddr[1])) for *_, sockaddr in found)
-    return tuple(endpoints)[:_MOST_ENDPOINTS]
+    return tuple(endpoints)[:MOST_ENDPOINTS]
 
 
 def _open_network(_binding: str) -> Challenge | None:

@@ -23,7 +23,14 @@ from typing import Protocol
 
 from ..codes import NOT_PROVED, OTHER_PROTOCOL, TRY_AGAIN_LATER
 from ..errors import LinkClosed, ProtocolError
-from ..settings import ACCEPT_LOGGED, ACCEPT_PAUSE, MAX_UNPROVED, Settings
+from ..settings import (
+    ACCEPT_DEBT,
+    ACCEPT_LOGGED,
+    ACCEPT_PAUSE,
+    ACCEPTED_AT_ONCE,
+    MAX_UNPROVED,
+    Settings,
+)
 from ..wire.proof import Challenge
 from .credentials import Credentials
 from .handshake import Refused, check_request, welcome
@@ -37,10 +44,6 @@ logging.root.handlers[:] = _handlers  # the import has set up logging, which is 
 
 logger = logging.getLogger("p2p_sync")
 
-# Connections that are accepted before those that are there already are served again.
-_ACCEPTED_AT_ONCE = 64
-# The accepting thread may work for this long before it rests. Seconds.
-_DEBT = 0.02
 # Names of refusals after the HTTP handshake, by close code.
 _KINDS = {
     NOT_PROVED: "not_proved",
@@ -152,14 +155,14 @@ class Listener(websocket_server.WebsocketServer):
         worked, before = time.thread_time(), self._worked
         now = time.monotonic()
         self._worked, self._paid = worked, max(self._paid, now) + worked - before
-        if self._paid > now + _DEBT:
+        if self._paid > now + ACCEPT_DEBT:
             time.sleep(self._paid - now)
 
     def _accept(self) -> None:
         if self._accept_at:
             self._accept_at = 0.0
             self._openings.watch(self.socket)
-        for _ in range(_ACCEPTED_AT_ONCE):
+        for _ in range(ACCEPTED_AT_ONCE):
             try:
                 connection, address = self.socket.accept()
             except BlockingIOError:

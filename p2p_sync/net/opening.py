@@ -29,19 +29,18 @@ from typing import TypeAlias, TypeVar
 from ..address import site
 from ..codes import GOING_AWAY, NORMAL, OTHER_PROTOCOL, UNSUPPORTED_DATA
 from ..errors import LinkClosed, ProtocolError
-from ..settings import MAX_HANDSHAKE_BYTES
+from ..settings import (
+    LINGER,
+    MAX_HANDSHAKE_BYTES,
+    MAX_OPENING_BYTES,
+    MOST_FRAMES,
+    MOST_IGNORED,
+)
 from ..wire.frames import Proof, Sockets, decode, encode
-from ..wire.proof import MAX_OPENING_BYTES, Challenge
+from ..wire.proof import Challenge
 from . import websocket as frames
 from .stream import Endpoint, Stream
 from .tls import Blocked
-
-# Frames, fragments among them, that one side may send before it has proved the secret.
-_MOST_FRAMES = 64
-# How long a connection that is turned down has to read why (seconds), and what it may send in that
-# time (bytes).
-_LINGER = 1.0
-_MOST_IGNORED = 4 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -133,7 +132,7 @@ class Opening:
         """
         self._say(challenge.open())
         reader = frames.FrameReader(self.stream, not self._dialled, MAX_OPENING_BYTES)
-        for _ in range(_MOST_FRAMES):
+        for _ in range(MOST_FRAMES):
             received = yield from self._try(reader.read)
             if received is None or received.opcode == frames.PONG:
                 continue
@@ -168,11 +167,11 @@ class Opening:
         An end with bytes unread would destroy it on its way.
         """
         self.turned_down = True
-        self.deadline = min(self.deadline, time.monotonic() + _LINGER)
+        self.deadline = min(self.deadline, time.monotonic() + LINGER)
         with contextlib.suppress(LinkClosed):
             self._write(data)
             self.stream.end()
-            while self.stream.received < _MOST_IGNORED:
+            while self.stream.received < MOST_IGNORED:
                 yield from self._try(self.stream.read_some)
 
     def _close(self, error: ProtocolError) -> Steps[None]:

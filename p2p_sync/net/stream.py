@@ -17,15 +17,11 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ..errors import LinkClosed
+from ..settings import LEAST_RATE, READ_SIZE
 from .tls import Blocked, Secured, secured
 
 Endpoint: TypeAlias = tuple[str, int]
 """An IP address and a port."""
-
-_READ_SIZE = 64 * 1024
-
-# At which what is paced has to come. Bytes a second.
-LEAST_RATE = 1024
 
 
 def plain_endpoint(address: Any) -> Endpoint:
@@ -147,7 +143,7 @@ class Stream:
             if self._cut:  # else what is in the kernel's buffer would still be read
                 raise LinkClosed("the connection was cut")
             try:
-                data = self._connection.recv(_READ_SIZE)
+                data = self._connection.recv(READ_SIZE)
             except BlockingIOError as blocked:
                 event = getattr(blocked, "event", select.POLLIN)
                 if self._fills is not None:

@@ -20,6 +20,7 @@ from ..codes import (
     TOO_BIG,
 )
 from ..errors import ProtocolError
+from ..settings import MAX_EMPTY_FRAGMENTS
 from .stream import Stream
 
 CONTINUATION = websocket.ABNF.OPCODE_CONT
@@ -29,10 +30,7 @@ CLOSE = websocket.ABNF.OPCODE_CLOSE
 PING = websocket.ABNF.OPCODE_PING
 PONG = websocket.ABNF.OPCODE_PONG
 
-_CONTROL_LIMIT = 125
-
-# Empty fragments in a message: some libraries end with one; many only keep a reader busy.
-_MAX_EMPTY = 16
+_CONTROL_LIMIT = 125  # RFC 6455, section 5.5
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,8 @@ class FrameReader(websocket.frame_buffer):
         if not frame.fin:
             self._fragments += frame.data
             self._empty += not frame.data
-            if self._empty > _MAX_EMPTY:
-                reason = f"a message has at most {_MAX_EMPTY} empty fragments"
+            if self._empty > MAX_EMPTY_FRAGMENTS:
+                reason = f"a message has at most {MAX_EMPTY_FRAGMENTS} empty fragments"
                 raise ProtocolError(POLICY_VIOLATION, reason)
             return None
         opcode, self._opcode = self._opcode, None

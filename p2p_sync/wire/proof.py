@@ -26,9 +26,6 @@ from ..codes import NORMAL, NOT_PROVED, SAME_NODE
 from ..errors import ProtocolError
 from .frames import Proof, Sockets
 
-# Bytes of a frame before the proof.
-MAX_OPENING_BYTES = 4096
-
 
 class Challenge:
     """What the two sides of one connection have to prove, as one side sees it. For one thread."""

@@ -179,7 +179,7 @@ def test_frames_without_news_use_a_quarter_of_the_readers_time(
     """
     ticks = itertools.count()
     monkeypatch.setattr(time, "thread_time", lambda: next(ticks) / 1000)
-    monkeypatch.setattr(stream, "_READ_SIZE", piece)
+    monkeypatch.setattr(stream, "READ_SIZE", piece)
     with linked() as (texts, _, theirs):
         began = time.monotonic()
         theirs.sendall(data)
