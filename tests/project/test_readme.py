@@ -59,6 +59,28 @@ def anchors(document: Document) -> set[str]:
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
+BETTER = {
+    "linked with": "connected with",
+    "sheds?": "closes",
+    "(?:to |says how to )put right": "fix",
+    "case apart": "ignoring case",
+    "cannot be had": "not usable",
+    "com(?:es?|ing) of": "result",
+    "hearings?": "deduplication",
+    "whom": "which peer, which node",
+    "parted": "split",
+    "introduced": "known",
+}
+"""Words that readers had to read twice, and the words that they expect."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_its_words_are_those_that_readers_know(document: Document) -> None:
+    prose = re.sub(r"`[^`]*`", "", document.prose)
+    found = {word: better for word, better in BETTER.items() if re.search(rf"\b{word}\b", prose)}
+    assert not found
+
+
 def test_the_library_example_runs_and_is_short() -> None:
     (program,) = README.blocks("python")
     assert len(program.splitlines()) < 15
