@@ -23,8 +23,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 
-from ..wire.frames import Message
-
 WINDOW = 10_000
 """How far apart two nodes may log one commit. Milliseconds."""
 STRETCH = 6 * WINDOW
@@ -116,21 +114,3 @@ def _match_run(copies: Sequence[Copy], first: int, end: int, leaders: list[int])
             commits.append(index)
         nexts[node] = commit + 1
         leaders[index] = commits[commit]
-
-
-def shown(messages: Iterable[Message]) -> list[Message]:
-    """Return those of `messages` that are shown; both are in the shared order."""
-    messages = list(messages)
-    matched: dict[str, tuple[Crowd, list[int]]] = {}
-    for number, message in enumerate(messages):
-        if message.heard:
-            crowd, numbers = matched.setdefault(message.data, (Crowd(), []))
-            if not crowd.admit(message.time):
-                numbers.append(number)
-    hidden: set[int] = set()
-    for _, numbers in matched.values():
-        copies = [(messages[n].time, node_of(messages[n].origin)) for n in numbers]
-        start = (copies[0][0] // STRETCH - 1) * STRETCH
-        leaders = match(copies, start)
-        hidden.update(numbers[n] for n, leader in enumerate(leaders) if leader != n)
-    return [message for number, message in enumerate(messages) if number not in hidden]

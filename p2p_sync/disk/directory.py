@@ -87,12 +87,11 @@ class Watch:
             if about is None:
                 raise StartError(f"{path} was deleted while the node was starting; start it again")
             self._opened[str(path)] = (about.st_dev, about.st_ino)
-        self._database, self._wal, *_ = self._opened
+        self._holding = list(self._opened)[:2]
 
-    @property
     def wal_size(self) -> int:
-        """The bytes of the write-ahead log when it was last looked at."""
-        return self._sizes.get(self._wal, 0)
+        """Return the bytes of the write-ahead log when it was last looked at."""
+        return self._sizes.get(self._holding[1], 0)
 
     def shortened(self) -> None:
         """The database has shortened its files by itself."""
@@ -103,7 +102,7 @@ class Watch:
 
         Looks at the database and its write-ahead log each time, 4 us each, at others now and then.
         """
-        paths = [self._database, self._wal]
+        paths = self._holding
         if (now := time.monotonic()) >= self._all_at:
             self._all_at, paths = now + WATCH_ALL, list(self._opened)
         for path in paths:
@@ -116,6 +115,6 @@ class Watch:
             if about.st_size < self._sizes.get(path, 0):
                 self.cut = True
                 return f"{path} was overwritten"
-            if path in (self._database, self._wal):
+            if path in self._holding:
                 self._sizes[path] = about.st_size
         return None

@@ -21,7 +21,7 @@ from .copies import count_copies, rematch
 from .damage import GAP, Found
 from .pages import Page, Pages, Place, logger
 from .recent import Recent
-from .rows import COLUMNS, Row, is_whole, packed, rows_of
+from .rows import COLUMNS, Row, is_whole, packed, stored
 from .store import Database, Store
 
 __all__ = ["Log", "Page", "Place"]
@@ -74,19 +74,21 @@ class Log(Pages):
         is stored.
         """
         arrival, hidden = self._arrival, self._hidden
-        packed_runs = [(run, _packed(run)) for run in runs]
+        stored_runs: list[tuple[Run, list[Row], list[PackedRun]]] = []
+        for run in runs:
+            stored_runs.append((run, *stored(run, arrival)))
+            arrival += run.count
         copies: dict[str, list[int]] = {}
         mended = False
         with self._store.writing() as database:
-            for run in runs:
+            for run, rows, _ in stored_runs:
                 if not run.after:
                     database.execute("INSERT OR IGNORE INTO origins VALUES (?)", (run.origin,))
                 mending = run.after < self._damaged.get(run.origin, (0, 0))[1]
-                _insert(database, rows_of(run, arrival), mending)
+                _insert(database, rows, mending)
                 for entry in run.entries:
                     if entry.heard:
                         copies.setdefault(entry.text, []).append(entry.time)
-                arrival += run.count
                 mended = mended or mending
             for text, times in copies.items():
                 arrival, more = rematch(database, text, times, arrival)
@@ -94,7 +96,7 @@ class Log(Pages):
             counted = count_copies(database) if mended else None
         with self._lock:
             self._arrival, self._hidden = arrival, hidden
-            for run, entries in packed_runs:
+            for run, _, entries in stored_runs:
                 if run.origin in self._damaged:
                     _, last = self._damaged.pop(run.origin)
                     if last > run.end:
@@ -218,16 +220,6 @@ def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
         values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(part))
         statement = f"INSERT INTO entries ({COLUMNS}) VALUES {values}"
         database.execute(statement, [*chain.from_iterable(part)])
-
-
-def _packed(run: Run) -> list[PackedRun]:
-    """Return each entry of a run as it is sent."""
-    entries: list[PackedRun] = []
-    after, previous = run.after, run.previous
-    for entry, running in zip(run.entries, run.hashes, strict=True):
-        entries.append(PackedRun(run.origin, after, previous, entry.length, entry.pack()))
-        after, previous = after + entry.length, running
-    return entries
 
 
 def _whole(rows: Iterable[Row], origin: str, after: int, bad: list[Found]) -> Iterator[PackedRun]:

@@ -11,16 +11,9 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias, TypeVar
 
+from .. import settings
 from ..codes import MAX_NUMBER
 from ..errors import CursorGone
-from ..settings import (
-    LEAST_SEARCHED_ID,
-    MAX_DAMAGE_NAMED,
-    MAX_SEARCH_CHARACTERS,
-    MAX_SEARCH_FOUND,
-    MAX_SEARCH_MESSAGES,
-    SEARCH_FOLDING,
-)
 from ..wire.frames import Message
 from .copies import SHOWN
 from .damage import Found, found
@@ -156,17 +149,17 @@ class Pages:
             for message in _backwards(database, place, bad):
                 more = (
                     len(page) == limit
-                    or size > MAX_SEARCH_FOUND
-                    or count == MAX_SEARCH_MESSAGES
-                    or scanned > MAX_SEARCH_CHARACTERS
+                    or size > settings.MAX_SEARCH_FOUND
+                    or count == settings.MAX_SEARCH_MESSAGES
+                    or scanned > settings.MAX_SEARCH_CHARACTERS
                 )
                 if more:  # this message is one too many, and shows that there is one
                     break
                 place = message.order
                 count += 1
                 text = folded(message.data)
-                scanned += len(text) if text.isascii() else SEARCH_FOLDING * len(text)
-                named = len(wanted) >= LEAST_SEARCHED_ID and message.id.startswith(wanted)
+                scanned += len(text) if text.isascii() else settings.SEARCH_FOLDING * len(text)
+                named = len(wanted) >= settings.LEAST_SEARCHED_ID and message.id.startswith(wanted)
                 if named or wanted in text:
                     page.append(message)
                     size += len(message.data)
@@ -187,7 +180,7 @@ class Pages:
             name = f"{entry[0]}:{entry[1]}"
             with self._lock:
                 self._found.add(entry)
-                new = name not in self._named and len(self._named) < MAX_DAMAGE_NAMED
+                new = name not in self._named and len(self._named) < settings.MAX_DAMAGE_NAMED
                 if new:
                     self._named.add(name)
             if new:

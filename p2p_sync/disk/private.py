@@ -14,13 +14,8 @@ import select
 import stat
 from pathlib import Path
 
+from .. import settings
 from ..errors import StartError
-from ..settings import (
-    LEAST_SECRET_BYTES,
-    MAX_SECRET_FILE_BYTES,
-    MAX_SECRETS,
-    SECRET_FILE_PATIENCE,
-)
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -136,8 +131,10 @@ def read_private(path: Path, what: str) -> str:
         raise StartError(
             f"others may {way_out[0]} the {what} file {path}; run: {way_out[1]} {path}"
         )
-    if len(data) > MAX_SECRET_FILE_BYTES:
-        raise StartError(f"the {what} file {path} is longer than {MAX_SECRET_FILE_BYTES} bytes")
+    if len(data) > settings.MAX_SECRET_FILE_BYTES:
+        raise StartError(
+            f"the {what} file {path} is longer than {settings.MAX_SECRET_FILE_BYTES} bytes"
+        )
     if data.startswith(_UTF_16) or b"\0" in data:
         raise StartError(f"the {what} file {path} is UTF-16 or not text at all; save it as UTF-8")
     return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
@@ -151,10 +148,10 @@ def _read(handle: int) -> bytes:
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     data = b""
-    while len(data) <= MAX_SECRET_FILE_BYTES:
-        if not poll.poll(SECRET_FILE_PATIENCE * 1000):
-            raise TimeoutError(f"nothing was written to it for {SECRET_FILE_PATIENCE} s")
-        part = os.read(handle, MAX_SECRET_FILE_BYTES + 1 - len(data))
+    while len(data) <= settings.MAX_SECRET_FILE_BYTES:
+        if not poll.poll(settings.SECRET_FILE_PATIENCE * 1000):
+            raise TimeoutError(f"nothing was written to it for {settings.SECRET_FILE_PATIENCE} s")
+        part = os.read(handle, settings.MAX_SECRET_FILE_BYTES + 1 - len(data))
         if not part:
             break
         data += part
@@ -192,14 +189,14 @@ def secrets_in(text: str, source: str) -> list[bytes]:
     ]
     if not secrets:
         problem = "is empty"
-    elif len(secrets) > MAX_SECRETS:
+    elif len(secrets) > settings.MAX_SECRETS:
         problem = "holds too many secrets"
-    elif min(map(len, secrets)) < LEAST_SECRET_BYTES:
+    elif min(map(len, secrets)) < settings.LEAST_SECRET_BYTES:
         problem = "holds a secret that is too short"
     else:
         return secrets
     raise StartError(
-        f"{source} {problem}: it needs one secret a line of at least {LEAST_SECRET_BYTES} "
+        f"{source} {problem}: it needs one secret a line of at least {settings.LEAST_SECRET_BYTES} "
         "bytes, two lines at most, for example from: openssl rand -hex 32"
     )
 

@@ -24,18 +24,23 @@ COLUMNS = "origin, seq, count, time, heard, previous, data, sum, arrival"
 _pack = Struct(">qqqq").pack
 
 
-def rows_of(run: Run, arrival: int) -> list[Row]:
-    """Return the rows that store a run whose messages arrive after `arrival`; texts are str."""
+def stored(run: Run, arrival: int) -> tuple[list[Row], list[PackedRun]]:
+    """Return the rows that store a run whose messages arrive after `arrival`, with texts as str,
+    and each entry as it is sent."""
     rows: list[Row] = []
-    origin = run.origin.encode()
-    seq, previous = run.after + 1, bytes.fromhex(run.previous)
-    for (time, text, heard, count), running in zip(run.entries, run.hashes, strict=True):
-        head = _pack(seq, count, time, heard) + origin + previous
+    packed: list[PackedRun] = []
+    name, origin = run.origin, run.origin.encode()
+    after, previous = run.after, run.previous
+    for entry, running in zip(run.entries, run.hashes, strict=True):
+        time, text, heard, count = entry
+        before = bytes.fromhex(previous)
+        head = _pack(after + 1, count, time, heard) + origin + before
         checksum = crc32(text.encode(), crc32(head))
         arrival += count
-        rows.append((run.origin, seq, count, time, heard, previous, text, checksum, arrival))
-        seq, previous = seq + count, bytes.fromhex(running)
-    return rows
+        rows.append((name, after + 1, count, time, heard, before, text, checksum, arrival))
+        packed.append(PackedRun(name, after, previous, count, entry.pack()))
+        after, previous = after + count, running
+    return rows, packed
 
 
 def is_whole(row: Row) -> bool:

@@ -1,6 +1,7 @@
 """The tables of `node.db`: what each column means.
 
-Version 6. There are no migrations: a database of another version is refused. Pure text.
+There are no migrations: a database of another version is refused, and one whose statements differ
+from these is damaged. Change VERSION with every change here.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
 VERSION = 6
 
-TABLES = f"""
-    -- One row: the id of this node.
-    CREATE TABLE identity (node TEXT NOT NULL);
-    -- The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
-    CREATE TABLE starts (
+TABLES = (
+    # One row: the id of this node.
+    "CREATE TABLE identity (node TEXT NOT NULL)",
+    # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
+    """CREATE TABLE starts (
         number INTEGER PRIMARY KEY,
         start TEXT NOT NULL UNIQUE,
         arrival INTEGER NOT NULL
-    );
-    CREATE TABLE addresses (
+    )""",
+    """CREATE TABLE addresses (
         address TEXT PRIMARY KEY,
         by_hand INTEGER NOT NULL,
         local INTEGER NOT NULL,      -- learned over loopback, or given by hand
@@ -25,12 +26,11 @@ TABLES = f"""
         node TEXT,                   -- the id of the node found there
         attempts INTEGER NOT NULL,
         last_error TEXT NOT NULL,
-        -- Seconds since the epoch: when a node last answered, since when every dial has failed.
-        worked REAL,
-        failing REAL
-    ) WITHOUT ROWID;
-    -- What was committed together is one row: a row for each message costs ten times as much.
-    CREATE TABLE entries (
+        worked REAL,                 -- seconds since the epoch: when a node last answered
+        failing REAL                 -- and since when every dial has failed
+    ) WITHOUT ROWID""",
+    # What was committed together is one row: a row for each message costs ten times as much.
+    """CREATE TABLE entries (
         arrival INTEGER PRIMARY KEY, -- number of its last message, in the order of arrival here
         origin TEXT NOT NULL,
         seq INTEGER NOT NULL,        -- of its first message
@@ -41,20 +41,20 @@ TABLES = f"""
         previous BLOB NOT NULL,      -- running hash of its origin before it
         data TEXT NOT NULL,          -- the text; of several messages a JSON list of texts
         sum INTEGER NOT NULL         -- CRC-32 of all columns that never change, see rows.py
-    );
-    -- The origins of all entries. Without it, an only entry with a damaged origin would count as
-    -- the first entry of another origin.
-    CREATE TABLE origins (origin TEXT PRIMARY KEY) WITHOUT ROWID;
-    -- Entries that were found damaged, to be looked at again at the next start.
-    CREATE TABLE damage (origin TEXT, seq INTEGER, PRIMARY KEY (origin, seq)) WITHOUT ROWID;
-    -- Filled and emptied to see whether the disk takes anything.
-    CREATE TABLE probe (data BLOB);
-    PRAGMA application_id = {APPLICATION_ID};
-    PRAGMA user_version = {VERSION};
-"""
+    )""",
+    # The origins of all entries. Without it, an entry whose origin is damaged could count as the
+    # first of another origin.
+    "CREATE TABLE origins (origin TEXT PRIMARY KEY) WITHOUT ROWID",
+    # Entries that were found damaged, to be looked at again at the next start.
+    "CREATE TABLE damage (origin TEXT, seq INTEGER, PRIMARY KEY (origin, seq)) WITHOUT ROWID",
+    # Filled and emptied to see whether the disk takes anything.
+    "CREATE TABLE probe (data BLOB)",
+)
 INDEXES = {
     "by_identity": "CREATE UNIQUE INDEX by_identity ON entries (origin, seq)",
     "by_place": "CREATE INDEX by_place ON entries (time, origin, seq)",
     "by_text": "CREATE INDEX by_text ON entries (data, time, origin, seq) WHERE heard",
     "hidden": "CREATE INDEX hidden ON entries (arrival) WHERE leader <> arrival",
 }
+STATEMENTS = (*TABLES, *INDEXES.values())
+PRAGMAS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}"

@@ -33,24 +33,14 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from .. import settings
 from ..address import parse_address
 from ..core.book import Known
 from ..cursors import Cursors
 from ..errors import InputError, LogError, LogFull, LogGone, StartError
-from ..settings import (
-    BUSY_TIMEOUT,
-    CHECKPOINT_PAGES,
-    MAX_CHECKED_BYTES,
-    MAX_STARTS,
-    MAX_WAL_BYTES,
-    READER_TIMEOUT,
-    READERS,
-    WAL_PATIENCE,
-    WAL_RETRY,
-)
 from .directory import DATABASE, NEW_DATABASE, Watch, claim
 from .private import open_private_file
-from .schema import APPLICATION_ID, INDEXES, TABLES, VERSION
+from .schema import APPLICATION_ID, PRAGMAS, STATEMENTS, VERSION
 
 logger = logging.getLogger("p2p_sync")
 
@@ -103,10 +93,10 @@ class Store:
             path = place / DATABASE
             if not path.exists():
                 _create(place)
-            self.small = path.stat().st_size <= MAX_CHECKED_BYTES
+            self.small = path.stat().st_size <= settings.MAX_CHECKED_BYTES
             self.indexes_damaged = _check(path, self.small)
             self._writer = _connect(path)
-            for _ in range(READERS):
+            for _ in range(settings.READERS):
                 self._readers.put(_connect(path))
             self._watch = Watch(place)
         self.node = _identity(self._writer)
@@ -148,7 +138,7 @@ class Store:
         if self._writer is None:
             raise LogError("the data directory is closed")
         try:
-            database = self._readers.get(timeout=READER_TIMEOUT)
+            database = self._readers.get(timeout=settings.READER_TIMEOUT)
         except queue.Empty:
             raise LogError("the log is busy; try again") from None
         try:
@@ -185,27 +175,22 @@ class Store:
         `epoch` is the time on the caller's clock at which the system's clock stood at zero.
         """
         with self.reading() as database:
-            rows = database.execute(f"SELECT {_FACTS}, worked, failing FROM addresses").fetchall()
-        found = [Known(*map(_text, row)) for row in rows if _is_address(_text(row[0]))]
-        for known in found:
-            known.worked = _moved(known.worked, epoch)
-            known.failing = _moved(known.failing, epoch)
-        return found
+            query = f"SELECT {_FACTS}, worked + ?, failing + ? FROM addresses"
+            rows = [[*map(_text, row)] for row in database.execute(query, (epoch, epoch))]
+        return [Known(*row) for row in rows if _is_address(row[0])]
 
     def keep_addresses(self, addresses: Iterable[Known], epoch: float) -> None:
         """Keep exactly these; raises LogError where the disk does not take them."""
         facts = _FACTS.split(", ")
         rows = [
-            [getattr(known, fact) for fact in facts]
-            + [_moved(known.worked, -epoch), _moved(known.failing, -epoch)]
+            [*(getattr(known, fact) for fact in facts), known.worked, epoch, known.failing, epoch]
             for known in addresses
         ]
+        values = f"{'?, ' * len(facts)} ? - ?, ? - ?"
         with self.writing() as database:
             database.execute("DELETE FROM addresses")
             database.executemany(
-                f"INSERT INTO addresses ({_FACTS}, worked, failing) "
-                f"VALUES ({', '.join('?' * (len(facts) + 2))})",
-                rows,
+                f"INSERT INTO addresses ({_FACTS}, worked, failing) VALUES ({values})", rows
             )
 
     def close(self) -> None:
@@ -243,18 +228,18 @@ class Store:
 
     def _fold(self, database: Database) -> None:
         """Empty the write-ahead log if it is too long."""
-        if not self._watch or self._watch.wal_size <= MAX_WAL_BYTES:
+        if not self._watch or self._watch.wal_size() <= settings.MAX_WAL_BYTES:
             return
         if time.monotonic() < self._fold_at:
             return
-        database.execute(f"PRAGMA busy_timeout = {WAL_PATIENCE * 1000:.0f}")
+        database.execute(f"PRAGMA busy_timeout = {settings.WAL_PATIENCE * 1000:.0f}")
         busy = True
         with suppress(sqlite3.OperationalError):  # the transaction before it is stored
             busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         self._watch.shortened()
-        database.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
+        database.execute(f"PRAGMA busy_timeout = {settings.BUSY_TIMEOUT * 1000:.0f}")
         if busy:
-            self._fold_at = time.monotonic() + WAL_RETRY
+            self._fold_at = time.monotonic() + settings.WAL_RETRY
 
 
 # -- at the start ---------------------------------------------------------------------------------
@@ -262,7 +247,7 @@ class Store:
 
 def _connect(path: Path | str) -> Database:
     database = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT, check_same_thread=False, isolation_level=None
+        path, timeout=settings.BUSY_TIMEOUT, check_same_thread=False, isolation_level=None
     )
     database.text_factory = bytes
     try:
@@ -274,7 +259,7 @@ def _connect(path: Path | str) -> Database:
                 "--data-dir"
             )
         database.execute("PRAGMA synchronous = FULL")
-        database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        database.execute(f"PRAGMA wal_autocheckpoint = {settings.CHECKPOINT_PAGES}")
         database.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # opens the files
     except BaseException:
         database.close()
@@ -300,7 +285,7 @@ def _create(place: Path) -> None:
 
 def _fill(database: Database) -> None:
     """Make the tables of a new database."""
-    database.executescript(f"BEGIN; {TABLES} {';'.join(INDEXES.values())}; COMMIT;")
+    database.executescript(f"BEGIN; {'; '.join(STATEMENTS)}; {PRAGMAS}; COMMIT")
     database.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
 
 
@@ -317,55 +302,42 @@ def _check(path: Path, small: bool) -> bool:
             f"the data directory {path.parent} holds files that are not a node's, or whose first "
             "page is damaged; choose an empty or a new one with --data-dir"
         )
-    indexes_damaged = False
-    problem = "ok"
-    # Read only, or closing it would fold the write-ahead log into what is damaged.
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    database.text_factory = bytes
     try:
-        # The version in the file's head may be older than the one in the write-ahead log.
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version != VERSION:
-            raise StartError(
-                f"the data directory {path.parent} was written by another version of p2p_sync (its "
-                f"tables have version {version}, this one reads {VERSION}); run that, or choose "
-                "another directory with --data-dir"
-            )
-        if _schema(database) != _schema_of_new():
-            problem = "its tables are not those of this version"
-        elif small:
-            problem = _integrity(database, "integrity_check")
-            if problem != "ok":
-                problem = _integrity(database, "quick_check")  # of all but the indexes
-                indexes_damaged = problem == "ok"
-        else:
-            database.execute("SELECT max(arrival), max(time) FROM entries").fetchone()
-            database.execute("SELECT count(*) FROM origins").fetchone()
+        # Read only, or closing it would fold the write-ahead log into what is damaged.
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            database.text_factory = bytes
+            # In the write-ahead log there may be another version than in the head of the file.
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version != VERSION:
+                raise StartError(
+                    f"the data directory {path.parent} was written by another version of p2p_sync "
+                    f"(its tables have version {version}, this one reads {VERSION}); run that, or "
+                    "choose another directory with --data-dir"
+                )
+            problem, indexes_damaged = _problem(database, small)
     except sqlite3.DatabaseError as error:
         problem = str(error)
     except UnicodeDecodeError:  # of what SQLite would report
         problem = "its tables have names that are not text"
-    finally:
-        database.close()
-    if problem != "ok":
+    if problem:
         raise StartError(f"the log {path} is damaged ({problem}) and left as it is; {aside}")
     return indexes_damaged
 
 
-def _integrity(database: Database, pragma: str) -> str:
-    (problem,) = database.execute(f"PRAGMA {pragma}(1)").fetchone()
-    return str(_text(problem))
-
-
-def _schema(database: Database) -> set[tuple[bytes, bytes]]:
-    """Return the statements that made the tables and indexes, each with its name."""
-    return set(database.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
-
-
-def _schema_of_new() -> set[tuple[bytes, bytes]]:
-    with closing(_connect(":memory:")) as database:
-        _fill(database)
-        return _schema(database)
+def _problem(database: Database, small: bool) -> tuple[str, bool]:
+    """Return what is damaged in a database beside its indexes, "" for nothing, and whether these
+    are."""
+    query = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL"
+    if {sql for (sql,) in database.execute(query)} != {text.encode() for text in STATEMENTS}:
+        return "its tables are not those of this version", False
+    if not small:
+        database.execute("SELECT max(arrival), max(time) FROM entries").fetchone()
+        return "", False
+    if database.execute("PRAGMA integrity_check(1)").fetchone() == (b"ok",):
+        return "", False
+    (problem,) = database.execute("PRAGMA quick_check(1)").fetchone()  # of all but the indexes
+    return ("", True) if problem == b"ok" else (str(_text(problem)), False)
 
 
 def _identity(database: Database) -> str:
@@ -385,13 +357,13 @@ def _note_start(database: Database, start: str) -> list[tuple[str, int]]:
     """Keep the name of this start; return the latest starts, this one last, each with the last
     arrival when it began."""
     query = "SELECT start, arrival FROM starts ORDER BY number DESC LIMIT ?"
-    rows = database.execute(query, (MAX_STARTS - 1,)).fetchall()
+    rows = database.execute(query, (settings.MAX_STARTS - 1,)).fetchall()
     (arrival,) = database.execute("SELECT coalesce(max(arrival), 0) FROM entries").fetchone()
     with suppress(sqlite3.OperationalError):  # on a full disk the log can be read still
         database.execute("INSERT INTO starts (start, arrival) VALUES (?, ?)", (start, arrival))
         database.execute(
             "DELETE FROM starts WHERE number <= (SELECT max(number) FROM starts) - ?",
-            (MAX_STARTS,),
+            (settings.MAX_STARTS,),
         )
     return [*((_text(name), number) for name, number in reversed(rows)), (start, arrival)]
 
@@ -409,10 +381,6 @@ def _is_address(value: object) -> bool:
         return isinstance(value, str) and str(parse_address(value)) == value
     except InputError:
         return False
-
-
-def _moved(time: float | None, by: float) -> float | None:
-    return None if time is None else time + by
 
 
 @contextmanager

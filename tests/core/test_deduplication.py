@@ -7,8 +7,9 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_sync.core.deduplication import MOST, WINDOW, node_of, shown
+from p2p_sync.core.deduplication import MOST, WINDOW, node_of
 from p2p_sync.wire.frames import Message
+from tests.harness.deduplication import shown
 
 A, B, C = (f"{digit * 16}-1" for digit in "abc")
 

@@ -56,7 +56,7 @@ def directory(whole: Path, tmp_path: Path) -> Path:
 def found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """When damage is found: only logs that are not large are checked whole at the start."""
     if request.param == "when it is read":
-        monkeypatch.setattr("p2p_sync.disk.store.MAX_CHECKED_BYTES", 0)
+        monkeypatch.setattr("p2p_sync.settings.MAX_CHECKED_BYTES", 0)
     return str(request.param)
 
 
@@ -246,6 +246,58 @@ def test_own_commits_go_on_where_one_of_them_is_damaged(tmp_path: Path) -> None:
         later = node.commit("later")
         assert later.origin != first[0].origin, "no identity is used twice"
         assert texts(node) == ["0", "1", "3", "4", "later"]
+
+
+def test_damage_is_remembered_where_the_log_is_too_large_to_be_checked(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p_sync.settings.MAX_CHECKED_BYTES", 0)
+    change(directory, CHANGES["a letter"][0])
+    with Node(0, directory) as node:
+        assert node.status()["damaged"] == []
+        assert texts(node) == left(["single-010"])
+        wait_until(lambda: node.status()["damaged"], "it says so")
+        told = node.status()
+    with Node(0, directory) as node:
+        assert node.status()["damaged"] == told["damaged"]
+        assert node.status()["messages"]["digest"] == told["messages"]["digest"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_damaged_entries_at_the_end_come_again(
+    twin: Path, directory: Path, tmp_path: Path, found: str, count: int
+) -> None:
+    change(directory, f"UPDATE entries SET data = 'x' WHERE data > 'single-{39 - count:03d}-z'")
+    with Node(0, directory) as node:
+        assert len(texts(node)) == len(ALL) - count
+        assert [name[-3:] for name in node.status()["damaged"]] == [f":{81 - count}"]
+        with Node(0, shutil.copytree(twin, tmp_path / "good")) as good:
+            node.connect(good.address)
+            wait_until(lambda: texts(node) == ALL, node.status, 60 * SCALE)
+            wait_until(lambda: not node.unready(), node.status)
+    with Node(0, directory) as node:
+        assert texts(node) == ALL and node.status()["damaged"] == []
+
+
+def test_an_origin_without_a_whole_entry_comes_again(tmp_path: Path, found: str) -> None:
+    with Node(0, tmp_path / "data") as node, Node(0) as peer:
+        peer.connect(node.address)
+        message = node.commit("only", copies=1, timeout=60 * SCALE)
+        node.stop()
+        change(tmp_path / "data", "UPDATE entries SET data = 'x'")
+        with Node(0, tmp_path / "data") as again:
+            assert texts(again) == [] and again.status()["damaged"] == [message.id]
+            again.connect(peer.address)
+            wait_until(lambda: texts(again) == ["only"], again.status, 60 * SCALE)
+            wait_until(lambda: not again.unready(), again.status)
+
+
+def test_an_entry_that_belongs_nowhere_is_counted_once(directory: Path, found: str) -> None:
+    change(directory, CHANGES["origin"][0])
+    with Node(0, directory) as node:
+        texts(node)  # in a large log it is found now
+        wait_until(lambda: not node.log.newest(1000).damaged, node.status)
+        assert texts(node) == left(["single-010"])
 
 
 # -- a byte anywhere ------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2p_sync.core import deduplication as hearings
-from p2p_sync.core.deduplication import MOST, STRETCH, WINDOW, shown
+from p2p_sync.core.deduplication import MOST, STRETCH, WINDOW
 from p2p_sync.disk.log import Log, Place
 from p2p_sync.disk.store import Store
 from p2p_sync.errors import LogError, LogFull
 from p2p_sync.wire.frames import Message
 from p2p_sync.wire.logframes import NO_HASH, Entry, PackedRun, Run, chain
+from tests.harness.deduplication import shown
 from tests.harness.support import SCALE, wait_until
 
 A, B, C = (f"{digit * 16}-1" for digit in "abc")
