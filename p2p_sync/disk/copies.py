@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from ..core.deduplication import WINDOW, Crowd, match, node_of, spans
+from .rows import name_of
 from .store import Database
 
 SHOWN = "(leader IS NULL OR leader = arrival)"
@@ -25,7 +26,7 @@ def count_copies(database: Database) -> tuple[Counter[str], int]:
     rows = database.execute(
         "SELECT origin, count(*) FROM entries INDEXED BY by_text WHERE heard GROUP BY origin"
     )
-    copies = Counter({origin.decode("utf-8", "replace"): n for origin, n in rows})
+    copies = Counter({name_of(row): row[1] for row in rows})
     query = "SELECT count(*) FROM entries WHERE leader <> arrival"
     return copies, database.execute(query).fetchone()[0]
 
@@ -41,7 +42,9 @@ def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -
     hidden = 0
     for start, end in spans(times):
         copies, beyond = _copies(database, text, start, end, new)
-        leaders = match([(time, node_of(origin.decode())) for _, _, time, origin in copies], start)
+        leaders = match(
+            [(time, node_of(name_of([origin]))) for _, _, time, origin in copies], start
+        )
         numbers = [number for number, *_ in copies]
         pairs = [*zip(copies, leaders, strict=True), *((copy, None) for copy in beyond)]
         for n, ((number, leader, _, _), found) in enumerate(pairs):

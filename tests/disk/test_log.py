@@ -545,6 +545,19 @@ def test_beyond_a_limit_copies_are_shown_as_they_are(tmp_path: Path) -> None:
         assert pages == shown(feed.sorted())
 
 
+def test_copies_are_matched_beside_a_damaged_one(tmp_path: Path) -> None:
+    feed = Feed()
+    with opened(tmp_path) as (store, log):
+        log.append([feed.run(o, Entry(1000, "same", True)) for o in (A, B)])
+        with store.writing() as database:
+            query = "UPDATE entries SET origin = CAST(x'ff' AS TEXT) WHERE origin = ?"
+            database.execute(query, (B,))
+        log.append([feed.run(C, Entry(1001, "same", True))])
+        assert [message.origin for message in log.all()] == [A]
+    with opened(tmp_path) as (_, log):
+        assert [message.origin for message in log.all()] == [A]
+
+
 # -- trouble --------------------------------------------------------------------------------------
 
 
