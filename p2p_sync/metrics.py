@@ -1,4 +1,4 @@
-"""What a node counts while it runs, for its metrics; plain numbers, whoever shows them."""
+"""The counters and the times of a node, for its metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from itertools import accumulate
 from typing import NamedTuple
 
-# Upper bounds of the classes into which times are sorted. Seconds.
+# Upper bounds of the buckets of times. Seconds.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 # Name -> labels -> number.
@@ -16,7 +16,7 @@ Counts = dict[str, dict[tuple[str, ...], float]]
 
 
 class Times(NamedTuple):
-    """How many took up to each of BOUNDS, and how many in all; and the seconds in all."""
+    """How many times were up to each of BOUNDS, and in all; and the sum of all. Seconds."""
 
     counts: list[int]
     total: float
@@ -25,8 +25,8 @@ class Times(NamedTuple):
 class Counters:
     """Counts by name and labels, and times by name. For any thread, with any lock held.
 
-    A name is that of the metric (see web/metrics.py) without `p2p_sync_`; labels come in that
-    order, and from small sets that this program chooses, never from what peers say.
+    A name is that of the metric (see web/metrics.py) without `p2p_sync_`. Labels come in the same
+    order as there; their values come from small sets in this program, never from peers.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Counters:
             self._counts.setdefault(name, Counter())[labels] += 1
 
     def time(self, name: str, seconds: float) -> None:
-        """Note how long something took."""
+        """Record how long something took."""
         with self._lock:
             counts, total = self._times.setdefault(name, ([0] * (len(BOUNDS) + 1), [0.0]))
             counts[bisect_left(BOUNDS, seconds)] += 1

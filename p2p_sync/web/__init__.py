@@ -1,1 +1,1 @@
-"""The roof: the page and the server that serves it over HTTP."""
+"""The HTTP port: the page, the API, the metrics, and who may use them."""

@@ -101,7 +101,7 @@ def _refused(error: Exception, progress: Progress | None = None) -> Response:
 
 
 class Slots:
-    """Bounds the requests that hold a thread for long, so that some are left for all others."""
+    """Limits the requests that hold a thread for long, so that threads are left for others."""
 
     def __init__(self) -> None:
         self._free = threading.BoundedSemaphore(HTTP_WAITING)
@@ -135,7 +135,7 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
     def index() -> Response:
         if not wants_page(request.environ):
             line = Response(_line(node), content_type=TEXT_TYPE)
-            if node.log.count()[0] > PAGE_MESSAGES:  # one who reads slowly holds a thread
+            if node.log.count()[0] > PAGE_MESSAGES:  # a client that reads slowly holds a thread
                 slots.take()
                 line.call_on_close(slots.free)
             return line
@@ -154,7 +154,7 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
     @app.post("/add")
     def add_confirmed() -> AnyResponse:
         if not is_own(request.environ):
-            raise Forbidden("this form is sent by the page of this node alone; use the API")
+            raise Forbidden("only the page of this node may send this form; use the API")
         node.connect(str(_address_in(request.get_data(as_text=False).decode("latin-1"))))
         return redirect("/", 302)
 
@@ -173,9 +173,9 @@ def _address_in(query: str) -> Address:
 
 
 def _is_familiar(node: Node, address: Address) -> bool:
-    """Return whether a browser that was led here may connect to `address` without a question.
+    """Return whether a browser may connect to `address` without a question.
 
-    Of a name it is not known where it leads.
+    A host name may lead anywhere, so it is never familiar by itself.
     """
     if is_loopback(address.host) or is_private(address.host):
         return True
@@ -183,29 +183,29 @@ def _is_familiar(node: Node, address: Address) -> bool:
 
 
 def _confirmation(address: Address) -> Response:
-    """Ask before this node connects to a stranger: a link or a redirect may have led here."""
+    """Ask first: a link or a redirect may have led the browser here."""
     content = f"""
 <p class="problem">This connects this node to <b>{escape(str(address))}</b>, which will receive
-all messages and can add its own. Go on only if you know that node.</p>
+all messages and can add its own. Continue only if you know that node.</p>
 <form method="post" action="/add"><p><input type="hidden" name="address"
 value="{escape(str(address))}"> <button>Connect</button> <a href="/">Cancel</a></p></form>"""
     response = make_response(page("Connect to another node?", content))
     response.headers["Cache-Control"] = "no-store"
-    # With no referrer a browser would call the origin of the form "null".
+    # Without a referrer a browser would send "null" as the origin of the form.
     response.headers["Referrer-Policy"] = "same-origin"
     return response
 
 
 def _only_on_purpose() -> None:
-    """Refuse HEAD, and what a browser asks ahead of a person's decision."""
+    """Refuse HEAD, and requests that a browser sends before the user decides to."""
     if request.method == "HEAD":
-        raise MethodNotAllowed(["GET"], "this address does something; it takes GET alone")
+        raise MethodNotAllowed(["GET"], "this address changes something; use GET")
     if is_guess(request.environ):
-        raise ServiceUnavailable("prefetching is not allowed here: this address does something")
+        raise ServiceUnavailable("prefetching is not allowed here: this address changes something")
 
 
 def _line(node: Node) -> Iterator[str]:
-    """Yield the original system's line in pieces; the one format that its users' scripts read."""
+    """Yield the line of the original system in pieces; scripts of its users read it."""
     messages = node.log.all()
     first = ",".join(message.data for message in itertools.islice(messages, PAGE_MESSAGES))
     yield f"No. sockets {node.sockets()} {first}"
@@ -225,7 +225,7 @@ def _add_probes(app: Flask, node: Node) -> None:
         return Response(f"{reason or 'ready'}\n", status, content_type=TEXT_TYPE)
 
 
-# -- what machines read -----------------------------------------------------------------------
+# -- metrics, description, stream ---------------------------------------------------------------
 
 
 def _add_streams(app: Flask, node: Node, slots: Slots, dropped: Callable[[], int]) -> None:
@@ -251,7 +251,7 @@ def _add_streams(app: Flask, node: Node, slots: Slots, dropped: Callable[[], int
 
 
 def _stream(pages: Iterator[Page[tuple[int, Message]]], log: Log) -> Iterator[str]:
-    yield "\n"  # the head of the answer goes out with it
+    yield "\n"  # sends the head of the answer
     try:
         for page in pages:
             if page.damaged:
@@ -264,8 +264,8 @@ def _stream(pages: Iterator[Page[tuple[int, Message]]], log: Log) -> Iterator[st
                 )
                 or "\n"
             )
-    except LogError as error:  # who follows comes back, and is told
-        logger.warning("a reader that follows the messages is left: %s", error)
+    except LogError as error:  # a client that asks again gets the error
+        logger.warning("ended a stream of messages: %s", error)
 
 
 # -- the API ------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
     @app.delete("/api/v1/peers/<key>")
     def delete_peer(key: str) -> Response:
         if not node.forget(key):
-            raise NotFound("there is no peer with that key; GET /api/v1/peers names them")
+            raise NotFound("no peer has that key; GET /api/v1/peers lists them")
         return Response(status=HTTPStatus.NO_CONTENT)
 
     @app.get("/api/v1/events")
@@ -318,7 +318,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
         if order == "newest":
             return _back(node, text, limit, after, counted)
         if counted or text:
-            raise InputError("copies and q go with order=newest, which reads back from the newest")
+            raise InputError("copies and q need order=newest")
         if order == "time":
             place = _place(after) if after else (-1, "", 0)
             page = node.log.ordered(place, limit)
@@ -358,7 +358,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
 
 
 def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Response:
-    """Answer with messages from the newest back, all or those that hold a text."""
+    """Answer with messages from the newest back, all or those that contain `text`."""
     if len(text) > API_MAX_SEARCH:
         raise InputError(f"q is a text of at most {API_MAX_SEARCH} characters")
     page, place = node.log.search(text, limit, _place(after) if after else None)
@@ -378,9 +378,9 @@ def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Respo
 
 
 def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Response:
-    """Commit each line of the body; a bad one ends it, and those before it are stored.
+    """Commit each line of the body; a bad line ends it, and the lines before it are stored.
 
-    `skip`: pass over those with an id that the log holds.
+    `skip`: skip lines whose id is already in the log.
     """
     count = 0
     first: Message | None = None
@@ -404,7 +404,7 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
 
 
 def _damaged(page: Page[Any]) -> dict[str, int]:
-    """Return what an answer says of entries that were left out of it."""
+    """Return the member of an answer that counts damaged entries left out of it."""
     return {"damaged": page.damaged} if page.damaged else {}
 
 
@@ -419,7 +419,7 @@ def _fields(message: Message) -> dict[str, Any]:
 
 
 def _waiting() -> tuple[int, float]:
-    """Return how many copies the request waits for, and for how long at most."""
+    """Return how many copies the request waits for, and for how many seconds at most."""
     copies = _number("copies", 0, 0, API_MAX_COPIES)
     text = _argument("timeout", f"{API_DEFAULT_TIMEOUT:g}")
     try:
@@ -458,7 +458,7 @@ def _token(place: Place) -> str:
 
 
 def _place(token: str) -> Place:
-    """Return the place in the shared order that `_token` made the text of."""
+    """Return the place in the shared order that `_token` has turned into a text."""
     time, _, rest = token.partition(".")
     origin, _, seq = rest.partition(".")
     numbers = all(part.isascii() and part.isdigit() and len(part) < 17 for part in (time, seq))
@@ -478,7 +478,7 @@ def _json(value: Any, status: HTTPStatus = HTTPStatus.OK) -> Response:
 
 
 def _polled(value: Any) -> Response:
-    """Answer what is asked again and again: 304 to one who has it already."""
+    """Answer a request that clients repeat: 304 if they have this answer already."""
     response = _json(value)
     response.add_etag()
     response.make_conditional(request.environ)

@@ -124,11 +124,11 @@ def text_of(body: bytes, name: str) -> str:
 
 
 class Lines:
-    """The texts of an NDJSON body, one a line: a JSON string, or an object as for one message.
+    """The texts of an NDJSON body, one per line: a JSON string, or an object as for one message.
 
-    Empty lines are passed over, and objects with an `id` of which `held` is true. Iterating raises
-    InputError at the first that is wrong; `line` is the number of the last that was read, from 1,
-    and `skipped` counts those that are held.
+    Empty lines are skipped, and so are objects whose `id` is `held`. Iterating raises InputError at
+    the first bad line. `line` is the number of the last line that was read, from 1; `skipped` is
+    the number of skipped objects.
     """
 
     def __init__(self, body: Readable, held: Callable[[str], bool] = lambda _: False) -> None:
@@ -142,7 +142,7 @@ class Lines:
         while data := self._body.read(HTTP_READ):
             *lines, rest = (rest + data).split(b"\n")
             if len(rest) >= HTTP_MAX_LINE:
-                lines.append(rest)  # is refused for its length
+                lines.append(rest)  # will be refused: too long
             yield from self._texts(lines)
         yield from self._texts([rest])
 
@@ -163,10 +163,10 @@ class Lines:
 
 
 def _strings(lines: list[bytes]) -> list[str] | None:
-    """Return the texts of lines that are each nothing but a JSON string, quickly; or None."""
+    """Return the texts quickly if each line is a JSON string; else None."""
     try:
-        # A string may not go on behind the end of a line: with as many as there are lines, and
-        # nothing else, each line is one.
+        # A JSON string cannot contain the end of a line. So if there are as many strings as lines,
+        # and nothing else, each line is one string.
         values = json.loads(b"[%b]" % b",\n".join(lines))
     except (ValueError, RecursionError):
         return None

@@ -1,8 +1,8 @@
 """Decides by the head of an HTTP request alone whether this node answers it.
 
-There are four questions, in this order. Is the request meant for this node, or has a page made
-its own name point here (`Host`)? Does a person or a script want it, and not a page of another
-origin? Does it bring the token, where one is needed? Does the node take a body of that size?
+It asks four questions, in this order. Is the request meant for this node, or has a page made its
+own name point here (`Host`)? Does a person or a script send it, and not a page of another origin?
+Does it have the token, if one is needed? Does the node take a body of that size?
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)")
 
-# This machine, by the only names that need no token. Each is literal: other spellings of the same
-# addresses are judged differently by each version of Python and by each browser, which sends its
-# fetch metadata to some of them and not to others.
+# The only names of this machine that need no token. They are compared as text: versions of Python
+# and browsers disagree on other spellings of the same addresses, and browsers send fetch metadata
+# to some of them only.
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
-# They show nothing but the state, to anyone, by any name: load balancers and orchestrators ask.
+# Load balancers and orchestrators ask for these by any name; they show only the state.
 _PROBES = ("/healthz", "/readyz")
 # A GET of these changes something.
 _ACTIONS = ("/add", "/commit")
 # In the Accept header of a request for a part of a page: an image, a style, a script, a video ...
 _PARTS = ("image/", "text/css", "script", "audio/", "video/", "font", "text/vtt")
-# A request that came through a proxy is not known to come from this machine.
+# A forwarded request may come from anywhere.
 _RELAYED = ("X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_REAL_IP", "FORWARDED", "VIA")
-# Browsers send them with what they load ahead; Sec-Purpose is the standard's, the rest are old.
+# Browsers send these when they prefetch; Sec-Purpose is the standard, the others are old.
 _GUESSES = ("SEC_PURPOSE", "PURPOSE", "X_PURPOSE", "X_MOZ")
 
 _REFRESH = '<meta http-equiv="refresh" content="0; url=/">'
 _NEEDED = (
     "open the link that the node logged when it started, or send 'Authorization: Bearer TOKEN'; "
-    "the token is in http-token in the node's data directory, or in the file that it was given"
+    "the token is in http-token in the node's data directory, or in its --http-token-file"
 )
 
 
@@ -88,20 +88,20 @@ class Guard:
 
     port: int
     token: str
-    # The port listens on loopback: those who call it by one of LOCAL_NAMES need no token.
+    # The port listens on loopback: requests to one of LOCAL_NAMES need no token.
     local: bool = True
-    # Further names, in lower case, that clients may use beside localhost and IP addresses.
+    # Names, in lower case, that clients may use besides localhost and IP addresses.
     names: frozenset[str] = frozenset()
 
     def judge(self, head: Head) -> Refusal | None:
-        """Return the answer to a request that does not get through, else None."""
+        """Return the answer to a request that is refused, else None."""
         foreign = is_foreign(head) and not _navigates(head)
         if _is_probe(head) and not foreign:
             return None
         field = head.get("HTTP_HOST", "")
         host = host_of(field)
         if host is None:
-            return Refusal(HTTPStatus.BAD_REQUEST, "a request has one Host, a name or IP address")
+            return Refusal(HTTPStatus.BAD_REQUEST, "a request needs one Host, a name or IP address")
         if not _names_host(head.get("REQUEST_URI", "/"), field):
             return Refusal(
                 HTTPStatus.BAD_REQUEST, "the request line and the header Host name different hosts"
@@ -125,16 +125,16 @@ class Guard:
         return 0 if _is_probe(head) or self.judge(head) else body_limit(head)
 
     def has_token(self, head: Head) -> bool:
-        """Return whether the request brings the token, in its header or its cookie."""
+        """Return whether the request has the token, in its header or its cookie."""
         return any(self._is_token(text) for text in self._sent(head))
 
     def needs_token(self, host: str) -> bool:
-        """Return whether those who call this node `host` need the token."""
+        """Return whether requests to `host` need the token."""
         return not (self.local and host in LOCAL_NAMES)
 
     @property
     def cookie(self) -> str:
-        """The cookie's name; it tells the port, for browsers keep cookies by host alone."""
+        """The name of the cookie. It has the port, since browsers keep cookies by host only."""
         return f"p2p_sync_{self.port}"
 
     def _login(self, head: Head, host: str) -> Refusal | None:
@@ -147,7 +147,7 @@ class Guard:
             # No redirect: a Strict cookie is not sent along one that begins on another site.
             return Refusal(
                 HTTPStatus.OK,
-                "This browser may use the node now.",
+                "This browser can use the node now.",
                 (
                     ("Set-Cookie", f"{cookie}; HttpOnly; SameSite=Strict"),
                     ("Cache-Control", "no-store"),
@@ -162,7 +162,7 @@ class Guard:
         )
 
     def _sent(self, head: Head) -> Iterator[str]:
-        """Yield what the request brings as a token."""
+        """Yield each text that the request sends as a token."""
         scheme, _, bearer = head.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "bearer":
             yield bearer.strip()
@@ -176,7 +176,7 @@ class Guard:
 
 
 def host_of(field: str) -> str | None:
-    """Return the host that a Host field names, in lower case, None where it names none."""
+    """Return the host in a Host field, in lower case; None if there is none."""
     match = _HOST.fullmatch(field)
     if not match or (match[1] and not (":" in match[1] and is_ip(match[1]))):
         return None
@@ -184,11 +184,11 @@ def host_of(field: str) -> str | None:
 
 
 def is_foreign(head: Head) -> bool:
-    """Return whether a browser shows that a page of another origin is behind the request.
+    """Return whether a page of another origin sent the request, as far as the browser says.
 
     Another port of the same host is another origin. Clients other than browsers do not send these
-    headers. Nor do old browsers, and any browser over plain HTTP from another machine, send the
-    first of them: there the Strict cookie protects, and a page that is opened is first asked about.
+    headers. Old browsers, and all browsers over plain HTTP to another machine, do not send
+    Sec-Fetch-Site: there the Strict cookie protects, and opening `/add` asks first.
     """
     if head.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
         return True
@@ -202,15 +202,15 @@ def is_foreign(head: Head) -> bool:
 
 
 def is_own(head: Head) -> bool:
-    """Return whether a browser vouches that this node's own page is behind the request."""
+    """Return whether the browser says that this node's own page sent the request."""
     site = head.get("HTTP_SEC_FETCH_SITE") == "same-origin"
     return site or str(head.get("HTTP_ORIGIN", "")).lower() in _own_origins(head)
 
 
 def is_opened(head: Head) -> bool:
-    """Return whether a browser opens the address, other than from this node's own page.
+    """Return whether a browser opens the address, but not from this node's own page.
 
-    It may have been typed, but a link in a mail, or a redirect, looks the same.
+    The user may have typed it; a link in a mail, or a redirect, looks the same.
     """
     if is_own(head):
         return False
@@ -221,7 +221,7 @@ def is_opened(head: Head) -> bool:
 
 
 def is_guess(head: Head) -> bool:
-    """Return whether a browser asks ahead of a person's decision: prefetch, prerender, preview."""
+    """Return whether a browser asks before the user decides to: prefetch, prerender, preview."""
     return any(f"HTTP_{name}" in head for name in _GUESSES)
 
 
@@ -237,9 +237,9 @@ def _origin_of(url: str) -> str:
 
 
 def _is_part(head: Head) -> bool:
-    """Return whether a browser loads the answer as a part of a page, and not as a page.
+    """Return whether a browser loads the answer as a part of a page.
 
-    The parts of this node's page are below /static/.
+    The parts of this node's own page are below /static/.
     """
     path, accept = head["PATH_INFO"], str(head.get("HTTP_ACCEPT", "")).lower()
     if path.startswith("/static/") or "text/html" in accept:
@@ -248,8 +248,8 @@ def _is_part(head: Head) -> bool:
         return True
     if path not in _ACTIONS:
         return False
-    # For a script or a fetch a browser accepts anything, as curl does; but to open an address
-    # every browser accepts text/html.
+    # For a script or a fetch a browser accepts anything, as curl does; when it opens an address, it
+    # accepts text/html.
     agent = str(head.get("HTTP_USER_AGENT", "")).lower()
     unlabelled = accept and "HTTP_SEC_FETCH_SITE" not in head and agent.startswith("mozilla/")
     return bool(unlabelled) or head.get("HTTP_SEC_FETCH_DEST", "empty") not in ("empty", "document")
@@ -268,12 +268,12 @@ def _names_host(target: str, host: str) -> bool:
 
 
 def body_limit(head: Head) -> int:
-    """Return the most bytes that the body of such a request may have."""
+    """Return how many bytes the body of the request may have."""
     return HTTP_MAX_BULK_BODY if is_bulk(head) else HTTP_MAX_BODY
 
 
 def _navigates(head: Head) -> bool:
-    """Return whether the request only shows what may be shown from anywhere."""
+    """Return whether the request is one that a page of any origin may open."""
     path = str(head["PATH_INFO"])
     mode = str(head.get("HTTP_SEC_FETCH_MODE", "navigate"))
     return (path in ("/", *_PROBES) or path.startswith("/static/")) and mode == "navigate"
@@ -283,7 +283,7 @@ def _size(head: Head) -> Refusal | None:
     limit = body_limit(head)
     if int(head.get("CONTENT_LENGTH") or 0) <= limit:
         return None
-    sentence = f"the body of such a request has at most {limit} bytes; send many messages as NDJSON"
+    sentence = f"the body may have at most {limit} bytes; send many messages as NDJSON"
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
 
 

@@ -1,6 +1,6 @@
-"""What the node measures, in Prometheus' text format: the one door to prometheus_client.
+"""The metrics of a node in the text format of Prometheus: the one door to prometheus_client.
 
-Nothing is kept here: the node is read when it is asked.
+Nothing is kept here: each request reads the node.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ _REFUSALS = (
     "same_node",
     "links_enough",
 )
-# Every label that a metric with a fixed set of them can have: each series exists from the start, so
-# that rates and alerts work from the first event on.
+# All values of the labels that have a fixed set. Each series exists from the start, so that rates
+# and alerts work from the first event on.
 SERIES: dict[str, list[tuple[str, ...]]] = {
     "peers": [(s,) for s in ("connected", "dialling", "waiting", "refused", "unreachable", "self")],
     "links": list(product(_WAYS, ("opening", "open", "closing"))),
@@ -102,7 +102,7 @@ TIMES = {
 
 
 class Metrics(Collector):
-    """The measures of one node."""
+    """The metrics of one node."""
 
     def __init__(self, node: Node, dropped: Callable[[], int]) -> None:
         """`dropped` returns how many lines of the process's log were dropped."""
@@ -113,11 +113,11 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
-        """Return all measures as of now."""
+        """Return all metrics as of now."""
         return generate_latest(self._registry)
 
     def describe(self) -> Iterator[Metric]:
-        """The names, for the registry; the node need not run for that."""
+        """Return the names, for the registry; the node need not run."""
         for name in (*COUNTS, *TIMES):
             yield Metric(_PREFIX + name.removesuffix("_total"), "", "untyped")
 

@@ -1,4 +1,4 @@
-"""Query strings, judged as they came: what is not valid is refused, not mended."""
+"""Query strings: an invalid one is refused, not repaired."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 def parameter(query: str, name: str, example: str) -> str:
     """Return the parameter `name` of a raw query string.
 
-    `query` holds a character for each byte, as WSGI has it; `example` shows a right request.
-    Raises InputError where the parameter is missing or given twice, for broken
-    percent-encoding, and for bytes that are not UTF-8.
+    `query` has one character for each byte, as in WSGI; `example` is a valid request. Raises
+    InputError if the parameter is missing or given twice, for broken percent-encoding, and for
+    bytes that are not UTF-8.
     """
     raw = query.encode("latin-1")
     if _BROKEN.search(raw):
