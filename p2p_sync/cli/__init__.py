@@ -1,4 +1,4 @@
-"""The command line: `run` runs a node, `client` talks to a running one, `start` decides which.
+"""The command line: `run` runs a node, `client` talks to a running one, `start` decides.
 
 This file imports nothing that takes time: signal handlers come first. A process that is PID 1 of a
 container has no default handlers, so it would lose a SIGTERM that arrives during its imports.
@@ -12,18 +12,15 @@ from collections.abc import Sequence
 
 from .signals import CommandSignals, NodeSignals
 
-# The commands that talk to a running node; `client` has one function for each.
-COMMANDS = frozenset(("status", "peers", "add", "commit", "log", "export", "import"))
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line in the main thread; return the exit code (the table is in README.md).
+    """Run the command line in the main thread; return the exit code (see exits.py).
 
     `arguments` are those after the program's name; None: those of the process.
     """
     _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in COMMANDS:
+    if given and given[0].isalpha():  # a command that talks to a running node, and no PORT
         signals: CommandSignals | NodeSignals = CommandSignals()
     else:
         signals = NodeSignals()
@@ -33,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open /dev/null in the place of each standard stream that is closed.
+    """Open /dev/null for each standard stream that is closed.
 
-    Otherwise the first file or socket gets that descriptor, and the log is written into it.
+    Otherwise the first file or socket gets its descriptor, and the log is written into that.
     """
     for descriptor in range(3):
         try:

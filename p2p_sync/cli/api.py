@@ -1,4 +1,4 @@
-"""The API of a running node as the command line uses it: HTTP by the standard library."""
+"""HTTP to a running node, by the standard library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Failure(P2PSyncError):
-    """A command could not be done; `code` is the exit code, `problem` what the node has told."""
+    """A command failed. `code` is the exit code, `problem` the problem document of the node."""
 
     def __init__(self, code: int, sentence: str, problem: dict[str, Any] | None = None) -> None:
         super().__init__(sentence)
@@ -33,11 +33,11 @@ class Failure(P2PSyncError):
 
 
 class TooLate(Failure):
-    """The node did not answer in time: it may or may not have done what it was asked."""
+    """The node did not answer in time; it may or may not have done what it was asked to do."""
 
 
 class Api:
-    """One node. What goes wrong is raised as Failure."""
+    """The API of one node. Each error is raised as Failure."""
 
     def __init__(self, node: str, token: str = "") -> None:
         """`node` is the URL of its page; `token` is sent along if there is one."""
@@ -78,7 +78,7 @@ class Api:
                 raise self._unreachable(error) from None
             except ValueError:
                 raise Failure(
-                    UNREACHABLE, f"what answers at {self._url} is no node; is --node right?"
+                    UNREACHABLE, f"{self._url} is not a p2p_sync node; is --node correct?"
                 ) from None
 
     def lines(self, path: str) -> Iterator[Any]:
@@ -110,15 +110,16 @@ class Api:
         kind = TooLate if isinstance(reason, TimeoutError) else Failure
         reason = getattr(reason, "strerror", None) or reason
         return kind(
-            UNREACHABLE, f"no node answers at {self._url} ({reason}); does it run, is --node right?"
+            UNREACHABLE,
+            f"no answer from {self._url} ({reason}); is the node running, and is --node correct?",
         )
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
     """Return what `call` returns, or raise what it raises; raise TimeoutError after `seconds`.
 
-    It runs in a thread of its own, which is left behind then: nothing else ends a look-up of a name
-    that hangs, or an answer that comes byte by byte.
+    The call runs in a thread of its own, which is abandoned then: nothing else ends a look-up of a
+    name that hangs, or an answer that arrives byte by byte.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -140,7 +141,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def _refusal(error: HTTPError) -> Failure:
-    """Return what an answer with an error status means."""
+    """Return the failure that an answer with an error status means."""
     problem: Any = None
     try:
         text = error.read(64 * 1024).decode("utf-8", "replace")
@@ -153,8 +154,8 @@ def _refusal(error: HTTPError) -> Failure:
         problem = {}
     detail = printable(str(problem.get("detail") or text.strip()[:300] or error.reason))
     if error.code in _NOT_ALLOWED:
-        way = "; --token-file names the file here" if error.code == 401 else ""
+        way = "; here, use --token-file" if error.code == 401 else ""
         return Failure(NOT_ALLOWED, detail + way, problem)
     if error.code < 500:
-        return Failure(REFUSED, f"the node refuses that: {detail}", problem)
-    return Failure(FAILED, f"the node cannot do that now: {detail}", problem)
+        return Failure(REFUSED, f"rejected: {detail}", problem)
+    return Failure(FAILED, f"the node cannot do this now: {detail}", problem)

@@ -1,4 +1,4 @@
-"""The command that runs a node: its options and its log."""
+"""The command that runs a node."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from ..web.guard import Guard, guarded
 from ..web.plain import begin
 from ..web.serve import HttpServer
 from ..web.token import kept_token, read_token
+from .client import commands
 from .logline import JsonLine, OneLine
 from .options import name_of, node_options, refuse_empty_files, with_variable
 from .outlet import Outlet
@@ -40,17 +41,28 @@ logger = logging.getLogger("p2p_sync")
 EXAMPLE = "python run_node.py 8000"
 
 
-@click.command(params=node_options(), context_settings={"show_default": True})
+class _NodeCommand(click.Command):
+    """Lists the commands that talk to a running node, too."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        with formatter.section("Commands for a running node, instead of PORT (see COMMAND --help)"):
+            formatter.write_dl(
+                [
+                    (name, command.get_short_help_str(70))
+                    for name, command in commands.commands.items()
+                ]
+            )
+
+
+@click.command(cls=_NodeCommand, params=node_options(), context_settings={"show_default": True})
 @click.argument("port", metavar="PORT")
 @click.version_option(__version__)
 @click.pass_context
 def run_node(context: click.Context, /, **options: Any) -> None:
     """Run a node: HTTP on PORT, peers on PORT+1.
 
-    In the place of PORT: status, peers, add, commit, log, export and import talk to a running node;
-    see `p2p-sync status --help`.
-
-    Every option is also an environment variable: P2P_SYNC_HOST for --host and so on; several
+    Every option is also an environment variable: P2P_SYNC_HOST for --host and so on. Several
     peers or names are separated by spaces.
     """
     outlet, signals, ignored = context.obj
@@ -73,8 +85,8 @@ def _run(
     http_port = _port(port, program.peer_port, name_of(context, "peer_port"))
     if program.ephemeral and program.data_dir:
         raise click.UsageError(
-            f"{name_of(context, 'ephemeral')} keeps nothing, so {name_of(context, 'data_dir')} "
-            "has no use; give one"
+            f"{name_of(context, 'ephemeral')} keeps nothing on disk, so it does not go with "
+            f"{name_of(context, 'data_dir')}; leave one out"
         )
     directory = None if program.ephemeral else program.data_dir or f"p2p-data/{http_port}"
     secret = os.environ.get("P2P_SYNC_SECRET")
@@ -98,7 +110,7 @@ def _run(
         reasons.append(reason)
         http.end()
 
-    # The node starts and stops whole: what is being committed is not cut off in the middle.
+    # A signal lets commits end that are under way, also while the node starts.
     started = threading.Event()
     signals.run(end, partial(_reload, node, started), HANG_UP)
     gc.freeze()
@@ -110,7 +122,7 @@ def _run(
             http_port,
             token or kept_token(directory),
             is_loopback(program.http_host),
-            # An interface that was given by name may be called so.
+            # A host name that was given to listen on is accepted, too.
             frozenset([*program.http_names, program.http_host.lower()]),
         )
         _log_pages(guard, program)
@@ -126,7 +138,7 @@ def _run(
 
 
 def _log_to(outlet: Outlet, level: str, form: str) -> None:
-    """Send the log, and whatever else is written to standard error, to `outlet`."""
+    """Send the log, and all else that is written to standard error, to `outlet`."""
     lines = OneLine("%(asctime)s %(levelname)s %(message)s")
     handler = QueuedHandler(outlet, JsonLine() if form == "json" else lines)
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -143,7 +155,7 @@ def _log_failed_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 def _raise_descriptors() -> None:
-    """Allow this process more open files and connections, as far as it may do so by itself."""
+    """Allow this process more open files and connections, as far as it is permitted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -156,7 +168,7 @@ def _port(given: str, peer_port: int | None, option: str) -> int:
     if not given.isascii() or not given.isdigit():
         raise click.UsageError(
             f"PORT is a number from 1 to 65534, not {given!r}: {EXAMPLE}; "
-            "or a command such as status, see --help"
+            "or a command such as status; see --help"
         )
     port = int(given)
     if port == 65535 and not peer_port:
@@ -182,7 +194,7 @@ def _log_pages(guard: Guard, program: Program) -> None:
         else:
             logger.info("the page is at %s?token=%s", page, quote(guard.token, safe=""))
     if not (guard.local or names):
-        logger.info("other machines reach it by an IP address of this one, or see --http-name")
+        logger.info("from other machines use this one's IP address, or set --http-name")
 
 
 def _page(host: str, port: int) -> str:
@@ -194,18 +206,18 @@ def _reload(node: Node, started: threading.Event) -> None:
     started.wait()
     try:
         node.reload()
-        logger.info("secrets and certificates were read again")
+        logger.info("reloaded secrets and certificates")
     except (StartError, InputError) as error:
-        logger.error("all stays as it was: %s", error)
+        logger.error("reload failed, keeping the old settings: %s", error)
 
 
 def _log_peers(node: Node, host: str, advertise: str | None) -> None:
-    """Say where peers are accepted, ready to paste, and who can reach that."""
-    logger.info("peers are accepted at %s; give that address to another node", node.address)
+    """Log the address for peers, ready to paste, and which machines can reach it."""
+    logger.info("listening for peers on %s; add this address on another node", node.address)
     if node.certificate_names and not advertise:
         names = ", ".join(node.certificate_names)
-        logger.info("its certificate is for %s; tell peers such a name by --advertise", names)
+        logger.info("the certificate is for %s; set --advertise to a name it covers", names)
     if is_loopback(host):
-        logger.info("only this machine reaches it; --host 0.0.0.0 opens the peer port to others")
+        logger.info("only reachable from this machine; use --host 0.0.0.0 to accept others")
     for warning in node.warnings:
         logger.warning("%s", warning)

@@ -1,4 +1,4 @@
-"""The one door to click: decides what the command line asks for, runs it, and reports errors."""
+"""Runs the command that the command line asks for, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .signals import CommandSignals, NodeSignals
 
 
 def start(given: list[str], signals: CommandSignals | NodeSignals) -> int:
-    """Run what the arguments ask for; return the exit code, after one line on stderr if it is not
-    done."""
+    """Run the command in `given`; return the exit code, after one line on standard error if it
+    failed."""
     if isinstance(signals, CommandSignals):
         return _command(given, signals)
     return _node(given, signals)
@@ -29,13 +29,13 @@ def start(given: list[str], signals: CommandSignals | NodeSignals) -> int:
 def _command(given: list[str], signals: CommandSignals) -> int:
     try:
         signals.run()
-        # Not `commands.main`: it has a way of its own to end when a reader has gone.
+        # Not `commands.main`, which ends in its own way when the reader of a pipe is gone.
         with commands.make_context("p2p-sync", given) as context:
             return int(commands.invoke(context) or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        return _fail(_sentence(error))
+        return _fail(f"{_sentence(error).rstrip('.')}; see p2p-sync --help")
     except Failure as error:
         return _fail(str(error), error.code)
     except (InputError, StartError) as error:
@@ -43,7 +43,7 @@ def _command(given: list[str], signals: CommandSignals) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except OSError as error:  # of a file or a stream of the user's
+    except OSError as error:  # of a file or a stream of the user
         return _fail(f"a file or stream failed: {error.strerror or error}")
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -53,7 +53,7 @@ def _node(given: list[str], signals: NodeSignals) -> int:
     outlet = Outlet()
     ignored = drop_service_links(os.environ)
     try:
-        from .run import run_node
+        from .run import EXAMPLE, run_node
 
         run_node.main(
             given, prog_name="p2p-sync", standalone_mode=False, obj=(outlet, signals, ignored)
@@ -61,7 +61,7 @@ def _node(given: list[str], signals: NodeSignals) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.MissingParameter:
-        outlet.put("p2p-sync: PORT is missing, a number from 1 to 65534: python run_node.py 8000")
+        outlet.put(f"p2p-sync: missing PORT (1 to 65534), for example: {EXAMPLE}")
         return USAGE
     except click.ClickException as error:
         outlet.put(f"p2p-sync: {_line(_sentence(error))}")
@@ -78,7 +78,7 @@ def _node(given: list[str], signals: NodeSignals) -> int:
 
 
 def _sentence(error: click.ClickException) -> str:
-    """Return what click reports; it names the environment variable that a value came from."""
+    """Return the sentence of an error, with the environment variable that the value came from."""
     variable = ""
     if isinstance(error, click.BadParameter) and error.ctx and error.param:
         variable = variable_of(error.ctx, error.param)
@@ -88,7 +88,7 @@ def _sentence(error: click.ClickException) -> str:
 
 
 def _fail(text: str, code: int = USAGE) -> int:
-    with suppress(OSError):  # nobody can be told
+    with suppress(OSError):  # standard error is closed
         print(f"p2p-sync: {_line(text)}", file=sys.stderr)
     return code
 

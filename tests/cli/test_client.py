@@ -150,7 +150,7 @@ def test_peers_are_a_table(pair: list[NodeProcess]) -> None:
 def test_adding_tells_what_came_of_it() -> None:
     with run_nodes(2, "--ephemeral") as (node, other):
         done = run(node, "add", other.address.removeprefix("ws://"))
-        assert done.returncode == 0 and f"Linked with {other.address}" in done.stdout
+        assert done.returncode == 0 and f"Connected to {other.address}" in done.stdout
         done = run(node, "add", "ws://127.0.0.1:1")
         assert done.returncode == 1 and "refused" in done.stdout, "the reason"
         done = run(node, "add", f"http://127.0.0.1:{other.port}")

@@ -333,4 +333,4 @@ def test_a_secret_that_nobody_can_change_may_be_readable_by_all(tmp_path: Path, 
         pytest.skip("needs the right to mount")
     subprocess.run(["umount", str(folder)], check=True)
     with read_only(folder), NodeProcess("--ephemeral", "--secret-file", str(path)) as node:
-        wait_until(lambda: node.logged("peers are accepted"), node.log)
+        wait_until(lambda: node.logged("listening for peers"), node.log)

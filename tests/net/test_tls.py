@@ -338,7 +338,7 @@ def test_certificates_are_read_again(authority: Authority) -> None:
         second = shown(authority, address)
         Path(authority.folder / "node.crt").write_text("broken")
         process.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: process.logged("all stays as it was", "certificate"))
+        wait_until(lambda: process.logged("keeping the old settings", "certificate"))
         assert shown(authority, address) == second
 
 

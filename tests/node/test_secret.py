@@ -283,7 +283,7 @@ def test_a_broken_secret_file_leaves_all_as_it_was(tmp_path: Path) -> None:
     with members(tmp_path, 1, OLD) as (node,):
         secret_file(tmp_path, "short", name="secret0")
         node.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: node.logged("all stays as it was", "16 bytes"))
+        wait_until(lambda: node.logged("keeping the old settings", "16 bytes"))
         Member(node.address, OLD).prove()
 
 

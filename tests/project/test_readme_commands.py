@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p_sync.cli import COMMANDS
+from p2p_sync.cli.client import commands
 from p2p_sync.cli.run import run_node
 from tests.harness.namespaces import lab
 from tests.harness.support import DEADLINE, ROOT, Answer, free_port_pair, request, wait_until
@@ -95,7 +95,7 @@ def test_no_command_needs_an_active_environment() -> None:
 
 def test_every_command_in_a_sentence_is_one() -> None:
     named = re.findall(r"`\.venv/bin/p2p-sync ([^`]+)`", PROSE)
-    assert {words.split()[0] for words in named} == COMMANDS
+    assert {words.split()[0] for words in named} == set(commands.commands)
     named = re.findall(r"`\.venv/bin/(?!p2p-sync)([^`]+)`", PROSE)
     started = ("python run_node.py", "python -m p2p_sync", "python -m tests.", "python -m pytest")
     assert all(words.startswith(started) for words in named), named

@@ -1,0 +1,163 @@
+"""The files that commands read and write, and messages in bulk."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import click
+
+from ..core.verdict import numbered
+from ..settings import CLI_CHUNK, CLI_MAX_LINE
+from .api import Api, Failure
+from .exits import USAGE
+from .logline import printable
+
+T = TypeVar("T")
+
+
+class Bulk:
+    """Sends many messages, some at a time. A context manager: if anything ends it early, the error
+    says how many messages are stored."""
+
+    def __init__(self, api: Api, path: str, source: str, within: float | None = None) -> None:
+        """`source` names the file that the lines come from; `within` bounds each request."""
+        self._api = api
+        self._path = path
+        self._source = source
+        self._within = within
+        self._stored = 0
+        self._last = ""
+        self._unsure = ""
+
+    def send(self, numbers: Sequence[int], lines: Sequence[bytes]) -> dict[str, Any]:
+        """Send lines of NDJSON and return the answer; raises Failure.
+
+        `numbers` are the numbers of the lines in the source.
+        """
+        if numbers:
+            self._unsure = f"; lines {numbers[0]} to {numbers[-1]} may be stored, too"
+        try:
+            answer = self._api.ask(self._path, b"\n".join([*lines, b""]), self._within)
+        except Failure as error:
+            problem = error.problem
+            if "stored" not in problem:  # the node did not say
+                raise
+            self._note(problem["stored"], problem["last"])
+            reason = printable(str(problem.get("reason", error)))
+            if "line" in problem:
+                reason = f"line {numbers[problem['line'] - 1]} of {self._source}: {reason}"
+            raise Failure(error.code, reason) from None
+        self._note(answer["count"], answer["last"])
+        return dict(answer)
+
+    def _note(self, stored: int, last: str | None) -> None:
+        self._stored += stored
+        self._last = last or self._last
+        self._unsure = ""
+
+    def __enter__(self) -> Bulk:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        verb = "is" if self._stored == 1 else "are"
+        extent = f"{numbered(self._stored, 'message')} {verb} stored"
+        extent += f", up to {printable(self._last)}" if self._last else ""
+        extent += self._unsure
+        if isinstance(error, OSError):
+            reason = f"{self._source} cannot be read ({error.strerror or error})"
+            raise Failure(USAGE, f"{reason}; {extent}") from None
+        if isinstance(error, Failure):
+            raise Failure(error.code, f"{error}; {extent}") from None
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            print(f"p2p-sync: interrupted; {extent}", file=sys.stderr)
+
+
+def batches(file: Any) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the lines of a file, as many as are there at a time, and how many came before."""
+    rest = b""
+    count = 0
+    while chunk := file.read1(CLI_CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > CLI_MAX_LINE:
+            raise Failure(USAGE, f"line {count + len(lines) + 1} is longer than any message can be")
+        if lines:
+            yield count, lines
+        count += len(lines)
+    if rest:
+        yield count, [rest]
+
+
+def opened(name: str) -> Any:
+    """Open a file to read, or lend standard input; raises Failure."""
+    if name == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(name).open("rb")
+    except OSError as error:
+        raise _unusable(name, error) from None
+
+
+@contextmanager
+def replaced(name: str) -> Iterator[BinaryIO]:
+    """Lend a file to write. It gets its `name` once it is whole and on disk; until then, and if
+    anything goes wrong, an older file of that name stays as it is.
+
+    Standard output, devices and pipes are written directly. Raises Failure if the file cannot be
+    opened.
+    """
+    if name == "-":
+        yield sys.stdout.buffer
+        return
+    path = Path(name).resolve()  # so that a link keeps leading to the file
+    part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    try:
+        device = path.exists() and not path.is_file()
+        file = path.open("wb") if device else part.open("xb")
+    except OSError as error:
+        raise _unusable(name, error) from None
+    if device:
+        with file:
+            yield file
+        return
+    try:
+        with file:
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the name, too
+    finally:
+        os.close(directory)
+
+
+def _unusable(name: str, error: OSError) -> Failure:
+    return Failure(USAGE, f"cannot open {name} ({error.strerror})")
+
+
+def progress(
+    items: Iterable[T], length: int, size: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
+    """Yield `items`, with a progress bar if standard error is a terminal; `size` of each adds up to
+    `length`."""
+    with ExitStack() as stack:
+        bar: Any = None
+        if sys.stderr.isatty() and length:
+            bar = stack.enter_context(click.progressbar(length=length, file=sys.stderr))
+        for item in items:
+            yield item
+            if bar:
+                bar.update(size(item))
