@@ -59,9 +59,9 @@ class Api:
         """GET `path`, or POST `body` (lines of NDJSON as bytes, else a value), and return the
         JSON that is answered.
 
-        `within` bounds the whole exchange, from looking up the name of the host to the last byte of
-        the answer, in seconds; raises TooLate after it. None: the node may take as long as it goes
-        on answering.
+        `within` limits the whole exchange, from resolving the host name to the last byte of the
+        answer, in seconds; raises TooLate after it. None: the node may take as long as its answer
+        keeps arriving.
         """
         if within is None:
             return self._exchange(path, body, CLI_SILENCE)

@@ -1,4 +1,4 @@
-"""The form of the log: a record is one line, whatever text a peer or a user has put into it."""
+"""Formats the log: a record is one line, whatever text from a peer or a user is in it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..net.link import Link
 
 
 def printable(text: str) -> str:
-    """Return `text` with what is not printable escaped, line ends and direction marks included."""
+    """Return `text` with unprintable characters escaped, such as line ends and direction marks."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class OneLine(logging.Formatter):
-    """Escapes what could forge a line; the lines of a traceback are indented."""
+    """Escapes characters that could forge a line, and indents the lines of a traceback."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
@@ -26,8 +26,8 @@ class OneLine(logging.Formatter):
 
 
 class JsonLine(logging.Formatter):
-    """A JSON object a line: `time` (ms), `level`, `text`; `address` and `peer` (an id) of whom it
-    is about, and the `traceback` where there is one."""
+    """One JSON object per line: `time` (ms), `level`, `text`; for a peer its `address` and its id as
+    `peer`; and the `traceback`, if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {

@@ -17,7 +17,7 @@ from ..settings import Form, Option, Program, Settings
 
 _PREFIX = "P2P_SYNC"
 
-# What Kubernetes sets in every container for a service named p2p-sync, p2p-sync-peer and so on.
+# The variables that Kubernetes sets in every container for a service named p2p-sync...
 _SERVICE_LINK = re.compile(
     rf"{_PREFIX}_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
@@ -29,12 +29,12 @@ Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
 def _checked(form: Callable[[str], str] = str) -> Callback:
-    """Return what brings the values of an option into their one form: texts that are not empty,
-    and that `form` accepts (it raises InputError)."""
+    """Return a callback that checks the values of an option: they are not empty, and `form` brings
+    each into its normal form, or raises InputError."""
 
     def convert(context: click.Context, parameter: click.Parameter, text: str) -> str:
         if not text.strip():
-            empty = "the value is empty; give one, or leave the option out"
+            empty = "the value is empty; set one, or leave the option out"
             raise click.BadParameter(empty, context, parameter)
         try:
             return form(text)
@@ -125,33 +125,31 @@ def drop_service_links(environment: MutableMapping[str, str]) -> list[str]:
 
 
 def variable_of(context: click.Context, parameter: click.Parameter) -> str:
-    """Return the environment variable that gave the value of `parameter`; "": none did."""
+    """Return the environment variable that the value of `parameter` came from; "" if none."""
     source = context.get_parameter_source(parameter.name or "")
     return f"{parameter.envvar}" if source is ParameterSource.ENVIRONMENT else ""
 
 
 def name_of(context: click.Context, name: str) -> str:
-    """Return what to call the option with that Python name: the variable that gave it, or
-    `--name`."""
+    """Return the option with that Python name as the user gave it: the variable, or `--name`."""
     parameter = next(p for p in context.command.params if p.name == name)
     return variable_of(context, parameter) or parameter.opts[0]
 
 
 def refuse_empty_files() -> None:
-    """Raise UsageError where the variable of a file or of the secret is set, but empty.
+    """Raise UsageError if the variable of a file or of the secret is set, but empty.
 
-    click takes an empty variable for one that is not set: the node would run without its secret
-    or its certificate.
+    To click an empty variable is not set: the node would run without its secret or certificate.
     """
     options = option_fields().items()
     files = [name for name, field in options if field.metadata["option"].form == "file"]
     for name in map(variable, ("secret", *files)):
         if not os.environ.get(name, "set").strip():
-            raise click.UsageError(f"{name} is set but empty; give it a value, or unset it")
+            raise click.UsageError(f"{name} is set but empty; set a value, or unset it")
 
 
 def with_variable(context: click.Context, text: str) -> str:
-    """Return an error's text; it begins with the variables whose values the text names."""
+    """Return the text of an error, after the variables whose values it contains."""
     found = []
     for parameter in context.command.params:
         variable = variable_of(context, parameter)

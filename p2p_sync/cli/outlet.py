@@ -1,7 +1,7 @@
-"""Standard error, written by a thread of its own: whoever logs never waits for its reader.
+"""Standard error, written by a thread of its own, so that nothing that logs waits for its reader.
 
 A pipe that nobody reads, a terminal stopped by Ctrl-S and a full disk all look the same: the thread
-waits, lines queue up, and what does not fit is dropped and counted.
+waits, lines queue up, and lines that do not fit are dropped and counted.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..settings import LOG_BACKLOG, LOG_RETRY
 
 
 class Outlet:
-    """A bounded queue of text, and the thread that writes it. For any thread, also in a signal
-    handler; nothing here waits, apart from `drain`."""
+    """A bounded queue of text, and the thread that writes it. For any thread, and for signal
+    handlers; only `drain` waits."""
 
     def __init__(self, descriptor: int = 2, room: int = LOG_BACKLOG) -> None:
-        """`descriptor` is where to write, `room` the bytes that may wait."""
+        """Write to `descriptor`; at most `room` bytes wait."""
         self.dropped = 0  # lines, so far
         self.note: Callable[[int], str] = lambda count: f"{count} lines were dropped"
         self._descriptor = descriptor
         self._room = room
-        # Guards all below. Reentrant: a signal handler logs in a thread that may be in here.
+        # Guards all below. Reentrant, since a signal handler may log while its thread is in here.
         self._changed = threading.Condition(threading.RLock())
         self._waiting: deque[bytes] = deque()  # the first one is being written
         self._size = 0

@@ -1,4 +1,4 @@
-"""The log of a node on its way to standard error, which it never waits for."""
+"""Puts the log of a node into an Outlet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class QueuedHandler(logging.Handler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        self.say(logging.ERROR, f"a line of the log cannot be shown: {record.msg!r}")
+        self.say(logging.ERROR, f"cannot format a line of the log: {record.msg!r}")
 
     def say(self, level: int, text: str) -> None:
         """Log a text that comes from no logger."""
@@ -37,11 +37,11 @@ class QueuedHandler(logging.Handler):
         return self.format(logging.makeLogRecord({**fields, "args": (f"{count:,}",)}))
 
 
-_DROPPED = "%s lines of the log were dropped here: nobody read standard error"
+_DROPPED = "%s lines of the log were dropped here, since nobody read standard error"
 
 
 class QueuedStream(io.TextIOBase):
-    """Stands in for `sys.stderr`, so that nothing else in the process waits for it either."""
+    """Replaces `sys.stderr`, so that nothing else in the process waits for it either."""
 
     def __init__(self, handler: QueuedHandler) -> None:
         self._handler = handler

@@ -1,7 +1,7 @@
-"""What signals do to the process.
+"""The signals of the process.
 
-Handlers are installed by the constructors, before anything heavy is imported. Until a node runs,
-nothing is open that would have to be closed, so a signal ends the process right away.
+The constructors install the handlers, before anything heavy is imported. Until a node runs, nothing
+is open that would have to be closed, so a signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Ctrl-C, and what supervisors send.
+# Ctrl-C, and the signal of supervisors.
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -48,7 +48,7 @@ class NodeSignals:
     """
 
     def __init__(self) -> None:
-        """Install the handlers. SIGINT too: a shell starts background jobs with it ignored."""
+        """Install the handlers, for SIGINT too: a shell starts background jobs that ignore it."""
         nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         self._tied = not nohup and _has_terminal()  # to a terminal, and ends with it
         self._end: Callable[[str], object] | None = None
