@@ -6,8 +6,6 @@ import json
 import logging
 from typing import Any
 
-from ..net.link import Link
-
 
 def printable(text: str) -> str:
     """Return `text` with unprintable characters escaped, such as line ends and direction marks."""
@@ -26,8 +24,8 @@ class OneLine(logging.Formatter):
 
 
 class JsonLine(logging.Formatter):
-    """One JSON object per line: `time` (ms), `level`, `text`; for a peer its `address` and its id as
-    `peer`; and the `traceback`, if there is one."""
+    """One JSON object per line: `time` (ms), `level`, `text`; for a peer its `address`, and its id
+    as `peer`; and the `traceback`, if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -36,7 +34,7 @@ class JsonLine(logging.Formatter):
             "text": record.getMessage(),
         }
         for argument in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(argument, Link):
+            if hasattr(argument, "address") and hasattr(argument, "node"):  # a link
                 fields |= {"address": argument.address, "peer": argument.node or None}
         if hasattr(record, "address"):  # of a dial that has led to no link
             fields["address"] = record.address

@@ -8,6 +8,7 @@ plain commit is begun (see plain.py), so that it needs no worker.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class HttpServer:
         self._begin: Begin = lambda head, then: None
         self._known: Callable[[Head], bool] = lambda head: False
         self._ending = False
+        self._loop = 0  # the thread that is in `run`
         self._ready: deque[Channel] = deque()  # their first request has an answer
         self._changed = False  # a group of connections may have become too large
         self._paused = 0.0  # until then no connections are accepted, by the monotonic clock
@@ -87,6 +89,7 @@ class HttpServer:
         """
         self._application, self._room = application, room
         self._begin, self._known = begin or self._begin, known or self._known
+        self._loop = threading.get_ident()
         while not self._ending:
             self._engine.poll()
             self._answer()
@@ -117,9 +120,13 @@ class HttpServer:
         return Body(self._room(head), self._directory)
 
     def arrived(self, channel: Channel) -> None:
-        """Begin the next request of `channel`, or have a worker answer it."""
+        """Begin the next request of `channel`, or have a worker answer it.
+
+        A worker that finds a further request on its connection does not begin that: the loop could
+        answer it before `ready` is set.
+        """
         request = channel.waiting[0]
-        if not request.failure:
+        if threading.get_ident() == self._loop and not request.failure:
             if channel.group == OTHERS and self._known(request.head):
                 channel.group = KNOWN
                 self._changed = True

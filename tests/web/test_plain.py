@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -16,11 +16,12 @@ import pytest
 
 from p2p_sync import Node
 from p2p_sync.errors import LogError
+from p2p_sync.web.answers import Answer
 from p2p_sync.web.app import create_app
 from p2p_sync.web.guard import Guard, guarded
-from p2p_sync.web.plain import begin
+from p2p_sync.web.plain import STORED, begin
 from p2p_sync.web.serve import HttpServer
-from tests.harness.support import DEADLINE, NodeProcess, wait_until
+from tests.harness.support import DEADLINE, NodeProcess, free_port_pair, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,37 @@ def test_answers_come_in_the_order_of_the_requests() -> None:
                 committed += 1
             else:
                 assert f'"messages":{{"count":{committed},'.encode() in answer
+
+
+def test_a_commit_behind_another_request_is_made_once() -> None:
+    """A worker finds it on the connection, and the loop might answer it before it is begun."""
+    made: list[str] = []
+
+    def begin_slowly(head: Any, then: Callable[[], object]) -> Callable[[], Answer] | None:
+        if head["PATH_INFO"] != "/plain":
+            return None
+        made.append("begun")
+        then()
+        threading.Event().wait(0.2)
+        return STORED.safe
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        made.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+    port = free_port_pair()
+    server = HttpServer("127.0.0.1", port)
+    loop = threading.Thread(target=server.run, args=(application, lambda _: 0, begin_slowly))
+    loop.start()
+    try:
+        answers = exchange(port, get(port, "/") + get(port, "/plain", "Connection: close"))
+        assert answers.count(b"HTTP/1.1 ") == 2
+        assert len(made) == 2, f"each once: {made}"
+    finally:
+        server.end()
+        loop.join(DEADLINE)
+        server.stop()
 
 
 def test_what_the_guard_refuses_is_not_begun() -> None:
