@@ -30,7 +30,7 @@ class Engine:
             item.channel_class, item.add_task, item.pull_trigger = Channel, owner.arrived, self.wake
             item.accept = partial(owner.accept, item.accept)
             item.readable = partial(owner.may_accept, item.readable)
-            self._trigger = item.trigger
+            self.interrupt = item.trigger.pull_trigger  # also for what handles a signal
 
     def poll(self) -> None:
         self._loop = threading.get_ident()
@@ -38,7 +38,7 @@ class Engine:
 
     def wake(self) -> None:
         if threading.get_ident() != self._loop:
-            self._trigger.pull_trigger()
+            self.interrupt()
 
     def channels(self) -> list[Channel]:
         return [item for item in self._map.values() if isinstance(item, Channel)]
@@ -62,11 +62,11 @@ class Request(parser.HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
+            given = self.command, self.request_uri, self.path, self.query, self.content_length
+            self.head = head_of(self.headers, *given)
             check_framing(header_plus, self.version)
         except ValueError as error:  # waitress does not expect its own, of an address or a number
             raise parser.ParsingError(sentence(error)) from None
-        given = self.command, self.request_uri, self.path, self.query, self.content_length
-        self.head = head_of(self.headers, *given)
         if self.body_rcv is not None:
             self.body_rcv.buf = self.body = self.adj.owner.body(self.head)
 

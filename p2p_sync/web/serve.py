@@ -101,7 +101,7 @@ class HttpServer:
     def end(self) -> None:
         """Let `run` return. For any thread, and for what handles a signal."""
         self._ending = True
-        self._engine.wake()
+        self._engine.interrupt()
 
     def stop(self) -> None:
         """Let requests that are being answered end, for a moment, and close all."""
