@@ -1,5 +1,5 @@
-"""Deduplication of what original nodes commit: one message is shown for each of their commits,
-however many nodes of ours logged it.
+"""Deduplication: for each commit of an original node one message is shown, however many of our
+nodes logged it.
 
 An original node's commit has no identity, so each node of ours that receives it logs a copy of its
 own, marked `heard`. Two copies belong to one commit if they have the same text, come from different

@@ -1,4 +1,4 @@
-"""When two texts look the same to a person who searches: case, composition and width do not count.
+"""Texts as the search compares them: without case, composition and width.
 
 Pure: no lock, thread, socket or clock.
 """

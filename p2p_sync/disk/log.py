@@ -4,7 +4,10 @@ One thread appends runs, each of which goes on where its origin ends; when `appe
 are on disk (store.py says what that means). Any thread reads, also meanwhile. `Pages` is what
 people and programs read.
 
-Two locks, which never nest: that of the database, and one for the counts and the newest entries.
+Entries are kept as they were committed, many messages in one row, and sent as they are kept. The
+newest ones also stay in memory, packed for sending (recent.py).
+
+Two locks, which never nest: the one of the database, and one for the counts and the newest entries.
 """
 
 from __future__ import annotations

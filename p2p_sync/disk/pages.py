@@ -1,7 +1,11 @@
 """What people and programs read: the messages by arrival, in the shared order, and by a search.
 
-All of it is read in pages, while others read and write. A page leaves out the entries that are
-damaged and counts them; they are noted for the writer, which gets them again (damage.py).
+The shared order is by time, origin and sequence number: the same on every node that holds the same
+messages, and ready in an index. The order of arrival is this node's own and only grows, so a reader
+that follows it misses nothing.
+
+A page leaves out the entries that are damaged, and counts them. Once the database is released they
+are noted for the writer, which gets them again (damage.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Files that hold secrets and tokens, and what is in the data directory: who may use them.
+"""Private files: the data directory and what is in it, and files with secrets or tokens.
 
-A directory or file counts as ours if this user or root owns it. All that is made here has the mode
-0700 or 0600, whatever the umask is.
+A directory or file is ours if this user or root owns it. Directories are made with mode 0700 and
+files with 0600, whatever the umask is.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def make_private_directory(path: Path) -> None:
-    """Make the directory and its missing parents, or close one of ours to others.
+    """Make the directory and its missing parents; take the access of others from one of ours.
 
-    Raises StartError for a symbolic link, for what is no directory and for one of another user;
-    OSError where it cannot be made or looked at.
+    Raises StartError for a symbolic link, for a file, and for a directory of another user; OSError
+    if it cannot be made or read.
     """
     missing = [path]
     while not os.path.lexists(missing[-1]):
@@ -50,9 +50,9 @@ def make_private_directory(path: Path) -> None:
 
 
 def check_private_file(path: Path) -> os.stat_result | None:
-    """Return what is known of a file in the data directory, None where there is none.
+    """Return the status of a file in the data directory, None if it does not exist.
 
-    Raises StartError for all but a regular file of ours with this one name. Opens nothing.
+    Raises StartError unless it is a regular file of ours without a second name. Opens nothing.
     """
     try:
         found = path.lstat()
@@ -63,10 +63,10 @@ def check_private_file(path: Path) -> os.stat_result | None:
 
 
 def open_private_file(path: Path, flags: int) -> int:
-    """Open a file in the data directory, which O_CREAT in `flags` may make; return the descriptor.
+    """Open a file in the data directory; return the descriptor. O_CREAT in `flags` makes it.
 
-    A file of ours that others may use is closed to them. Raises StartError as `check_private_file`
-    does, OSError where it cannot be opened.
+    Takes the access of others from a file of ours. Raises StartError as `check_private_file` does,
+    OSError if it cannot be opened.
     """
     check_private_file(path)  # says more than the error of a symbolic link does
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -113,8 +113,8 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 def read_private(path: Path, what: str) -> str:
     """Return the text of the file, without a byte order mark.
 
-    Raises StartError where it cannot be read, where users who should not can read or change it,
-    and where it is too long or no UTF-8 text.
+    Raises StartError if it cannot be read, if other users can read or change it, and if it is too
+    long or not UTF-8.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -127,10 +127,9 @@ def read_private(path: Path, what: str) -> str:
     except OSError as error:
         reason = error.strerror or error
         raise StartError(f"the {what} file {path} cannot be read ({reason})") from None
-    if way_out := _exposed(about, fixed):
-        raise StartError(
-            f"others may {way_out[0]} the {what} file {path}; run: {way_out[1]} {path}"
-        )
+    if exposed := _exposed(about, fixed):
+        access, remedy = exposed
+        raise StartError(f"others may {access} the {what} file {path}; run: {remedy} {path}")
     if len(data) > settings.MAX_SECRET_FILE_BYTES:
         raise StartError(
             f"the {what} file {path} is longer than {settings.MAX_SECRET_FILE_BYTES} bytes"
@@ -141,9 +140,9 @@ def read_private(path: Path, what: str) -> str:
 
 
 def _read(handle: int) -> bytes:
-    """Return what a file or a pipe holds, up to a byte more than the limit; raises OSError.
+    """Read a file or a pipe, up to a byte more than the limit; raises OSError.
 
-    A pipe that nobody writes to would hold up the start, and signals with it.
+    Waits a limited time: a pipe without a writer would block the start, and signals with it.
     """
     poll = select.poll()
     poll.register(handle, select.POLLIN)
@@ -159,12 +158,12 @@ def _read(handle: int) -> bytes:
 
 
 def _exposed(about: os.stat_result, fixed: bool) -> tuple[str, str] | None:
-    """Return what other users may do to a file, and the command against it; None: nothing wrong.
+    """Return the access that other users have but should not have, and the command that ends it.
 
-    The owner may do anything with it, so that has to be this user or root. Secrets that are mounted
-    into a container belong to root and are often readable by a group or by all, and the user of the
-    node cannot change that. So root's files may be readable by a group; and by all where we are not
-    root. On a file system that is mounted read-only (`fixed`) every file is accepted.
+    The owner has full access, so it must be this user or root. Secrets that are mounted into a
+    container belong to root and are often readable by a group or by all, and the user of the node
+    cannot change that. So a group may read a file of root, and all may read it if we are not root.
+    On a file system that is mounted read-only (`fixed`) every file is accepted.
     """
     mode, of_root = about.st_mode, about.st_uid == 0
     if not (of_root or about.st_uid == os.geteuid() or fixed):
@@ -179,9 +178,9 @@ def _exposed(about: os.stat_result, fixed: bool) -> tuple[str, str] | None:
 
 
 def secrets_in(text: str, source: str) -> list[bytes]:
-    """Return the secrets in `text`, one a line; raises StartError, which names `source`.
+    """Return the secrets in `text`, one per line; raises StartError, which names `source`.
 
-    White space around a secret, a byte order mark and lines that begin with # are no part of it.
+    Ignores white space around a secret, a byte order mark, and lines that begin with #.
     """
     lines = [line.strip().lstrip("\ufeff").strip() for line in text.splitlines()]
     secrets = [
@@ -202,10 +201,10 @@ def secrets_in(text: str, source: str) -> list[bytes]:
 
 
 def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
-    """Return the keys made of the secrets in `text` (see `secrets_in`).
+    """Return a key for each of the secrets in `text` (see `secrets_in`).
 
-    The first is used, both are accepted. Each is stretched (scrypt), because one that people have
-    made up is easily guessed by an attacker that has seen a proof.
+    A node uses the first key and accepts both. Scrypt makes them, because an attacker that has seen
+    a proof could otherwise guess a secret that a person made up.
     """
     return tuple(
         hashlib.scrypt(secret, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32)

@@ -197,14 +197,14 @@ class Store:
         """Let go of the directory. A second call does nothing."""
         with self._lock:
             writer, self._writer = self._writer, None
-            with suppress(queue.Empty):
-                while True:
-                    self._readers.get_nowait().close()
             if writer:
                 writer.close()
-            if self._directory_lock is not None:
-                os.close(self._directory_lock)
-                self._directory_lock = None
+        with suppress(queue.Empty):
+            while True:
+                self._readers.get_nowait().close()
+        if self._directory_lock is not None:
+            os.close(self._directory_lock)
+            self._directory_lock = None
 
     # -- with the lock held ---------------------------------------------------------------------
 

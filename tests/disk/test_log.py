@@ -634,6 +634,65 @@ def test_a_probe_leaves_nothing_behind(tmp_path: Path) -> None:
         assert len(list(log.all())) == 1
 
 
+class TracedLock:
+    """A lock that fails in a thread which holds another one."""
+
+    _held = threading.local()
+    _make = staticmethod(threading.Lock)
+
+    def __init__(self) -> None:
+        self._lock = self._make()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        held = getattr(self._held, "lock", None)
+        own = held is self and not blocking  # so a condition finds out whether it is held
+        assert held is None or own, "a lock is taken while another is held"
+        taken = self._lock.acquire(blocking, timeout)
+        if taken:
+            self._held.lock = self
+        return taken
+
+    def release(self) -> None:
+        self._held.lock = None
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@pytest.mark.parametrize("on_disk", [True, False], ids=["on disk", "in memory"])
+def test_no_lock_is_taken_while_another_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: bool
+) -> None:
+    monkeypatch.setattr(threading, "Lock", TracedLock)
+    feed = Feed()
+    with opened(tmp_path if on_disk else None) as (store, log):
+        run = feed.run(A, *entries_of("one", "two", "three"))
+        log.append([run, feed.run(B, Entry(1, "copy", True)), feed.run(C, Entry(2, "copy", True))])
+        with store.writing() as database:
+            database.execute("UPDATE entries SET data = 'x' WHERE data = 'two'")
+        for page in (
+            log.arrivals(0, 9),
+            log.ordered(START, 9),
+            log.newest(9),
+            log.search("", 9)[0],
+        ):
+            assert page.damaged == 1
+        assert log.losses() == [(A, 1, run.hashes[0])]
+        log.lose(A, 1, run.hashes[0], 3)
+        assert log.damaged() == [f"{A}:2"] and log.count() == (3, 1)
+        with pytest.raises(LogError, match="damaged"):
+            log.read(A, 1, 3, PLENTY)
+        log.append([Run(A, 1, run.hashes[0], run.entries[1:], run.hashes[1:])])
+        assert log.damaged() == [] == log.losses() and log.count() == (5, 1)
+        assert sorted(followed(log, 2), key=lambda m: m.order) == shown(feed.sorted())
+        log.probe()
+        log.check()
+
+
 def test_a_closed_log_is_an_error_of_the_log() -> None:
     with opened() as (_, log):
         pass
