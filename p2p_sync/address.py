@@ -113,6 +113,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
+@lru_cache(4096)
 def site(host: str) -> str:
     """Return what all addresses of one remote host share: its IPv4 address, or its IPv6 /64."""
     ip = _ip(host.partition("%")[0])

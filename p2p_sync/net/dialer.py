@@ -89,13 +89,13 @@ class Dialer:
                     if error is None:
                         return opening.opened
                     next_at = 0.0
-                    reason = _explain(error, address)
+                    reason = _failure(error, address)
                     if reason.oneself:
                         raise reason  # the caller has to know it before it tries the others
                     if reason.refused or not failure.refused:  # it says more than a silence
                         failure = reason
         except OSError as error:  # there are no descriptors
-            raise _explain(error, address) from None
+            raise _failure(error, address) from None
         finally:
             for opening in openings:
                 openings.end(opening)
@@ -159,7 +159,7 @@ class _Dialling(Opening):
             raise OSError(error, os.strerror(error))
 
 
-def _explain(error: Exception, address: Address) -> DialError:
+def _failure(error: Exception, address: Address) -> DialError:
     """Return why a dial of `address` has failed; a fault of this node is logged, too."""
     if isinstance(error, DialError):
         return error

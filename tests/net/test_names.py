@@ -297,6 +297,18 @@ def test_a_stop_gives_up_all_connections_of_a_dial(names: Names) -> None:
         assert time.monotonic() - begun < 5 * SCALE
 
 
+def test_a_dial_takes_one_thread_whatever_it_tries(names: Names) -> None:
+    ips = hosts(3)
+    port = port_of(*ips)
+    names.table[NAME] = ips
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server((ip, port))) for ip in ips]
+        stack.enter_context(Node(0)).connect(f"ws://{NAME}:{port}")
+        wait_until(lambda: len(select.select(silent, [], [], 0)[0]) == 3, "all are tried")
+        dials = [thread.name for thread in threading.enumerate() if NAME in thread.name]
+        assert len(dials) == 1, dials
+
+
 def test_a_name_with_thousands_of_endpoints_gets_eight_connections(names: Names) -> None:
     names.table[NAME] = [f"127.1.{number // 250}.{1 + number % 250}" for number in range(4000)]
     accepted = 0

@@ -50,7 +50,7 @@ IMPURE = {
     "threading",
     "time",
 }
-PURE_ELSEWHERE = ["address", "errors", "settings", "web.answers", "web.guard"]
+PURE_ELSEWHERE = ["address", "errors", "settings", "net.handshake", "web.answers", "web.guard"]
 
 PACKAGE = ROOT / "p2p_sync"
 
