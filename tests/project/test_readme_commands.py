@@ -45,6 +45,7 @@ COMMIT_BY_API = (
     "curl -H 'Content-Type: application/json' -d '{\"data\": \"hello\"}' "
     "'http://127.0.0.1:8000/api/v1/messages?copies=1'"
 )
+REMOVE = "rm -r p2p-data"
 SECOND = ".venv/bin/python run_node.py 9000"
 SECRET = "(umask 077; openssl rand -hex 32 > secret)"
 ONE_OF_THREE = (
@@ -66,7 +67,7 @@ SERVICE_SECRET = (
     "sudo sh -c '(umask 077; echo \"P2P_SYNC_SECRET=$(openssl rand -hex 32)\" > /etc/p2p-sync.env)'"
 )
 RUN_HERE = {
-    INSTALL, RUN, TEST, ADD, COMMIT, COMMIT_BY_API, SHOW, SECOND, SECRET, SERVICE_SECRET,
+    INSTALL, RUN, TEST, ADD, COMMIT, COMMIT_BY_API, SHOW, SECOND, REMOVE, SECRET, SERVICE_SECRET,
     ONE_OF_THREE, COMMIT_HERE, LOG, STATUS, BACKUP, WITH_SECRET, WITH_NAME, WITH_TOKEN,
 }  # fmt: skip
 RUN_ELSEWHERE = {
@@ -211,6 +212,8 @@ def test_two_nodes_on_one_machine(clone: Path, tmp_path: Path) -> None:
     with running(ports(f".venv/bin/p2p-sync 8000 --data-dir {tmp_path}"), clone) as log:
         wait_ready(lambda: request(ports.one, "/healthz"), log)
         assert request(ports.one, "/").text == "No. sockets 0 hello"
+    shell(REMOVE, clone)
+    assert not (clone / "p2p-data").exists()
 
 
 @needs_openssl
