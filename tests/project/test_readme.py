@@ -169,11 +169,6 @@ def numbers() -> dict[str, Any]:
 
 
 LIMITS = {
-    "an opening handshake": (
-        "seconds(handshake_timeout), size(MAX_HANDSHAKE_BYTES), MOST_FRAMES,size(MAX_OPENING_BYTES)"
-    ),
-    "empty fragments in a message": "MAX_EMPTY_FRAGMENTS,",
-    "a frame that has begun": "seconds(2 * heartbeat), size(LEAST_RATE) + '/s'",
     "traffic that brings nothing new": "()",
     "origins of which one peer may claim more": "MAX_AHEAD,",
     "messages that a peer is believed to have": (
