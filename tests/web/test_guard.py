@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 
 import pytest
 
 from p2p_sync.address import is_loopback, is_private
-from p2p_sync.web.answers import PROBLEM_TYPE, refusal
+from p2p_sync.errors import (
+    Busy,
+    CursorGone,
+    InputError,
+    LogError,
+    LogFull,
+    MessageTooLong,
+    NotRunning,
+)
+from p2p_sync.web.answers import PROBLEM_TYPE, refusal, refusal_of
 from p2p_sync.web.guard import Guard, is_foreign, is_guess, is_opened, is_own
+from tests.harness.support import ROOT
 
 TOKEN = "t" * 40
 GUARD = Guard(8000, TOKEN, names=frozenset(["node.example"]))
@@ -254,3 +265,27 @@ def test_failures_are_rendered_from_the_request_alone() -> None:
     assert kind.startswith("text/html") and b"&lt;failed&gt;" in body and b"<failed>" not in body
     kind, body = rendered("/add", "*/*")
     assert kind.startswith("text/plain") and body.startswith(b"it has <failed>")
+
+
+ERRORS = {
+    NotRunning("x"): (503, "stopping"),
+    CursorGone("x", "7"): (410, "cursor_gone"),
+    MessageTooLong("x"): (413, "message_too_long"),
+    InputError("x"): (400, "invalid"),
+    LogFull("x"): (507, "log_full"),
+    LogError("x"): (503, "log_unavailable"),
+    Busy("x"): (503, "busy"),
+    OSError("secret"): (500, "failed"),
+}
+
+
+def test_programs_get_a_code_for_each_kind_of_error() -> None:
+    described = json.loads((ROOT / "p2p_sync/web/openapi.json").read_text())
+    codes = described["components"]["schemas"]["Problem"]["properties"]["code"]["description"]
+    for error, (status, code) in ERRORS.items():
+        answer = refusal_of(asked("/api/v1/messages"), error)
+        document = json.loads(answer.body)
+        assert (answer.status, document["status"], document["code"]) == (status, status, code)
+        assert f"`{code}`" in codes, "the description names it"
+        assert ("Retry-After" in dict(answer.fields)) == (code in ("busy", "stopping"))
+        assert "secret" not in document["detail"]

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from p2p_sync.settings import HTTP_WAITING
 from tests.harness.browser import browser, missing
 from tests.harness.proxy import Proxy
 from tests.harness.support import (
@@ -689,6 +691,21 @@ def test_an_empty_message_is_refused_and_one_that_is_there_shows(open_page: Open
         wait_text(page, "#send-answer", "^Sent")
         answer = node.get("/api/v1/messages")
         assert [message["data"] for message in json.loads(answer.body)["messages"]] == ["", " "]
+
+
+def test_a_message_is_sent_without_waiting_while_too_many_requests_wait(open_page: Open) -> None:
+    with run_nodes(2, "--ephemeral") as (node, other), ExitStack() as stack:
+        node.add(other.address)
+        page = open_page(node, failing=True)
+        verdict(page, "in_sync", "^In sync with 1 of 1 peer")
+        for number in range(HTTP_WAITING):
+            stream = stack.enter_context(socket.create_connection(("127.0.0.1", node.port)))
+            stream.sendall(b"GET /api/v1/messages/follow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answered = stream.recv(12)
+            assert answered == b"HTTP/1.1 200" or number == HTTP_WAITING - 1, "the page polls, too"
+        send(page, "sent all the same")
+        wait_text(page, "#send-answer", "^Sent")
+        assert other.texts() or wait_until(lambda: other.texts() == ["sent all the same"])
 
 
 def test_without_javascript_an_empty_message_is_refused_too(open_page: Open) -> None:
