@@ -196,7 +196,7 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
         for page in (here, there):
             verdict(page, "in_sync", "^In sync with 1 of 1 peer")
             wait_text(page, "#sockets", "^1$")
-            wait_text(page, "#events", "joined")
+            wait_text(page, "#events", "connected")
             assert page.locator("#mesh .node[data-state=connected]").count() == 1
             assert page.locator("#peer-rows .badge[data-state=connected]").count() == 1
 
@@ -215,7 +215,7 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
             here, "#verdict-note", rf"^Can't reach {two.address.removeprefix('ws://')} since "
         )
         wait_text(here, "#peer-rows", r"attempt.*(next try in \d+ s|retrying now)")
-        wait_text(here, "#events", "left")
+        wait_text(here, "#events", "disconnected")
         verdict(there, "lost", "^Lost contact with the node$")
         wait_text(there, "#verdict-note", "isn.t responding. Retrying")
 
@@ -223,7 +223,7 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
         for page in (here, there):
             verdict(page, "in_sync", "^In sync with 1 of 1 peer")
         wait_text(there, "#contact", "^live$")
-        wait_text(there, "#events", "joined[^$]*joined")  # of both runs
+        wait_text(there, "#events", "connected[^$]*connected")  # of both runs
         send(here, "after the restart")
         wait_shown(there, "after the restart")
 
@@ -295,7 +295,7 @@ def test_a_peer_is_disconnected_retried_and_forgotten_by_its_buttons(open_page: 
         wait_text(page, "#add-answer", "^Connected")
         page.click("text=Disconnect")
         wait_text(page, "#add-answer", "^Disconnected")
-        wait_text(page, "#events", "left")
+        wait_text(page, "#events", "disconnected")
 
 
 def test_who_joins_late_sees_it_catch_up(open_page: Open) -> None:

@@ -4,6 +4,7 @@ import { Pause, call, shown } from "./api.js";
 import { $, el, moment } from "./dom.js";
 
 const KEPT = 200;
+const TAGS = { joined: "connected", left: "disconnected", dial_failed: "dial failed", caught_up: "caught up" };
 const WAIT = 25; // seconds that the node may hold a poll
 
 // Follow the node's events for ever; `happened` is called after each answer with events. `contact`
@@ -43,7 +44,7 @@ function add(events) {
 
 function row(event) {
   const { text, title } = moment(event.time);
-  const tag = el("span", { class: "tag", text: event.type.replace("_", " ") });
+  const tag = el("span", { class: "tag", text: TAGS[event.type] ?? event.type });
   const what = el("span", { class: "what", dir: "auto", text: event.text });
   return el("li", { "data-type": event.type }, el("time", { text, title }), tag, what);
 }
