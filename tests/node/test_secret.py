@@ -263,7 +263,7 @@ def test_a_secret_is_changed_without_downtime(tmp_path: Path) -> None:
                 mark = len(node.log())
                 secret_file(tmp_path, *secrets, name=f"secret{number}")
                 node.process.send_signal(signal.SIGHUP)
-                wait_until(partial(node.logged, "read again", after=mark))
+                wait_until(partial(node.logged, "reloaded", after=mark))
                 drop_links(node)
                 wait_sockets(2, *nodes)
         Member(nodes[0].address, NEW).prove()
