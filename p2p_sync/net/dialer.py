@@ -17,7 +17,6 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from ..address import Address
 from ..codes import NORMAL
@@ -71,7 +70,7 @@ class Dialer:
         certificate that the other one has shown (empty without TLS); None: nothing. Raises
         DialError with the reason, within `handshake_timeout` seconds.
         """
-        dial = _Dial(address, challenge, path, time.monotonic() + self._timeout)
+        deadline = time.monotonic() + self._timeout
         failure = DialError("it has no address")
         waiting = list(reversed(endpoints))
         next_at = 0.0  # when the next endpoint is tried, too
@@ -83,8 +82,10 @@ class Dialer:
                 if time.monotonic() >= next_at:
                     next_at = time.monotonic() + HEAD_START
                     if waiting:
-                        endpoint = waiting.pop()
-                        openings.add(_Dialling(self._socket(address, endpoint), endpoint, dial))
+                        connection = self._socket(address, waiting[-1])
+                        openings.add(
+                            _Dialling(connection, waiting.pop(), deadline, address, challenge, path)
+                        )
                 for opening, error in openings.wait(next_at):
                     if error is None:
                         return opening.opened
@@ -113,36 +114,36 @@ class Dialer:
         return connection
 
 
-class _Dial(NamedTuple):
-    """What the connections of one dial have in common."""
-
-    address: Address
-    challenge: Callable[[str], Challenge | None]
-    path: str
-    deadline: float
-
-
 class _Dialling(Opening):
     """A connection that this side opens."""
 
-    def __init__(self, connection: socket.socket, endpoint: Endpoint, dial: _Dial) -> None:
-        super().__init__(connection, endpoint, dial.deadline, dialled=True)
+    def __init__(
+        self,
+        connection: socket.socket,
+        endpoint: Endpoint,
+        deadline: float,
+        address: Address,
+        challenge: Callable[[str], Challenge | None],
+        path: str,
+    ) -> None:
+        super().__init__(connection, endpoint, deadline, dialled=True)
         self._connection = connection
-        self._dial = dial
+        self._address = address
+        self._challenge = challenge
+        self._path = path
 
     def _open(self) -> Steps[None]:
-        dial = self._dial
         yield from self._connect()
         binding = yield from self._try(self.stream.shake_hands)
         key = secrets.token_bytes(16)
         try:
-            self._write(request(dial.address, dial.path, key))
+            self._write(request(self._address, self._path, key))
             head = yield from self._read_head()
         except LinkClosed as error:
             raise DialError(f"no WebSocket handshake: {error}") from None
-        check_answer(head, key, dial.address)
+        check_answer(head, key, self._address)
         try:
-            if challenge := dial.challenge(binding):
+            if challenge := self._challenge(binding):
                 yield from self._prove(challenge)
         except ProtocolError as error:
             yield from self._close(error)
@@ -151,6 +152,7 @@ class _Dialling(Opening):
             raise DialError(broke + error.reason, refused=not oneself, oneself=oneself) from None
 
     def _connect(self) -> Steps[None]:
+        """Connect; raises OSError where that fails."""
         error = self._connection.connect_ex(self.remote)
         if error == errno.EINPROGRESS:
             yield select.POLLOUT

@@ -73,8 +73,9 @@ class Secured:
             return self._connection.pending()
 
     def shutdown(self, how: int) -> None:
-        """End one direction or both; what is read after that is never taken as plaintext."""
-        end(self._connection, how)
+        """End one direction or both, as a plain socket would: an SSLSocket's own way would drop its
+        TLS state and go on in plaintext."""
+        socket.socket.shutdown(self._connection, how)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)  # fileno, close
@@ -83,13 +84,6 @@ class Secured:
 def secured(connection: socket.socket) -> socket.socket | Secured:
     """Return what reads and writes `connection`, which does not block."""
     return Secured(connection) if isinstance(connection, ssl.SSLSocket) else connection
-
-
-def end(connection: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-    """Shut a connection down, as a socket: an SSLSocket's own way would drop its TLS state, and
-    go on in plaintext."""
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(connection, how)
 
 
 @contextlib.contextmanager
