@@ -435,7 +435,7 @@ def test_the_token_outlives_the_node_and_is_its_own_alone(tmp_path: Path) -> Non
     assert kept_token(str(tmp_path)) == token and len(token) >= 40
     assert kept_token(None) != kept_token(None), "--ephemeral keeps nothing"
     assert [path.name for path in tmp_path.iterdir()] == ["http-token"]
-    with pytest.raises(StartError, match="cannot be kept"):
+    with pytest.raises(StartError, match="cannot write the token"):
         kept_token(str(tmp_path / "nowhere"))
 
 
