@@ -22,6 +22,7 @@ Bytes: TypeAlias = int
 BytesPerSecond: TypeAlias = int
 Characters: TypeAlias = int
 Seconds: TypeAlias = float
+Milliseconds: TypeAlias = int
 
 # -- wire ------------------------------------------------------------------------------------------
 
@@ -35,6 +36,19 @@ before any of them has worked."""
 
 MAX_LINKS_TOLD: Count = 64
 """Ids of connected nodes in one SOCKETS frame."""
+
+MAX_ORIGINS_NAMED: Count = 2_500
+"""Origins in one frame. At about 90 bytes each that stays below 256 KiB."""
+
+MAX_BATCH: Count = 1_000
+"""Messages in one entry of the log. A frame that holds as many takes no further entry."""
+
+MAX_SHIPPED: Count = 2 * MAX_BATCH
+"""Messages in one frame."""
+
+MAX_ENTRY_BYTES: Bytes = 160 * 1024
+"""The texts in one entry of the log, in UTF-8. Six times as much, each byte escaped, stays below
+the limit of a frame."""
 
 MAX_OPENING_BYTES: Bytes = 4096
 """A frame before the proof of the secret."""
@@ -52,6 +66,209 @@ STRANGERS_A_MINUTE: Count = 12
 
 SPARE_PEERS: Count = 16
 """Links accepted above `--max-peers`; such a peer receives addresses and is closed."""
+
+NEVER: Seconds = float("inf")
+"""The time of what is not due at all."""
+
+MAX_OUTBOX: Count = 256
+"""Frames with addresses that wait for one peer's sender. A peer that lets more wait is cut."""
+
+MAX_TOLD: Count = 4 * MAX_ADDRESSES
+"""Addresses that a node remembers as sent to one peer."""
+
+NEWS_PAUSE: Seconds = 3.0
+"""Peers are told of changed links after this time, so that short-lived links are not mentioned."""
+
+TOLD_JITTER: Seconds = 0.5
+"""Two nodes that were told of each other at the same moment wait for a random time up to this
+before they dial; otherwise both would."""
+
+MANY_ADDRESSES: Count = 16
+"""More addresses than this in a SOCKETS frame that is not a peer's first are a fault."""
+
+GOOD_LINK: Seconds = 10.0
+"""A link that lasted this long makes its address as good as new for redialling."""
+
+SLOW_DIAL: Seconds = 1.0
+"""A dial that takes longer does not count as a link to come: other addresses are tried."""
+
+FIRST_RTT: Seconds = 0.05
+"""The round trip that is assumed before it has been measured."""
+
+KEEP_SOON: Seconds = 0.1
+"""Changes of the address book are written after this time."""
+
+KEEP_RARELY: Seconds = 60.0
+"""Changes that matter little, such as when an address last worked, are written this often."""
+
+GIVE_UP: Seconds = 86_400.0
+"""A learned address to which every dial has failed for this time is forgotten."""
+
+ONESELF_PAUSE: Seconds = 30.0
+"""An address given by hand that leads to this node itself is resolved again this often: its name
+may lead to other nodes later."""
+
+FOUND_LASTS: Seconds = 600.0
+"""A node that answered at an IP address and port is assumed to be there for this time."""
+
+SHED_PAUSE: Seconds = 60.0
+"""After a link was closed because one side has enough, its address is dialled after this time."""
+
+MAX_DIAL_SOURCES: Count = 1000
+"""Remote hosts with a limit of their own on dials to the addresses that they have sent. Further
+hosts share one limit."""
+
+GRAFT_DELAY: Seconds = 0.1
+"""A node that learns that it is behind waits this long, and a hop, for its feeder."""
+
+FIRST_ANSWER: Seconds = 0.5
+"""A link that has never shipped anything new must answer GRAFT within this time, and a round
+trip."""
+
+ANSWER_DELAY: Seconds = 2.0
+"""The same for a link that has. Then another link is asked too, then two, four ... at a time."""
+
+LOOK_AGAIN: Seconds = 10.0
+"""A node that is asked by its own feeder looks for another feeder only once in this time."""
+
+MAX_DELAY: Seconds = 30.0
+"""Where all links were asked, the delay doubles up to this while nothing comes."""
+
+STALLED_AFTER: Seconds = 60.0
+"""A link that was asked for what it claims to hold, and has shipped nothing for this time, is
+closed."""
+
+MAX_ORIGINS: Count = 100_000
+"""Origins in a log."""
+
+MAX_EARLY: Count = 1_000
+"""Origins that wait for the clock."""
+
+MAX_TICKS: Count = 500
+"""Origins that one look at the timers treats, so that it is quick."""
+
+LATE: Seconds = 3.0
+"""A peer that does not hold a message after this time is behind, for people."""
+
+HAVE_INTERVAL: Seconds = 1.0
+"""HAVE is sent this often on a link: for news, of which the first after a quiet second goes at
+once, and for what the peer has shipped or told, once it is on disk here."""
+
+MANY_LINKS: Count = 8
+"""With more links than this, each is told less often in proportion, so that the cost of a node does
+not grow with its links."""
+
+MOST_INTERVALS: float = 2.0
+"""... but at least once in this many intervals."""
+
+HAVE_RIDE: Seconds = 0.2
+"""News may be added after this time to a frame that is sent anyway."""
+
+HAVE_SOON: Seconds = 0.0
+"""The interval while a commit waits for copies: a transaction gathers enough."""
+
+AUDIT_INTERVAL: Seconds = 30.0
+"""A piece of the version vector is told this often, less up to a quarter, whether it is news or
+not."""
+
+AUDIT_NAMED: Count = 500
+"""Origins in such a piece; the next one goes on where it ended."""
+
+HOLD_TRIPS: float = 1.25
+"""Round trips for which everything after an origin's first message is held back, so that a PRUNE
+comes first."""
+
+HOLD_MARGIN: Seconds = 0.01
+"""... and this time on top."""
+
+MAX_AHEAD: Count = 500
+"""Origins of which one peer may claim to hold more than this node, at a time; each costs about
+1.2 kB. Further claims are ignored, and asked for again once the peer has shipped some of these."""
+
+PIECE_NAMED: Count = MAX_AHEAD // 2
+"""Origins in a piece of the version vector that a peer asks for."""
+
+PIECE_PAUSE: Seconds = 0.05
+"""The pause between two such pieces: 450 kB/s."""
+
+PIECE_PATIENCE: Seconds = 10.0
+"""A peer that has not answered such a question for this time is not waited for."""
+
+RESEND_AFTER: Seconds = 60.0
+"""A peer may ask only once in this time for messages that it was sent before."""
+
+ASK_AGAIN: Seconds = RESEND_AFTER + 5.0
+"""A link is asked again after this time. What it ships arrives in order, however slowly, so asking
+earlier would only bring copies."""
+
+MAX_RESENT: Count = 2_500
+"""Origins of which a peer may ask for messages again in that time."""
+
+BELIEVED: Count = 1_000
+"""Messages that a peer may claim to hold, and that count as missing here, before it has shipped
+any."""
+
+TIMES_SHIPPED: Count = 10
+"""A peer is believed to hold up to this many times what it has shipped lately."""
+
+SHIPPED_PERIOD: Seconds = 15.0
+"""Lately: the present and the last of these periods."""
+
+MAX_AHEAD_MS: Milliseconds = 60_000
+"""A time further ahead of the wall clock is not followed: one node whose clock is years ahead would
+drag all others along. Clocks that differ by less count as equal."""
+
+MAX_EARLY_MS: Milliseconds = 24 * 3600 * 1000
+"""A message dated further ahead is not accepted until the clock gets there, or it would stay on top
+of the page for that long. Nothing after it of its origin is accepted either."""
+
+CLOCK_KEPT: Seconds = 3600.0
+"""What is known of another node's clock counts for this time."""
+
+MAX_CLOCKS: Count = 1000
+"""Nodes whose clocks are remembered."""
+
+COPY_WINDOW: Milliseconds = 10_000
+"""Two nodes may log copies of one commit of an original this far apart."""
+
+COPY_STRETCH: Milliseconds = 6 * COPY_WINDOW
+"""Matching of copies starts afresh at least once in such a stretch of time."""
+
+MAX_MATCHED: Count = 800
+"""Copies of one text that are matched in each `COPY_WINDOW` of the clock."""
+
+VERDICT_ANSWER: Milliseconds = 5_000
+"""A peer that has not said within this time of its connection what it holds counts as
+unreachable."""
+
+VERDICT_RESTART: Milliseconds = 5_000
+"""A peer that has been unreachable for less than this may only be restarting."""
+
+MAX_UNREACHABLE: Count = 100
+"""Unreachable peers that are named, those that have been for the longest time."""
+
+MAX_PENDING: Count = 20_000
+"""Messages that wait for the disk. While there are more, those who bring further ones wait."""
+
+MAX_COPIES: Count = 10_000
+"""Commits of originals, and copies of these, that are remembered for one original."""
+
+MAX_SOURCES: Count = 20_000
+"""Messages whose original is remembered, since they may have to be passed on."""
+
+MAX_CONFLICTS: Count = 1000
+"""Conflicts that are remembered, to be counted."""
+
+CLOCK_PAUSE: Seconds = 1.0
+"""While an origin waits for the clock, the node checks this often whether the clock was
+corrected."""
+
+LONG_LAG: Seconds = 2.0
+"""Some missing messages are ordinary. That they have arrived is an event after the opening of a
+link, or if it took this long."""
+
+MANY_MISSING: Count = 1000
+"""... or if they were this many."""
 
 # -- disk ------------------------------------------------------------------------------------------
 
@@ -187,7 +404,83 @@ time."""
 ACCEPT_LOGGED: Seconds = 60.0
 """The log has at most one line about that in this time."""
 
+CLOSE_TIMEOUT: Seconds = 1.0
+"""After our CLOSE, a peer must answer and end the connection within this time."""
+
+MAX_PONGS: Count = 32
+"""PONGs that wait; RFC 6455 asks only for the latest."""
+
+IDLE_SHARE: Count = 4
+"""Frames without news, fragments and control frames among them, may use 1/IDLE_SHARE of a reader's
+CPU time, so that no flood delays the other links by much."""
+
+IDLE_DEBT: Seconds = 0.01
+"""They may exceed that by this time."""
+
+FLOODS_AFTER: Seconds = 1.0
+"""A link that has been slowed down all the time for this long floods this node. All such links
+together may use as much as one: each sleeps longer the more there are."""
+
+LONGEST_SLEEP: Seconds = 2.0
+"""Such a link sleeps at most this long."""
+
+DRAIN_PAUSE: Seconds = 0.001
+"""The pause between two reads of what a peer still sends after our CLOSE."""
+
 # -- node ------------------------------------------------------------------------------------------
+
+BREATH: Seconds = 0.002
+"""The thread that waits for time leaves the lock to others for this time where there is more to do
+at once."""
+
+DISK_RETRY: Seconds = 1.0
+"""After a failure the disk is tried again this often."""
+
+DISK_CHECK: Seconds = 0.5
+"""An idle writer checks this often whether the files of the log are still there."""
+
+CLOSE_PATIENCE: Seconds = 0.7
+"""A node that stops waits this long for its peers to answer the CLOSE, and then for its threads."""
+
+STOP_TIMEOUT: Seconds = 2.0
+"""A node that stops waits this long for the disk to store what waits for it."""
+
+BATCH_BYTES: Bytes = 160 * 1024
+"""Text in one MESSAGES frame. Six times as much, each byte escaped, stays below the limit of a
+frame."""
+
+ORIGINAL_BATCH: Count = 20
+"""Messages that an original is sent at a time, a frame each."""
+
+FOLLOWED: Count = 100
+"""Messages that a program which follows the log is given at a time."""
+
+NEARLY_READY: Count = 1000
+"""A node that was once ready stays so while it lacks no more messages than this."""
+
+GATHERING: Seconds = 5.0
+"""A node that knows addresses waits this long for a peer before it counts as alone."""
+
+MAX_LAGS: Count = 100
+"""Peers whose lag is in the metrics, those that lack most."""
+
+MAX_EVENTS: Count = 1000
+"""Events that are kept."""
+
+MAX_EVENT_TEXT: Characters = 500
+"""The text of an event, which contains words of peers."""
+
+MAX_FAILING: Count = 1000
+"""Things whose failures in a row are counted."""
+
+MAX_REASONS: Count = 10
+"""Reasons of failures that are counted apart, of each of these things."""
+
+FAILURE_FORGOTTEN: Seconds = 3600.0
+"""Failures are counted anew after this time without one."""
+
+MAX_LINES_OF_A_HOST: Count = 600
+"""Log lines in a minute about what one host can cause at any rate."""
 
 # -- web -------------------------------------------------------------------------------------------
 
@@ -503,9 +796,6 @@ class Settings:
     max_frame_bytes: Bytes = 1024 * 1024
     """A frame, and the sum of its fragments. The largest message fits, also with each of its bytes
     escaped in JSON."""
-
-    max_outbox_bytes: Bytes = 4 * 1024 * 1024
-    """Frames that wait to be written to one link, messages apart."""
 
     heartbeat: Seconds = 15.0
     """A PING is sent this often; a link that is silent for twice this time is closed."""

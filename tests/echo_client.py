@@ -20,6 +20,7 @@ class Collector(Echo):
     """Keeps what arrives instead of echoing it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.messages: list[str | bytes] = []
 
     def received(self, link: Link, message: str | bytes) -> bool:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 from p2p_sync.codes import MAX_NUMBER
 from p2p_sync.core import replica as rules
@@ -24,11 +25,10 @@ from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.errors import LinkClosed, ProtocolError
 from p2p_sync.net.websocket import FrameReader
+from p2p_sync.settings import MAX_ORIGINS_NAMED, MAX_SHIPPED
 from p2p_sync.wire.frames import Ignored, Message, Sockets, decode, encode
 from p2p_sync.wire.logframes import (
     LOG_FRAMES,
-    MAX_NAMED,
-    MAX_SHIPPED,
     NO_HASH,
     Entry,
     Graft,
@@ -146,8 +146,8 @@ def check_codec(text: str) -> str:
     if isinstance(found, Sockets) and found.node is None:
         return "original"  # ours always say who they are
     if isinstance(found, (Sockets, Message, *LOG_FRAMES)):
-        assert len(getattr(found, "have", ())) <= MAX_NAMED
-        assert len(getattr(found, "origins", ())) <= MAX_NAMED
+        assert len(getattr(found, "have", ())) <= MAX_ORIGINS_NAMED
+        assert len(getattr(found, "origins", ())) <= MAX_ORIGINS_NAMED
         assert sum(run.count for run in getattr(found, "runs", ())) <= MAX_SHIPPED
         assert decode(encode(found)) == found
         return "taken"
@@ -156,7 +156,9 @@ def check_codec(text: str) -> str:
 
 def _stretch(value: Any, rng: random.Random) -> None:
     """Make a frame's tables as long as they may be, or too long."""
-    length = rng.choice((256, 257, MAX_SHIPPED, MAX_SHIPPED + 1, MAX_NAMED, MAX_NAMED + 1))
+    length = rng.choice(
+        (256, 257, MAX_SHIPPED, MAX_SHIPPED + 1, MAX_ORIGINS_NAMED, MAX_ORIGINS_NAMED + 1)
+    )
     for name, item in value.items() if isinstance(value, dict) else ():
         if isinstance(item, list) and item:
             value[name] = (item * length)[:length]
@@ -296,13 +298,12 @@ class Rules:
         steps: list[Callable[[], str]] = [self._receive] * 12 + [self._store] * 3
         steps += [self._send, self._send, self._tick, self._commit]
         steps += [self._open, self._close, self._fail, self._resume]
-        limits = rules.MAX_ORIGINS, replica_link.MAX_AHEAD
-        rules.MAX_ORIGINS, replica_link.MAX_AHEAD = MAX_ORIGINS, MAX_AHEAD
-        try:
+        with (
+            patch.object(rules, "MAX_ORIGINS", MAX_ORIGINS),
+            patch.object(replica_link, "MAX_AHEAD", MAX_AHEAD),
+        ):
             result = self.rng.choice(steps)()
             self._check()
-        finally:
-            rules.MAX_ORIGINS, replica_link.MAX_AHEAD = limits
         self.now += self.rng.choice((0.0, 0.001, 0.05, 1.0, 40.0))
         return result
 

@@ -33,11 +33,9 @@ class JsonLine(logging.Formatter):
             "level": record.levelname.lower(),
             "text": record.getMessage(),
         }
-        for argument in record.args if isinstance(record.args, tuple) else ():
-            if hasattr(argument, "address") and hasattr(argument, "node"):  # a link
-                fields |= {"address": argument.address, "peer": argument.node or None}
-        if hasattr(record, "address"):  # of a dial that has led to no link
-            fields["address"] = record.address
+        for name in ("address", "peer"):
+            if getattr(record, name, None):
+                fields[name] = getattr(record, name)
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields)

@@ -16,9 +16,15 @@ from dataclasses import dataclass, field
 from ..address import is_local, is_named, place, site
 from ..errors import DialError
 from ..settings import (
+    FOUND_LASTS,
+    GIVE_UP,
     MAX_ADDRESSES,
+    MAX_DIAL_SOURCES,
     MAX_ENDPOINTS,
     MAX_KNOWN_ADDRESSES,
+    NEVER,
+    ONESELF_PAUSE,
+    SHED_PAUSE,
     STRANGERS_A_MINUTE,
     STRANGERS_AT_ONCE,
     Settings,
@@ -27,19 +33,7 @@ from ..settings import (
 # An IP address and a port.
 Endpoint = tuple[str, int]
 
-NEVER = float("inf")
-# A learned address to which every dial has failed for this long is forgotten. Seconds.
-GIVE_UP = 86_400.0
-# An address of this node itself that was given by hand is looked at again after this: its name may
-# lead to other nodes by then. Seconds.
-ONESELF_PAUSE = 30.0
 ONESELF = "this is this node itself"
-# How long a node that was found at an endpoint is taken to be there still. Seconds.
-_FOUND_LASTS = 600.0
-# Where a link was closed because one side has enough, the next try comes after this. Seconds.
-SHED_PAUSE = 60.0
-# Those who told us of addresses, and have an allowance of their own.
-_MAX_SOURCES = 1000
 
 
 @dataclass
@@ -269,7 +263,7 @@ class AddressBook:
     def node_at(self, endpoint: Endpoint, now: float) -> str | None:
         """Return the id of the node that has answered at `endpoint` lately."""
         node, when = self._found.get(endpoint, (None, now))
-        return node if now < when + _FOUND_LASTS else None
+        return node if now < when + FOUND_LASTS else None
 
     # -- which to dial --------------------------------------------------------------------------
 
@@ -310,11 +304,11 @@ class AddressBook:
     def _spend(self, source: str, now: float) -> float:
         """Take one from the allowance of a host; with none left, return the seconds to wait."""
         rate = STRANGERS_A_MINUTE / 60
-        if source not in self._allowances and len(self._allowances) >= _MAX_SOURCES:
+        if source not in self._allowances and len(self._allowances) >= MAX_DIAL_SOURCES:
             for name, allowance in list(self._allowances.items()):
                 if allowance.left + (now - allowance.at) * rate >= STRANGERS_AT_ONCE:
                     del self._allowances[name]
-            if len(self._allowances) >= _MAX_SOURCES:
+            if len(self._allowances) >= MAX_DIAL_SOURCES:
                 source = ""  # so many at once share one
         allowance = self._allowances.setdefault(source, _Allowance(STRANGERS_AT_ONCE, now))
         allowance.left = min(STRANGERS_AT_ONCE, allowance.left + (now - allowance.at) * rate)

@@ -17,18 +17,7 @@ from collections.abc import Mapping
 from statistics import median_low
 from typing import NamedTuple
 
-MAX_AHEAD_MS = 60_000
-"""A time further ahead of the wall clock than this is not followed: one node whose clock is years
-ahead would drag all others along. Clocks that are less apart than this count as equal."""
-
-MAX_EARLY_MS = 24 * 3600 * 1000
-"""A message dated further ahead of the wall clock than this is not accepted until the clock gets
-there, or it would stay on top of the page for as long. Nothing of its origin after it is."""
-
-_KEPT = 3600.0
-"""Seconds for which what is known of a node's clock counts."""
-_MAX_NODES = 1000
-"""Nodes whose clocks are remembered."""
+from ..settings import CLOCK_KEPT, MAX_AHEAD_MS, MAX_CLOCKS, MAX_EARLY_MS
 
 
 class HybridClock:
@@ -99,13 +88,13 @@ class Skew:
         """A node has committed a message with that `time`: its clock had got there."""
         known = self._readings.get(node)
         lead = time - now * 1000
-        if known is None or now - known.at > _KEPT or (lead > known.lead and not known.exact):
+        if known is None or now - known.at > CLOCK_KEPT or (lead > known.lead and not known.exact):
             self._keep(node, _Reading(lead, now, False))
 
     def _keep(self, node: str, reading: _Reading) -> None:
         self._readings.pop(node, None)
         self._readings[node] = reading
-        if len(self._readings) > _MAX_NODES:
+        if len(self._readings) > MAX_CLOCKS:
             self._readings.popitem(last=False)
 
     def suspicion(self, wall: int, now: float) -> tuple[int, int]:
@@ -118,7 +107,7 @@ class Skew:
         ahead, behind, equal = [], [], 0
         for lead, at, exact in self._readings.values():
             difference = round(wall - now * 1000 - lead)
-            if now - at > _KEPT:
+            if now - at > CLOCK_KEPT:
                 continue
             if difference < -MAX_AHEAD_MS:
                 behind.append(difference)

@@ -1,9 +1,6 @@
 """The rules of the overlay: whom to dial, which link to keep, which to shed.
 
-Pure: no lock, thread, socket, clock or randomness of its own. Events go in, with the time (seconds,
-of any steady clock) where it matters; work comes out as Tell and Close, in the order to be carried
-out. The links are known here by a number. What the peers are told, and all about original nodes, is
-in gossip.py.
+What the peers are told is decided in gossip.py, and all about original nodes in originals.py.
 
 - Below `target_links` a node dials what it knows, at random, those that worked lately first. Up to
   nine nodes are so a full mesh. Addresses given by hand are dialled whatever the count.
@@ -27,19 +24,22 @@ from dataclasses import dataclass, field
 from ..address import Address, place
 from ..codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
 from ..errors import ProtocolError
-from ..settings import MAX_DIALS, MAX_LOOKUPS, Settings
+from ..settings import (
+    GOOD_LINK,
+    MAX_DIALS,
+    MAX_LOOKUPS,
+    NEVER,
+    SLOW_DIAL,
+    TOLD_JITTER,
+    Settings,
+)
 from ..version import __version__
-from ..wire.frames import Message, Sockets
-from .book import NEVER, AddressBook, Endpoint, Known
-from .gossip import Introductions
-from .peer import Close, Peer, Tell, Work, count
-
-# A link that lasted this long makes its address as good as new for redialling. Seconds.
-GOOD_LINK = 10.0
-# A dial that takes longer than this does not count as a link to come: others are tried. Seconds.
-SLOW_DIAL = 1.0
-# Two nodes that were told of each other at the same moment wait within this. Seconds.
-TOLD_JITTER = 0.5
+from ..wire.frames import Sockets
+from .book import AddressBook, Endpoint, Known
+from .effects import Effects
+from .gossip import Gossip
+from .originals import Originals
+from .peer import Peer, count
 
 _ENOUGH = "both sides have links enough"
 
@@ -79,11 +79,19 @@ class Overlay:
     """What one node knows of addresses and links. Every method is called under one lock."""
 
     def __init__(
-        self, node: str, start: int, settings: Settings, port: int, rng: random.Random
+        self,
+        node: str,
+        start: int,
+        settings: Settings,
+        port: int,
+        effects: Effects,
+        rng: random.Random,
     ) -> None:
-        """`node` and `start` are this node's own, `port` is where it accepts peers."""
+        """`node` and `start` are this node's own, `port` is where it accepts peers. What is decided
+        goes to `effects`."""
         self.book = AddressBook(settings, rng)
-        self.peers: dict[int, Peer] = {}
+        self.peers: dict[Peer, None] = {}
+        self._effects = effects
         self._node = node
         self._start = start
         self._settings = settings
@@ -103,13 +111,14 @@ class Overlay:
             version=__version__,
             secure=bool(settings.tls_cert),
         )
-        self._introductions = Introductions(own, self.peers, self.book, settings, rng)
+        self.originals = Originals(node, self.peers, self.book, effects)
+        self._gossip = Gossip(own, self.peers, self.book, self.originals, settings, effects, rng)
         if settings.advertise:
             self.book.is_oneself(str(settings.advertise))
 
     def count(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""
-        return count(self.peers.values())
+        return count(self.peers)
 
     # -- whom to dial ---------------------------------------------------------------------------
 
@@ -156,9 +165,9 @@ class Overlay:
             again = min(again, self._probe_at)
         return [entry.address for entry in chosen], again
 
-    def news(self, now: float) -> tuple[list[Tell], float]:
-        """Return the work that tells ours of changed links, and when to ask again."""
-        return self._introductions.news(now)
+    def news(self, now: float) -> float:
+        """Tell our nodes of changed links; return when to ask again."""
+        return self._gossip.news(now)
 
     def dial(self, address: str, now: float) -> int:
         """Note that a dial begins; return its number, which goes with the link."""
@@ -247,7 +256,7 @@ class Overlay:
         pause = self._settings.redial_longest
         self._checked_at = {a: at for a, at in self._checked_at.items() if now < at + pause}
         found = []
-        doubtful = self._introductions.doubtful()
+        doubtful = self.originals.doubtful()
         for address in doubtful - self._checked_at.keys() - self.dialling.keys():
             known = self.book.known.get(address)
             if known is None:
@@ -302,7 +311,7 @@ class Overlay:
 
     def _linked(self, now: float) -> _Linked:
         linked = _Linked(lambda endpoint: self.book.node_at(endpoint, now))
-        for peer in self.peers.values():
+        for peer in self.peers:
             linked.nodes.add(peer.node)
             if peer.known:
                 linked.addresses |= {peer.dialled, peer.address}
@@ -314,48 +323,47 @@ class Overlay:
         return linked
 
     def _in_use(self) -> set[str]:
-        linked = {peer.dialled for peer in self.peers.values()}
-        linked |= {peer.address for peer in self.peers.values()}
+        linked = {peer.dialled for peer in self.peers}
+        linked |= {peer.address for peer in self.peers}
         return {address for address in linked if address} | self.dialling.keys()
 
     # -- links open and end ---------------------------------------------------------------------
 
-    def dialled(
-        self, link: int, address: str, dial: int, remote: Endpoint, now: float
-    ) -> list[Work]:
-        """Note the link that came of the dial with that number; greet the peer at once."""
-        known = self.book.known.get(address)
-        probe = known is not None and known.probing
-        self._over(address)
-        peer = Peer(link, known or Known(address), dial, remote, now, probe)
-        self.peers[link] = peer
+    def dialled(self, peer: Peer, now: float) -> None:
+        """Note the link that came of a dial, to `peer.known`; greet the peer at once."""
+        assert peer.known is not None
+        known = self.book.known.get(peer.known.address)
+        peer.probe = known is not None and known.probing
+        self._over(peer.known.address)
+        self.peers[peer] = None
         if known is None:
-            return [peer.close(NORMAL, "its address was forgotten meanwhile")]
+            self._effects.close(peer, NORMAL, "its address was forgotten meanwhile")
+            return
+        peer.known = known
         peer.check = known.check
         if known.check:
             self._checked(known, now)
-            return [*self._introductions.greet(peer)]
-        known.refused = False
-        known.failing = None
-        known.further_at = now + self._settings.probe * (0.5 + self._rng.random())
-        known.last_error = ""
-        known.changed = now
-        return [*self._introductions.greet(peer)]
+        else:
+            known.refused = False
+            known.failing = None
+            known.further_at = now + self._settings.probe * (0.5 + self._rng.random())
+            known.last_error = ""
+            known.changed = now
+        self._gossip.greet(peer)
 
-    def accepted(self, link: int, remote: Endpoint, local: Endpoint, now: float) -> None:
+    def accepted(self, peer: Peer, local: Endpoint) -> None:
         """Note a link that we accepted on our end `local`; `hello` or `greet` comes next."""
-        self.peers[link] = Peer(link, None, 0, remote, now)
+        self.peers[peer] = None
         self.book.is_oneself(str(Address(*local, bool(self._settings.tls_cert))))
 
-    def greet(self, link: int, now: float) -> list[Work]:
-        """Send our opening frame to a peer that has not sent its own yet."""
-        peer = self.peers.get(link)
-        return [] if peer is None or peer.greeted else [*self._introductions.greet(peer)]
+    def greet(self, peer: Peer) -> None:
+        """Send our opening frame to a peer that has not got it yet."""
+        if not peer.greeted:
+            self._gossip.greet(peer)
 
-    def hello(self, link: int, frame: Sockets, now: float) -> list[Work]:
-        """Take a SOCKETS frame of the peer on `link`: its introduction, and its addresses."""
-        peer = self.peers[link]
-        work: list[Work] = []
+    def hello(self, peer: Peer, frame: Sockets, now: float) -> None:
+        """Take a SOCKETS frame of a peer: its introduction, and its addresses. Raises
+        ProtocolError."""
         if peer.ours and frame.node != peer.node:
             raise ProtocolError(POLICY_VIOLATION, "a node has one id as long as its link lasts")
         first = not peer.introduced or (frame.node is not None and not peer.ours)
@@ -363,28 +371,29 @@ class Overlay:
         if first:
             peer.listed = frozenset(frame.addresses)
             refusal = self._identify(peer, frame, now)
-            work += self.greet(link, now)
+            self.greet(peer)
             if refusal:
-                return [*work, refusal]
+                self._effects.close(peer, *refusal)
+                return
         self._learn(peer, frame.addresses, now, 0.0 if first else self._rng.random() * TOLD_JITTER)
         if frame.node is not None:
-            self._introductions.hear(peer, frame)
-        return work + self._introduced(peer, now) if first else work
+            self.originals.hear(peer, frame)
+        if first:
+            self._introduced(peer, now)
 
-    def not_ours(self, link: int, now: float) -> list[Work]:
-        """Take the peer on `link`, which has not introduced itself, for an original node."""
-        peer = self.peers.get(link)
-        if peer is None or peer.introduced:
-            return []
-        return [*self.greet(link, now), *self._introduced(peer, now)]
+    def not_ours(self, peer: Peer, now: float) -> None:
+        """Take a peer that has not introduced itself for an original node."""
+        if not peer.introduced:
+            self.greet(peer)
+            self._introduced(peer, now)
 
-    def closed(self, link: int, reason: str, now: float, code: int | None = None) -> None:
-        """Forget `link`, and note when its address may be dialled again.
+    def closed(self, peer: Peer, reason: str, now: float, code: int | None = None) -> None:
+        """Forget a link, and note when its address may be dialled again.
 
         `code` is that of the CLOSE that began the end, whichever side sent it.
         """
-        peer = self.peers.pop(link, None)
-        if peer is None or peer.oneself or peer.check:
+        self.peers.pop(peer, None)
+        if peer.oneself or peer.check:
             return
         if peer.known and not peer.introduced:
             peer.known.bad.add(peer.remote)
@@ -408,24 +417,22 @@ class Overlay:
 
     # -- who it is, and which link stays --------------------------------------------------------
 
-    def _identify(self, peer: Peer, frame: Sockets, now: float) -> Close | None:
-        """Fill in who `peer` is; return the refusal if it must not be linked with."""
+    def _identify(self, peer: Peer, frame: Sockets, now: float) -> tuple[int, str] | None:
+        """Fill in who `peer` is; return a close code and a reason if it must not be linked with."""
         if frame.node is None:
             return None
         if frame.node == self._node:
             if frame.start != self._start:
-                reason = f"a copied data directory: two nodes have the id {frame.node}"
-                return peer.close(SAME_NODE, reason)
+                return SAME_NODE, f"a copied data directory: two nodes have the id {frame.node}"
             if peer.known:
                 peer.oneself = True
                 self.reached_oneself(peer.known.address, peer.remote, now)
-            return peer.close(NORMAL, "this node dialled itself")
-        for other in self.peers.values():
+            return NORMAL, "this node dialled itself"
+        for other in self.peers:
             if other.node == frame.node and other.start != frame.start:
                 # Either a copy of its directory, or it has restarted and the old link is not
                 # yet known to be dead: then the heartbeat ends that, and a redial works.
-                reason = f"another node with the id {frame.node} is linked"
-                return peer.close(SAME_NODE, reason)
+                return SAME_NODE, f"another node with the id {frame.node} is linked"
         peer.node = frame.node
         peer.start = frame.start
         peer.version = frame.version
@@ -440,7 +447,7 @@ class Overlay:
             peer.dial = frame.link
         return None
 
-    def _introduced(self, peer: Peer, now: float) -> list[Work]:
+    def _introduced(self, peer: Peer, now: float) -> None:
         """Note that `peer` is known for what it is; decide which links stay."""
         if peer.known and peer.node is None:
             peer.end = place(str(Address(*peer.remote)))
@@ -450,14 +457,13 @@ class Overlay:
             peer.known.bad.discard(peer.remote)
         elif peer.address:
             self._remember(peer, peer.address, now)
-        work: list[Work] = [*self._introductions.introduced(peer)]
+        self._gossip.introduced(peer)
         if peer.ours:
-            work += self._close_double(peer)
+            self._close_double(peer)
         elif peer.known:
-            work += self._introductions.recognise(peer)
+            self.originals.recognise(peer)
         if not peer.leaving:
-            work += self._make_room(peer, now)
-        return work
+            self._make_room(peer, now)
 
     def _remember(self, peer: Peer, address: str, now: float) -> None:
         """Keep where a node that dialled us says it can be dialled."""
@@ -480,14 +486,12 @@ class Overlay:
             in_use=self._in_use,
         )
 
-    def _close_double(self, peer: Peer) -> list[Work]:
-        """Return the work that leaves one link with a node of ours, the same on both sides."""
-        reason = "a second link between the same two nodes"
-        return [
-            (other if self._stays(peer, other) else peer).close(NORMAL, reason)
-            for other in self.peers.values()
-            if other is not peer and other.node == peer.node and not other.leaving
-        ]
+    def _close_double(self, peer: Peer) -> None:
+        """Leave one link with a node of ours, the same on both sides."""
+        for other in self.peers:
+            if other is not peer and other.node == peer.node and not other.leaving:
+                loser = other if self._stays(peer, other) else peer
+                self._effects.close(loser, NORMAL, "a second link between the same two nodes")
 
     def _stays(self, peer: Peer, other: Peer) -> bool:
         """Return whether `peer` is kept rather than `other`; both sides come to the same answer.
@@ -499,47 +503,41 @@ class Overlay:
             return peer.dial > other.dial
         return (peer.known is not None) == (self._node < str(peer.node))
 
-    # -- originals ------------------------------------------------------------------------------
-
-    def gets(self, link: int, message: Message, source: Peer | None) -> bool:
-        """Return whether the original on `link` is sent a new message; `source` is the original
-        from which this node has got it, if it was so."""
-        peer = self.peers.get(link)
-        return peer is not None and self._introductions.gets(peer, message, source)
-
     # -- how many links -------------------------------------------------------------------------
 
-    def _make_room(self, peer: Peer, now: float) -> list[Work]:
-        """Return the work that keeps the number of links in bounds, now that `peer` has come."""
+    def _make_room(self, peer: Peer, now: float) -> None:
+        """Keep the number of links in bounds, now that `peer` has come."""
         accepted = sum(
-            other.known is None and other.introduced and not other.leaving
-            for other in self.peers.values()
+            other.known is None and other.introduced and not other.leaving for other in self.peers
         )
-        if peer.known is None and accepted > self._settings.max_peers:
-            limit = self._settings.max_peers
-            return [peer.close(TRY_AGAIN_LATER, f"this node is full: it accepts {limit} links")]
+        limit = self._settings.max_peers
+        if peer.known is None and accepted > limit:
+            reason = f"this node is full: it accepts {limit} links"
+            self._effects.close(peer, TRY_AGAIN_LATER, reason)
+            return
         target = self._settings.target_links
         if not target:
-            return []
-        work: list[Work] = []
+            return
         if peer.probe and peer.enough and self.count() > target:
-            work += self._exchange(peer, now)
+            self._exchange(peer, now)
         # Originals are not counted here: a crowd of them, or of links of which nothing is heard,
         # would push out the nodes that the log comes from.
         while self._ours() > 2 * target and (other := self._to_shed()):
-            work += self._shed(other)
-        return work
+            self._shed(other)
 
     def _ours(self) -> int:
-        return count(peer for peer in self.peers.values() if peer.ours)
+        return count(peer for peer in self.peers if peer.ours)
 
-    def _exchange(self, peer: Peer, now: float) -> list[Work]:
-        """Return the work that closes the link of a probe, or another for it."""
-        if now < self._exchange_at:
-            return self._shed(peer)
-        self._exchange_at = now + self._settings.exchange * (0.75 + self._rng.random() / 2)
-        others = [other for other in self._sheddable() if other.enough and other is not peer]
-        return self._shed(self._rng.choice(others)) if others else []
+    def _exchange(self, peer: Peer, now: float) -> None:
+        """Close the link of a probe, or another for it."""
+        if now >= self._exchange_at:
+            pause = self._settings.exchange * (0.75 + self._rng.random() / 2)
+            self._exchange_at = now + pause
+            others = [other for other in self._sheddable() if other.enough and other is not peer]
+            if not others:
+                return
+            peer = self._rng.choice(others)
+        self._shed(peer)
 
     def _to_shed(self) -> Peer | None:
         """Return the newest peer that has enough, else the oldest; None: all have to stay."""
@@ -552,10 +550,11 @@ class Overlay:
         by_hand = self.book.by_hand
         return [
             peer
-            for peer in self.peers.values()
+            for peer in self.peers
             if peer.introduced and peer.ours and not peer.leaving
             if peer.dialled not in by_hand and peer.address not in by_hand
         ]
 
-    def _shed(self, peer: Peer) -> list[Work]:
-        return [*self._introductions.rest(peer), peer.close(TRY_AGAIN_LATER, _ENOUGH)]
+    def _shed(self, peer: Peer) -> None:
+        self._gossip.rest(peer)
+        self._effects.close(peer, TRY_AGAIN_LATER, _ENOUGH)

@@ -1,49 +1,45 @@
-"""The other end of a link as the rules see it, and the work that they ask for."""
+"""The other end of a link: the one record of it, which every rule and every thread finds here."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..address import is_loopback, place
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
+from .deduplication import Copies
+from .replica_link import ReplicaLink
 
 # The host and the port of an address, the same for all spellings (see address.place).
 Place = tuple[str, int]
 
 
-@dataclass(frozen=True)
-class Tell:
-    """Send `frame` on `link`."""
-
-    link: int
-    frame: Sockets
-
-
-@dataclass(frozen=True)
-class Close:
-    """Close `link` with `code` and `reason`."""
-
-    link: int
-    code: int
-    reason: str
-
-
-Work = Tell | Close
-
-
-@dataclass
+@dataclass(eq=False)
 class Peer:
-    """The other end of one link."""
+    """The other end of one link. Guarded by the state's lock, but for `link`."""
 
-    link: int
+    # The link itself, which the rules never touch; the shell wakes and closes it.
+    link: Any
     # What we dialled; None: it has dialled us.
     known: Known | None
     # The dialler's count of its dials, by which two links are told apart.
     dial: int
     remote: Endpoint
     opened: float
+    # The id that it has proved with the secret of the network.
+    proved: str | None = None
+    # Frames that its sender takes before anything else.
+    outbox: deque[Sockets] = field(default_factory=deque)
+    # What it holds of the log and is sent of it, once it is known to be a node of ours.
+    log: ReplicaLink | None = None
+    # The round trip in seconds, as measured last; None: not measured yet.
+    rtt: float | None = None
+    # Messages of the log that it was sent and has sent.
+    sent: int = 0
+    received: int = 0
     # The dial was not needed: it looked whether that node is still there.
     probe: bool = False
     # Our opening frame is out.
@@ -75,6 +71,14 @@ class Peer:
     oneself: bool = False
     # We are closing the link.
     leaving: bool = False
+    # People were told that it is linked, and that it has joined.
+    linked: bool = False
+    joined: bool = False
+    # Of an original: the number of the last arrival that it was sent or need not get, when its link
+    # opened (ms since the epoch), and which commits of other originals it has.
+    arrival: int = 0
+    since: int = 0
+    copies: Copies = field(default_factory=Copies)
 
     @property
     def dialled(self) -> str | None:
@@ -111,10 +115,12 @@ class Peer:
         """The places of the addresses that it told us first."""
         return {place(address) for address in self.listed}
 
-    def close(self, code: int, reason: str) -> Close:
-        """Return the work that closes the link, which counts no more from now on."""
-        self.leaving = True
-        return Close(self.link, code, reason)
+    @property
+    def name(self) -> str:
+        """What people call it: the address that was dialled, or where it comes from."""
+        host, port = self.remote
+        where = self.dialled or f"{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{where} ({self.node[:8]})" if self.node else where
 
 
 def count(peers: Iterable[Peer]) -> int:

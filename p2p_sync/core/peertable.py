@@ -45,7 +45,7 @@ class Entry:
         """Return whether the entry has that key, or had it before more was known of the node."""
         return any(key_of(name) == key for name in self.names)
 
-    def fields(self, traffic: Mapping[int, Traffic], now: float, wall: float) -> dict[str, Any]:
+    def fields(self, traffic: Mapping[Peer, Traffic], now: float, wall: float) -> dict[str, Any]:
         """Return the entry as the API tells it; `now` and `wall` are the same moment, seconds."""
         peer = next((peer for peer in self.peers if peer.introduced), None)
         opening = peer is None and (self.peers or self.dialling)
@@ -62,7 +62,7 @@ class Entry:
         moment = peer.opened if peer else now
         if known and not peer:
             moment = known.lost or known.failing or known.changed
-        carried = traffic.get(peer.link, Traffic()) if peer else Traffic()
+        carried = traffic.get(peer, Traffic()) if peer else Traffic()
         next_try = known.next_try if known and state not in ("connected", "dialling") else None
         first = [peer.address] if peer and peer.address else []
         addresses = dict.fromkeys([*first, *(known.address for known in self.known)])

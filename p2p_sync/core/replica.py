@@ -41,46 +41,27 @@ import random
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..codes import MAX_NUMBER
-from ..wire.logframes import (
+from ..settings import (
+    ANSWER_DELAY,
+    ASK_AGAIN,
+    FIRST_ANSWER,
+    GRAFT_DELAY,
+    LATE,
+    LOOK_AGAIN,
     MAX_BATCH,
-    Entry,
-    Graft,
-    Have,
-    LogFrame,
-    Messages,
-    Prune,
-    Run,
-    Vector,
-    chain,
+    MAX_DELAY,
+    MAX_EARLY,
+    MAX_ORIGINS,
+    MAX_TICKS,
+    NEVER,
+    STALLED_AFTER,
 )
-from .replica_link import NEVER, RESEND_AFTER, Commits, ReplicaLink
+from ..wire.logframes import Entry, Graft, Have, LogFrame, Messages, Prune, Run, Vector, chain
+from .replica_link import Commits, ReplicaLink
 from .vector import Origin, VersionVector
-
-GRAFT_DELAY = 0.1
-"""Seconds, and a hop, for which one who learns that it is behind waits for its feeder."""
-FIRST_ANSWER = 0.5
-"""Seconds, and a round trip, for a link that has never shipped anything new to answer GRAFT."""
-ANSWER_DELAY = 2.0
-"""The same for one that has. Then another link is asked, too, then two, four ... at a time."""
-MAX_DELAY = 30.0
-"""Seconds; where all links were asked, the delay doubles up to this while nothing comes."""
-ASK_AGAIN = RESEND_AFTER + 5.0
-"""Seconds after which a link is asked again for what it was asked for: what it ships arrives in
-order, however slowly, so asking earlier would only bring copies."""
-MAX_ORIGINS = 100_000
-"""Origins that a node holds."""
-MAX_EARLY = 1_000
-"""Origins that wait for the clock."""
-MAX_TICKS = 500
-"""Origins that one `tick` looks at, so that it is quick."""
-STALLED_AFTER = 60.0
-"""Seconds after which a link that was asked for what it said to have, and has shipped nothing at
-all, counts as stalled."""
-LATE = 3.0
-"""Seconds after which a peer that does not hold a message is late, for people."""
 
 
 class Conflict(NamedTuple):
@@ -101,6 +82,7 @@ class _Tree:
     eager: tuple[ReplicaLink, ...] = ()  # where they go at once
     asked: tuple[ReplicaLink, int] | None = None  # the last GRAFT, and its position
     answered: bool = False  # ... has been answered, so that nothing may be left out after it
+    looked: float = -NEVER  # when it had to look for another feeder, since two fed each other
 
     def feed(self, link: ReplicaLink | None, fed: bool = False) -> None:
         """Take a link as the feeder, or none."""
@@ -154,27 +136,20 @@ class _Want:
 class Replica:
     """The replicated log of one node, without its texts."""
 
-    def __init__(
-        self, origin: str, vector: Vector, rng: random.Random, linger: float = 0.0
-    ) -> None:
-        """Start with the `vector` that the log holds; `origin` is the one of this start.
-
-        `linger` (seconds) is how long a link gathers messages before it ships them: fewer frames
-        for more delay.
-        """
+    def __init__(self, origin: str, vector: Vector, rng: random.Random) -> None:
+        """Start with the `vector` that the log holds; `origin` is the one of this start."""
         self.woken: dict[ReplicaLink, None] = {}
         self.conflicts: list[Conflict] = []
         self.offences: Counter[str] = Counter()
         self.paused = False  # the log cannot be written
         self.duplicates = 0  # messages that came and were here already
         self._rng = rng
-        self._linger = linger
         self._vector = VersionVector(vector)
         self._commits = Commits(origin)
         self._trees = {name: _Tree(held) for name, held in self._vector.origins.items()}
-        self._count = sum(n for n, _ in vector.values())
+        self.count = sum(n for n, _ in vector.values())  # messages that are durable here
         self._grew = -NEVER
-        self._growth = deque([(-NEVER, self._count)], maxlen=20)  # when so many were held
+        self._growth = deque([(-NEVER, self.count)], maxlen=20)  # when so many were held
         self._links: dict[ReplicaLink, None] = {}
         self._wants: dict[str, _Want] = {}
         self._timers: list[tuple[float, str]] = []  # a heap: when to look at a want
@@ -195,10 +170,10 @@ class Replica:
 
     # -- Links -----------------------------------------------------------------------------------
 
-    def open(self, peer: str, rtt: float, now: float) -> ReplicaLink:
+    def open(self, peer: str, rtt: float, now: float, owner: Any = None) -> ReplicaLink:
         """Add a link, once SOCKETS has shown that the other end, node `peer`, is one of ours.
 
-        `rtt` is the round trip in seconds, a guess to begin with.
+        `rtt` is the round trip in seconds, a guess to begin with. `owner` is kept for the caller.
         """
         link = ReplicaLink(
             peer,
@@ -208,7 +183,7 @@ class Replica:
             self._links,
             self.woken,
             self._rng,
-            self._linger,
+            owner,
         )
         self._links[link] = None
         return link
@@ -440,10 +415,14 @@ class Replica:
             return
         tree.attach(link)
         if tree.origin.n > after:
-            link.offer(name, now)
+            link.offer(name)
         if tree.feeder is link:  # two that feed each other: one has to look elsewhere
             tree.feed(None)
-            self._refeed(tree, now, besides=(link,))
+            # Not again and again: in a ring, two questions could run round in opposite directions
+            # for ever, each undoing what the other did. HAVE tells what there is to ask for, too.
+            if now >= tree.looked + LOOK_AGAIN:
+                tree.looked = now
+                self._refeed(tree, now, besides=(link,))
 
     def _claim(self, link: ReplicaLink, name: str, n: int, running: str, now: float) -> int:
         """The peer says that it durably holds `n` of an origin, with that running hash.
@@ -682,8 +661,10 @@ class Replica:
             self._commits.waits = run.end
         return run
 
-    def expect_copies(self, seq: int) -> None:
-        """Somebody waits for copies of our own message `seq`: have the peers told, and answer."""
+    def expect_copies(self, origin: str, seq: int) -> None:
+        """Somebody waits for copies of a message of our own: have the peers told, and answer."""
+        if origin != self.origin or len(self.copies(origin, seq)) == len(self._links):
+            return
         self._commits.waits = max(self._commits.waits, seq)
         for link in self._links:
             if link.holds.get(self.origin, 0) < seq:
@@ -691,17 +672,17 @@ class Replica:
 
     def stored(self, runs: Sequence[Run], now: float) -> None:
         """The runs are durable: they may be told and shipped."""
-        self._count += sum(run.count for run in runs)
+        self.count += sum(run.count for run in runs)
         self._grew = now
         if now >= self._growth[-1][0] + LATE / 10:
-            self._growth.append((now, self._count))
+            self._growth.append((now, self.count))
         for run in runs:
             name, end = run.origin, run.end
             tree = self._trees[name]
             self._vector.store(tree.origin, run)
             for link in tree.eager:
                 if link.holds.get(name, 0) < end:
-                    link.offer(name, now)
+                    link.offer(name)
             if name == self.origin and run.after < self._commits.waits:
                 for link in self._links:
                     if link not in tree.eager:
@@ -729,7 +710,7 @@ class Replica:
         origin = tree.origin
         if origin.staged > origin.n:
             return False
-        self._count -= origin.n - n
+        self.count -= origin.n - n
         want = self._wants.get(name)
         for link in want.claims if want else ():
             link.gap += origin.n - n
@@ -813,7 +794,7 @@ class Replica:
         way there, or the word of them on its way back."""
         held = max((n for moment, n in self._growth if moment <= now - LATE), default=0)
         if self._grew <= now - LATE:
-            held = self._count
+            held = self.count
         holds = link.holds
         origins = self._vector.origins.values()
         return max(0, held - sum(min(o.n, holds.get(o.name, 0)) for o in origins))

@@ -13,48 +13,39 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from ..wire.logframes import MAX_BATCH, MAX_NAMED, Graft, Have, LogFrame, Prune, Vector
+from ..settings import (
+    AUDIT_INTERVAL,
+    AUDIT_NAMED,
+    BELIEVED,
+    HAVE_INTERVAL,
+    HAVE_RIDE,
+    HAVE_SOON,
+    HOLD_MARGIN,
+    HOLD_TRIPS,
+    MANY_LINKS,
+    MAX_AHEAD,
+    MAX_BATCH,
+    MAX_ORIGINS_NAMED,
+    MAX_RESENT,
+    MAX_SHIPPED,
+    MOST_INTERVALS,
+    NEVER,
+    PIECE_NAMED,
+    PIECE_PATIENCE,
+    PIECE_PAUSE,
+    RESEND_AFTER,
+    SHIPPED_PERIOD,
+    TIMES_SHIPPED,
+)
+from ..wire.frames import Sockets
+from ..wire.logframes import Graft, Have, LogFrame, PackedRun, Prune, Run, Vector
 from .vector import Origin, VersionVector
 
-HAVE_INTERVAL = 1.0
-"""Seconds between HAVEs on a link: of news, of which the first after a quiet second goes at once,
-and of what the peer has shipped or told, that it is durable here."""
-MANY_LINKS, MOST_INTERVALS = 8, 2.0
-"""With more links than this each is told in proportion less often, so that what a node spends does
-not grow with them, but in so many times the interval all the same."""
-HAVE_RIDE = 0.2
-"""Seconds after which news ride along with a frame that is sent anyway."""
-HAVE_SOON = 0.0
-"""Seconds, in place of HAVE_INTERVAL, while a commit waits for copies: a transaction gathers
-enough."""
-AUDIT_INTERVAL = 30.0
-"""Seconds, less up to a quarter, between HAVEs that tell a piece of the vector, news or not."""
-AUDIT_NAMED = 500
-"""Origins in such a piece; the next one goes on where it ended."""
-HOLD_TRIPS, HOLD_MARGIN = 1.25, 0.01
-"""Round trips, and seconds on top, for which what follows an origin's first message is held."""
-MAX_AHEAD = 500
-"""Origins of which one peer may claim more than we hold, at a time; each costs about 1.2 kB. What
-it claims beyond that is ignored, and asked for again once it has shipped some of these."""
-PIECE_NAMED, PIECE_PAUSE = MAX_AHEAD // 2, 0.05
-"""Origins in a piece of the vector that the peer asks for, and seconds between two: 450 kB/s."""
-PIECE_PATIENCE = 10.0
-"""Seconds after which a peer that has not answered such a question is not waited for."""
-RESEND_AFTER = 60.0
-"""Seconds in which a peer may ask only once for the same messages that it was sent before."""
-MAX_RESENT = 2_500
-"""Origins of which a peer may ask for messages again in that time."""
-BELIEVED = 1_000
-"""Messages that a peer may claim and that count as missing here before it has shipped any."""
-TIMES_SHIPPED = 10
-"""A peer is believed to hold up to so many times what it has shipped lately."""
-SHIPPED_PERIOD = 15.0
-"""Seconds; "lately" is the present and the last of these periods."""
-NEVER = float("inf")
+Piece = TypeVar("Piece", Run, PackedRun)
 
 
 class Ship(NamedTuple):
@@ -70,11 +61,15 @@ class Work(NamedTuple):
     send them as one MESSAGES frame with `have` and `ack`, as far as its bytes allow, then call
     `shipped`. With neither, there is nothing to do before `until`, or until the link is woken."""
 
-    frames: Sequence[LogFrame]
+    frames: Sequence[Sockets | LogFrame]
     ships: Sequence[Ship]
     have: Vector
     ack: bool
     until: float
+
+
+NOTHING = Work((), (), {}, False, NEVER)
+"""Nothing to send until the link is woken."""
 
 
 def _table() -> Any:
@@ -105,7 +100,7 @@ class ReplicaLink:
     _links: Sized  # all of the node
     _woken: dict[ReplicaLink, None]
     _rng: random.Random
-    _linger: float
+    owner: Any = None  # whose link it is: the record of the peer, which is not touched here
 
     introduced: bool = False  # the peer has told its whole vector
     holds: dict[str, int] = _table()  # origin -> what the peer durably holds, as it said
@@ -126,7 +121,6 @@ class ReplicaLink:
 
     _cursor: dict[str, int] = _table()  # origin -> where shipping is, when beyond `holds`
     _ready: dict[str, None] = _table()  # origins with something to ship, in turn
-    _ready_since: float = 0.0
     _held: dict[str, float] = _table()  # flooded origin -> when to ship more (0: nothing shipped)
     _soon: dict[str, None] = _table()  # origins to tell of soon, even if the peer holds them
     _told: int = 0  # the peer has been told of the vector's changes up to this revision
@@ -226,10 +220,8 @@ class ReplicaLink:
         PRUNE comes first."""
         self._held[name] = 0.0
 
-    def offer(self, name: str, now: float) -> None:
+    def offer(self, name: str) -> None:
         """Ship what the peer lacks of an origin."""
-        if not self._ready:
-            self._ready_since = now
         self._ready[name] = None
         self.wake()
 
@@ -366,9 +358,11 @@ class ReplicaLink:
         """PRUNE, GRAFT, and the next piece of the vector while the link opens."""
         frames: list[LogFrame] = []
         if self.prunes or self.refusals:
-            frames.append(Prune(_pop(self.prunes, MAX_NAMED), _pop(self.refusals, MAX_NAMED)))
+            frames.append(
+                Prune(_pop(self.prunes, MAX_ORIGINS_NAMED), _pop(self.refusals, MAX_ORIGINS_NAMED))
+            )
         if self.grafts or self.asks():
-            names = _pop(self.grafts, MAX_NAMED)
+            names = _pop(self.grafts, MAX_ORIGINS_NAMED)
             origins = self._vector.origins
             after = {name: origins[name].staged for name in names if name in origins}
             more = self._missed if self.asks() else None
@@ -377,7 +371,7 @@ class ReplicaLink:
             if after or more is not None:
                 frames.append(Graft(after, more=more))
         if self._opening:
-            piece = self._piece(MAX_NAMED, now)
+            piece = self._piece(MAX_ORIGINS_NAMED, now)
             frames.append(Have(piece, last=not self._opening))
         elif self._asked_piece is not None and self._piece_due(now):
             frames.append(self._asked_for(self._asked_piece))
@@ -396,7 +390,6 @@ class ReplicaLink:
 
     def shipped(self, ships: Iterable[Ship], now: float) -> None:
         """These pieces have been sent, `upto` being where the frame was full."""
-        self._ready_since = now
         for name, after, upto in ships:
             if self.position(name) != after:
                 continue  # the peer has asked for another position meanwhile
@@ -412,8 +405,6 @@ class ReplicaLink:
 
     def _ships(self, now: float) -> tuple[list[Ship], float]:
         """The pieces of the log to ship, a fair share of each origin; and when to come back."""
-        if self._linger and now < self._ready_since + self._linger:
-            return [], self._ready_since + self._linger
         ships: list[Ship] = []
         until = NEVER
         share = max(1, MAX_BATCH // len(self._ready))
@@ -465,7 +456,7 @@ class ReplicaLink:
         have = {name: self._vector.origins[name].entry for name in _pop(self._soon, AUDIT_NAMED)}
         if now >= self._audit_at:
             have.update(self._piece(AUDIT_NAMED, now))
-        news, rest = self._changes(MAX_NAMED - 3 * AUDIT_NAMED)
+        news, rest = self._changes(MAX_ORIGINS_NAMED - 3 * AUDIT_NAMED)
         have.update((origin.name, origin.entry) for origin in news)
         wait = 0.0 if have else HAVE_RIDE if riding else self._interval()
         if now >= self._owed_since + wait:
@@ -532,3 +523,27 @@ def _pop(table: dict[str, None], limit: int) -> tuple[str, ...]:
     for name in names:
         del table[name]
     return names
+
+
+def fill(
+    ships: Sequence[Ship], read: Callable[[str, int, int, int], tuple[Piece, int]], room: int
+) -> tuple[list[Piece], list[Ship], int, int]:
+    """Read the log until a frame is full.
+
+    `read` returns messages of an origin, `after`+1 up to `upto`, at least one entry of them, and
+    what is left of `room` then. Returns the runs, what of `ships` they are, how many messages, and
+    the room that is left.
+    """
+    runs: list[Piece] = []
+    done: list[Ship] = []
+    count = 0
+    for origin, after, upto in ships:
+        run, left = read(origin, after, upto, room)
+        if runs and (left < 0 or count + run.count > MAX_SHIPPED):
+            break  # it begins the next frame
+        runs.append(run)
+        done.append(Ship(origin, after, run.end))
+        room, count = left, count + run.count
+        if room <= 0 or count >= MAX_BATCH:
+            break
+    return runs, done, count, room

@@ -16,13 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-ANSWER_TIME = 5_000
-"""A peer that has not said within this time of the connection what it holds counts as unreachable.
-Milliseconds."""
-RESTART_TIME = 5_000
-"""A peer that is unreachable for less than this may only be restarting. Milliseconds."""
-MAX_NAMED = 100
-"""Unreachable peers that are named, those that have been for the longest time."""
+from ..settings import MAX_UNREACHABLE, VERDICT_ANSWER, VERDICT_RESTART
 
 
 class Verdict(NamedTuple):
@@ -49,14 +43,14 @@ def verdict(peers: Iterable[Mapping[str, Any]], held: int, behind: int, now: int
     connected = [peer for peer in peers if peer["state"] == "connected"]
     lags = [peer["behind"] for peer in connected if peer["behind"] is not None]
     silent = [peer for peer in connected if peer["behind"] is None]
-    mute = [peer for peer in silent if now - peer["since"] >= ANSWER_TIME]
+    mute = [peer for peer in silent if now - peer["since"] >= VERDICT_ANSWER]
     missed = [_named(peer, "connected, but it has not said what it holds") for peer in mute]
     missed += [_named(peer, peer.get("last_error") or "") for peer in peers if is_missed(peer)]
     missed.sort(key=lambda peer: peer["since"])
     count, synced = len(lags) + len(missed), lags.count(0)
 
     def judged(state: str, text: str) -> Verdict:
-        return Verdict(state, text, synced, count, missed[:MAX_NAMED])
+        return Verdict(state, text, synced, count, missed[:MAX_UNREACHABLE])
 
     if not connected:
         text = f"Disconnected: 0 of {numbered(count, 'peer')} reachable" if count else ""
@@ -69,7 +63,7 @@ def verdict(peers: Iterable[Mapping[str, Any]], held: int, behind: int, now: int
         late = len(lags) - synced
         most = numbered(max(lags), "message")
         return judged("behind", f"{numbered(late, 'peer')} {_are(late)} up to {most} behind")
-    if any(now - peer["since"] >= RESTART_TIME for peer in missed):
+    if any(now - peer["since"] >= VERDICT_RESTART for peer in missed):
         of_all = f"{len(missed):,} of {numbered(count, 'peer')}"
         return judged("degraded", f"{of_all} {_are(len(missed))} unreachable")
     return judged("in_sync", f"In sync with {synced} of {numbered(count, 'peer')}")

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from ..core.deduplication import WINDOW, Crowd, match, node_of, spans
+from ..core.deduplication import Crowd, match, node_of, spans
+from ..settings import COPY_WINDOW
 from .rows import name_of
 from .store import Database
 
@@ -37,7 +38,7 @@ def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -
     One that was hidden and is shown from now on arrives once more, so that those who follow the
     arrivals get it. Returns the last arrival, and how many more are hidden.
     """
-    new = Counter(time // WINDOW for time in times)
+    new = Counter(time // COPY_WINDOW for time in times)
     changes: list[tuple[int, int, int]] = []  # leader, arrival, arrival before
     hidden = 0
     for start, end in spans(times):
@@ -80,14 +81,14 @@ def _copies(
         )
         start = end
         for row in rows:
-            window = row[2] // WINDOW
+            window = row[2] // COPY_WINDOW
             excess = crowd.admit(row[2])
             if not excess:
                 matched.append(row)
             elif excess <= new.get(window, 0):
                 beyond.append(row)
             else:  # there may be very many: go on behind them
-                start = (window + 1) * WINDOW
+                start = (window + 1) * COPY_WINDOW
                 break
         rows.close()
     return matched, beyond

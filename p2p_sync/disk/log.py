@@ -17,8 +17,8 @@ from contextlib import suppress
 from itertools import chain
 
 from ..errors import LogDamaged, LogError
-from ..settings import INSERTED_ROWS, MAX_DAMAGE_NAMED, MAX_MESSAGE_BYTES
-from ..wire.logframes import MAX_SHIPPED, PackedRun, Run
+from ..settings import INSERTED_ROWS, MAX_DAMAGE_NAMED, MAX_MESSAGE_BYTES, MAX_SHIPPED
+from ..wire.logframes import PackedRun, Run
 from . import damage
 from .copies import count_copies, rematch
 from .damage import GAP, Found

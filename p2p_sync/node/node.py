@@ -4,52 +4,47 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import random
 import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ..address import Address, parse_address, reachable
 from ..codes import MAX_NUMBER
-from ..core.clock import MAX_AHEAD_MS, HybridClock
-from ..core.deduplication import node_of
-from ..core.overlay import Overlay
-from ..core.replica import Replica
-from ..core.vector import digest
-from ..core.verdict import Verdict, is_missed, verdict
+from ..core.commit import Commit
+from ..core.core import Core
+from ..core.turn import COPIES
 from ..disk.log import Log, Page
 from ..disk.store import Store
 from ..errors import InputError, LogError, MessageError, MessageTooLong, NotRunning, StartError
 from ..metrics import Counters, Counts, Times
 from ..net.credentials import Credentials
 from ..net.listener import Listener
-from ..settings import MAX_MESSAGE_BYTES, Settings
+from ..settings import (
+    MAX_AHEAD_MS,
+    MAX_BATCH,
+    MAX_ENTRY_BYTES,
+    MAX_MESSAGE_BYTES,
+    STOP_TIMEOUT,
+    Settings,
+)
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message, check_text
-from ..wire.logframes import MAX_BATCH, MAX_ENTRY_BYTES
-from .events import Event, Events
-from .mesh import Mesh
-from .reporter import Reporter
-from .state import State, Ticket
+from ..wire.logframes import Entry
+from .follow import follow
+from .journal import Event, Journal
+from .report import Report
+from .shell import Shell
+from .state import State, wall_ms
 from .writer import Writer
 
 logger = logging.getLogger("p2p_sync")
-
-_STOP_TIMEOUT = 1.0
-
-# A node that was once ready stays so while it lacks no more messages than this.
-_NEARLY = 1000
-# A node that knows addresses waits this long for a peer before it counts as alone. Seconds.
-_GATHERING = 5.0
-
-# Messages that one who follows is given at a time.
-_FOLLOWED = 100
 
 
 class Node:
@@ -72,7 +67,7 @@ class Node:
         `data_dir` holds its identity and the addresses it knows; None keeps nothing. `peers` are
         addresses to dial, `advertise` is the address that peers are told ("none": this node
         cannot be dialled; None: they form it from the connection). Further options are the
-        fields of `settings.Settings`. Raises InputError for what cannot be meant.
+        fields of `config.Settings`. Raises InputError for what cannot be meant.
         """
         if not 0 <= peer_port <= 65535:
             raise InputError(f"{peer_port} is no port; ports go up to 65535")
@@ -88,7 +83,8 @@ class Node:
         self._peer_port = peer_port
         self._data_dir = data_dir
         self._callbacks: list[Callable[[Message], object]] = []
-        self._lifecycle = threading.Lock()  # one start or stop at a time
+        self._idle = threading.Condition()  # guards the next one
+        self._changing = False  # it starts or stops: one of these at a time
         self._parts: _Parts | None = None
 
     # -- starting and stopping ------------------------------------------------------------------
@@ -98,28 +94,48 @@ class Node:
 
         Raises StartError, which says what to do, where the port or the directory cannot be had.
         """
-        with self._lifecycle:
-            if self._parts is None:
-                try:
-                    self._parts = _Parts(self._peer_port, self._data_dir, self._settings)
-                    self._parts.start(self._callbacks)
-                except BaseException as error:
-                    parts, self._parts = self._parts, None
-                    if parts:
-                        parts.stop()
-                    if not isinstance(error, LogError):
-                        raise
-                    raise StartError(
-                        f"the data directory {self._data_dir} cannot be used ({error}); check the "
-                        "disk, or choose another directory with --data-dir"
-                    ) from None
+        if not self._claim(wanted=None):
+            return
+        parts: _Parts | None = None
+        try:
+            parts = _Parts(self._peer_port, self._data_dir, self._settings)
+            parts.start(self._callbacks)
+            self._parts = parts
+        except BaseException as error:
+            if parts:
+                parts.stop()
+            if not isinstance(error, LogError):
+                raise
+            raise StartError(
+                f"the data directory {self._data_dir} cannot be used ({error}); check the "
+                "disk, or choose another directory with --data-dir"
+            ) from None
+        finally:
+            self._release()
 
     def stop(self) -> None:
         """Close all links and end all threads within about two seconds. Twice is fine."""
-        with self._lifecycle:
-            parts, self._parts = self._parts, None
-        if parts:
-            parts.stop()
+        if not self._claim(wanted=True):
+            return
+        parts, self._parts = self._parts, None
+        try:
+            if parts:
+                parts.stop()
+        finally:
+            self._release()
+
+    def _claim(self, wanted: bool | None) -> bool:
+        """Wait for the end of another start or stop, and begin one. Return False where there is
+        nothing to do: it runs already, or does not run (`wanted`: it is to run now)."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._changing)
+            self._changing = (self._parts is not None) == bool(wanted)
+            return self._changing
+
+    def _release(self) -> None:
+        with self._idle:
+            self._changing = False
+            self._idle.notify_all()
 
     def __enter__(self) -> Node:
         self.start()
@@ -135,7 +151,7 @@ class Node:
 
         Returns the key of its entry in `peers`. Raises AddressError where `address` cannot be one.
         """
-        return self._running().mesh.connect(parse_address(address))
+        return self._running().shell.connect(parse_address(address))
 
     def commit(self, text: str, copies: int = 0, timeout: float = 5.0) -> Message:
         """Add a message, and return it once it is on disk; peers are sent it.
@@ -146,15 +162,12 @@ class Node:
         """
         parts = self._running()
         self.check(text)
-        ticket = parts.state.commit([text], ack=copies > 0)
-        parts.finish(ticket)
-        message = ticket.message()
+        commit = parts.commit([text], ack=copies > 0)
+        parts.finish(commit)
+        message = commit.message()
         if not copies:
             return message
-        wait = parts.state.wait_copies
-        return replace(
-            message, copies=wait(message.origin, message.seq, copies, timeout, asked=True)
-        )
+        return replace(message, copies=parts.wait_copies(message, copies, timeout))
 
     def begin(self, text: str, then: Callable[[bool], object]) -> Callable[[], None] | None:
         """Begin to add a message; returns what waits for the end, and raises as `commit` does.
@@ -164,49 +177,55 @@ class Node:
         """
         parts = self._running()
         self.check(text)
-        ticket = parts.state.begin(text, then)
-        return partial(parts.finish, ticket) if ticket else None
+        commit = parts.begin(text)
+        if commit is None:
+            return None
+        commit.future.add_done_callback(lambda future: then(future.exception() is None))
+        return partial(parts.finish, commit)
 
     def commit_all(self, texts: Iterable[str]) -> Iterator[Message]:
         """Add a message for each of `texts`, many in a transaction, and yield those on disk.
 
         Raises as `commit` does; what was yielded before is stored.
         """
-        for ticket in self._commit(texts):
-            for index in range(len(ticket.texts)):
-                yield ticket.message(index)
+        for commit in self._commit(texts):
+            for index in range(len(commit.texts)):
+                yield commit.message(index)
 
     def commit_many(self, texts: Iterable[str]) -> Iterator[tuple[Message, Message]]:
         """Do as `commit_all`, and yield the first and the last of each batch on disk, which are of
         one origin and have no gap between them."""
-        for ticket in self._commit(texts):
-            yield ticket.message(), ticket.message(len(ticket.texts) - 1)
+        for commit in self._commit(texts):
+            yield commit.message(), commit.message(len(commit.texts) - 1)
 
-    def _commit(self, texts: Iterable[str]) -> Iterator[Ticket]:
+    def _commit(self, texts: Iterable[str]) -> Iterator[Commit]:
         """Commit `texts` in batches; yield those on disk, all of them before anything raises."""
-        state = self._running().state
-        waiting: deque[Ticket] = deque()
-        last: Ticket | None = None
+        parts = self._running()
+        waiting: deque[Commit] = deque()
+        last: Commit | None = None
         problem: Exception | None = None
         try:
             for batch in self._batches(texts):
-                last = state.commit(batch, after=last)
+                last = parts.commit(batch, after=last)
                 waiting.append(last)
                 if len(waiting) > 2:
-                    state.wait_stored(waiting[0])
+                    waiting[0].future.result()
                     yield waiting.popleft()
         except Exception as error:
             problem = error
-        for ticket in waiting:
-            state.wait_stored(ticket)
-            yield ticket
+        for commit in waiting:
+            commit.future.result()
+            yield commit
         if problem:
             raise problem
 
     def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
         """Wait, `timeout` seconds at most, until `copies` other nodes hold a message of this
         node's own; return how many do."""
-        return self._running().state.wait_copies(message.origin, message.seq, copies, timeout)
+        parts = self._running()
+        with parts.state.turn() as core:
+            core.replica.expect_copies(message.origin, message.seq)
+        return parts.wait_copies(message, copies, timeout)
 
     def check(self, text: str) -> None:
         """Raise MessageTooLong or MessageError where `text` cannot be a message."""
@@ -253,32 +272,16 @@ class Node:
     def status(self) -> dict[str, Any]:
         """Return what the node is and holds, as `GET /api/v1/status` tells it."""
         parts = self._running()
-        held, hidden = parts.log.count()
-        damaged = parts.log.damaged()
-        behind = parts.state.behind()
-        return {
-            "verdict": self._verdict(parts)._asdict(),
-            "node": {
-                "id": parts.store.node,
-                "address": parts.address,
-                "version": __version__,
-                "protocol": PROTOCOL_VERSION,
-                "started": parts.started,
-            },
-            "sockets": parts.state.count(),
-            "messages": {"count": held - hidden, "digest": digest(parts.state.vector())},
-            "behind": behind,
-            "conflicts": parts.state.conflicts(),
-            "misbehaviour": parts.state.misbehaviour(),
-            "damaged": damaged,
-            "warnings": self.warnings + parts.state.clock_warnings() + _damage(damaged),
+        node = {
+            "id": parts.store.node,
+            "address": parts.address,
+            "version": __version__,
+            "protocol": PROTOCOL_VERSION,
+            "started": parts.started,
         }
-
-    @staticmethod
-    def _verdict(parts: _Parts) -> Verdict:
-        held, _ = parts.log.count()
-        peers, behind = parts.state.peers(late=True), parts.state.behind()
-        return verdict(peers, held, behind, int(time.time() * 1000))
+        status = {"node": node, **parts.report.status()}
+        status["warnings"] = self.warnings + status["warnings"]
+        return status
 
     def unready(self) -> str:
         """Return why this node should not be asked yet; nothing where it may be.
@@ -286,25 +289,14 @@ class Node:
         It may be once it has caught up, and until it lacks many again; a node alone may at once. A
         node may not be while a part of its log is damaged.
         """
-        parts = self._running()
-        if problem := parts.state.problem():
-            return problem
-        if damaged := parts.log.damaged():
-            return f"its log is damaged at {damaged[0]}, and no peer has sent that again yet"
-        behind = parts.state.behind()
-        age = time.monotonic() - parts.begun
-        if not parts.caught_up and age < _GATHERING and parts.state.seeks():
-            return "it has just started, and waits for what its peers hold"
-        parts.caught_up = parts.caught_up or parts.state.caught_up()
-        if behind > _NEARLY or not parts.caught_up:
-            return f"it is catching up: {behind} messages are missing here"
-        return ""
+        return self._running().report.unready()
 
     def holds(self, name: str) -> bool:
         """Return whether the message with that identity, `origin:seq`, is on disk here."""
         origin, _, seq = name.rpartition(":")
         number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 17 else 0
-        return 0 < number <= self._running().state.held(origin)
+        with self._running().state.turn() as core:
+            return 0 < number <= core.replica.held(origin)
 
     def follow(self, after: int, pause: float) -> Iterator[Page[tuple[int, Message]]]:
         """Yield what comes to be shown after arrival `after`, with its numbers, as it comes.
@@ -313,53 +305,33 @@ class Node:
         the entries that were left out of it. Ends when the node stops.
         """
         parts = self._running()
-        return _follow(parts.state, parts.log, after, pause)
+        return follow(parts.state, parts.log, after, pause)
 
     def metrics(self) -> tuple[Counts, dict[str, Times]]:
         """Return what there is to measure, by the names of `GET /metrics`."""
-        parts = self._running()
-        held = {origin: count for origin, (count, _) in parts.state.vector().items()}
-        heard = parts.log.heard()
-        mine = [origin for origin in held if node_of(origin) == parts.store.node]
-        own = sum(held[origin] - heard.get(origin, 0) for origin in mine)
-        of_originals = sum(heard.values())
-        counts = parts.counters.counts() | parts.state.traffic()
-        counts["log_messages"] = {
-            ("own",): own,
-            ("ours",): sum(held.values()) - own - of_originals,
-            ("heard",): of_originals,
-        }
-        counts["misbehaviour_total"] = {
-            (kind,): count for kind, count in parts.state.misbehaviour().items()
-        }
-        peers = parts.state.peers()
-        counts["in_sync"] = {(): self._verdict(parts).good}
-        counts["peers"] = dict(
-            Counter(("unreachable",) if is_missed(peer) else (peer["state"],) for peer in peers)
-        )
-        counts["build_info"] = {(__version__, str(PROTOCOL_VERSION), platform.python_version()): 1}
-        counts["log_bytes"] = {(): parts.store.size()}
-        counts["threads"] = {(): threading.active_count()}
-        return counts, parts.counters.times()
+        return self._running().report.metrics()
 
     def sockets(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""
-        return self._running().state.count()
+        with self._running().state.turn() as core:
+            return core.overlay.count()
 
     def peers(self) -> list[dict[str, Any]]:
         """Return an entry for each node and address known, as `GET /api/v1/peers` tells them."""
-        return self._running().state.peers()
+        return self._running().report.peers()
 
     def forget(self, key: str) -> bool:
         """Hang up on the peer whose entry in `peers` has that `key`, and forget its addresses.
 
         Returns False where there is none. A peer that knows this node may dial it again.
         """
-        return self._running().mesh.forget(key)
+        return self._running().report.forget(key)
 
     def copies(self, messages: Iterable[Message]) -> list[int]:
         """Return of each message how many linked nodes have told that it is on their disk."""
-        return self._running().state.copies((message.origin, message.seq) for message in messages)
+        wanted = list(messages)
+        with self._running().state.turn() as core:
+            return [len(core.replica.copies(message.origin, message.seq)) for message in wanted]
 
     def events(self, after: int = 0, timeout: float = 0.0) -> tuple[list[Event], int, int]:
         """Return the events after the one with that id, the last id, and when the node started.
@@ -368,17 +340,17 @@ class Node:
         begin anew with each start (ms since the epoch), by which a restart shows.
         """
         parts = self._running()
-        return *parts.events.wait(after, timeout), parts.started
+        return *parts.journal.wait(after, timeout), parts.started
 
     def event_cursor(self, number: int) -> str:
         """Return the id of an event as a place that names this start of the node, too."""
-        return self._running().events.cursors.text(number)
+        return self._running().journal.cursors.text(number)
 
     def event_number(self, cursor: str) -> int:
         """Return the id in a place; raises CursorGone for one of another start, InputError for
         what is no place."""
-        events = self._running().events
-        return events.cursors.number(cursor, events.last())
+        journal = self._running().journal
+        return journal.cursors.number(cursor, journal.last())
 
     def on_message(self, callback: Callable[[Message], object]) -> None:
         """Have `callback` called with each message that comes to be held from the start on.
@@ -427,30 +399,6 @@ class Node:
         return parts
 
 
-def _damage(damaged: Sequence[str]) -> list[str]:
-    """Return the warning about damaged entries, if there are any."""
-    if not damaged:
-        return []
-    more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-    return [
-        f"the log of this node is damaged at {damaged[0]}{more}: check its disk; damaged messages "
-        "are not shown until a peer sends them again"
-    ]
-
-
-def _follow(
-    state: State, log: Log, after: int, pause: float
-) -> Iterator[Page[tuple[int, Message]]]:
-    while not state.stopped:
-        newest = log.last_arrival()
-        page = log.arrivals(after, _FOLLOWED)
-        # What a page that is not full has passed over, up to the newest, is not shown.
-        last = page[-1][0] if page else after
-        after = last if len(page) >= _FOLLOWED else max(last, newest)
-        if page or page.damaged or not (state.wait_arrival(after, pause) or state.stopped):
-            yield page
-
-
 class _Parts:
     """What exists from a node's start to its stop."""
 
@@ -459,7 +407,6 @@ class _Parts:
     ) -> None:
         self.credentials = Credentials(settings)
         self.counters = Counters()
-        self.caught_up = False
         self.store = Store(data_dir)
         try:
             self.server = Listener(port, settings, self.credentials)
@@ -473,46 +420,40 @@ class _Parts:
         except BaseException:
             self.store.close()
             raise
-        wall = int(time.time() * 1000)
-        clock = HybridClock()
-        clock.observe(self.log.newest_time(wall + MAX_AHEAD_MS), wall)
-        start = secrets.randbelow(MAX_NUMBER)
-        replica = Replica(self._new_origin(start), self.log.vector(), random.Random())
-        overlay = Overlay(self.store.node, start, settings, self.server.port, random.Random())
-        self.state = State(overlay, replica, self.log, clock, self._new_origin)
-        self.events = Events(self.store.start)
-        reporter = Reporter(self.events, self.state, self.log)
-        self.mesh = Mesh(
-            self.state,
-            self.store,
-            self.log,
-            settings,
-            self.credentials,
+        start, wall = secrets.randbelow(MAX_NUMBER), wall_ms()
+        core = Core(
+            self.store.node,
             start,
-            self.counters,
-            reporter,
+            self.server.port,
+            settings,
+            self.log.vector(),
+            self.log.newest_time(wall + MAX_AHEAD_MS),
+            wall,
+            random.SystemRandom(),
         )
-        self.writer = Writer(self.state, self.log, reporter)
+        self.journal = Journal(self.store.start)
+        self.shell = Shell(
+            self.store, self.log, settings, self.credentials, start, self.counters, self.journal
+        )
+        self.state = self.shell.state = State(core, self.log, self.shell.perform)
+        self.writer = Writer(self.state, self.log)
         self.address = str(
             settings.advertise
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
         )
         self.started = wall
-        self.begun = time.monotonic()
+        self._delivered = 0  # the last arrival that was handed on
         self._listened = threading.Event()  # there is somebody to call back
         self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)
-
-    def _new_origin(self, number: int | None = None) -> str:
-        return f"{self.store.node}-{secrets.randbelow(MAX_NUMBER) if number is None else number}"
 
     def start(self, callbacks: list[Callable[[Message], object]]) -> None:
         self._callbacks = callbacks
         if callbacks:
             self.listen()
         self.writer.start()
-        self.server.start(self.mesh)
-        self.mesh.start()
-        self.caught_up = not self.state.seeks()  # with no peer known there is nothing to wait for
+        self.server.start(self.shell)
+        self.shell.start()
+        self.report = Report(self.state, self.store, self.log, self.counters)
         self._delivery.start()
 
     def listen(self) -> None:
@@ -522,41 +463,60 @@ class _Parts:
             self._listened.set()
 
     def stop(self) -> None:
-        self.events.stop()
-        self.state.stop()
+        self.journal.stop()
         self._listened.set()
-        self.mesh.stop()
+        self.shell.stop()
         self.server.stop()
         self.writer.stop()
-        self.state.give_up()
         if self._delivery.ident and threading.current_thread() is not self._delivery:
-            self._delivery.join(_STOP_TIMEOUT)
+            self._delivery.join(STOP_TIMEOUT)
         self.store.close()
 
-    def finish(self, ticket: Ticket) -> None:
+    def commit(
+        self, texts: Sequence[str], ack: bool = False, after: Commit | None = None
+    ) -> Commit:
+        """Commit messages as one entry, whose limits they keep; wait for its future."""
+        draft = Entry.of(0, texts)
+        with self.state.turn_with_room() as core:
+            return core.commits.commit(draft, texts, Future(), ack=ack, after=after)
+
+    def begin(self, text: str) -> Commit | None:
+        """Commit a message where this does not have to wait."""
+        draft = Entry.of(0, [text])
+        with self.state.turn() as core:
+            full = core.commits.full
+            return None if full else core.commits.commit(draft, [text], Future())
+
+    def finish(self, commit: Commit) -> None:
         """Wait until a single message is on disk; raises LogError where it cannot be."""
-        self.state.wait_stored(ticket)
-        self.counters.time("commit_seconds", time.monotonic() - ticket.begun)
+        commit.future.result()
+        self.counters.time("commit_seconds", time.monotonic() - commit.begun)
+
+    def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
+        """Wait until `copies` other nodes hold a message, `timeout` seconds at most; return how
+        many do."""
+
+        def count(core: Core) -> int:
+            return len(core.replica.copies(message.origin, message.seq))
+
+        with self.state.turn(
+            COPIES, lambda core: core.stopped or count(core) >= copies, timeout
+        ) as core:
+            return count(core)
 
     def _deliver(self) -> None:
         """The thread `callbacks`: hand on each message, in order of arrival."""
         self._listened.wait()  # else each message would wake this thread for nothing
-        while not self.state.stopped and self.state.wait_arrival(self._delivered):
-            try:
-                self._deliver_new()
-            except LogError as error:
-                logger.error("messages could not be read for callbacks: %s", error)
-                return
+        try:
+            for page in follow(self.state, self.log, self._delivered, None):
+                for _, message in page:
+                    self._call_back(message)
+        except LogError as error:
+            logger.error("messages could not be read for callbacks: %s", error)
 
-    def _deliver_new(self) -> None:
-        newest = self.log.last_arrival()
-        page = self.log.arrivals(self._delivered, MAX_BATCH) if self._callbacks else []
-        numbers = [number for number, _ in page]
-        # A short page is the last one; what was passed over in it is not shown.
-        self._delivered = numbers[-1] if len(page) == MAX_BATCH else max([newest, *numbers])
-        for _, message in page:
-            for callback in list(self._callbacks):
-                try:
-                    callback(message)
-                except Exception:
-                    logger.exception("the callback %r failed", callback)
+    def _call_back(self, message: Message) -> None:
+        for callback in list(self._callbacks):
+            try:
+                callback(message)
+            except Exception:
+                logger.exception("the callback %r failed", callback)

@@ -1,6 +1,7 @@
-"""Group commit: one thread stores what many commit and many links bring, a transaction at a time.
+"""The thread that stores: what many commit and many links bring, one transaction at a time.
 
-While one transaction is on its way to the disk, what comes meanwhile gathers for the next.
+While one transaction is on its way to the disk, what comes meanwhile gathers for the next (group
+commit).
 """
 
 from __future__ import annotations
@@ -8,84 +9,90 @@ from __future__ import annotations
 import logging
 import threading
 
+from ..core.turn import WORK
 from ..disk.log import Log
 from ..errors import LogError
-from ..net.link import wake
-from .reporter import Reporter
+from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT
+from ..wire.logframes import Run
 from .state import State
 
 logger = logging.getLogger("p2p_sync")
-
-# How long after a failure the disk is tried again. Seconds.
-_RETRY = 1.0
-
-# An idle writer looks this often whether the files of the log are still there. Seconds.
-_IDLE = 0.5
-
-# After a transaction of few messages the writer sends them itself on a few links, rather than wake
-# their senders: a change of thread takes longer than that.
-_FEW_MESSAGES = 32
-_FEW_LINKS = 8
-
-_STOP_TIMEOUT = 2.0
 
 
 class Writer:
     """The thread `writer`."""
 
-    def __init__(self, state: State, log: Log, reporter: Reporter) -> None:
+    def __init__(self, state: State, log: Log) -> None:
         self._state = state
         self._log = log
-        self._reporter = reporter
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
-        """Begin to store what the state hands out."""
+        """Begin to store."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; the state has to be stopped before."""
+        """End the thread, once it has stored what waits for it. The core has to be stopped before;
+        commits that are not stored then fail."""
         self._stopping.set()
         if self._thread.ident:
-            self._thread.join(_STOP_TIMEOUT)
+            self._thread.join(STOP_TIMEOUT)
+        with self._state.turn() as core:
+            core.commits.give_up()
 
     def _run(self) -> None:
-        while (runs := self._state.pending(_IDLE)) is not None:
-            try:
-                for name, n, running in self._log.losses():
-                    held = self._state.lose(name, n, running)
-                    if held is not None:
-                        self._log.lose(name, n, running, held)
-                if not runs:
-                    self._log.check()
-                    continue
+        runs: list[Run] = []
+        while True:
+            if not runs:
+                # Without work, look now and then whether the files are still there.
+                with self._state.turn(WORK, lambda core: core.commits.has_work, DISK_CHECK) as core:
+                    runs = core.commits.to_store()
+                    over = core.stopped and not runs
+                if over:
+                    return
+            runs = self._store(runs)
+
+    def _store(self, runs: list[Run]) -> list[Run]:
+        """Store runs, if there are any; return those to store next."""
+        try:
+            self._drop_damaged()
+            if runs:
                 self._log.append(runs)
-            except LogError as error:
-                self._fail(error)
-            except Exception as error:
-                logger.exception("storing messages failed")
-                self._fail(LogError(f"this node failed: {error}"))
             else:
-                woken, tickets = self._state.stored(runs)
-                few = _FEW_LINKS if sum(run.count for run in runs) <= _FEW_MESSAGES else 0
-                for link in woken[:few]:
-                    link.help()
-                wake(woken[few:])
-                for ticket in tickets:
-                    ticket.settle(True)
-                self._reporter.stored()
+                self._log.check()
+        except LogError as error:
+            self._fail(error)
+            return []
+        except Exception as error:
+            logger.exception("storing messages failed")
+            self._fail(LogError(f"this node failed: {error}"))
+            return []
+        if not runs:
+            return []
+        with self._state.turn() as core:
+            core.stored(runs)
+            return core.commits.to_store()
+
+    def _drop_damaged(self) -> None:
+        """Hold of each origin only what comes before its first damaged entry."""
+        for name, n, running in self._log.losses():
+            with self._state.turn() as core:
+                held = core.lose(name, n, running)
+            if held is not None:  # else messages of that origin are on their way: later
+                self._log.lose(name, n, running, held)
 
     def _fail(self, error: LogError) -> None:
-        """Drop all that waits, and try the disk until it takes something again."""
+        """Have all that waits fail, and try the disk until it takes something again."""
         logger.error("messages cannot be stored, and none are taken: %s", error)
-        for ticket in self._state.failed(error):
-            ticket.settle(False)
-        while not self._stopping.wait(_RETRY):
+        with self._state.turn() as core:
+            core.commits.failed(error)
+        while not self._stopping.wait(DISK_RETRY):
             try:
                 self._log.probe()
             except LogError:
                 continue
             logger.info("messages can be stored again")
-            wake(self._state.recovered())
+            with self._state.turn() as core:
+                core.commits.recovered()
             return

@@ -28,17 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..codes import MAX_NUMBER, PROTOCOL_ERROR
 from ..errors import ProtocolError
-from ..settings import MAX_MESSAGE_BYTES
-
-MAX_NAMED = 2_500
-"""Origins named in one frame; at some 90 bytes each that stays below 256 KiB."""
-MAX_BATCH = 1_000
-"""Messages in one entry; a frame that holds as many takes no further entry."""
-MAX_SHIPPED = 2 * MAX_BATCH
-"""Messages in one frame."""
-MAX_ENTRY_BYTES = 160 * 1024
-"""UTF-8 of the texts in one entry; six times as much, each byte escaped, is below the limit of a
-frame."""
+from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES, MAX_ORIGINS_NAMED, MAX_SHIPPED
 
 NO_HASH = ""
 """The running hash over no messages."""
@@ -306,8 +296,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
             raise _wrong(f"more than {MAX_SHIPPED} messages in a frame")
         return Messages(runs, have, ack)
     if kind == "PRUNE":
-        origins = _list(data.get("origins"), MAX_NAMED)
-        refused = _list(data.get("refused", []), MAX_NAMED)
+        origins = _list(data.get("origins"), MAX_ORIGINS_NAMED)
+        refused = _list(data.get("refused", []), MAX_ORIGINS_NAMED)
         return Prune(tuple(map(_origin, origins)), tuple(map(_origin, refused)), have, ack)
     if kind == "GRAFT":
         after = _table(data, "after", required=True)
@@ -326,8 +316,8 @@ def _table(data: Mapping[str, Any], name: str, *, required: bool) -> Iterable[tu
         return ()
     if not isinstance(table, dict):
         raise _wrong(f"{name} is not an object")
-    if len(table) > MAX_NAMED:
-        raise _wrong(f"more than {MAX_NAMED} entries in {name}")
+    if len(table) > MAX_ORIGINS_NAMED:
+        raise _wrong(f"more than {MAX_ORIGINS_NAMED} entries in {name}")
     return table.items()
 
 

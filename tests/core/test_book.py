@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from p2p_sync.core.book import GIVE_UP, AddressBook, Known
+from p2p_sync.core.book import AddressBook, Known
 from p2p_sync.errors import DialError
-from p2p_sync.settings import MAX_ADDRESSES, MAX_KNOWN_ADDRESSES, Settings
+from p2p_sync.settings import GIVE_UP, MAX_ADDRESSES, MAX_KNOWN_ADDRESSES, Settings
 
 
 def book() -> AddressBook:

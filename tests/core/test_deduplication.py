@@ -7,7 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_sync.core.deduplication import MOST, WINDOW, node_of
+from p2p_sync.core.deduplication import node_of
+from p2p_sync.settings import COPY_WINDOW, MAX_MATCHED
 from p2p_sync.wire.frames import Message
 from tests.harness.deduplication import shown
 
@@ -34,7 +35,7 @@ def test_what_one_node_heard_twice_is_two_commits() -> None:
 
 
 def test_hearings_further_apart_than_the_window_are_two_commits() -> None:
-    messages = [heard(A, 1, 0), heard(B, 1, WINDOW), heard(C, 1, WINDOW + 1)]
+    messages = [heard(A, 1, 0), heard(B, 1, COPY_WINDOW), heard(C, 1, COPY_WINDOW + 1)]
     assert shown(messages) == [messages[0], messages[2]]
 
 
@@ -61,7 +62,7 @@ def oldest_first(messages: list[Message]) -> list[Message]:
     for message in messages:
         node = node_of(message.origin)
         for leader, nodes in commits:
-            if message.time - leader.time <= WINDOW and node not in nodes:
+            if message.time - leader.time <= COPY_WINDOW and node not in nodes:
                 nodes.add(node)
                 break
         else:
@@ -70,7 +71,9 @@ def oldest_first(messages: list[Message]) -> list[Message]:
     return leaders
 
 
-@given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.integers(0, 2 * WINDOW)), max_size=40))
+@given(
+    st.lists(st.tuples(st.sampled_from([A, B, C]), st.integers(0, 2 * COPY_WINDOW)), max_size=40)
+)
 def test_what_is_shown_follows_the_plain_rule(copies: list[tuple[str, int]]) -> None:
     messages = [heard(origin, n, time) for n, (origin, time) in enumerate(copies)]
     messages.sort(key=lambda message: message.order)
@@ -88,6 +91,6 @@ def test_a_text_that_is_committed_for_ever_is_shown_once_each_time() -> None:
 
 
 def test_copies_beyond_the_limit_are_shown_and_those_below_it_are_not() -> None:
-    crowd = [heard(f"{n:016x}-1", 1, 7) for n in range(MOST + 50)]
-    assert shown(crowd[:MOST]) == crowd[:1]
-    assert shown(crowd) == [crowd[0], *crowd[MOST:]]
+    crowd = [heard(f"{n:016x}-1", 1, 7) for n in range(MAX_MATCHED + 50)]
+    assert shown(crowd[:MAX_MATCHED]) == crowd[:1]
+    assert shown(crowd) == [crowd[0], *crowd[MAX_MATCHED:]]

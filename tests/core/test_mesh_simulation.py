@@ -12,7 +12,7 @@ import pytest
 
 from p2p_sync.settings import Settings
 from tests import simulation
-from tests.harness.mesh_simulator import MeshNode, Network
+from tests.harness.simulator import Node, Simulation
 from tests.simulation import Row, load, wait_settled
 
 SEEDS = 80
@@ -35,12 +35,12 @@ def test_Histories_AnySeed_OneMeshAndOneLogInTheEnd(block: int) -> None:
 def history(seed: int) -> None:
     """Nodes of all kinds come, die, return, move and are parted; then all must be well."""
     rng = random.Random(seed)
-    net = Network(seed)
+    net = Simulation(seed)
     target = rng.randint(2, 8)
     net.grow(1, Settings(target_links=target))
     net.grow(rng.randint(1, 24), Settings(target_links=target))
     hidden = net.grow(rng.randint(0, 2), Settings(target_links=target, dialable=False))
-    every = list(net.hosts.values())
+    every = list(net.nodes)
     net.run(rng.uniform(0.0, 20.0))
     for _ in range(rng.randint(1, 8)):
         load(net, 5.0, every)
@@ -66,17 +66,17 @@ def history(seed: int) -> None:
     assert took < 120.0, f"seed {seed}: not one mesh in two minutes"
     assert all(node.overlay.count() for node in hidden), f"seed {seed}: one is alone"
     limit = 2 * target + 1  # one may just be closing
-    assert max(net.degrees()) <= max(limit, len(net.hosts) - 1 if target * 2 > 24 else limit)
+    assert max(net.degrees()) <= max(limit, len(net.nodes) - 1 if target * 2 > 24 else limit)
 
 
-def restart(nodes: list[MeshNode]) -> None:
+def restart(nodes: list[Node]) -> None:
     for node in nodes:
         if not node.up:
             node.start()
 
 
 def test_FullMesh_NineNodes_StaysAsItIsWithoutFrames() -> None:
-    net = Network(1)
+    net = Simulation(1)
     net.grow(9)
     net.run(30.0)
     assert net.degrees() == [8] * 9
@@ -88,7 +88,7 @@ def test_FullMesh_NineNodes_StaysAsItIsWithoutFrames() -> None:
 
 def test_NoArgument_AllStartedAgainInAnyOrder_OneMesh() -> None:
     for seed in range(10):
-        net = Network(seed)
+        net = Simulation(seed)
         nodes = net.grow(12)
         net.run(20.0)
         for node in nodes:

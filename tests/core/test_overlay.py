@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
 import pytest
 
 from p2p_sync.codes import NORMAL, SAME_NODE, TRY_AGAIN_LATER
-from p2p_sync.core.overlay import GOOD_LINK, Overlay
-from p2p_sync.core.peer import Close, Tell, Work
-from p2p_sync.settings import Settings
+from p2p_sync.core import effects
+from p2p_sync.core.book import AddressBook, Endpoint, Known
+from p2p_sync.core.overlay import Overlay
+from p2p_sync.core.peer import Peer
+from p2p_sync.settings import GOOD_LINK, Settings
 from p2p_sync.wire.frames import Sockets
 
 LOCAL = ("10.0.0.1", 8001)
@@ -22,15 +25,106 @@ class Chance(random.Random):
         return 0.5
 
 
-def overlay(digit: str, settings: Settings | None = None, start: int = 1) -> Overlay:
-    return Overlay(digit * 16, start, settings or Settings(), 8001, Chance())
+class Tell(NamedTuple):
+    """A frame for the peer on a link."""
+
+    link: int
+    frame: Sockets
 
 
-def learn(node: Overlay, address: str, now: float, source: str = "b" * 16) -> None:
+class Close(NamedTuple):
+    """The end of a link."""
+
+    link: int
+    code: int
+    reason: str
+
+
+Work = Tell | Close
+
+
+class Rig:
+    """The rules of one node, whose peers are known by the numbers of their links. What they decide
+    is returned, first the frames and then the closes."""
+
+    def __init__(self, node: str, start: int, settings: Settings) -> None:
+        self._effects = effects.Effects()
+        self.rules = Overlay(node, start, settings, 8001, self._effects, Chance())
+        self._links: dict[int, Peer] = {}
+
+    @property
+    def book(self) -> AddressBook:
+        return self.rules.book
+
+    @property
+    def peers(self) -> dict[int, Peer]:
+        return {peer.link: peer for peer in self.rules.peers}
+
+    def count(self) -> int:
+        return self.rules.count()
+
+    def due(self, now: float) -> tuple[list[str], float]:
+        return self.rules.due(now)
+
+    def dial(self, address: str, now: float) -> int:
+        return self.rules.dial(address, now)
+
+    def resolved(
+        self, address: str, endpoints: tuple[Endpoint, ...], now: float
+    ) -> tuple[Endpoint, ...]:
+        return self.rules.resolved(address, endpoints, now)
+
+    def failed(self, address: str, error: str, now: float) -> bool:
+        return self.rules.failed(address, error, now)
+
+    def accepted(self, link: int, remote: Endpoint, local: Endpoint, now: float) -> None:
+        self._links[link] = Peer(link, None, 0, remote, now)
+        self.rules.accepted(self._links[link], local)
+
+    def dialled(
+        self, link: int, address: str, dial: int, remote: Endpoint, now: float
+    ) -> list[Work]:
+        self._links[link] = Peer(link, Known(address), dial, remote, now)
+        self.rules.dialled(self._links[link], now)
+        return self._work()
+
+    def greet(self, link: int, now: float) -> list[Work]:
+        if self._links[link] in self.rules.peers:
+            self.rules.greet(self._links[link])
+        return self._work()
+
+    def hello(self, link: int, frame: Sockets, now: float) -> list[Work]:
+        self.rules.hello(self._links[link], frame, now)
+        return self._work()
+
+    def closed(self, link: int, reason: str, now: float, code: int | None = None) -> None:
+        self.rules.closed(self._links[link], reason, now, code)
+
+    def news(self, now: float) -> tuple[list[Tell], float]:
+        again = self.rules.news(now)
+        return [work for work in self._work() if isinstance(work, Tell)], again
+
+    def _work(self) -> list[Work]:
+        taken = self._effects.take()
+        work: list[Work] = []
+        for peer in taken.woken:
+            work += [Tell(peer.link, frame) for frame in peer.outbox]
+            peer.outbox.clear()
+        for effect in taken.others:
+            assert isinstance(effect, effects.Close)
+            work.append(Close(effect.peer.link, effect.code, effect.reason))
+        return work
+
+
+def overlay(digit: str, settings: Settings | None = None, start: int = 1) -> Rig:
+    return Rig(digit * 16, start, settings or Settings())
+
+
+def learn(node: Rig, address: str, now: float, source: str = "b" * 16) -> None:
     node.book.learn([address], source, now, over_loopback=False)
 
 
-def due(node: Overlay, now: float) -> list[str]:
+def due(node: Rig, now: float) -> list[str]:
     addresses, again = node.due(now)
     assert again > now
     return addresses
@@ -39,7 +133,7 @@ def due(node: Overlay, now: float) -> list[str]:
 class Wire:
     """Overlays on hosts of their own, joined by links that carry frames in order."""
 
-    def __init__(self, **nodes: Overlay) -> None:
+    def __init__(self, **nodes: Rig) -> None:
         self.nodes = nodes
         self.hosts = {name: f"10.0.0.{number}" for number, name in enumerate(nodes, 1)}
         self.ends: dict[tuple[str, int], tuple[str, int]] = {}
@@ -176,7 +270,7 @@ def test_learned_addresses_are_dialled_up_to_the_target_and_those_by_hand_always
     assert due(node, 0.0) == []
 
 
-def original_dials(node: Overlay, link: int, host: str, *listed: str) -> list[str]:
+def original_dials(node: Rig, link: int, host: str, *listed: str) -> list[str]:
     """An original dials `node`; return all that it is told."""
     node.accepted(link, (host, 40000 + link), LOCAL, 0)
     work = node.hello(link, Sockets(listed), 0)
@@ -184,7 +278,7 @@ def original_dials(node: Overlay, link: int, host: str, *listed: str) -> list[st
             item.frame.addresses]  # fmt: skip
 
 
-def join(node: Overlay, link: int, digit: str, *listed: str) -> list[Work]:
+def join(node: Rig, link: int, digit: str, *listed: str) -> list[Work]:
     """Another node of ours, on host 10.0.1.`link`, dials `node`; return the work."""
     node.accepted(link, (f"10.0.1.{link}", 50000), LOCAL, 0)
     return node.hello(link, Sockets(listed, digit * 16, 1, port=8001), 0)
@@ -211,7 +305,7 @@ def test_an_original_that_dialled_several_of_ours_is_told_by_the_first_alone() -
     assert told(join(node, 3, "c"), 2) == []
 
 
-def dial_original(node: Overlay, link: int = 9) -> list[Work]:
+def dial_original(node: Rig, link: int = 9) -> list[Work]:
     node.book.add("ws://10.0.2.1:7001", 0.0)
     dial = node.dial("ws://10.0.2.1:7001", 0.0)
     work = node.dialled(link, "ws://10.0.2.1:7001", dial, ("10.0.2.1", 7001), 0)
@@ -317,7 +411,7 @@ def test_a_name_that_leads_where_a_link_leads_already_is_not_dialled() -> None:
 # -- how many links -----------------------------------------------------------------------------
 
 
-def joins(node: Overlay, links: range, enough: bool = True) -> list[Work]:
+def joins(node: Rig, links: range, enough: bool = True) -> list[Work]:
     """Nodes of ours, each on a host of its own, dial `node`; return the work that came of it."""
     work: list[Work] = []
     for link in links:
@@ -374,7 +468,7 @@ def test_a_full_node_tells_addresses_and_closes() -> None:
     assert len(told(work, 4)) == 3
 
 
-def probe(node: Overlay, link: int, digit: str, now: float, enough: bool) -> list[Work]:
+def probe(node: Rig, link: int, digit: str, now: float, enough: bool) -> list[Work]:
     """`node` looks for a node that it has no link to, at the time of a probe, and finds it."""
     address = f"ws://10.7.{link}.1:8001"
     learn(node, address, now)
@@ -387,7 +481,7 @@ def probe(node: Overlay, link: int, digit: str, now: float, enough: bool) -> lis
 def test_a_probe_ends_but_once_a_minute_it_takes_the_place_of_another_link() -> None:
     node = overlay("f", Settings(target_links=2))
     joins(node, range(1, 3))
-    node._exchange_at = 60.0
+    node.rules._exchange_at = 60.0
     assert closes(probe(node, 10, "b", 10.0, True)) == [(10, TRY_AGAIN_LATER)]
     node.closed(10, "enough", 10.0, TRY_AGAIN_LATER)
     assert due(node, 19.9) == [], "the next comes ten seconds later"
@@ -399,7 +493,7 @@ def test_a_probe_ends_but_once_a_minute_it_takes_the_place_of_another_link() -> 
 def test_a_probe_that_finds_a_node_with_too_few_links_keeps_the_link() -> None:
     node = overlay("f", Settings(target_links=2))
     joins(node, range(1, 3))
-    node._exchange_at = 60.0
+    node.rules._exchange_at = 60.0
     assert closes(probe(node, 10, "b", 10.0, False)) == []
     assert node.count() == 3
 
@@ -445,7 +539,7 @@ def test_an_address_that_could_not_be_dialled_is_not_spread_until_it_works() -> 
     assert told(join(node, 4, "d"), 4) == ["ws://10.0.1.2:8001", address]
 
 
-def strangers(node: Overlay, *hosts: str) -> int:
+def strangers(node: Rig, *hosts: str) -> int:
     """Peers with ever new ids on `hosts` each send 40 addresses; return how many are dialled."""
     for link, host in enumerate(hosts, 1):
         node.accepted(link, (host, 50000 + link), LOCAL, 0)

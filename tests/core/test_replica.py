@@ -12,19 +12,10 @@ import pytest
 from p2p_sync.core import replica as rules
 from p2p_sync.core import replica_link
 from p2p_sync.core.replica import Conflict, Replica
-from p2p_sync.core.replica_link import NEVER, ReplicaLink
+from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.core.vector import digest
-from p2p_sync.wire.logframes import (
-    MAX_NAMED,
-    NO_HASH,
-    Entry,
-    Graft,
-    Have,
-    Messages,
-    Prune,
-    Run,
-    chain,
-)
+from p2p_sync.settings import MAX_ORIGINS_NAMED, NEVER, PIECE_PAUSE
+from p2p_sync.wire.logframes import NO_HASH, Entry, Graft, Have, Messages, Prune, Run, chain
 
 US = "0" * 16 + "-1"
 O = "a" * 16 + "-1"  # noqa: E741 - an origin
@@ -50,9 +41,9 @@ def entry(n: int, prefix: str = "") -> tuple[int, str]:
 class Bench:
     """A replica with a time, a writer that stores at once, and links whose frames are seen."""
 
-    def __init__(self, linger: float = 0.0, **held: int) -> None:
+    def __init__(self, **held: int) -> None:
         vector = {{"O": O, "P": P, "US": US}[name]: entry(n) for name, n in held.items()}
-        self.replica = Replica(US, vector, random.Random(1), linger)
+        self.replica = Replica(US, vector, random.Random(1))
         self.now = 100.0
 
     def link(self, peer: str = "peer", /, **holds: int) -> ReplicaLink:
@@ -224,12 +215,12 @@ def test_Opening_PeersVectorUnknown_NothingShipped() -> None:
 
 
 def test_Opening_LargeVector_ToldInPiecesTheLastMarked() -> None:
-    names = [f"{n:016x}-1" for n in range(MAX_NAMED + 1)]
+    names = [f"{n:016x}-1" for n in range(MAX_ORIGINS_NAMED + 1)]
     replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
     link = replica.open("peer", RTT, 0.0)
     pieces = [link.take(0.0).frames[0] for _ in range(2)]
     assert [(len(have.have), have.last) for have in pieces if isinstance(have, Have)] == [
-        (MAX_NAMED, False),
+        (MAX_ORIGINS_NAMED, False),
         (1, True),
     ]
     assert not link.take(0.0).frames
@@ -517,21 +508,6 @@ def test_Ships_PeerHoldsIt_NotShipped() -> None:
     assert bench.sent(other) == []
 
 
-def test_Linger_ManyMessages_OneFrame() -> None:
-    bench = Bench(linger=0.1)
-    link = bench.link()
-    bench.commit()
-    bench.later(1.0)
-    assert bench.sent(link) == [(US, 0, 1)]
-    bench.later(1.0)
-    bench.commit()
-    bench.later(0.05)
-    bench.commit()
-    assert bench.sent(link) == []
-    bench.later(0.06)
-    assert bench.sent(link) == [(US, 1, 3)]
-
-
 # -- HAVE -----------------------------------------------------------------------------------------
 
 
@@ -641,6 +617,7 @@ def test_Have_LargeVector_AuditedPieceByPiece(monkeypatch: pytest.MonkeyPatch) -
     told = []
     for minute in range(1, 7):
         for frame in link.take(60.0 * minute).frames:
+            assert isinstance(frame, Have)
             told.append(len(frame.have))
             link.take(60.0 * minute)
     assert told == [5, 2, 2, 1, 2, 2]
@@ -655,7 +632,7 @@ def test_Have_VeryManyChangesAtOnce_AllTold() -> None:
         bench.arrive(feeder, *(run(name, 0, 1) for name in names[i : i + 400]))
     told: set[str] = set()
     for frame in bench.sent(lazy):
-        assert len(frame.have) <= MAX_NAMED
+        assert len(frame.have) <= MAX_ORIGINS_NAMED
         told.update(frame.have)
     assert told == set(names)
 
@@ -965,7 +942,7 @@ def test_Vector_AskedForAgain_ToldInPieces(monkeypatch: pytest.MonkeyPatch) -> N
         assert link.take(now).frames == [Have({name: entry(1) for name in names}, next=after)]
         replica.receive(link, Graft({}, more=index), now)
         assert link.take(now).frames == [], "not twice at once"
-        assert now < link.take(now).until <= now + replica_link.PIECE_PAUSE
+        assert now < link.take(now).until <= now + PIECE_PAUSE
         while link.take(now + 0.5).frames:
             pass
 

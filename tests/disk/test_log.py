@@ -16,10 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2p_sync.core import deduplication as hearings
-from p2p_sync.core.deduplication import MOST, STRETCH, WINDOW
 from p2p_sync.disk.log import Log, Place
 from p2p_sync.disk.store import Store
 from p2p_sync.errors import LogError, LogFull
+from p2p_sync.settings import COPY_STRETCH, COPY_WINDOW, MAX_MATCHED
 from p2p_sync.wire.frames import Message
 from p2p_sync.wire.logframes import NO_HASH, Entry, PackedRun, Run, chain
 from tests.harness.deduplication import shown
@@ -319,7 +319,9 @@ def test_the_newest_time_leaves_out_what_is_too_far_ahead() -> None:
 
 # -- hearings -------------------------------------------------------------------------------------
 
-STEPS = st.sampled_from([0, 1, 2500, 4999, 5000, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
+STEPS = st.sampled_from(
+    [0, 1, 2500, 4999, 5000, COPY_WINDOW - 1, COPY_WINDOW, COPY_WINDOW + 1, 3 * COPY_WINDOW]
+)
 HEARERS = [f"{digit * 16}-{start}" for digit in "abc" for start in (1, 2)]
 # What comes in: of which origin, how far in time from that origin's last, the text, heard or not,
 # and whether a transaction ends behind it.
@@ -370,21 +372,21 @@ def test_hearings_match_also_where_an_origins_clock_goes_back(arrivals: list[Arr
     st.lists(
         st.tuples(
             st.sampled_from(HEARERS),
-            st.integers(0, 4 * STRETCH // 1000).map(lambda n: n * 1000),
+            st.integers(0, 4 * COPY_STRETCH // 1000).map(lambda n: n * 1000),
             st.just("x"),
             st.just(True),
             st.sampled_from([True, False]),
         ),
         max_size=60,
     ),
-    st.sampled_from([2, 5, MOST]),
+    st.sampled_from([2, 5, MAX_MATCHED]),
 )
 def test_copies_match_the_same_in_long_chains_and_crowds(
     arrivals: list[Arrival], most: int
 ) -> None:
     """Where matching starts afresh, and where there are more copies than are matched."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearings, "MOST", most)
+        patch.setattr(hearings, "MAX_MATCHED", most)
         check_hearings(arrivals, lambda _, moment: moment)
 
 
@@ -485,11 +487,11 @@ FLOODS = {
     "one node, one time": [(A, 1_000_000)] * 8000,
     "many nodes, one time": [(origin, 1_000_000) for origin in NODES] * 2,
     "many nodes, at the edges of windows": [
-        (origin, 1_000_000 + WINDOW * (n % 4) - (n % 3 == 0)) for n, origin in enumerate(NODES)
+        (origin, 1_000_000 + COPY_WINDOW * (n % 4) - (n % 3 == 0)) for n, origin in enumerate(NODES)
     ] * 2,
     "two nodes in turn for hours": [((A, B)[n % 2], 1_000_000 + 6_000 * n) for n in range(8000)],
     "many nodes, as dense as is matched": [
-        (NODES[n % 4000], 1_000_000 + n * (WINDOW // MOST)) for n in range(8000)
+        (NODES[n % 4000], 1_000_000 + n * (COPY_WINDOW // MAX_MATCHED)) for n in range(8000)
     ],
 }  # fmt: skip
 
@@ -528,14 +530,14 @@ def test_beyond_a_limit_copies_are_shown_as_they_are(tmp_path: Path) -> None:
     feed = Feed()
     with opened(tmp_path) as (_, log):
         flood(log, feed, [(origin, 50_001) for origin in NODES[:2000]])
-        assert log.count() == (2000, MOST - 1)
+        assert log.count() == (2000, MAX_MATCHED - 1)
         # An earlier copy pushes one that was hidden beyond the limit: it is shown from now on.
         log.append([feed.run(A, Entry(49_999, "other", True), Entry(50_000, "same", True))])
         expected = shown(feed.sorted())
-        assert len(expected) == 2002 - (MOST - 1)
+        assert len(expected) == 2002 - (MAX_MATCHED - 1)
         assert list(log.all()) == expected
     with opened(tmp_path) as (_, log):
-        assert log.count()[1] == MOST - 1
+        assert log.count()[1] == MAX_MATCHED - 1
         log.append([feed.run(B, Entry(60_000, "same", True))])
         assert list(log.all()) == shown(feed.sorted())
         assert sorted(followed(log, 7), key=lambda m: m.order) == shown(feed.sorted())

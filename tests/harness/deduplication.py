@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from p2p_sync.core.deduplication import STRETCH, Crowd, match, node_of
+from p2p_sync.core.deduplication import Crowd, match, node_of
+from p2p_sync.settings import COPY_STRETCH
 from p2p_sync.wire.frames import Message
 
 
@@ -20,7 +21,7 @@ def shown(messages: Iterable[Message]) -> list[Message]:
     hidden: set[int] = set()
     for _, numbers in matched.values():
         copies = [(messages[n].time, node_of(messages[n].origin)) for n in numbers]
-        start = (copies[0][0] // STRETCH - 1) * STRETCH
+        start = (copies[0][0] // COPY_STRETCH - 1) * COPY_STRETCH
         leaders = match(copies, start)
         hidden.update(numbers[n] for n, leader in enumerate(leaders) if leader != n)
     return [message for number, message in enumerate(messages) if number not in hidden]

@@ -1,37 +1,49 @@
-"""A seeded discrete-event simulator that runs the very Replica class on many nodes.
+"""A seeded discrete-event simulator: the core of many nodes, the shipped one, in virtual time.
 
-A heap holds what happens when. A node has a disk (a transaction takes a while, and serves all that
-came meanwhile), a wall clock that may be wrong, and a sender per link, which may be slow. A wire
-between two nodes has latency and jitter, can freeze, and when it is cut loses what is on its way.
-All chance comes from one seed, so that a run can be repeated, with a trace.
+A heap holds what happens when. A node here is its core with a simulated shell around it: it carries
+out the same effects, but threads, sockets, disks and clocks are events. A disk takes a while over a
+transaction, and serves all that came meanwhile. A wall clock may be wrong. A wire between two nodes
+has latency and jitter, can freeze, and when it is cut loses what is on its way. A host is up or
+down, and reaches those on its own side of a partition; to dial takes a round trip.
+
+All chance comes from one seed, so a run can be repeated, with a trace.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from typing import Any, TypeAlias
 
-from p2p_sync.core.clock import MAX_AHEAD_MS, HybridClock
+from p2p_sync.codes import NORMAL
+from p2p_sync.core.book import Known
+from p2p_sync.core.core import Core
+from p2p_sync.core.effects import Close, Dial, Keep, Note, Settle
+from p2p_sync.core.faults import KINDS
+from p2p_sync.core.overlay import Overlay
+from p2p_sync.core.peer import Peer
 from p2p_sync.core.replica import Replica
-from p2p_sync.core.replica_link import NEVER, ReplicaLink, Ship
-from p2p_sync.wire.logframes import (
-    NO_HASH,
-    Entry,
-    LogFrame,
-    Messages,
-    Run,
-    chain,
-    from_dict,
-    to_json,
-)
+from p2p_sync.core.replica_link import Work, fill
+from p2p_sync.errors import DialError, LogError
+from p2p_sync.settings import MAX_AHEAD_MS, NEVER, SPARE_PEERS, Settings
+from p2p_sync.wire.frames import Frame, Sockets, decode, encode
+from p2p_sync.wire.logframes import NO_HASH, Entry, Have, Messages, Run, chain
 
 EPOCH_MS = 1_700_000_000_000
 """The wall clock when a simulation begins."""
+LATENCY = 0.02
+"""Seconds one way over a wire that came of a dial."""
+HEARTBEAT = 30.0
+"""Seconds within which a link that carries nothing any more is noticed."""
+PORT = 8001
+BY_HAND = Settings(target_links=0)
+"""Nodes that do not dial: the wires between them are laid by the test."""
 
 Disk: TypeAlias = tuple[dict[str, list[Entry]], dict[str, list[str]]]
 """What a node's disk holds: origin -> of each message its entry, and origin -> of each the running
@@ -43,16 +55,17 @@ class Simulation:
 
     def __init__(self, seed: int, *, trace: bool = False, careful: bool = False) -> None:
         """`trace` prints all that happens; `careful` checks more, and sends all frames through
-        their dictionary form."""
+        their text."""
         self.rng = random.Random(seed)
         self.now = 0.0  # seconds
         self.nodes: list[Node] = []
+        self.hosts: dict[str, Node] = {}  # by address
         self.tracing = trace
         self.careful = careful
         self.forked: set[str] = set()  # origins that live twice: only there contents may differ
         self.committed: dict[tuple[str, int], Entry] = {}  # all that was ever durable
         self.frames: Counter[type] = Counter()  # sent, by type
-        self.offences: Counter[str] = Counter()  # of nodes, as others see them; each cuts a link
+        self.offences: Counter[str] = Counter()  # of nodes, as others see them
         self.received = 0  # messages that came from peers, new or not
         self.received_first = 0  # those of them that were an origin's first
         self.delivered = 0  # those that were new, and stored
@@ -90,21 +103,68 @@ class Simulation:
 
     def add(self, count: int, **options: Any) -> list[Node]:
         """Start nodes, with the options of Node, and return them."""
-        added = [Node(self, len(self.nodes) + i, **options) for i in range(count)]
-        self.nodes += added
+        added = []
+        for _ in range(count):
+            node = Node(self, len(self.nodes), **options)
+            self.nodes.append(node)
+            self.hosts[node.address] = node
+            added.append(node)
         for node in added:
             node.start()
         return added
 
+    def grow(self, count: int, settings: Settings | None = None) -> list[Node]:
+        """Start nodes that dial, and know the address of the first of all."""
+        added = []
+        for _ in range(count):
+            first = next(iter(self.hosts), None)
+            given = (first,) if first else ()
+            added += self.add(1, settings=settings or Settings(), given=given)
+        return added
+
+    def up(self) -> list[Node]:
+        """The nodes that run."""
+        return [node for node in self.nodes if node.up]
+
     def equal(self) -> bool:
         """Whether all running nodes hold the same, with nothing on its way to a disk."""
-        running = [node for node in self.nodes if node.up]
+        running = self.up()
         vectors = [node.replica.vector() for node in running]
         return not any(node.writing for node in running) and all(v == vectors[0] for v in vectors)
 
+    # -- The network -----------------------------------------------------------------------------
+
+    def part(self, sides: int) -> None:
+        """Cut the network into so many sides; 1 mends it. Links across are noticed as dead late."""
+        for number, node in enumerate(self.nodes):
+            node.side = number % sides
+        for node in self.up():
+            for end in list(node.ends):
+                if end.other.node.side != node.side:
+                    end.wire.cut(HEARTBEAT)
+
+    def degrees(self) -> list[int]:
+        """How many sockets each running node counts."""
+        return [node.overlay.count() for node in self.up()]
+
+    def in_one_piece(self, nodes: list[Node] | None = None) -> bool:
+        """Whether the links join all running nodes, or these, be it by way of others."""
+        up = self.up()
+        index = {node: number for number, node in enumerate(up)}
+        pairs = {
+            (index[node], index[end.other.node])
+            for node in up
+            for end in node.ends
+            if end.other.node in index and not end.wire.lost
+        }
+        among = [index[node] for node in nodes] if nodes else None
+        return connected(len(up), pairs, among)
+
 
 class Node:
-    """One node: the replica with a simulated shell around it."""
+    """One node: its core with a simulated shell around it."""
+
+    core: Core
 
     def __init__(
         self,
@@ -115,48 +175,77 @@ class Node:
         skew_ms: int = 0,
         slow: float = 0.0,
         batch: int = 1_000,
-        linger: float = 0.0,
+        settings: Settings = BY_HAND,
+        given: Sequence[str] = (),
     ) -> None:
         """`disk`: seconds that a transaction takes; `slow`: seconds at most that a MESSAGES frame
         takes to read and send; `batch`: messages that fill one; `skew_ms`: what the wall clock is
-        ahead; `linger`: as in Replica."""
+        ahead; `given`: addresses given by hand."""
         self.sim = sim
         self.number = number
         self.id = f"{number:016x}"
+        self.host = f"10.{1 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
+        self.address = f"ws://{self.host}:{PORT}"
+        self.side = 0
         self.disk, self.skew_ms, self.slow, self.batch = disk, skew_ms, slow, batch
-        self.linger = linger
+        self.settings = settings
+        self.given = list(given)
+        self.kept: list[Known] = []  # what the disk holds of the address book
+        self.dials = 0
         self.starts = 0
         self.up = False
         self.full = False  # the disk takes nothing
         self.log: dict[str, list[Entry]] = {}  # of each message its entry
         self.hashes: dict[str, list[str]] = {}
         self.acknowledged: dict[tuple[str, int], Entry] = {}  # own commits that were answered
-        self.conflicts: set[tuple[str, str]] = set()  # (peer, origin)
-        self.replica = Replica("", {}, sim.rng)
+        self._boot("")
 
     def __repr__(self) -> str:
         return f"n{self.number}"
 
+    @property
+    def replica(self) -> Replica:
+        """The rules of the log."""
+        return self.core.replica
+
+    @property
+    def overlay(self) -> Overlay:
+        """The rules of links and addresses."""
+        return self.core.overlay
+
+    @property
+    def conflicts(self) -> set[tuple[str, str]]:
+        """The conflicts that it has noticed: peer and origin."""
+        return {(conflict.peer, conflict.origin) for conflict in self.core.exchange.conflicts}
+
     # -- Life ------------------------------------------------------------------------------------
+
+    def _boot(self, start: str) -> None:
+        """Make a core on the disk as it is."""
+        self.ends: dict[End, None] = {}
+        self.writing: list[Run] = []  # in the transaction that is under way
+        self.timer = NEVER
+        vector = {name: (len(log), self.hashes[name][-1]) for name, log in self.log.items()}
+        wall = self.wall()
+        times = [log[-1].time for log in self.log.values()]
+        newest = max((time for time in times if time <= wall + MAX_AHEAD_MS), default=0)
+        number = int(start or self.starts)
+        rng = self.sim.rng
+        self.core = Core(self.id, number, PORT, self.settings, vector, newest, wall, rng)
 
     def start(self, origin: str | None = None) -> None:
         """Start on the disk as it is, under a new origin; with an old one, a machine's snapshot
         comes back to life."""
         self.starts += 1
         self.up = True
-        self.ends: dict[ReplicaLink, End] = {}
-        self.queue: list[Run] = []  # for the writer
-        self.writing: list[Run] = []  # in the transaction that is under way
-        self.timer = NEVER
-        vector = {name: (len(log), self.hashes[name][-1]) for name, log in self.log.items()}
-        origin = origin or f"{self.id}-{self.starts}"
-        self.replica = Replica(origin, vector, self.sim.rng, self.linger)
-        self.clock = HybridClock()
-        for log in self.log.values():
-            self.clock.observe(log[-1].time, self.wall())
-        self.sim.trace(
-            self, "starts as", short(origin), {short(k): n for k, (n, _) in vector.items()}
-        )
+        self._boot(origin.rpartition("-")[2] if origin else "")
+        held = {short(name): len(log) for name, log in self.log.items()}
+        self.sim.trace(self, "starts as", short(self.replica.origin), held)
+        with self.turn() as core:
+            for known in self.kept:
+                core.book.restore(known, self.sim.now)
+            for address in self.given:
+                core.connect(address)
 
     def crash(self, notice: float = 0.2) -> None:
         """Die at once. What is not durable is lost; peers notice within `notice` seconds."""
@@ -164,11 +253,17 @@ class Node:
         self.up = False
         if self.writing and self.sim.rng.random() < 0.5:
             self._append(self.writing)  # it got through, only nobody was told
-        self.writing = []
-        self.replica = Replica("", {}, self.sim.rng)
-        for end in self.ends.values():
+        self._keep(self.core)
+        ends = list(self.ends)
+        self._boot("")
+        for end in ends:
             end.wire.cut(notice)
-        self.ends = {}
+
+    def _keep(self, core: Core) -> None:
+        """Write down the address book."""
+        self.kept = [copy(known) for known in core.book.known.values() if not known.oneself]
+        for known in self.kept:
+            known.probing, known.endpoints = False, ()
 
     def disk_copy(self) -> Disk:
         """Return a copy of the disk."""
@@ -190,103 +285,104 @@ class Node:
     def repair(self) -> None:
         """Give a full disk room again."""
         self.full = False
-        if self.up and self.replica.paused:
-            self.replica.resume(self.sim.now)
-            self.pump()
+        if self.up and self.core.commits.failure:
+            with self.turn() as core:
+                core.commits.recovered()
 
     def wall(self) -> int:
         """The wall clock, in milliseconds."""
         return EPOCH_MS + int(self.sim.now * 1000) + self.skew_ms
 
-    # -- Events ----------------------------------------------------------------------------------
+    # -- The shell -------------------------------------------------------------------------------
+
+    @contextmanager
+    def turn(self) -> Iterator[Core]:
+        """Lend the core; carry out at the end what it has decided, as the shell does."""
+        core = self.core
+        core.begin(self.sim.now, self.wall())
+        yield core
+        effects, _ = core.end()
+        for peer in effects.woken:
+            peer.link.send()
+        for effect in effects.others:
+            if isinstance(effect, Dial):
+                self._dial(effect)
+            elif isinstance(effect, Close):
+                effect.peer.link.hang_up(effect.reason, effect.code)
+            elif isinstance(effect, Settle):
+                self._settle(effect)
+            elif isinstance(effect, Note):
+                self._note(effect)
+            elif isinstance(effect, Keep):
+                self._keep(core)
+        if core is not self.core:
+            return
+        if core.commits.has_work and not self.writing:
+            self._write()
+        if core.deadline < self.timer:
+            self.timer = max(core.deadline, self.sim.now + 0.001)
+            self.sim.at(self.timer, self._tick, core, self.timer)
+
+    def _tick(self, core: Core, timer: float) -> None:
+        if core is self.core and timer == self.timer:
+            self.timer = NEVER
+            with self.turn() as core:
+                core.tick()
 
     def commit(self, *texts: str, ack: bool = False, watch: bool = False) -> None:
         """Commit messages as one entry; refused while the disk is full. `watch`: measure how they
         spread."""
-        if not self.up or self.full or self.replica.paused:
+        if not self.up or self.full or self.core.commits.failure:
             return
-        entry = Entry.of(self.clock.tick(self.wall()), texts)
-        run = self.replica.commit([entry], self.sim.now, ack)
-        self.sim.trace(self, "commits", short(run.origin), run.after + 1, "to", run.end)
-        if self.sim.careful:
-            self._check_order(entry)
-        if watch:
-            for seq in range(run.after + 1, run.end + 1):
-                self.sim.started[run.origin, seq] = self.sim.now
-        self.write([run])
-        self.pump()
+        with self.turn() as core:
+            commit = core.commits.commit(Entry.of(0, texts), texts, None, ack=ack)
+            span = range(commit.first, commit.last + 1)
+            self.sim.trace(self, "commits", short(commit.origin), span.start, "to", span.stop - 1)
+            if self.sim.careful:
+                self._check_order(commit.entry)
+            if watch:
+                self.sim.started.update(((commit.origin, seq), self.sim.now) for seq in span)
 
-    def _tick(self) -> None:
-        self.timer = NEVER
-        if self.up:
-            self.replica.tick(self.sim.now)
-            self.pump()
+    def _settle(self, effect: Settle) -> None:
+        commit = effect.commit
+        if effect.error is None:
+            for seq in range(commit.first, commit.last + 1):
+                self.acknowledged[commit.origin, seq] = commit.entry
 
-    # -- The shell -------------------------------------------------------------------------------
+    def _note(self, note: Note) -> None:
+        self.sim.trace(self, note.kind, note.text)
+        if note.kind in KINDS:
+            self.sim.offences[note.kind] += 1
 
-    def pump(self) -> None:
-        """Let the woken senders work, and set the timer."""
-        replica = self.replica
-        woken = replica.woken
-        while woken:
-            link = next(iter(woken))
-            del woken[link]
-            self.ends[link].send()
-        if replica.conflicts:
-            self._note_conflicts()
-        deadline = replica.next_deadline()
-        if deadline < self.timer:
-            self.timer = deadline
-            self.sim.at(deadline, self._tick)
+    # -- The disk --------------------------------------------------------------------------------
 
-    def _note_conflicts(self) -> None:
-        for conflict in self.replica.conflicts:
-            self.sim.trace(self, *conflict)
-            self.conflicts.add((conflict.peer, conflict.origin))
-            if conflict.origin == self.replica.origin:
-                self.starts += 1
-                self.replica.renew(f"{self.id}-{self.starts}")
-        self.replica.conflicts.clear()
-
-    def write(self, runs: list[Run]) -> None:
-        """Hand runs to the writer."""
-        if self.disk == 0.0 and not self.full:
-            self._stored(runs)
-            return
-        self.queue += runs
-        if not self.writing:
-            self._begin()
-
-    def _begin(self) -> None:
+    def _write(self) -> None:
         """Begin a transaction with all that waits."""
-        self.writing, self.queue = self.queue, []
-        self.sim.at(self.sim.now + self.disk, self._end, self.replica)
+        self.writing = self.core.commits.to_store()
+        if self.disk == 0.0 and not self.full:
+            self._end(self.core)
+        else:
+            self.sim.at(self.sim.now + self.disk, self._end, self.core)
 
-    def _end(self, replica: Replica) -> None:
-        if replica is not self.replica:
+    def _end(self, core: Core) -> None:
+        if core is not self.core:
             return  # crashed meanwhile
         runs, self.writing = self.writing, []
-        if self.full:
-            self.sim.trace(self, "cannot store")
-            self.queue = []
-            replica.failed(self.sim.now)
-        else:
-            self._stored(runs)
-        if self.queue:
-            self._begin()
-        self.pump()
-
-    def _stored(self, runs: list[Run]) -> None:
-        sim, own = self.sim, self.replica.origin
-        self._append(runs)
-        self.replica.stored(runs, sim.now)
-        for run in runs:
-            if run.origin == own:
-                for seq in range(run.after + 1, run.end + 1):
-                    self.acknowledged[own, seq] = self.log[own][seq - 1]
+        if not self.full:
+            self._append(runs)
+            self._count(runs)
+        with self.turn():
+            if self.full:
+                self.sim.trace(self, "cannot store")
+                core.commits.failed(LogError("the disk is full"))
             else:
+                core.stored(runs)
+
+    def _count(self, runs: list[Run]) -> None:
+        sim = self.sim
+        for run in runs:
+            if run.origin != self.replica.origin:
                 sim.delivered += run.count
-                self.clock.observe(run.entries[-1].time, self.wall())
             for seq in range(run.after + 1, run.end + 1) if sim.started else ():
                 key = (run.origin, seq)
                 if key in sim.started:
@@ -308,23 +404,16 @@ class Node:
                     assert known is entry or known == entry or name in self.sim.forked
                 self.hashes[name] += [""] * (entry.length - 1) + [running]
 
-    def read(self, ships: Sequence[Ship]) -> tuple[tuple[Run, ...], list[Ship]]:
-        """Read the log until a frame is full; return the runs, and what they cover."""
-        runs, done, room = [], [], self.batch
-        for name, after, upto in ships:
-            if room <= 0:
-                break
-            log = self.log[name]
-            entries, end = [], after
-            while end < min(upto, after + room):  # whole entries
-                entries.append(log[end])
-                end += log[end].length
-            room -= end - after
-            previous = self.hashes[name][after - 1] if after else NO_HASH
-            assert previous or not after, "from inside an entry"
-            runs.append(Run(name, after, previous, tuple(entries), chain(previous, entries)))
-            done.append(Ship(name, after, end))
-        return tuple(runs), done
+    def read(self, name: str, after: int, upto: int, room: int) -> tuple[Run, int]:
+        """Read whole entries of an origin until `room` messages are read; return what is left."""
+        log, entries, end = self.log[name], [], after
+        while end < min(upto, after + room):
+            entries.append(log[end])
+            end += log[end].length
+        previous = self.hashes[name][after - 1] if after else NO_HASH
+        assert previous or not after, "from inside an entry"
+        run = Run(name, after, previous, tuple(entries), chain(previous, entries))
+        return run, room - (end - after)
 
     def _check_order(self, message: Entry) -> None:
         """A commit sorts after all that this node holds, but for times far ahead."""
@@ -335,133 +424,215 @@ class Node:
             elif log[-1].time <= limit:
                 assert log[-1].time < message.time, f"{self} commits before {name}"
 
+    # -- Dials -----------------------------------------------------------------------------------
+
+    def _dial(self, dial: Dial) -> None:
+        core, sim = self.core, self.sim
+        host = dial.address.removeprefix("ws://").rpartition(":")[0]
+        with self.turn():
+            endpoints = core.resolved(dial.address, [(host, PORT)])
+        if not endpoints:
+            return
+        self.dials += 1
+        other = sim.hosts.get(dial.address)
+        if other is None or other.side != self.side:
+            later = sim.now + self.settings.handshake_timeout
+            sim.at(later, self._failed, core, dial, "it did not answer in time")
+        else:
+            sim.at(sim.now + 2 * LATENCY, self._answer, core, other, dial)
+
+    def _answer(self, core: Core, other: Node, dial: Dial) -> None:
+        if core is not self.core or not self.up:
+            return
+        accepted = sum(end.accepted for end in other.ends)
+        if other.side != self.side:  # the network was cut while the dial was under way
+            self._failed(core, dial, "it did not answer in time")
+        elif not other.up or accepted >= other.settings.max_peers + SPARE_PEERS:
+            self._failed(core, dial, "refused")
+        else:
+            Wire(self, other, LATENCY, dial=dial)
+
+    def _failed(self, core: Core, dial: Dial, reason: str) -> None:
+        if core is self.core and self.up:
+            with self.turn():
+                core.dial_failed(dial.address, DialError(reason))
+
 
 class Wire:
     """A connection between two running nodes: in order both ways until it is cut."""
 
-    def __init__(self, one: Node, other: Node, latency: float = 0.001, jitter: float = 0.0) -> None:
-        """`latency` and, at most, `jitter` on top of it: seconds one way."""
+    _numbers = itertools.count(1)
+
+    def __init__(
+        self,
+        one: Node,
+        other: Node,
+        latency: float = 0.001,
+        jitter: float = 0.0,
+        dial: Dial | None = None,
+    ) -> None:
+        """`latency` and, at most, `jitter` on top of it: seconds one way. `dial`: what it came of;
+        without one it was laid by the test."""
         self.sim = one.sim
         self.latency, self.jitter = latency, jitter
+        self.laid = dial is None
         self.lost = False
         self.frozen = 0.0  # nothing arrives before this time
-        self.ends = (End(self, one, other), End(self, other, one))
+        self.ends = (End(self, one), End(self, other))
         self.ends[0].other, self.ends[1].other = self.ends[1], self.ends[0]
-        one.pump()
-        other.pump()
+        number = next(Wire._numbers)
+        if dial is None:
+            with one.turn() as core:
+                core.book.learn([other.address], other.id, self.sim.now, over_loopback=False)
+            dial = Dial(other.address, number)
+        self.ends[1].open((one.host, 40_000 + number % 20_000))
+        self.ends[0].open((other.host, PORT), dial)
 
-    def cut(self, notice: float = 0.0) -> None:
+    def cut(self, notice: float = 0.0, code: int | None = None) -> None:
         """Lose the link and all that is on its way; each end notices within `notice` seconds."""
         if not self.lost:
             self.lost = True
             self.sim.trace("cut", *(end.node for end in self.ends))
             for end in self.ends:
-                self.sim.at(self.sim.now + self.sim.rng.uniform(0.0, notice), end.close)
+                later = self.sim.now + self.sim.rng.uniform(0.0, notice)
+                self.sim.at(later, end.close, "cut", code)
 
     def again(self) -> None:
         """Open another connection between the two, where both run and nobody has."""
         one, other = (end.node for end in self.ends)
-        if one.up and other.up and all(end.other.node is not other for end in one.ends.values()):
+        between = [end for end in one.ends if end.other.node is other]
+        if any(end.wire.lost for end in between):
+            self.sim.at(self.sim.now + 1.0, self.again)  # its end has not been noticed yet
+        elif one.up and other.up and not between:
             Wire(one, other, self.latency, self.jitter)
 
 
 class End:
-    """One end of a wire: a link of a replica, with its sender."""
+    """One end of a wire: the link of a node, with its sender."""
 
-    __slots__ = ("arrival", "busy", "link", "node", "other", "sim", "timer", "wire")
     other: End
+    peer: Peer
 
-    def __init__(self, wire: Wire, node: Node, peer: Node) -> None:
+    def __init__(self, wire: Wire, node: Node) -> None:
         self.wire, self.node, self.sim = wire, node, wire.sim
-        self.link = node.replica.open(peer.id, 2 * wire.latency + wire.jitter, wire.sim.now)
-        node.ends[self.link] = self
+        self.core = node.core
+        self.accepted = True
         self.busy = False  # in the middle of sending
         self.timer = NEVER
         self.arrival = 0.0  # of the last frame: later ones come later
+        self.volume = (0, 0)
 
-    def close(self) -> None:
+    @property
+    def here(self) -> bool:
+        """Whether the node still has this link."""
+        return self in self.node.ends and self.core is self.node.core
+
+    def open(self, remote: tuple[str, int], dial: Dial | None = None) -> None:
+        """Tell the core of the link."""
+        self.node.ends[self] = None
+        self.accepted = dial is None
+        with self.node.turn() as core:
+            self.peer = core.links.opened(
+                self,
+                remote,
+                (self.node.host, PORT),
+                dialled=dial.address if dial else None,
+                dial=dial.number if dial else 0,
+            )
+            core.links.measured(self.peer, 2 * self.wire.latency + self.wire.jitter)
+        self.sim.at(self.sim.now + self.node.settings.greeting_pause, self._greet)
+
+    def _greet(self) -> None:
+        if self.here:
+            with self.node.turn() as core:
+                core.links.greet(self.peer)
+
+    def close(self, reason: str = "cut", code: int | None = None) -> None:
         """The node notices that the link is lost."""
-        node = self.node
-        if self.link in node.ends:
-            self.sim.trace(node, "loses", self.other.node)
-            del node.ends[self.link]
-            node.replica.close(self.link, self.sim.now)
-            node.pump()
+        if self.here:
+            self.sim.trace(self.node, "loses", self.other.node)
+            del self.node.ends[self]
+            with self.node.turn() as core:
+                core.links.closed(self.peer, reason, code)
+
+    def hang_up(self, reason: str, code: int) -> None:
+        """The node closes the link, after what waits in the outbox."""
+        if not self.here:
+            return
+        self.send()
+        self.wire.lost = True
+        self.sim.at(self.sim.now + self.wire.latency, self.other.close, reason, code)
+        self.close(reason, code)
+        if self.wire.laid and code != NORMAL:
+            self.sim.at(self.sim.now + 1.0, self.wire.again)
+
+    # -- The sender ------------------------------------------------------------------------------
 
     def send(self) -> None:
         """Send what there is, then set the timer."""
-        if self.busy:
-            return
-        link, now = self.link, self.sim.now
-        while True:
-            work = link.take(now)
+        node = self.node
+        while self.here and not self.busy:
+            # Neither this nor `shipped` decides anything, so a whole turn would only cost time.
+            self.core.begin(self.sim.now, node.wall())
+            work = self.core.exchange.take(self.peer)
             for frame in work.frames:
                 self._put(frame)
-            if work.ships:
-                if self.node.slow:
-                    self.busy = True
-                    later = now + self.sim.rng.uniform(0.0, self.node.slow)
-                    self.sim.at(later, self._ship, work.ships, work.have, work.ack)
-                    return
-                runs, done = self.node.read(work.ships)
-                self._put(Messages(runs, work.have, work.ack))
-                link.shipped(done, now)
+            if work.ships and node.slow:
+                self.busy = True
+                later = self.sim.now + self.sim.rng.uniform(0.0, node.slow)
+                self.sim.at(later, self._ship_late, work)
+            elif work.ships:
+                self._ship(work)
             elif not work.frames:
-                break
-        if work.until < self.timer:
-            self.timer = work.until
-            self.sim.at(work.until, self._wake)
+                if work.until < self.timer:
+                    self.timer = work.until
+                    self.sim.at(work.until, self._wake)
+                return
 
-    def _ship(self, ships: Sequence[Ship], have: Any, ack: bool) -> None:
-        """A slow sender has read the log and sent the frame."""
+    def _ship_late(self, work: Work) -> None:
+        """A slow sender has read the log and sends the frame."""
         self.busy = False
-        if self.link in self.node.ends:
-            runs, done = self.node.read(ships)
-            self._put(Messages(runs, have, ack))
-            self.link.shipped(done, self.sim.now)
+        if self.here:
+            self._ship(work)
             self.send()
+
+    def _ship(self, work: Work) -> None:
+        runs, ships, count, _ = fill(work.ships, self.node.read, self.node.batch)
+        self.core.exchange.shipped(self.peer, ships, count)
+        self._put(Messages(tuple(runs), work.have, work.ack))
 
     def _wake(self) -> None:
         self.timer = NEVER
-        if self.link in self.node.ends:
-            self.send()
+        self.send()
 
-    def _put(self, frame: LogFrame) -> None:
+    def _put(self, frame: Frame) -> None:
         sim, wire = self.sim, self.wire
         sim.frames[type(frame)] += 1
         if wire.lost:
             return
+        if isinstance(frame, Have):
+            frame = replace(frame, clock=self.node.wall())
         arrival = sim.now + wire.latency
         if wire.jitter or wire.frozen:
             arrival += sim.rng.random() * wire.jitter
             self.arrival = arrival = max(self.arrival, arrival, wire.frozen)
         if sim.careful:
             sim.trace(self.node, "->", self.other.node, describe(frame))
-            for name, (n, running) in frame.have.items():
+            for name, (n, running) in getattr(frame, "have", {}).items():
                 assert self.node.hashes[name][n - 1] == running, "told, and not durable"
-            frame = from_dict(json.loads(to_json(frame)))
+            frame = decode(encode(frame))  # type: ignore[arg-type]
         sim.at(arrival, self.other._arrive, frame)
 
-    def _arrive(self, frame: LogFrame) -> None:
-        if self.wire.lost or self.link not in self.node.ends:
+    def _arrive(self, frame: Frame) -> None:
+        if not self.here or (self.wire.lost and not isinstance(frame, Sockets)):
             return
-        if type(frame) is Messages:
+        if isinstance(frame, Messages):
             for run in frame.runs:
                 self.sim.received += run.count
                 if run.after == 0:
                     self.sim.received_first += 1
-        node = self.node
-        runs = node.replica.receive(self.link, frame, self.sim.now)
-        if runs:
-            node.write(runs)
-        offences = node.replica.offences
-        if offences:
-            self.sim.trace(node, "finds that", self.other.node, "commits", dict(offences))
-            self.sim.offences += offences
-            offences.clear()
-            self.wire.cut()
-            self.sim.at(self.sim.now + 1.0, self.wire.again)
-        node.pump()
+        with self.node.turn() as core:
+            core.received(self.peer, frame)
 
 
 def short(origin: str) -> str:
@@ -469,7 +640,7 @@ def short(origin: str) -> str:
     return origin.lstrip("0") if not origin.startswith("0" * 16) else "0" + origin[16:]
 
 
-def describe(frame: LogFrame) -> str:
+def describe(frame: Frame) -> str:
     """Return a frame in short, for the trace."""
     words = [type(frame).__name__.upper()]
     for run in getattr(frame, "runs", ()):
@@ -477,8 +648,8 @@ def describe(frame: LogFrame) -> str:
     words += map(short, getattr(frame, "origins", ()))
     words += [f"refused {short(name)}" for name in getattr(frame, "refused", ())]
     words += [f"{short(name)} after {n}" for name, n in getattr(frame, "after", {}).items()]
-    if frame.have:
-        words.append("have " + " ".join(f"{short(k)}:{n}" for k, (n, _) in frame.have.items()))
+    if have := getattr(frame, "have", None):
+        words.append("have " + " ".join(f"{short(k)}:{n}" for k, (n, _) in have.items()))
     words += [flag for flag in ("last", "ack") if getattr(frame, flag, False)]
     return " ".join(words)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -17,15 +16,12 @@ from tests.harness.support import DEADLINE, wait_until
 
 
 class Keeper:
-    """A handler that keeps what happens."""
+    """A handler that has texts sent, and keeps what happens."""
 
-    def __init__(self, on_open: Callable[[Link], None] = lambda _: None) -> None:
+    def __init__(self, *texts: str) -> None:
         self.messages: list[str | bytes] = []
         self.ends: list[str] = []
-        self._on_open = on_open
-
-    def opened(self, link: Link) -> None:
-        self._on_open(link)
+        self.texts = [*texts]
 
     def received(self, link: Link, message: str | bytes) -> bool:
         self.messages.append(message)
@@ -40,8 +36,9 @@ class Keeper:
     def closed(self, link: Link, reason: str) -> None:
         self.ends.append(reason)
 
-    def next_texts(self, link: Link) -> tuple[list[str], float]:
-        return [], float("inf")
+    def next_messages(self, link: Link) -> tuple[list[str], float]:
+        texts, self.texts = self.texts, []
+        return texts, float("inf")
 
 
 class Ended:
@@ -94,11 +91,7 @@ def test_two_ends_wired_together_agree(code: int) -> None:
     ours, theirs = socket.socketpair()
     texts = ["", "a", "b" * 70_000, "\0\u202e\U0001f600"]
 
-    def greet(link: Link) -> None:
-        for text in texts:
-            link.send(text)
-
-    one, other = Keeper(greet), Keeper(greet)
+    one, other = Keeper(*texts), Keeper(*texts)
     dialler = Ended(ours, one, dialled="ws://peer:1")
     acceptor = Ended(theirs, other)
     wait_until(lambda: len(one.messages) == len(other.messages) == len(texts))
@@ -111,14 +104,12 @@ def test_two_ends_wired_together_agree(code: int) -> None:
     assert "stops" in other.ends[0] if code == 1001 else "enough" in other.ends[0]
 
 
-def test_what_is_queued_before_a_close_still_arrives() -> None:
+def test_what_the_owner_still_has_arrives_before_the_close() -> None:
     ours, theirs = socket.socketpair()
     one, other = Keeper(), Keeper()
     dialler, acceptor = Ended(ours, one, dialled="ws://peer:1"), Ended(theirs, other)
-    for number in range(1000):
-        dialler.link.send(str(number))
+    one.texts += [str(number) for number in range(1000)]
     dialler.link.close(1000, "done")
-    dialler.link.send("too late")
     dialler.join()
     acceptor.join()
     assert other.messages == [str(number) for number in range(1000)]

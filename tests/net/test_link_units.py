@@ -44,18 +44,16 @@ def test_a_port_in_use_is_an_error_and_not_the_end_of_the_program() -> None:
 
 
 class _Texts:
-    """A link's owner that has the texts of `queue` sent, and notes which thread asked for them."""
+    """A link's owner that has the texts of `queue` sent, and notes which threads ask for them."""
 
     def __init__(self) -> None:
         self.queue: deque[str] = deque()
         self.askers: set[str] = set()
         self.received_at = 0.0
 
-    def next_texts(self, link: Link) -> tuple[list[str], float]:
+    def next_messages(self, link: Link) -> tuple[list[str], float]:
         self.askers.add(threading.current_thread().name)
-        texts = list(self.queue)
-        self.queue.clear()
-        return texts, float("inf")
+        return [self.queue.popleft() for _ in range(len(self.queue))], float("inf")
 
     def received(self, link: Link, message: str | bytes) -> bool:
         self.received_at = time.monotonic()
@@ -87,62 +85,24 @@ def read_texts(sock: socket.socket, count: int) -> list[str]:
     return [found.text or "" for _ in range(count) if (found := frames.read())]
 
 
-def test_who_helps_sends_in_the_place_of_a_sender_that_waits() -> None:
-    with linked() as (texts, link, theirs):
-        wait_until(lambda: not link._busy, "it waits")
-        texts.askers.clear()
-        for number in range(5):
-            texts.queue.append(f"{number}")
-            link.help()
-            assert not texts.queue, "it was sent here"
-        assert texts.askers == {threading.current_thread().name}
-        link.send("queued")
-        assert read_texts(theirs, 6) == ["0", "1", "2", "3", "4", "queued"]
-
-
-def test_what_one_who_helps_cannot_write_at_once_is_left_to_the_sender() -> None:
-    large = ["x" * 1_000_000 + f"{number}" for number in range(5)]
-    with linked() as (texts, link, theirs):
-        for text in large:
-            texts.queue.append(text)
-            link.help()  # it does not wait
-        link.send("queued")
-        got = read_texts(theirs, 6)
-        assert got.index("queued") > 0 and [text for text in got if text != "queued"] == large
-
-
-@pytest.mark.parametrize("helped", [True, False], ids=["by a helper", "by the sender"])
-def test_what_was_queued_before_there_was_more_to_send_goes_first(helped: bool) -> None:
-    with linked() as (texts, link, theirs):
-        wait_until(lambda: not link._busy, "it waits")
-
-        def next_texts(link: Link) -> tuple[list[str], float]:
-            if not texts.queue:
-                return [], float("inf")
-            link.send("SOCKETS")  # as the reader does while a sender is about to ask
-            return [texts.queue.popleft()], float("inf")
-
-        texts.next_texts = next_texts  # type: ignore[method-assign]
-        texts.queue.append("HAVE")
-        (link.help if helped else link.wake)()
-        assert read_texts(theirs, 2) == ["SOCKETS", "HAVE"]
-
-
-def test_many_who_help_at_once_send_each_text_once() -> None:
+def test_a_link_sends_what_its_owner_has_in_order_by_one_thread() -> None:
     with linked() as (texts, link, theirs):
 
         def add(name: int) -> None:
             for number in range(200):
                 texts.queue.append(f"{name}.{number}")
-                link.help()
+                link.wake()
 
-        helpers = [threading.Thread(target=add, args=(name,)) for name in range(4)]
-        for helper in helpers:
-            helper.start()
+        threads = [threading.Thread(target=add, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
         got = read_texts(theirs, 800)
-        for helper in helpers:
-            helper.join(DEADLINE)
-        assert sorted(got) == sorted(f"{name}.{n}" for name in range(4) for n in range(200))
+        for thread in threads:
+            thread.join(DEADLINE)
+        for name in range(4):
+            mine = [text for text in got if text.startswith(f"{name}.")]
+            assert mine == [f"{name}.{number}" for number in range(200)]
+        assert texts.askers == {f"send {link}"}
 
 
 def fragments(count: int) -> bytes:

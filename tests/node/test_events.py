@@ -6,14 +6,13 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from p2p_sync.node.events import JOINED, LEFT, Events
 from tests.harness.original import Original
 from tests.harness.support import (
     DEADLINE,
@@ -54,41 +53,6 @@ def imported(node: NodeProcess, texts: Any) -> None:
     body = b"".join(json.dumps(text).encode() + b"\n" for text in texts)
     kind = {"Content-Type": "application/x-ndjson"}
     assert request(node.port, MESSAGES, "POST", kind, body).status == 201
-
-
-# -- the list of events -------------------------------------------------------------------------
-
-
-def test_the_last_thousand_are_kept_and_numbered_without_gaps() -> None:
-    events = Events("0" * 8)
-    assert events.wait(0, 0) == ([], 0)
-    for n in range(1500):
-        events.add(JOINED, f"{n}", "key")
-    found, last = events.wait(0, 0)
-    assert [event.id for event in found] == list(range(501, 1501)) and last == 1500
-    assert found[-1].text == "1499" and found[-1].peer == "key"
-    assert [event.id for event in events.wait(1498, 0)[0]] == [1499, 1500]
-    assert events.wait(2000, 10) == ([], 1500), "an id of another run does not wait"
-    events.add(LEFT, "x" * 10_000)
-    assert len(events.wait(1500, 0)[0][0].text) < 1000
-
-
-def test_waiting_ends_with_an_event_the_time_or_the_stop() -> None:
-    events = Events("0" * 8)
-    began = time.monotonic()
-    assert events.wait(0, 0.2) == ([], 0)
-    assert 0.15 < time.monotonic() - began < 0.2 + 5 * SCALE
-    found: list[object] = []
-    ends: list[Callable[[], None]] = [lambda: events.add(JOINED, "text"), events.stop]
-    for end in ends:
-        thread = threading.Thread(target=lambda: found.append(events.wait(len(found), DEADLINE)))
-        thread.start()
-        holds(thread.is_alive, "it waits", 0.2)
-        end()
-        thread.join(DEADLINE / 2)
-        assert not thread.is_alive()
-    assert len(found) == 2
-    assert events.wait(1, DEADLINE) == ([], 1), "nobody waits after the stop"
 
 
 # -- of a node ----------------------------------------------------------------------------------

@@ -1,16 +1,13 @@
-"""What is counted, and what of repeated failures is logged."""
+"""What is counted, and the form of the log for programs."""
 
 from __future__ import annotations
 
 import json
 import logging
 import threading
-from typing import cast
 
 from p2p_sync.cli.logline import JsonLine
 from p2p_sync.metrics import BOUNDS, Counters
-from p2p_sync.net.link import Link
-from p2p_sync.repeats import Repeats
 
 
 def test_counts_by_name_and_labels() -> None:
@@ -39,36 +36,15 @@ def test_times_are_sorted_into_classes() -> None:
     assert total > 1000.3
 
 
-def test_repeated_failures_are_summed_up() -> None:
-    repeats = Repeats()
-    said = [repeats.failed("a", "no answer", float(n)) for n in range(20)]
-    assert [line for line in said if line] == [
-        "no answer",
-        *(f"no answer ({n} times in a row)" for n in (2, 4, 8, 16)),
-    ]
-    assert repeats.failed("a", "refused", 21.0) == "refused (21 times in a row)"
-    assert repeats.failed("b", "no answer", 21.0) == "no answer", "each thing by itself"
-    assert (repeats.worked("a"), repeats.worked("a")) == (21, 0)
-    assert repeats.failed("a", "no answer", 22.0) == "no answer", "it begins anew"
-
-
-def test_failures_long_ago_and_too_many_are_forgotten() -> None:
-    repeats = Repeats()
-    assert repeats.failed("a", "x", 0.0) and repeats.failed("a", "x", 1.0)
-    assert repeats.failed("a", "x", 9000.0) == "x"
-    for n in range(2000):
-        repeats.failed(f"other {n}", "x", 9000.0)
-    assert repeats.worked("a") == 0
-    assert repeats.worked("other 1999") == 1
-
-
 def test_a_json_line_tells_whom_it_is_about() -> None:
-    class Fake(Link):
-        def __init__(self) -> None:
-            self.remote, self.dialled, self.node = ("10.0.0.1", 7), None, "0123456789abcdef"
-
     record = logging.makeLogRecord(
-        {"levelname": "INFO", "msg": "linked with %s\n", "args": (cast(Link, Fake()),)}
+        {
+            "levelname": "INFO",
+            "msg": "linked with %s\n",
+            "args": ("10.0.0.1:7 (01234567)",),
+            "address": "10.0.0.1:7",
+            "peer": "0123456789abcdef",
+        }
     )
     line = JsonLine().format(record)
     told = json.loads(line)

@@ -175,11 +175,12 @@ LIMITS = {
         "BELIEVED, TIMES_SHIPPED, SHIPPED_PERIOD, seconds(2 * SHIPPED_PERIOD)"
     ),
     "the same messages are sent": "seconds(RESEND_AFTER),",
-    "origins in a log; in a frame": "MAX_ORIGINS, logframes_MAX_NAMED",
+    "origins in a log; in a frame": "MAX_ORIGINS, MAX_ORIGINS_NAMED",
     "messages in an entry of the log": (
         "MAX_BATCH, size(MAX_ENTRY_BYTES), MAX_SHIPPED, size(MAX_ENTRY_BYTES)"
     ),
-    "log lines about one node": "60 / LOG_EVERY,",
+    "log lines about the faults": "1, 2, 4, 8",
+    "other log lines that one host": "MAX_LINES_OF_A_HOST,",
 }
 """The figures of each row of the table of limits, by the beginning of the row."""
 
@@ -202,17 +203,17 @@ def test_every_limit_is_checked() -> None:
 FIGURES = {
     # the API
     r"holds one of the (\d+) slots": "HTTP_WAITING",
-    r"the last ([\d,]+) are kept": "events_MOST",
+    r"the last ([\d,]+) are kept": "MAX_EVENTS",
     r"One answer reads ([\d,]+) messages at most": "MAX_SEARCH_MESSAGES",
     r"`copies=1` \(`limit` up to (\d+)\)": "API_MAX_COUNTED",
     r"waiting up to S \((\d+)\) seconds": "API_MAX_POLL",
     r"an empty line comes first and each (\d+) s": "API_STREAM_PAUSE",
-    r"stays ready until it is missing more than ([\d,]+) messages": "NEARLY",
+    r"stays ready until it is missing more than ([\d,]+) messages": "NEARLY_READY",
     r"workers of waitress, (\d+)": "HTTP_THREADS",
     r"where (\d+) requests wait already": "HTTP_WAITING",
     r"share (\d+) slots": "HTTP_WAITING",
-    r"unreachable for less than (\d+) s": "RESTART_TIME / 1000",
-    r"said nothing for (\d+) s after it was connected": "ANSWER_TIME / 1000",
+    r"unreachable for less than (\d+) s": "VERDICT_RESTART / 1000",
+    r"said nothing for (\d+) s after it was connected": "VERDICT_ANSWER / 1000",
     # the mesh
     r"fewer links than `--target-links` \((\d+)\)": "target_links",
     r"remember up to ([\d,]+) in the data directory": "MAX_KNOWN_ADDRESSES",
@@ -233,9 +234,9 @@ FIGURES = {
     r"dialled at once and (\d+) a minute": "STRANGERS_A_MINUTE",
     # clocks and original nodes
     r"dated more than (\d+) s ahead of the reader's clock": "MAX_AHEAD_MS / 1000",
-    r"more than (\d+) copies of one text in 10 s": "deduplication_MOST",
-    r"copies of one text in (\d+) s": "WINDOW / 1000",
-    r"logged by different nodes within (\d+) s": "WINDOW / 1000",
+    r"more than (\d+) copies of one text in 10 s": "MAX_MATCHED",
+    r"copies of one text in (\d+) s": "COPY_WINDOW / 1000",
+    r"logged by different nodes within (\d+) s": "COPY_WINDOW / 1000",
     # the wire
     r"or after (\d+) ms, so that": "greeting_pause * 1000",
     r"connected with, at most (\d+); the receiver": "settings_MAX_ADDRESSES",

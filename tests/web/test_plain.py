@@ -207,8 +207,7 @@ def test_what_is_begun_when_the_server_stops_is_answered() -> None:
         ]
         for thread in asking:
             thread.start()
-        held = node._running().state
-        wait_until(lambda: len(held._tickets) == 4, "all are under way")
+        wait_until(lambda: commits(node) == 4, "all are under way")
         http.end()
         loop.join(DEADLINE)
         threading.Timer(0.2, stored.set).start()
@@ -228,3 +227,9 @@ def test_callbacks_that_are_set_later_get_what_comes_later() -> None:
         node.on_message(lambda message: got.append(message.data))
         node.commit("after")
         wait_until(lambda: got == ["after", "after"])
+
+
+def commits(node: Node) -> int:
+    """How many commits are on their way to the disk."""
+    with node._running().state.turn() as core:
+        return len(core.commits.waiting)

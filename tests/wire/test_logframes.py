@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from p2p_sync.codes import MAX_NUMBER
 from p2p_sync.errors import ProtocolError
-from p2p_sync.settings import MAX_MESSAGE_BYTES
+from p2p_sync.settings import (
+    MAX_BATCH,
+    MAX_ENTRY_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_ORIGINS_NAMED,
+    MAX_SHIPPED,
+)
 from p2p_sync.wire.frames import decode, encode
 from p2p_sync.wire.logframes import (
     LOG_FRAMES,
-    MAX_BATCH,
-    MAX_ENTRY_BYTES,
-    MAX_NAMED,
-    MAX_SHIPPED,
     NO_HASH,
     Entry,
     Graft,
@@ -292,17 +294,17 @@ def origins(count: int) -> list[str]:
     ("most", "more"),
     [
         (
-            Have(dict.fromkeys(origins(MAX_NAMED), (MAX_NUMBER, HASH))),
-            Have(dict.fromkeys(origins(MAX_NAMED + 1), (MAX_NUMBER, HASH))),
+            Have(dict.fromkeys(origins(MAX_ORIGINS_NAMED), (MAX_NUMBER, HASH))),
+            Have(dict.fromkeys(origins(MAX_ORIGINS_NAMED + 1), (MAX_NUMBER, HASH))),
         ),
         (
-            Graft(dict.fromkeys(origins(MAX_NAMED), MAX_NUMBER)),
-            Graft(dict.fromkeys(origins(MAX_NAMED + 1), MAX_NUMBER)),
+            Graft(dict.fromkeys(origins(MAX_ORIGINS_NAMED), MAX_NUMBER)),
+            Graft(dict.fromkeys(origins(MAX_ORIGINS_NAMED + 1), MAX_NUMBER)),
         ),
-        (Prune(tuple(origins(MAX_NAMED))), Prune(tuple(origins(MAX_NAMED + 1)))),
+        (Prune(tuple(origins(MAX_ORIGINS_NAMED))), Prune(tuple(origins(MAX_ORIGINS_NAMED + 1)))),
         (
-            Prune((), tuple(origins(MAX_NAMED))),
-            Prune((), tuple(origins(MAX_NAMED + 1))),
+            Prune((), tuple(origins(MAX_ORIGINS_NAMED))),
+            Prune((), tuple(origins(MAX_ORIGINS_NAMED + 1))),
         ),
         (
             Messages((Run(A, 0, "", (Entry(1, "x"),) * MAX_BATCH),)),
@@ -367,6 +369,6 @@ def test_what_is_at_a_limit_is_taken_and_what_is_over_it_is_not(
 
 
 def test_a_whole_vector_stays_below_256_kib_a_frame() -> None:
-    longest = [f"{n:016x}-{MAX_NUMBER}" for n in range(MAX_NAMED)]
+    longest = [f"{n:016x}-{MAX_NUMBER}" for n in range(MAX_ORIGINS_NAMED)]
     frame = Have(dict.fromkeys(longest, (MAX_NUMBER, HASH)), True, True)
     assert len(encode(frame).encode()) <= 256 * 1024

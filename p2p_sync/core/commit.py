@@ -1,0 +1,37 @@
+"""Messages of this node on their way to the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..wire.frames import Message
+from ..wire.logframes import Entry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Commit:
+    """Messages of this node that were given their identities and are on their way to the disk.
+
+    `texts` are those in the `entry`, whose sequence numbers begin with `first`. `future` belongs to
+    the shell: those who wait for the commit wait for it. `begun` is when, on the monotonic clock.
+    """
+
+    origin: str
+    first: int
+    entry: Entry
+    texts: Sequence[str]
+    failures: int  # of the disk, before it
+    begun: float
+    future: Any
+
+    @property
+    def last(self) -> int:
+        """The sequence number of the last message."""
+        return self.first + len(self.texts) - 1
+
+    def message(self, index: int = 0) -> Message:
+        """Return one of the messages with its identity."""
+        time, text, heard = self.entry.time, self.texts[index], self.entry.heard
+        return Message(self.origin, self.first + index, time, text, heard)

@@ -1,0 +1,242 @@
+"""The core: every decision of a node, behind one interface.
+
+Events go in: a link opens, says something or ends; somebody commits; the disk has stored something
+or has failed; time passes. Effects come out (see effects.py). In between there is no thread, lock,
+socket, file, clock or randomness: the simulator runs the same core in virtual time.
+
+| part | file | decides |
+|---|---|---|
+| `links` | links.py | what an opening, an introduction, a fault and an end mean |
+| `overlay` | overlay.py | which address to dial, which link stays, which is closed |
+| | gossip.py | which addresses are sent to which peer |
+| | originals.py | which messages an original node gets |
+| `book` | book.py | what is known of addresses, and when to try which |
+| `exchange` | exchange.py | what becomes of a frame about the log, and what a peer gets next |
+| `replica` | replica.py, replica_link.py | what is new, what is missing, which link to ask for it |
+| `commits` | commits.py | what is on its way to the disk |
+| `dates` | dates.py, clock.py | which of two clocks is wrong |
+
+The state (node/state.py) calls every method with its lock held, after `begin` has said what time it
+is. So nothing here may take long: nothing grows with the log.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+from ..codes import GOING_AWAY, NORMAL
+from ..errors import DialError
+from ..settings import CLOCK_PAUSE, KEEP_RARELY, KEEP_SOON, MAX_EARLY_MS, NEVER, Settings
+from ..wire.frames import Frame, Ignored, Sockets
+from ..wire.logframes import LOG_FRAMES, Run, Vector
+from .book import Endpoint, Known
+from .commits import Commits
+from .dates import Dates
+from .effects import DIAL_FAILED, REFUSED, UNNEEDED, Dial, Effects, Keep, Note
+from .exchange import Exchange
+from .links import Links
+from .overlay import Overlay
+from .peer import Peer
+from .replica import Replica
+from .turn import ARRIVAL, TOPICS, Turn
+
+
+class Core:
+    """All that one node decides."""
+
+    def __init__(
+        self,
+        node: str,
+        start: int,
+        port: int,
+        settings: Settings,
+        vector: Vector,
+        newest: int,
+        wall: int,
+        rng: random.Random,
+    ) -> None:
+        """`node` is this node's id, `start` the number of this start, `port` the peer port.
+
+        `vector` is what the log holds and `newest` its newest time up to MAX_AHEAD_MS ahead of
+        `wall`, what this machine's clock shows (both in ms since the epoch).
+        """
+        self._turn = turn = Turn(wall=wall)
+        self.overlay = Overlay(node, start, settings, port, turn.effects, rng)
+        self.book = self.overlay.book
+        self.peers = self.overlay.peers
+        self.replica = Replica(f"{node}-{start}", vector, rng)
+        self.dates = Dates(newest, wall, turn.effects)
+        self.links = Links(turn, self.overlay, self.replica, settings)
+        self.commits = Commits(turn, node, self.replica, self.dates, rng)
+        self.exchange = Exchange(
+            turn, self.replica, self.overlay.originals, self.links, self.commits, self.dates
+        )
+        self.transactions = 0  # that the disk has stored since the start
+        self._kept = -1  # the revision of the address book that is written down
+        self._keep_at = -NEVER
+
+    # -- turns ----------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """What time it is in this turn, on the monotonic clock; seconds."""
+        return self._turn.now
+
+    @property
+    def wall(self) -> int:
+        """What this machine's clock shows in this turn; ms since the epoch."""
+        return self._turn.wall
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the node stops."""
+        return self._turn.stopped
+
+    def begin(self, now: float, wall: int) -> None:
+        """Begin a turn: it is `now` on the monotonic clock (seconds), and this machine's clock
+        shows `wall` (ms since the epoch)."""
+        self._turn.now, self._turn.wall = now, wall
+
+    def end(self) -> tuple[Effects, set[str]]:
+        """End a turn: return what it has decided, and what has changed (of TOPICS)."""
+        turn, woken = self._turn, self.replica.woken
+        if woken:
+            for link in woken:
+                turn.effects.woken[link.owner] = None
+            woken.clear()
+        changed, turn.changed = turn.changed, set()
+        return turn.effects.take(), changed
+
+    # -- links and the disk ---------------------------------------------------------------------
+
+    def received(self, peer: Peer, frame: Frame) -> bool:
+        """A frame has come from a peer; return whether it brought something new. Raises
+        ProtocolError.
+
+        What an original commits, Heard, goes to `commits.hear` after this.
+        """
+        if peer not in self.peers:
+            return False
+        if isinstance(frame, Sockets):
+            return self.links.introduced(peer, frame)
+        if isinstance(frame, LOG_FRAMES):
+            return self.exchange.received(peer, frame)
+        self.links.silent(peer)
+        if isinstance(frame, Ignored):
+            self.links.fault(peer, "ignored", f"ignored {frame.why}")
+            return False
+        peer.received += 1
+        return True
+
+    def stored(self, runs: Sequence[Run]) -> None:
+        """The runs are on disk."""
+        self.transactions += 1
+        self.commits.stored(runs)
+        for peer in self.peers:
+            if peer.original:
+                self._turn.effects.woken[peer] = None
+        self.exchange.note_caught_up()
+        self._turn.changed.add(ARRIVAL)
+
+    def lose(self, name: str, n: int, running: str) -> int | None:
+        """Hold no more than the first `n` messages of an origin: what follows is damaged on disk.
+
+        Returns how many were held, None if that has to wait for messages that are being stored.
+        Commits of this node go on under a new origin, for these numbers were used. All links are
+        closed; they open again, and then each side tells what it holds.
+        """
+        if name == self.replica.origin:
+            self.commits.renew()
+        held = self.replica.held(name)
+        if not self.replica.lose(name, n, running):
+            return None
+        for peer in self.peers:
+            if held > n and peer.log and not peer.leaving:
+                reason = "a part of this node's log is damaged; link again"
+                self._turn.effects.close(peer, GOING_AWAY, reason)
+        return held
+
+    # -- addresses ------------------------------------------------------------------------------
+
+    def connect(self, address: str) -> None:
+        """Somebody gives an address by hand."""
+        self.book.add(address, self.now)
+        self._turn.look()
+
+    def forget(self, addresses: Iterable[Known], peers: Iterable[Peer]) -> None:
+        """Somebody wants addresses forgotten, and the links to the peers there closed."""
+        for known in addresses:
+            self.book.forget(known)
+        for peer in peers:
+            self._turn.effects.close(peer, NORMAL, "this node was told to forget it")
+        self._turn.look()
+
+    def resolved(self, address: str, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+        """Return which endpoints behind an address to dial, in that order; none: the dial is over.
+        Raises DialError where this node may not dial them; then call `dial_failed`."""
+        chosen = self.overlay.resolved(address, tuple(endpoints), self.now)
+        if not chosen:
+            text = f"not dialled: {address} leads to this node or a connected peer"
+            self._turn.effects.add(Note(UNNEEDED, text, address, UNNEEDED, address))
+        self._turn.look()
+        return chosen
+
+    def dial_failed(self, address: str, error: DialError) -> None:
+        """A dial has come to nothing, or has reached this very node."""
+        note: Note | None = None
+        if error.oneself:
+            self.overlay.reached_oneself(address, error.oneself, self.now)
+            text = f"not dialled again: {address} leads to this node itself"
+            note = Note(UNNEEDED, text, address, UNNEEDED, address)
+        elif self.overlay.failed(address, str(error), self.now, error.refused):
+            known = self.book.known.get(address)
+            node = known.node if known else None
+            name = f"{address} ({node[:8]})" if node else address
+            kind = REFUSED if error.refused else DIAL_FAILED
+            note = Note(
+                kind, f"dialling {name} failed: {error}", address, str(error), address, node
+            )
+        if note:
+            self._turn.effects.add(note)
+        self._turn.look()
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what has become due by time. Called not later than `deadline`."""
+        turn, overlay, replica = self._turn, self.overlay, self.replica
+        now = turn.now
+        replica.tick(now)
+        for link in replica.stalled(now):
+            self.links.fault(link.owner, "claims", "it does not send what it says it has")
+        if replica.early:
+            replica.clock_at(turn.wall + MAX_EARLY_MS, now)
+        if now >= turn.look_at:
+            addresses, again = overlay.due(now)
+            for address in addresses:
+                turn.effects.add(Dial(address, overlay.dial(address, now)))
+            news = overlay.news(now)
+            turn.look_at = now if addresses else min(again, news)
+        if now >= self._keep_due():
+            self._kept = self.book.revision
+            self._keep_at = now + KEEP_SOON
+            turn.effects.add(Keep())
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` is due."""
+        deadline = min(self._turn.look_at, self._keep_due(), self.replica.next_deadline())
+        # Nobody says when the clock is corrected.
+        return min(deadline, self.now + CLOCK_PAUSE) if self.replica.early else deadline
+
+    def _keep_due(self) -> float:
+        return self._keep_at + (0.0 if self.book.revision != self._kept else KEEP_RARELY)
+
+    def stop(self) -> None:
+        """Let no further commit in, and close all links. The writer stores what waits for it; what
+        is left then is given up."""
+        self._turn.stopped = True
+        for peer in self.peers:
+            self._turn.effects.close(peer, GOING_AWAY, "this node stops")
+        self._turn.changed.update(TOPICS)

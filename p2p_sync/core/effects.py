@@ -1,0 +1,119 @@
+"""What the rules decide: collected while the state's lock is held, carried out after it is free.
+
+Two threads may carry out what two turns have decided in either order. So nothing whose order
+matters is an effect: frames wait in `Peer.outbox` and in the log until that peer's sender takes
+them, and the effect is only to wake the sender.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..settings import MAX_OUTBOX
+from ..wire.frames import Sockets
+from .commit import Commit
+from .peer import Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the link to `peer` with a close code and a reason, after what waits in its outbox.
+    With `cut` the connection ends at once: nothing can be sent to it."""
+
+    peer: Peer
+    code: int
+    reason: str
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Dial `address`; `number` counts the dials of this node."""
+
+    address: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Tell those who wait for a commit that it is on disk, or why it will not be."""
+
+    commit: Commit
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something for the journal, and so for people.
+
+    `kind` is one of the constants below, or the kind of a fault (see faults.py). `text` is a
+    sentence. `address` and `node` say which peer it is about, as far as they are known. A note with
+    a `reason` is about a failure that may repeat: the journal sums up those with the same `about`
+    and reason. A note without one is counted against what `about`, a host, may cause.
+    """
+
+    kind: str
+    text: str
+    about: str = ""
+    reason: str = ""
+    address: str = ""
+    node: str | None = None
+
+
+# Kinds of notes that become events, too.
+JOINED = "joined"
+LEFT = "left"
+DIAL_FAILED = "dial_failed"
+REFUSED = "refused"
+CAUGHT_UP = "caught_up"
+CLOCK = "clock"
+# The others are for the log alone.
+LINKED = "linked"
+ENDED = "ended"
+CONFLICT = "conflict"
+UNNEEDED = "unneeded"
+REFUSED_HERE = "refused_here"
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Write the addresses of the book to the disk."""
+
+
+Effect: TypeAlias = Close | Dial | Settle | Note | Keep
+
+
+@dataclass(slots=True)
+class Effects:
+    """The effects of one turn. `woken` are the peers whose senders have something to take."""
+
+    woken: dict[Peer, None] = field(default_factory=dict)
+    others: list[Effect] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.woken or self.others)
+
+    def add(self, effect: Effect) -> None:
+        """Add an effect."""
+        self.others.append(effect)
+
+    def tell(self, peer: Peer, frame: Sockets) -> None:
+        """Have `frame` sent to a peer, after those before it. A peer that takes none is cut."""
+        if len(peer.outbox) >= MAX_OUTBOX:
+            peer.leaving = True
+            self.add(Close(peer, 0, "too much waited to be sent to it", cut=True))
+            return
+        peer.outbox.append(frame)
+        self.woken[peer] = None
+
+    def close(self, peer: Peer, code: int, reason: str) -> None:
+        """Close the link to a peer, which does not count any more from now on."""
+        peer.leaving = True
+        self.add(Close(peer, code, reason))
+
+    def take(self) -> Effects:
+        """Return what has gathered, and begin anew."""
+        taken = Effects(self.woken, self.others)
+        self.woken, self.others = {}, []
+        return taken

@@ -1,0 +1,175 @@
+"""What peers exchange of the log: runs of messages, what each side holds, and what each lacks.
+
+The rules are in replica.py and replica_link.py. Here their results meet everything else: new runs
+go to the disk, conflicts and faults to people, times to the clocks, and originals get their part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..codes import MAX_NUMBER
+from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_CONFLICTS, MAX_EARLY_MS
+from ..wire.frames import Message
+from ..wire.logframes import Have, LogFrame, Messages
+from .commits import Commits
+from .dates import Dates
+from .effects import CAUGHT_UP, CONFLICT, Note
+from .faults import KINDS
+from .links import Links
+from .originals import Originals
+from .peer import Peer
+from .replica import Conflict, Replica
+from .replica_link import NOTHING, Ship, Work
+from .turn import COPIES, Turn
+from .verdict import numbered
+
+_CONFLICT = (
+    "conflict: two different messages have the id {0.origin}:{0.seq}, or one before it; this node "
+    "does not take the one that node {0.peer} holds"
+)
+
+
+class _Lag(NamedTuple):
+    """Since when messages are missing here (monotonic), how many were held then, and whether a peer
+    has told of them at the opening of its link."""
+
+    since: float
+    held: int
+    opening: bool
+
+
+class Exchange:
+    """The log of one node, as peers send and get it. Part of the core."""
+
+    def __init__(
+        self,
+        turn: Turn,
+        replica: Replica,
+        originals: Originals,
+        links: Links,
+        commits: Commits,
+        dates: Dates,
+    ) -> None:
+        self.conflicts: set[Conflict] = set()
+        self._turn = turn
+        self._replica = replica
+        self._originals = originals
+        self._links = links
+        self._commits = commits
+        self._dates = dates
+        self._lag: _Lag | None = None
+
+    def received(self, peer: Peer, frame: LogFrame) -> bool:
+        """A frame about the log has come; return whether it brought something new. Raises
+        ProtocolError."""
+        if peer.log is None:
+            return False
+        now, wall, replica = self._turn.now, self._turn.wall, self._replica
+        latest, newest = MAX_NUMBER, 0
+        if isinstance(frame, Messages):
+            peer.received += sum(run.count for run in frame.runs)
+            newest = max((entry.time for run in frame.runs for entry in run.entries), default=0)
+            if newest > wall + MAX_EARLY_MS:
+                latest = wall + MAX_EARLY_MS
+        runs = replica.receive(peer.log, frame, now, latest)
+        self._note_conflicts()
+        for kind, times in replica.offences.items():
+            self._links.fault(peer, kind, f"it {KINDS[kind]}", times)
+        replica.offences.clear()
+        if isinstance(frame, Messages) and newest > wall + MAX_AHEAD_MS:
+            sentence, times = self._dates.compare(frame, replica.early, wall, now)
+            if times:
+                self._links.fault(peer, "future", sentence, times)
+        elif isinstance(frame, Have):
+            if frame.clock is not None:
+                self._dates.told(peer.log.peer, frame.clock, wall, now)
+            self._note_lag(frame.last)
+        if runs:
+            self._dates.follow(newest, runs, wall)
+            self._commits.put(runs)
+        if frame.have:
+            self._turn.changed.add(COPIES)
+        self._links.joined(peer)
+        return bool(runs)
+
+    # -- what a peer gets -----------------------------------------------------------------------
+
+    def take(self, peer: Peer) -> Work:
+        """Return what the sender of a peer has to send next. Call it again until there is nothing,
+        then wait until the time that it says, or until the peer is woken."""
+        work = NOTHING
+        if peer.log and peer in self._links and not peer.leaving:
+            work = peer.log.take(self._turn.now)
+        if peer.outbox:
+            work = work._replace(frames=[*peer.outbox, *work.frames])
+            peer.outbox.clear()
+        return work
+
+    def shipped(self, peer: Peer, ships: Sequence[Ship], count: int) -> None:
+        """The sender of a peer sends this much of the log, `count` messages."""
+        peer.sent += count
+        if peer.log:
+            peer.log.shipped(ships, self._turn.now)
+
+    def waits_after(self, peer: Peer) -> int | None:
+        """Return the arrival after which an original is to be sent messages; None where the peer is
+        no original, or not yet known for one."""
+        original = peer in self._links and peer.original and not peer.leaving
+        return peer.arrival if original else None
+
+    def pass_on(
+        self, peer: Peer, arrivals: Iterable[tuple[int, Message]], upto: int
+    ) -> list[Message]:
+        """Return those of the arrivals that an original gets. All up to `upto` count as sent."""
+        found = []
+        for _, message in arrivals:
+            own = message.origin == self._replica.origin
+            is_history = not own and message.time < peer.since - MAX_AHEAD_MS
+            copied = peer.copies.of(message) if message.heard else None
+            if is_history or (copied and copied.sent):
+                continue
+            if self._originals.gets(peer, message, self._commits.source(message)):
+                found.append(message)
+                if copied:
+                    copied.sent = True
+        peer.arrival = upto
+        peer.sent += len(found)
+        return found
+
+    # -- what people are told -------------------------------------------------------------------
+
+    def _note_conflicts(self) -> None:
+        """Keep the conflicts that the rules found, to be shown.
+
+        The peer that holds the other contents need not be the one that made them, so it is no
+        fault. A conflict over our own origin means that this machine was restored from a
+        snapshot: its commits go under another origin from now on.
+        """
+        found, self._replica.conflicts = self._replica.conflicts, []
+        if any(conflict.origin == self._replica.origin for conflict in found):
+            self._commits.renew()
+        for conflict in found:
+            text = _CONFLICT.format(conflict)
+            note = Note(CONFLICT, text, f"conflict {conflict.peer}", CONFLICT, node=conflict.peer)
+            self._turn.effects.add(note)
+            if len(self.conflicts) < MAX_CONFLICTS:
+                self.conflicts.add(conflict)
+
+    def _note_lag(self, opening: bool) -> None:
+        """A peer has told what it holds: note since when messages are missing here."""
+        if not self._replica.behind(self._turn.now):
+            return
+        lag = self._lag or _Lag(self._turn.now, self._replica.count, False)
+        self._lag = lag._replace(opening=lag.opening or opening)
+
+    def note_caught_up(self) -> None:
+        """Messages were stored: tell people where they were many, or took long to come."""
+        if not self._lag or self._replica.behind(self._turn.now):
+            return
+        lag, self._lag = self._lag, None
+        spent, more = self._turn.now - lag.since, self._replica.count - lag.held
+        if more and (lag.opening or spent >= LONG_LAG or more >= MANY_MISSING):
+            text = f"caught up: {numbered(more, 'message')} in {spent:.1f} s"
+            self._turn.effects.add(Note(CAUGHT_UP, text))

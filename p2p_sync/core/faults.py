@@ -1,0 +1,29 @@
+"""What peers may do wrong: which kinds of faults there are, and which of them close the link.
+
+A violation closes the link. An address that this node dialled is then dialled again with the usual
+backoff. Nothing else follows from it: no node is refused for what it did before, so nobody can have
+an honest node refused.
+"""
+
+from __future__ import annotations
+
+VIOLATIONS = {
+    "frame": "sent a frame that breaks a rule",
+    "claims": "does not ship what it says that it holds",
+    "graft": "asks again for what it was sent less than a minute ago",
+}
+"""Kinds that close the link."""
+
+FAULTS = {
+    "slow": "takes too long over a frame",
+    "deaf": "does not read (nor does a host that sleeps)",
+    "silent": "has gone silent, as after a cut cable",
+    "gap": "leaves out messages in what it was asked to ship",
+    "addresses": "sends many addresses again and again",
+    "future": "ships messages from far ahead of our clock (either clock may be wrong)",
+    "ignored": "sends a frame that asks for nothing",
+}
+"""Kinds that are only counted. The first three are noted of links that have ended anyway."""
+
+KINDS = {**VIOLATIONS, **FAULTS}
+"""All kinds, each as the end of the sentence "it ..."."""

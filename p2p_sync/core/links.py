@@ -1,0 +1,205 @@
+"""What happens on links: they open, the other end introduces itself, it breaks a rule, they end.
+
+A peer goes through these states, which people are told of once each:
+
+    open        there is a link, and nothing is known of the other end
+    linked      it has introduced itself as a node of ours, or has kept silent for so long that it
+                must be an original
+    joined      it goes on talking after that. A second link to the same node, which one side closes
+                at once, joins nobody
+    left        its last link has ended
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ..address import is_loopback, site
+from ..codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, TRY_AGAIN_LATER
+from ..errors import ProtocolError
+from ..settings import FIRST_RTT, MANY_ADDRESSES, SPARE_PEERS, Settings
+from ..wire.frames import Sockets
+from .book import Endpoint, Known
+from .effects import ENDED, JOINED, LEFT, LINKED, REFUSED, Note
+from .faults import KINDS, VIOLATIONS
+from .overlay import Overlay
+from .peer import Peer
+from .replica import Replica
+from .turn import COPIES, LINKS, Turn
+
+
+class Links:
+    """The links of one node. Part of the core."""
+
+    def __init__(self, turn: Turn, overlay: Overlay, replica: Replica, settings: Settings) -> None:
+        self.faults: Counter[str] = Counter(dict.fromkeys(KINDS, 0))  # of peers, by kind
+        self.carried = (0, 0)  # bytes that links which have ended had sent and received
+        self._turn = turn
+        self._overlay = overlay
+        self._replica = replica
+        self._settings = settings
+
+    def __contains__(self, peer: Peer) -> bool:
+        """Whether the link to `peer` is still open."""
+        return peer in self._overlay.peers
+
+    def room_for(self, host: str) -> str:
+        """Return why there is no room for one more accepted link of a remote host; nothing if
+        there is. Links in the spare places are told addresses and closed."""
+        hosts = [site(peer.remote[0]) for peer in self._overlay.peers if not peer.known]
+        settings = self._settings
+        if len(hosts) >= settings.max_peers + SPARE_PEERS:
+            return f"This node is full: it accepts {settings.max_peers} links."
+        limit = settings.max_peers_per_host
+        if hosts.count(site(host)) >= limit and not is_loopback(host):
+            return f"This node accepts {limit} links of one host, and has them of yours."
+        return ""
+
+    def opened(
+        self,
+        link: Any,
+        remote: Endpoint,
+        local: Endpoint,
+        *,
+        dialled: str | None = None,
+        dial: int = 0,
+        proved: str | None = None,
+        arrival: int = 0,
+    ) -> Peer:
+        """A link is open: return the record of its other end.
+
+        `link` is the shell's and is only kept. `dialled` is the address that this node dialled
+        (None: it accepted the link) and `dial` the number of that dial. `proved` is the node id
+        that the other end has proved, where the network has a secret. `arrival` is the number of
+        the last arrival in the log.
+        """
+        turn = self._turn
+        known = Known(dialled) if dialled else None
+        peer = Peer(link, known, dial, remote, turn.now, proved)
+        peer.arrival, peer.since = arrival, turn.wall
+        if known:
+            self._overlay.dialled(peer, turn.now)
+        else:
+            self._overlay.accepted(peer, local)
+        if turn.stopped:
+            turn.effects.close(peer, GOING_AWAY, "this node stops")
+        turn.look()
+        return peer
+
+    def greet(self, peer: Peer) -> None:
+        """The other end of an accepted link has said nothing for `greeting_pause` seconds."""
+        if peer in self:
+            self._overlay.greet(peer)
+
+    def silent(self, peer: Peer) -> None:
+        """A peer has said nothing for `introduction_timeout` seconds, or something that no node of
+        ours says first: it is an original, unless it has proved that it is none."""
+        if peer in self and not peer.proved:
+            self._overlay.not_ours(peer, self._turn.now)
+            self._linked(peer)
+            self.joined(peer)
+            self._turn.look()
+
+    def measured(self, peer: Peer, rtt: float) -> None:
+        """The round trip to a peer was measured; seconds."""
+        peer.rtt = rtt
+        if peer.log:
+            peer.log.rtt = rtt
+
+    def introduced(self, peer: Peer, frame: Sockets) -> bool:
+        """A peer has sent SOCKETS; return whether it is its first. Raises ProtocolError."""
+        if peer.proved and frame.node != peer.proved:
+            raise ProtocolError(POLICY_VIOLATION, "the id is not the one that was proved")
+        first = not peer.introduced
+        self._overlay.hello(peer, frame, self._turn.now)
+        if not first and len(frame.addresses) > MANY_ADDRESSES:
+            self.fault(peer, "addresses", "it sends many addresses again and again")
+        if peer.node and not peer.log and not peer.leaving:
+            rtt = FIRST_RTT if peer.rtt is None else peer.rtt
+            peer.log = self._replica.open(peer.node, rtt, self._turn.now, peer)
+        self._linked(peer)
+        if not peer.node:
+            self.joined(peer)
+        self._turn.look()
+        return first
+
+    def joined(self, peer: Peer) -> None:
+        """A peer goes on talking after it has introduced itself."""
+        if peer.joined or not peer.introduced or peer.leaving:
+            return
+        known = any(other.joined and _replaces(other, peer) for other in self._overlay.peers)
+        peer.joined = True
+        if not known:
+            kind = f"node {peer.node[:8]}" if peer.node else "an original node"
+            way = "dialled" if peer.known else "it dialled this node"
+            self._note(JOINED, f"{_where(peer)} joined: {kind}, {way}", peer)
+
+    def fault(self, peer: Peer, kind: str, sentence: str, times: int = 1) -> None:
+        """A peer did something wrong; a violation closes its link."""
+        self.faults[kind] += times
+        about = f"{kind} {peer.node or peer.remote[0]}"
+        self._note(kind, f"from {peer.name}: {sentence}", peer, about, kind)
+        if kind in VIOLATIONS:
+            self._turn.effects.close(peer, POLICY_VIOLATION, sentence)
+
+    def closed(
+        self,
+        peer: Peer,
+        reason: str,
+        code: int | None = None,
+        fault: str = "",
+        volume: tuple[int, int] = (0, 0),
+    ) -> None:
+        """A link has ended for `reason`, after it has carried that `volume` (bytes sent, received).
+
+        `code` is that of the CLOSE that began the end, and `fault` the kind of fault that this side
+        ended it for, if it did.
+        """
+        self.carried = self.carried[0] + volume[0], self.carried[1] + volume[1]
+        if fault:
+            self.faults[fault] += 1
+        self._overlay.closed(peer, reason, self._turn.now, code)
+        if peer.log:
+            self._replica.close(peer.log, self._turn.now)
+        heir = next((other for other in self._overlay.peers if _replaces(other, peer)), None)
+        if peer.joined and heir:
+            heir.joined = True
+        elif peer.joined:
+            self._note(LEFT, f"{_where(peer)} left: {reason}", peer)
+        elif code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER):
+            text = f"{peer.name} and this node do not link: {reason}"
+            self._note(REFUSED, text, peer, peer.dialled or peer.remote[0], reason)
+        failing = peer.dialled if peer.dialled and not peer.linked else None
+        text = f"the link with {peer.name} ended: {reason}"
+        self._note(ENDED, text, peer, failing or peer.remote[0], reason if failing else "")
+        self._turn.changed |= {LINKS, COPIES}
+        self._turn.look()
+
+    def _linked(self, peer: Peer) -> None:
+        """The other end is known for what it is; the first time people are told, if it stays."""
+        if peer.leaving or peer.linked:
+            return
+        peer.linked = True
+        way = "dialled" if peer.known else "accepted"
+        kind = "" if peer.node else ", an original node"
+        text = f"linked with {peer.name}, {way}{kind}"
+        self._note(LINKED, text, peer, peer.dialled or peer.remote[0])
+
+    def _note(self, kind: str, text: str, peer: Peer, about: str = "", reason: str = "") -> None:
+        about = about or peer.remote[0]
+        self._turn.effects.add(Note(kind, text, about, reason, _where(peer), peer.node))
+
+
+def _replaces(other: Peer, peer: Peer) -> bool:
+    """Return whether another link leads to the same node, though it may not have joined yet."""
+    if other is peer or other.leaving:
+        return False
+    if peer.node and other.node == peer.node:
+        return True
+    return other.dialled == _where(peer) and not (other.introduced and peer.node)
+
+
+def _where(peer: Peer) -> str:
+    """Return where a peer is, as far as it is known: what names it in the table of peers."""
+    return peer.dialled or peer.address or peer.name

@@ -1,0 +1,45 @@
+"""The one loop that follows the log: for callbacks, for the HTTP stream and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from ..core.core import Core
+from ..core.turn import ARRIVAL
+from ..disk.log import Log, Page
+from ..settings import FOLLOWED
+from ..wire.frames import Message
+from .state import State
+
+
+def follow(
+    state: State, log: Log, after: int, pause: float | None
+) -> Iterator[Page[tuple[int, Message]]]:
+    """Yield what comes to be shown after arrival `after`, with its numbers, as it comes.
+
+    An empty page says that nothing has come for `pause` seconds (None: none are yielded). The
+    `damaged` of a page counts the entries that were left out of it. Ends when the node stops;
+    raises LogError where the log cannot be read.
+    """
+    while True:
+        with state.turn() as core:
+            if core.stopped:
+                return
+            count = core.transactions
+        newest = log.last_arrival()
+        page = log.arrivals(after, FOLLOWED)
+        # What a page that is not full has passed over, up to the newest, is not shown.
+        last = page[-1][0] if page else after
+        after = last if len(page) >= FOLLOWED else max(last, newest)
+        if page or page.damaged:
+            yield page
+            continue
+        with state.turn(ARRIVAL, partial(_has_stored, after=count), pause) as core:
+            quiet = core.transactions == count and not core.stopped
+        if quiet:
+            yield page
+
+
+def _has_stored(core: Core, after: int) -> bool:
+    return core.stopped or core.transactions > after

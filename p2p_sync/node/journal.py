@@ -1,0 +1,175 @@
+"""What happens to a node, for people: lines in the log, and events that programs can wait for.
+
+The journal is the one place that decides what people are told. Three rules keep it readable,
+whoever causes the notes:
+
+- A failure that repeats, by what it is about and its reason, is told the 1st, 2nd, 4th ... time.
+- What one host can cause at any rate, such as links that come and go, gets up to
+  MAX_LINES_OF_A_HOST lines a minute.
+- The last MAX_EVENTS events are kept, in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass, field
+
+from ..core.effects import (
+    CAUGHT_UP,
+    CLOCK,
+    DIAL_FAILED,
+    ENDED,
+    JOINED,
+    LEFT,
+    LINKED,
+    REFUSED,
+    REFUSED_HERE,
+    UNNEEDED,
+    Note,
+)
+from ..core.peertable import key_of
+from ..core.verdict import numbered
+from ..cursors import Cursors
+from ..settings import (
+    FAILURE_FORGOTTEN,
+    MAX_EVENT_TEXT,
+    MAX_EVENTS,
+    MAX_FAILING,
+    MAX_LINES_OF_A_HOST,
+    MAX_REASONS,
+)
+
+logger = logging.getLogger("p2p_sync")
+
+# The notes that are events, and the log lines that are no warnings; None: no line.
+_EVENTS = {JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP, CLOCK}
+_LEVELS: dict[str, int | None] = {
+    LINKED: logging.INFO,
+    ENDED: logging.INFO,
+    UNNEEDED: logging.INFO,
+    REFUSED_HERE: logging.INFO,
+    JOINED: None,
+    LEFT: None,
+    CAUGHT_UP: None,
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event. The ids grow by one, so that a gap shows."""
+
+    id: int
+    time: int  # ms since the epoch
+    type: str
+    text: str
+    peer: str | None  # the key of an entry in the table of peers
+
+
+@dataclass
+class _Failures:
+    """The failures in a row of one thing."""
+
+    at: float
+    count: int = 0
+    of_reason: Counter[str] = field(default_factory=Counter)
+    events: set[str] = field(default_factory=set)  # the reasons that were events
+
+
+class Journal:
+    """The log lines and the events of one node. For any thread, with no lock held."""
+
+    def __init__(self, start: str) -> None:
+        """`start` is the name of this start of the node, for the places in `cursors`."""
+        self.cursors = Cursors([(start, 0)])
+        self._changed = threading.Condition()  # guards all below
+        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
+        self._last = 0
+        self._stopped = False
+        self._failures: OrderedDict[str, _Failures] = OrderedDict()  # the latest last
+        self._minute = 0.0
+        self._lines: Counter[str] = Counter()  # in this minute, by host
+
+    # -- what happens ---------------------------------------------------------------------------
+
+    def note(self, note: Note) -> None:
+        """Take note of something: log it, and add an event, as far as that is news."""
+        now = time.monotonic()
+        with self._changed:
+            first, line = self._news(note, now)
+            if first and note.kind in _EVENTS:
+                self._add(note)
+        level = _LEVELS.get(note.kind, logging.WARNING)
+        if line and level is not None:
+            who = {"address": note.address or None, "peer": note.node}
+            logger.log(level, "%s", line, extra=who)
+
+    def forget(self, about: str) -> None:
+        """Make the next failure of something an event again: somebody waits to see what comes of
+        it."""
+        with self._changed:
+            if about in self._failures:
+                self._failures[about].events.clear()
+
+    def _news(self, note: Note, now: float) -> tuple[bool, str]:
+        """With the lock held: return whether this is an event, if its kind makes events, and what
+        to log of it; nothing where that was said."""
+        in_vain = self._failures.pop(note.about, None) if note.kind == LINKED else None
+        if not note.reason:
+            if now - self._minute >= 60.0:
+                self._minute = now
+                self._lines.clear()
+            self._lines[note.about] += 1
+            if self._lines[note.about] > MAX_LINES_OF_A_HOST:
+                return False, ""
+            more = f", after {numbered(in_vain.count, 'dial')} in vain" if in_vain else ""
+            return True, note.text + more
+        found = self._failures.pop(note.about, None)
+        if found is None or now - found.at > FAILURE_FORGOTTEN:
+            found = _Failures(now)
+        self._failures[note.about] = found
+        if len(self._failures) > MAX_FAILING:
+            self._failures.popitem(last=False)
+        reason = note.reason if len(found.of_reason) < MAX_REASONS else ""
+        reason = note.reason if note.reason in found.of_reason else reason
+        found.of_reason[reason] += 1
+        found.count, found.at = found.count + 1, now
+        first = reason not in found.events
+        found.events.add(reason)
+        if found.of_reason[reason].bit_count() > 1:
+            return first, ""
+        again = f" ({found.count} times in a row)" if found.count > 1 else ""
+        return first, note.text + again
+
+    def _add(self, note: Note) -> None:
+        """With the lock held: add an event, and wake those who wait."""
+        self._last += 1
+        key = key_of(note.address) if note.address else None
+        now = int(time.time() * 1000)
+        self._events.append(Event(self._last, now, note.kind, note.text[:MAX_EVENT_TEXT], key))
+        self._changed.notify_all()
+
+    # -- what programs ask ----------------------------------------------------------------------
+
+    def last(self) -> int:
+        """Return the last id, 0 with none."""
+        with self._changed:
+            return self._last
+
+    def wait(self, after: int, timeout: float) -> tuple[list[Event], int]:
+        """Return the events with ids above `after`, and the last id there is.
+
+        With none it waits for one, `timeout` seconds at most, or until `stop`. An `after` that is
+        above the last id is of an earlier run of the node: then it does not wait.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._last != after, timeout)
+            return [event for event in self._events if event.id > after], self._last
+
+    def stop(self) -> None:
+        """Wake all who wait; nobody waits from now on."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()

@@ -1,0 +1,209 @@
+"""What a node tells people and programs about itself: its peers, its verdict, its metrics.
+
+The facts are read a turn at a time, so that no question holds the lock for long.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.clock import early_notice
+from ..core.core import Core
+from ..core.deduplication import node_of
+from ..core.peer import Peer
+from ..core.peertable import Entry, Traffic, entries
+from ..core.vector import digest
+from ..core.verdict import Verdict, is_missed, verdict
+from ..disk.log import Log
+from ..disk.store import Store
+from ..metrics import Counters, Counts, Times
+from ..settings import GATHERING, MAX_LAGS, NEARLY_READY
+from ..version import __version__
+from ..wire.frames import PROTOCOL_VERSION
+from .state import State
+
+
+class Report:
+    """The questions that can be asked about one node. For any thread."""
+
+    def __init__(self, state: State, store: Store, log: Log, counters: Counters) -> None:
+        self._state = state
+        self._store = store
+        self._log = log
+        self._counters = counters
+        self._begun = time.monotonic()
+        with state.turn() as core:
+            self._caught_up = not _seeks(core)  # with no peer known there is nothing to wait for
+
+    # -- peers ----------------------------------------------------------------------------------
+
+    def peers(self, late: bool = False) -> list[dict[str, Any]]:
+        """Return what is known of each peer and address, as the API tells it.
+
+        `late`: the latest messages do not count for `behind`.
+        """
+        with self._state.turn() as core:
+            peers = list(core.peers)
+        # A turn for each: with many origins it takes a while to find out how far a peer is behind.
+        traffic = {peer: self._traffic(peer, late) for peer in peers}
+        with self._state.turn() as core:
+            now, wall = time.monotonic(), time.time()
+            return [entry.fields(traffic, now, wall) for entry in _table(core)]
+
+    def _traffic(self, peer: Peer, late: bool) -> Traffic:
+        lag: int | None = None
+        notice = ""
+        with self._state.turn() as core:
+            if peer.log and peer.log.introduced:
+                replica, log = core.replica, peer.log
+                lag = replica.late(log, core.now) if late else replica.lag(log)
+                notice = early_notice(replica.early_at(log), core.wall)
+            sent, received = peer.link.volume
+            return Traffic(peer.rtt, (peer.sent, sent), (peer.received, received), lag, notice)
+
+    def forget(self, key: str) -> bool:
+        """Hang up on the peer whose entry in `peers` has that `key`, and forget its addresses;
+        return False where there is none."""
+        with self._state.turn() as core:
+            entry = next((entry for entry in _table(core) if entry.has(key)), None)
+            if entry is not None:
+                core.forget(entry.known, entry.peers)
+            return entry is not None
+
+    # -- how it is ------------------------------------------------------------------------------
+
+    def verdict(self) -> Verdict:
+        """Return the state of the node in a word and a line."""
+        held, _ = self._log.count()
+        return verdict(self.peers(late=True), held, self.behind(), int(time.time() * 1000))
+
+    def behind(self) -> int:
+        """Return how many messages peers are known to hold that this node lacks."""
+        with self._state.turn() as core:
+            return core.replica.behind(core.now)
+
+    def status(self) -> dict[str, Any]:
+        """Return what the node holds and how it is, the `node` itself apart, as `GET
+        /api/v1/status` tells it."""
+        held, hidden = self._log.count()
+        damaged = self._log.damaged()
+        with self._state.turn() as core:
+            vector = core.replica.vector()
+            sockets, behind = core.overlay.count(), core.replica.behind(core.now)
+            conflicts, faults = len(core.exchange.conflicts), dict(core.links.faults)
+            clocks = core.dates.warnings(core.replica.early, core.wall, core.now)
+        return {
+            "verdict": self.verdict()._asdict(),
+            "sockets": sockets,
+            "messages": {"count": held - hidden, "digest": digest(vector)},
+            "behind": behind,
+            "conflicts": conflicts,
+            "misbehaviour": faults,
+            "damaged": damaged,
+            "warnings": clocks + _damage(damaged),
+        }
+
+    def unready(self) -> str:
+        """Return why this node should not be asked yet; nothing where it may be.
+
+        It may be once it has caught up, and until it lacks many again; a node alone may at once. A
+        node may not be while a part of its log is damaged.
+        """
+        with self._state.turn() as core:
+            problem = str(core.commits.failure or "")
+            behind, seeks = core.replica.behind(core.now), _seeks(core)
+            caught_up = core.replica.caught_up(core.now)
+        if problem:
+            return problem
+        if damaged := self._log.damaged():
+            return f"its log is damaged at {damaged[0]}, and no peer has sent that again yet"
+        if not self._caught_up and time.monotonic() - self._begun < GATHERING and seeks:
+            return "it has just started, and waits for what its peers hold"
+        self._caught_up = self._caught_up or caught_up
+        if behind > NEARLY_READY or not self._caught_up:
+            return f"it is catching up: {behind} messages are missing here"
+        return ""
+
+    # -- what is measured -----------------------------------------------------------------------
+
+    def metrics(self) -> tuple[Counts, dict[str, Times]]:
+        """Return what there is to measure, by the names of `GET /metrics`."""
+        counts = self._counters.counts() | self._links() | self._messages()
+        peers = self.peers()
+        counts["in_sync"] = {(): self.verdict().good}
+        counts["peers"] = dict(
+            Counter(("unreachable",) if is_missed(peer) else (peer["state"],) for peer in peers)
+        )
+        counts["build_info"] = {(__version__, str(PROTOCOL_VERSION), platform.python_version()): 1}
+        counts["log_bytes"] = {(): self._store.size()}
+        counts["threads"] = {(): threading.active_count()}
+        return counts, self._counters.times()
+
+    def _links(self) -> Counts:
+        with self._state.turn() as core:
+            links = Counter[tuple[str, ...]](
+                (
+                    "out" if peer.known else "in",
+                    "closing" if peer.leaving else "open" if peer.introduced else "opening",
+                )
+                for peer in core.peers
+            )
+            volumes = [core.links.carried, *(peer.link.volume for peer in core.peers)]
+            sent, received = map(sum, zip(*volumes, strict=True))
+            lags = {
+                (peer.log.peer[:8],): core.replica.lag(peer.log) for peer in core.peers if peer.log
+            }
+            return {
+                "links": dict(links),
+                "link_bytes_total": {("out",): sent, ("in",): received},
+                "duplicates_received_total": {(): core.replica.duplicates},
+                "behind_messages": {(): core.replica.behind(core.now)},
+                "conflicts": {(): len(core.exchange.conflicts)},
+                "waiting_origins": {(): len(core.replica.early)},
+                "clock_difference": {(): core.dates.difference(core.wall, core.now) / 1000},
+                "misbehaviour_total": {(kind,): count for kind, count in core.links.faults.items()},
+                "peer_lag_messages": dict(sorted(lags.items(), key=lambda lag: -lag[1])[:MAX_LAGS]),
+            }
+
+    def _messages(self) -> Counts:
+        with self._state.turn() as core:
+            held = {origin: count for origin, (count, _) in core.replica.vector().items()}
+        heard = self._log.heard()
+        mine = [origin for origin in held if node_of(origin) == self._store.node]
+        own = sum(held[origin] - heard.get(origin, 0) for origin in mine)
+        of_originals = sum(heard.values())
+        return {
+            "log_messages": {
+                ("own",): own,
+                ("ours",): sum(held.values()) - own - of_originals,
+                ("heard",): of_originals,
+            }
+        }
+
+
+def _table(core: Core) -> list[Entry]:
+    """Return the table of peers and addresses."""
+    known, dialling = core.book.known.values(), core.overlay.dialling
+    return entries(known, core.peers, dialling, lambda end: core.book.node_at(end, core.now))
+
+
+def _seeks(core: Core) -> bool:
+    """Return whether addresses are known, and no node of ours has told yet what it holds."""
+    told = any(peer.log and peer.log.introduced for peer in core.peers)
+    return not told and any(not known.oneself for known in core.book.known.values())
+
+
+def _damage(damaged: Sequence[str]) -> list[str]:
+    """Return the warning about damaged entries, if there are any."""
+    if not damaged:
+        return []
+    more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+    return [
+        f"the log of this node is damaged at {damaged[0]}{more}: check its disk; damaged messages "
+        "are not shown until a peer sends them again"
+    ]

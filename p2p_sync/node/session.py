@@ -1,0 +1,183 @@
+"""The conversation on one link: what the peer sends goes to the core, and what the core has for the
+peer goes to the link.
+
+Decoding and checking come before a turn, and encoding after it, for no turn may take long. Three
+threads come here: the link's reader, its sender, and for the end whichever of them notices it first
+through the reader.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from dataclasses import replace
+
+from ..codes import NOT_PROVED, OTHER_PROTOCOL, UNSUPPORTED_DATA
+from ..core.peer import Peer
+from ..core.replica_link import Work, fill
+from ..disk.log import Log
+from ..errors import LogError, ProtocolError
+from ..metrics import Counters
+from ..net.link import Link
+from ..settings import BATCH_BYTES, NEVER, ORIGINAL_BATCH
+from ..wire.frames import Frame, Heard, Ignored, Message, Sockets, decode, encode
+from ..wire.logframes import (
+    Entry,
+    Have,
+    LogFrame,
+    Messages,
+    messages_to_json,
+)
+from .state import State, wall_ms
+
+logger = logging.getLogger("p2p_sync")
+
+
+class Session:
+    """One conversation. It is the handler of its link."""
+
+    peer: Peer
+
+    def __init__(self, state: State, log: Log, counters: Counters) -> None:
+        self._state = state
+        self._log = log
+        self._counters = counters
+
+    def open(self, link: Link, dial: int, proved: str | None) -> None:
+        """Tell the core of `link`, of which nothing has been read yet. `dial` is the number of the
+        dial that it came of, `proved` the node id that the other end has proved. Any thread."""
+        arrival = self._log.last_arrival()
+        with self._state.turn() as core:
+            self.peer = core.links.opened(
+                link,
+                link.remote,
+                link.local,
+                dialled=link.dialled,
+                dial=dial,
+                proved=proved,
+                arrival=arrival,
+            )
+
+    # -- the reader's thread --------------------------------------------------------------------
+
+    def waiting(self, link: Link) -> None:
+        """The peer has sent nothing in the first `greeting_pause` seconds."""
+        with self._state.turn() as core:
+            core.links.greet(self.peer)
+
+    def silent(self, link: Link) -> None:
+        """The peer has sent nothing in the first `introduction_timeout` seconds."""
+        with self._state.turn() as core:
+            core.links.silent(self.peer)
+        link.wake()
+
+    def received(self, link: Link, message: str | bytes) -> bool:
+        """Take a message; return whether it brought something new. Raises ProtocolError."""
+        if isinstance(message, bytes):
+            raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
+        try:
+            frame = decode(message)
+        except ProtocolError as error:
+            if error.code == OTHER_PROTOCOL:
+                self.waiting(link)  # our opening goes out first: then the peer can say so, too
+            raise
+        self._counters.add("frames_total", "in", _kind(frame))
+        if isinstance(frame, Sockets) and frame.nonce and not self.peer.proved:
+            raise ProtocolError(
+                NOT_PROVED, "that network has a secret: start this node with --secret-file"
+            )
+        if isinstance(frame, Heard):
+            return self._hear(frame)
+        messages = isinstance(frame, Messages)
+        with self._state.turn_with_room() if messages else self._state.turn() as core:
+            new = core.received(self.peer, frame)
+        if isinstance(frame, Sockets):
+            link.wake()
+            if frame.node:
+                link.ping()  # the rules of the log count in round trips
+        return new
+
+    def _hear(self, frame: Heard) -> bool:
+        """Commit what an original has committed, and wait until it is stored."""
+        draft = Entry.of(0, [frame.data], heard=True)
+        future: Future[None] = Future()
+        try:
+            with self._state.turn_with_room() as core:
+                core.received(self.peer, frame)
+                core.commits.hear(self.peer, draft, frame.data, future)
+            future.result()
+        except LogError as error:
+            name = self.peer.name
+            logger.error("a message of the original node %s is lost here: %s", name, error)
+        return True
+
+    def measured(self, link: Link) -> None:
+        """The round trip was measured."""
+        self._counters.time("peer_delay_seconds", link.rtt)
+        with self._state.turn() as core:
+            core.links.measured(self.peer, link.rtt)
+
+    def closed(self, link: Link, reason: str) -> None:
+        """The link has ended."""
+        code, fault, volume = link.code, link.fault, link.volume
+        with self._state.turn() as core:
+            core.links.closed(self.peer, reason, code, fault, volume)
+
+    # -- the sender's thread --------------------------------------------------------------------
+
+    def next_messages(self, link: Link) -> tuple[list[str], float]:
+        """Return what to send next, and with nothing, when to ask again at the latest."""
+        try:
+            with self._state.turn() as core:
+                work = core.exchange.take(self.peer)
+                after = core.exchange.waits_after(self.peer)
+            texts = [self._encode(frame) for frame in work.frames]
+            if work.ships:
+                texts += self._ship(work)
+            elif after is not None:
+                texts += self._pass_on(after)
+            return texts, work.until
+        except LogError as error:
+            link.cut(str(error))
+            return [], NEVER
+
+    def _ship(self, work: Work) -> list[str]:
+        """Read what a node of ours gets of the log; return the frames."""
+        runs, ships, count, room = fill(work.ships, self._log.read, BATCH_BYTES)
+        with self._state.turn() as core:
+            core.exchange.shipped(self.peer, ships, count)
+        self._counters.add("frames_total", "out", "MESSAGES")
+        have = work.have if room >= 0 else {}  # one entry may fill the frame alone
+        texts = [messages_to_json(runs, have, work.ack)]
+        if work.have and not have:
+            texts.append(self._encode(Have(work.have, ack=work.ack)))
+        return texts
+
+    def _pass_on(self, after: int) -> list[str]:
+        """Read what came after an arrival; return the frames that an original gets of it."""
+        while True:
+            newest = self._log.last_arrival()
+            arrivals = self._log.arrivals(after, ORIGINAL_BATCH, hidden=True)
+            # What the writer is about to count can be read already: never go back behind that.
+            last = arrivals[-1][0] if arrivals else after
+            upto = last if len(arrivals) == ORIGINAL_BATCH else max(last, newest)
+            if upto == after:
+                return []
+            with self._state.turn() as core:
+                messages = core.exchange.pass_on(self.peer, arrivals, upto)
+            if messages:
+                return [self._encode(message) for message in messages]
+            after = upto
+
+    def _encode(self, frame: Sockets | Message | LogFrame) -> str:
+        if isinstance(frame, Have):  # as late as possible, so that it is right
+            frame = replace(frame, clock=wall_ms())
+        self._counters.add("frames_total", "out", _kind(frame))
+        return encode(frame)
+
+
+def _kind(frame: Frame) -> str:
+    """Return the type of `frame` for people who count."""
+    if isinstance(frame, Ignored):
+        return "ignored"
+    return "MESSAGE" if isinstance(frame, Heard) else type(frame).__name__.upper()

@@ -1,0 +1,241 @@
+"""Carries out what the core decides, and owns the threads that the core needs: one that waits for
+time, one for each dial, which goes on to read its link, and one for each accepted link.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from concurrent.futures import Future
+from functools import partial
+
+from ..address import Address, parse_address, site
+from ..codes import SAME_NODE, TRY_AGAIN_LATER
+from ..core.effects import REFUSED_HERE, Close, Dial, Effects, Keep, Note, Settle
+from ..core.peertable import key_of
+from ..core.turn import LINKS
+from ..disk.log import Log
+from ..disk.store import Store
+from ..errors import DialError, LogError, LogGone
+from ..metrics import Counters
+from ..net.credentials import Credentials
+from ..net.dialer import Dialer, resolve
+from ..net.link import Link
+from ..net.opening import Opened
+from ..net.stream import Endpoint
+from ..settings import CLOSE_PATIENCE, Settings
+from ..wire.proof import Challenge
+from .journal import Journal
+from .session import Session
+from .state import State
+
+logger = logging.getLogger("p2p_sync")
+
+# Closing with these turns a peer down, for the metrics.
+_REFUSALS = {SAME_NODE: "same_node", TRY_AGAIN_LATER: "links_enough"}
+
+
+class Shell:
+    """What surrounds the core of one node. It is the owner of the peer port."""
+
+    state: State
+
+    def __init__(
+        self,
+        store: Store,
+        log: Log,
+        settings: Settings,
+        credentials: Credentials,
+        start: int,
+        counters: Counters,
+        journal: Journal,
+    ) -> None:
+        """`start` is the number of this start of the node. `state` is set before anything else is
+        called."""
+        self._store = store
+        self._log = log
+        self._settings = settings
+        self._credentials = credentials
+        self._start = start
+        self._counters = counters
+        self._journal = journal
+        self._dialer = Dialer(settings, credentials)
+        self._timer = threading.Thread(target=self._keep_time, name="timer", daemon=True)
+
+    # -- the owner's thread ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to dial: what was kept, and what the settings name."""
+        kept = self._store.addresses(_epoch())
+        with self.state.turn() as core:
+            for known in kept:
+                core.book.restore(known, core.now)
+            for peer in self._settings.peers:
+                core.connect(str(peer))
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Close every link with 1001 and end all threads, within about two seconds."""
+        self._dialer.stop()
+        with self.state.turn() as core:
+            core.stop()
+        if not self._wait_unlinked():
+            for link in self.state.sockets:
+                link.cut("it did not answer the CLOSE")
+            self._wait_unlinked()
+        if self._timer.ident:
+            self._timer.join(CLOSE_PATIENCE)
+            self._keep_addresses()
+
+    def _wait_unlinked(self) -> bool:
+        """Wait a little for the last link to end; return whether it has."""
+        with self.state.turn(LINKS, lambda core: not core.peers, CLOSE_PATIENCE) as core:
+            return not core.peers
+
+    # -- any thread -----------------------------------------------------------------------------
+
+    def connect(self, address: Address) -> str:
+        """Dial `address`, given by hand, and keep it; return its key at once."""
+        self._journal.forget(str(address))
+        with self.state.turn() as core:
+            core.connect(str(address))
+        return key_of(str(address))
+
+    def perform(self, effects: Effects) -> None:
+        """Carry out what a turn has decided, in the thread that has ended it, with no lock held."""
+        for peer in effects.woken:
+            peer.link.wake()
+        for effect in effects.others:
+            if isinstance(effect, Settle):
+                _settle(effect)
+            elif isinstance(effect, Note):
+                self._journal.note(effect)
+            elif isinstance(effect, Close):
+                self._close(effect)
+            elif isinstance(effect, Dial):
+                self._begin_dial(effect)
+            elif isinstance(effect, Keep):
+                self._keep_addresses()
+
+    def _close(self, effect: Close) -> None:
+        if effect.code in _REFUSALS:
+            self._counters.add("refusals_total", _REFUSALS[effect.code])
+        if effect.cut:
+            effect.peer.link.cut(effect.reason, "deaf")
+        else:
+            effect.peer.link.close(effect.code, effect.reason)
+
+    def _begin_dial(self, effect: Dial) -> None:
+        thread = threading.Thread(
+            target=self._dial,
+            args=(effect.address, effect.number),
+            name=f"dial {effect.address}",
+            daemon=True,
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # there can be no more threads
+            self._dial_failed(effect.address, DialError(f"no connection: {error}"))
+
+    # -- the listener's thread ------------------------------------------------------------------
+
+    def room(self, host: str) -> str:
+        """Return why there is no room for one more connection of `host`; nothing if there is."""
+        with self.state.turn() as core:
+            return core.links.room_for(host)
+
+    def challenge(self, binding: str, dialled: bool = False) -> Challenge | None:
+        """Return what both sides of a new connection have to prove; None in an open network.
+
+        `binding` is the SHA-256 of the certificate that the accepting side has shown.
+        """
+        keys = self._credentials.keys
+        if not keys:
+            return None
+        nonce = secrets.token_hex(32)
+        return Challenge(keys, self._store.node, self._start, nonce, dialled, binding)
+
+    def take(self, opened: Opened) -> None:
+        """Serve a connection that was accepted. Raises RuntimeError where there can be no more
+        threads."""
+        session, link = self._session(opened)
+        try:
+            threading.Thread(target=link.run, name=f"read {link}", daemon=True).start()
+        except RuntimeError:
+            session.closed(link, "there can be no more threads")
+            raise
+
+    def refused(self, remote: Endpoint, kind: str, reason: str) -> None:
+        """Note a connection that was turned down."""
+        self._counters.add("refusals_total", kind)
+        where = str(Address(*remote)).partition("://")[2]
+        about = f"a connection from {site(remote[0])}"
+        text = f"refused a connection from {where}: {reason}"
+        self._journal.note(Note(REFUSED_HERE, text, about, reason))
+
+    def _session(
+        self, opened: Opened, dialled: str | None = None, dial: int = 0
+    ) -> tuple[Session, Link]:
+        """Make a link of an open connection, and tell the core."""
+        session = Session(self.state, self._log, self._counters)
+        link = Link(opened, session, self._settings, dialled)
+        session.open(link, dial, opened.proved)
+        return session, link
+
+    # -- the timer's thread ---------------------------------------------------------------------
+
+    def _keep_time(self) -> None:
+        while self.state.wait_due():
+            with self.state.turn() as core:
+                core.tick()
+
+    def _keep_addresses(self) -> None:
+        try:
+            self._store.keep_addresses(self.state.addresses, _epoch())
+        except LogGone:
+            return  # the writer finds it too, and says so
+        except LogError as error:
+            logger.warning("the addresses could not be kept: %s", error)
+
+    # -- the dials' threads ---------------------------------------------------------------------
+
+    def _dial(self, address: str, number: int) -> None:
+        """Dial `address`, and serve the link if it comes about."""
+        parsed = parse_address(address)
+        try:
+            endpoints = resolve(parsed)
+            with self.state.turn() as core:
+                endpoints = core.resolved(address, endpoints)
+            if not endpoints:
+                self._counters.add("dials_total", "unneeded")
+                return
+            challenge = partial(self.challenge, dialled=True)
+            opened = self._dialer.dial(parsed, endpoints, challenge)
+        except DialError as error:
+            self._dial_failed(address, error)
+            return
+        self._counters.add("dials_total", "linked")
+        _, link = self._session(opened, address, number)
+        link.run()
+
+    def _dial_failed(self, address: str, error: DialError) -> None:
+        result = "unneeded" if error.oneself else "refused" if error.refused else "failed"
+        self._counters.add("dials_total", result)
+        with self.state.turn() as core:
+            core.dial_failed(address, error)
+
+
+def _settle(effect: Settle) -> None:
+    """Tell those who wait for a commit how it went."""
+    future: Future[None] = effect.commit.future
+    if effect.error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(effect.error)
+
+
+def _epoch() -> float:
+    """Return when, on the monotonic clock, the system's clock stood at zero."""
+    return time.monotonic() - time.time()

@@ -1,0 +1,141 @@
+"""Locks never nest: a thread that holds one of this project's locks takes no other.
+
+Every lock that the project makes is traced while real nodes do what they do.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from p2p_sync import Node
+from p2p_sync.errors import P2PSyncError
+from tests.harness.certificates import Authority
+from tests.harness.original import Original
+from tests.harness.support import wait_until
+
+_Lock, _Condition = threading.Lock, threading.Condition
+_held = threading.local()
+
+
+class Tracer:
+    """What was seen of locks: where they were made, and which were taken within another."""
+
+    def __init__(self) -> None:
+        self.made = Counter[str]()
+        self.nested: list[str] = []
+
+
+class TracedLock:
+    """A lock that notes when it is taken by a thread that holds another one."""
+
+    def __init__(self, tracer: Tracer, name: str) -> None:
+        self._lock = _Lock()
+        self._tracer = tracer
+        self._name = name
+        tracer.made[name] += 1
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        held = _held.__dict__.setdefault("names", [])
+        if held and blocking:
+            stack = "".join(traceback.format_stack(limit=8)[:-1])
+            self._tracer.nested.append(f"{self._name} within {held}:\n{stack}")
+        got = self._lock.acquire(blocking, timeout)
+        if got:
+            held.append(self._name)
+        return got
+
+    def release(self) -> None:
+        self._lock.release()
+        names = _held.__dict__.setdefault("names", [])
+        if self._name in names:
+            names.remove(self._name)
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@pytest.fixture
+def tracer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracer]:
+    tracer = Tracer()
+
+    def maker() -> str:
+        """Where the lock is made, if one of the project's modules makes it."""
+        frame = sys._getframe(2)
+        name = str(frame.f_globals.get("__name__", ""))
+        return f"{name}:{frame.f_code.co_name}" if name.startswith("p2p_sync") else ""
+
+    def lock() -> Any:
+        name = maker()
+        return TracedLock(tracer, name) if name else _Lock()
+
+    def condition(lock: Any = None) -> Any:
+        name = maker()
+        return _Condition(cast(Any, lock or (TracedLock(tracer, name) if name else None)))
+
+    monkeypatch.setattr(threading, "Lock", lock)
+    monkeypatch.setattr(threading, "Condition", condition)
+    yield tracer
+
+
+def use(nodes: list[Node], original: Original | None) -> None:
+    """Do with the nodes all that people and programs do."""
+    one, two, three = nodes
+    got: list[str] = []
+    one.on_message(lambda message: got.append(message.data))
+    one.connect(two.address)
+    three.connect(two.address)
+    wait_until(lambda: [node.sockets() for node in nodes] == [2, 2, 2], lambda: one.peers())
+    assert one.commit("text", copies=2).copies == 2
+    for number in range(20):
+        two.commit(f"text {number}")
+    list(three.commit_all(f"bulk {number}" for number in range(5_000)))
+    wait_until(lambda: len(got) == 5_021, lambda: len(got))
+    for node in nodes:
+        for ask in (node.status, node.metrics, node.unready, node.peers, node.events):
+            ask()
+        node.copies(node.messages()[:10])
+        next(node.follow(0, 0.01))
+    with suppress(P2PSyncError):
+        one.commit("x" * 1_000_000)
+    one.connect("ws://127.0.0.1:1")
+    wait_until(lambda: any(peer["attempts"] for peer in one.peers()))
+    if original:
+        original.add(one.address)
+        wait_until(lambda: one.sockets() == 3)
+        original.commit("of an original")
+        wait_until(lambda: got[-1:] == ["of an original"])
+    (key,) = [peer["key"] for peer in one.peers() if peer["attempts"]]
+    assert one.forget(key)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls and a secret"])
+def test_locks_never_nest(tracer: Tracer, tmp_path: Path, tls: bool) -> None:
+    options: dict[str, Any] = {}
+    if tls:
+        authority = Authority(tmp_path)
+        cert, key = authority.issue("node")
+        options = {"tls_cert": cert, "tls_key": key, "tls_ca": str(authority.pem)}
+        options["secret"] = "a secret of this network"
+    with ExitStack() as stack:
+        original = None if tls else stack.enter_context(Original())
+        nodes = [
+            stack.enter_context(Node(0, tmp_path / str(number), **options)) for number in range(3)
+        ]
+        use(nodes, original)
+    assert not tracer.nested, "\n".join([str(len(tracer.nested)), *tracer.nested[:3]])
+    assert tracer.made["p2p_sync.node.state:__init__"] == 3
