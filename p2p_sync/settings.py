@@ -23,6 +23,7 @@ BytesPerSecond: TypeAlias = int
 Characters: TypeAlias = int
 Seconds: TypeAlias = float
 Milliseconds: TypeAlias = int
+Factor: TypeAlias = float
 
 # -- wire ------------------------------------------------------------------------------------------
 
@@ -126,7 +127,8 @@ FIRST_ANSWER: Seconds = 0.5
 trip."""
 
 ANSWER_DELAY: Seconds = 2.0
-"""The same for a link that has. Then another link is asked too, then two, four ... at a time."""
+"""A link that has shipped something new must answer GRAFT within this time, and a round trip.
+Then another link is asked too, then two, four ... at a time."""
 
 LOOK_AGAIN: Seconds = 10.0
 """A node that is asked by its own feeder looks for another feeder only once in this time."""
@@ -158,8 +160,8 @@ MANY_LINKS: Count = 8
 """With more links than this, each is told less often in proportion, so that the cost of a node does
 not grow with its links."""
 
-MOST_INTERVALS: float = 2.0
-"""... but at least once in this many intervals."""
+MOST_INTERVALS: Factor = 2.0
+"""With many links each is told at least once in this many intervals."""
 
 HAVE_RIDE: Seconds = 0.2
 """News may be added after this time to a frame that is sent anyway."""
@@ -174,12 +176,12 @@ not."""
 AUDIT_NAMED: Count = 500
 """Origins in such a piece; the next one goes on where it ended."""
 
-HOLD_TRIPS: float = 1.25
+HOLD_TRIPS: Factor = 1.25
 """Round trips for which everything after an origin's first message is held back, so that a PRUNE
 comes first."""
 
 HOLD_MARGIN: Seconds = 0.01
-"""... and this time on top."""
+"""This time is added to the round trips of `HOLD_TRIPS`."""
 
 MAX_AHEAD: Count = 500
 """Origins of which one peer may claim to hold more than this node, at a time; each costs about
@@ -212,7 +214,7 @@ TIMES_SHIPPED: Count = 10
 """A peer is believed to hold up to this many times what it has shipped lately."""
 
 SHIPPED_PERIOD: Seconds = 15.0
-"""Lately: the present and the last of these periods."""
+"""What a peer has shipped lately is counted over the present and the last of these periods."""
 
 MAX_AHEAD_MS: Milliseconds = 60_000
 """A time further ahead of the wall clock is not followed: one node whose clock is years ahead would
@@ -268,7 +270,7 @@ LONG_LAG: Seconds = 2.0
 link, or if it took this long."""
 
 MANY_MISSING: Count = 1000
-"""... or if they were this many."""
+"""That missing messages have arrived is an event if they were this many."""
 
 # -- disk ------------------------------------------------------------------------------------------
 

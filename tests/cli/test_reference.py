@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from p2p_sync.cli.reference import DOCS, pages
+from tests.harness.support import DEADLINE, ROOT
+from tests.reference import DOCS, pages
 
-PAGES = pages()
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_up_to_date(name: str) -> None:
-    assert (DOCS / name).read_text() == PAGES[name], "run: python -m p2p_sync.cli.reference"
+NAMES = ["api.md", "exit-codes.md", "limits.md", "metrics.md", "options.md"]
 
 
-def test_tables_are_whole() -> None:
-    for name, text in PAGES.items():
-        rows = [line for line in text.splitlines() if line.startswith("|")]
-        assert len(rows) > 3, name
-        for row in rows:
-            assert row.endswith("|") and row.count(" | ") < 5, row
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference")
+    command = [sys.executable, "-m", "tests.reference", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=DEADLINE)
+    return folder
+
+
+def test_all_pages_are_written(written: Path) -> None:
+    assert sorted(path.name for path in written.iterdir()) == NAMES == sorted(pages())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_up_to_date(name: str, written: Path) -> None:
+    text = (written / name).read_text()
+    assert (DOCS / name).read_text() == text, "run: python -m tests.reference"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_are_whole(name: str, written: Path) -> None:
+    rows = [line for line in (written / name).read_text().splitlines() if line.startswith("|")]
+    assert len(rows) > 3
+    for row in rows:
+        assert row.endswith("|") and row.count(" | ") < 5, row

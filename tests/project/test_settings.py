@@ -13,7 +13,7 @@ from p2p_sync.cli.options import node_options, option_fields
 from tests.harness.support import ROOT
 from tests.project.test_layers import folder_of, modules
 
-UNITS = {"Count", "Bytes", "BytesPerSecond", "Characters", "Seconds"}
+UNITS = {"Bytes", "BytesPerSecond", "Characters", "Count", "Factor", "Milliseconds", "Seconds"}
 
 
 def texts_below(body: list[ast.stmt]) -> set[str]:
