@@ -61,13 +61,19 @@ class Machine(NodeProcess):
 
 
 @contextmanager
-def machines(directory: Path, *offsets: float) -> Iterator[list[Machine]]:
-    """A node for each offset of the clock, all linked with each other."""
+def started(directory: Path, *offsets: float) -> Iterator[list[Machine]]:
+    """A node for each offset of the clock, which dials nobody by itself."""
     with ExitStack() as stack:
-        nodes = [
-            stack.enter_context(Machine(directory / str(n), offset))
+        yield [
+            stack.enter_context(Machine(directory / str(n), offset, "--target-links", "0"))
             for n, offset in enumerate(offsets)
         ]
+
+
+@contextmanager
+def machines(directory: Path, *offsets: float) -> Iterator[list[Machine]]:
+    """A node for each offset of the clock, all linked with each other."""
+    with started(directory, *offsets) as nodes:
         for n, node in enumerate(nodes):
             for other in nodes[:n]:
                 node.add(other.address)
@@ -145,6 +151,22 @@ def test_a_node_whose_clock_is_behind_suspects_its_own(tmp_path: Path) -> None:
         wait_until(lambda: not behind.warnings(), behind.warnings)
 
 
+def test_the_dates_of_messages_from_further_away_count_too(tmp_path: Path) -> None:
+    with started(tmp_path, -2 * HOUR, 0, 0) as (behind, neighbour, beyond):
+        neighbour.add(behind.address)
+        neighbour.add(beyond.address)
+        wait_sockets(2, neighbour)
+        behind.commit("here")
+        neighbour.commit("beside")
+        wait_until(lambda: len(beyond.texts()) == 2 == len(behind.texts()), "all are linked")
+        assert not behind.warnings(), "one other clock is not enough"
+        beyond.commit("from afar")
+        seems = "this machine's clock seems to be 2 h behind"
+        wait_until(lambda: seems in behind.warnings(), behind.warnings)
+        assert behind.sockets() == 1
+        assert not neighbour.warnings() and not beyond.warnings()
+
+
 def test_a_clock_that_is_set_back_while_the_node_runs(tmp_path: Path) -> None:
     with machines(tmp_path, DAY - 60, 0) as (node, other):
         node.commit("tomorrow")
@@ -158,6 +180,10 @@ def test_a_clock_that_is_set_back_while_the_node_runs(tmp_path: Path) -> None:
                 wait_until(lambda: node.texts()[:-1] == said == other.texts()[:-1], "it is there")
         assert node.texts() == [*said, "tomorrow"] == other.texts()
         assert node.api("status")["messages"] == other.api("status")["messages"]
+        first = node.api("messages?order=newest&q=tomorrow")["messages"][0]["origin"]
+        assert first not in {
+            found["origin"] for found in node.api("messages?order=newest&q=2")["messages"]
+        }
         wait_until(lambda: node.logged("clock was set back by 24 h"), node.log)
         events = [event for event in node.api("events")["events"] if event["type"] == "clock"]
         assert any("set back" in event["text"] for event in events)
