@@ -7,12 +7,14 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from p2p_sync import Node, StartError
 from p2p_sync.disk.store import Store
+from p2p_sync.errors import LogGone
 from p2p_sync.web.token import kept_token
 from tests.harness.support import (
     RUN_NODE,
@@ -220,6 +222,7 @@ LOSSES = [
     copy_over_database,
 ]
 OVERWRITES = (empty_database, empty_write_ahead_log, copy_over_database)
+ASIDE = (move_away, swap_directories, link_instead)
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
@@ -256,6 +259,47 @@ def test_a_log_that_is_taken_away_is_noticed(
         if lose in (delete_write_ahead_log, delete_shared_memory, delete_lock):
             with NodeProcess(data_dir=directory) as node:
                 assert "before" in node.texts()
+        if lose in ASIDE:
+            with NodeProcess(data_dir=f"{directory}-aside") as node:
+                assert node.texts() == ["before"], "what was not acknowledged was undone"
     finally:
         if lose is mount_over:
             subprocess.run(["umount", "-l", str(directory)], capture_output=True)
+
+
+@pytest.mark.parametrize("lose", [delete_all, move_away, replace_database, empty_database])
+def test_a_loss_in_the_midst_of_a_commit_is_noticed(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    """It comes when the files have been looked at, at the moment at which SQLite writes."""
+    directory = tmp_path / "data"
+    lost: list[str] = []
+
+    def on_statement(statement: str) -> None:
+        if statement == "COMMIT" and not lost:
+            lost.append(statement)
+            lose(directory)
+
+    store = Store(directory)
+    with closing(store):
+        store.keep_addresses([], 0.0)  # the write-ahead log is not empty
+        with pytest.raises(LogGone), store.writing() as database:
+            database.set_trace_callback(on_statement)
+            database.execute("DELETE FROM addresses")
+        assert lost
+        with pytest.raises(LogGone):
+            store.check()
+
+
+def test_a_write_ahead_log_that_is_deleted_takes_nothing_with_it_though_the_node_is_killed(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "data"
+    with NodeProcess(data_dir=directory) as node:
+        assert node.commit("before").status == 302
+        delete_write_ahead_log(directory)
+        wait_until(lambda: node.get("/readyz").status == 503, "it is noticed")
+        node.process.kill()
+        node.process.wait()
+    with NodeProcess(data_dir=directory) as node:
+        assert node.texts() == ["before"]
