@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # Every deadline is a multiple of this; a slow machine sets P2P_SYNC_TEST_SCALE.
 SCALE = float(os.environ.get("P2P_SYNC_TEST_SCALE", "1"))
 DEADLINE = 20.0 * SCALE
+# How long a node may take to load its program: twenty that start at once share the cores.
+START_DEADLINE = 60.0 * SCALE
 What = str | Callable[[], object]  # what a wait was for: a text, or called when it has failed
 RUN_NODE = (sys.executable, str(ROOT / "run_node.py"))
 
@@ -205,7 +207,7 @@ class NodeProcess:
             except OSError:
                 return False
 
-        wait_until(ready, "the node answers on its HTTP port")
+        wait_until(ready, "the node answers on its HTTP port", START_DEADLINE)
 
     def log(self) -> str:
         """All that the process has printed so far, both streams."""
