@@ -235,25 +235,33 @@ def test_a_peer_that_is_gone_is_named_and_amber_and_all_gone_is_red(open_page: O
             nodes[0].add(other.address)
         verdict(page, "in_sync", "^In sync with 2 of 2 peers$")
         wait_text(page, "#verdict-note", "^All peers have every message.$")
-        colours = {color(page)}
+        assert color(page) == tone(page, "good")
         nodes[1].process.kill()
         verdict(page, "degraded", "^1 of 2 peers is unreachable$")
         gone = nodes[1].address.removeprefix("ws://")
         wait_text(page, "#verdict-note", rf"^Can't reach {gone} since .*Everyone else is in sync.$")
-        colours.add(color(page))
+        assert color(page) == tone(page, "warn")
         nodes[2].process.kill()
         verdict(page, "alone", "^Disconnected: 0 of 2 peers reachable$")
         wait_text(page, "#verdict-note", r"^Can't reach \S+ and 1 other since ")
-        colours.add(color(page))
-        assert len(colours) == 3
-        soft = "getComputedStyle(document.querySelector('.facts')).color"
-        assert page.evaluate(soft) not in colours, "none of them is calm"
+        assert color(page) == tone(page, "bad")
+        tones = {tone(page, name) for name in ("good", "warn", "bad", "info", "soft")}
+        assert len(tones) == 5, "they can be told apart"
         noscript = nodes[0].get("/", Accept="text/html").text
         assert "Disconnected: 0 of 2" in noscript and "and 1 other" in noscript
 
 
 def color(page: Any) -> str:
     return str(page.evaluate("getComputedStyle(document.getElementById('verdict-text')).color"))
+
+
+def tone(page: Any, name: str) -> str:
+    """The colour that the style sheet has for what is good, a warning, bad, in progress or calm."""
+    made = "Object.assign(document.body.appendChild(document.createElement('i')), {id: 'probe'})"
+    page.evaluate(f"{made}.style.color = 'var(--{name})'")
+    found = page.evaluate("getComputedStyle(document.getElementById('probe')).color")
+    page.evaluate("document.getElementById('probe').remove()")
+    return str(found)
 
 
 def test_new_messages_arrive_within_a_second(open_page: Open) -> None:
