@@ -203,11 +203,27 @@ class NodeProcess:
             if self.process.poll() is not None:
                 raise AssertionError(f"the node ended: {self.log()}")
             try:
-                return request(self.port, "/healthz").status == 200
+                return request(self.port, "/healthz").status == 200 and self._listens()
             except OSError:
                 return False
 
         wait_until(ready, "the node answers on its HTTP port", START_DEADLINE)
+
+    def _listens(self) -> bool:
+        """Is it the process itself that answers? Another test run on this machine may have taken
+        the port while the program was being loaded. True where that cannot be found out."""
+        process, held = Path(f"/proc/{self.process.pid}"), set[str]()
+        try:
+            lines = [line.split() for line in (process / "net/tcp").read_text().splitlines()]
+            for file in (process / "fd").iterdir():
+                with suppress(FileNotFoundError):  # it has been closed meanwhile
+                    held.add(str(file.readlink()))
+        except OSError:
+            return not Path("/proc/self/net/tcp").exists()
+        listening = [f for f in lines if f[1].endswith(f":{self.port:04X}") and f[3] == "0A"]
+        if not listening:  # it listens by IPv6 alone, or is about to end
+            return len(lines) > 0 and self.process.poll() is None
+        return any(f"socket:[{f[9]}]" in held for f in listening)
 
     def log(self) -> str:
         """All that the process has printed so far, both streams."""

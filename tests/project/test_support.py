@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 
-from tests.harness.support import DEADLINE, ROOT
+import pytest
+
+from tests.harness.support import DEADLINE, ROOT, NodeProcess
 
 IGNORING = ["sh", "-c", """trap '' INT QUIT HUP; exec "$@" """, "sh"]
 """Starts a command as a shell starts a background job, and nohup one."""
@@ -42,3 +45,10 @@ def test_each_worker_has_ports_of_its_own() -> None:
         found.append([int(port) for port in printed.split()])
     assert min(found[0]) >= 10_000 and max(found[2]) < 30_000
     assert max(found[0]) + 1 < min(found[1]) and max(found[1]) + 1 < min(found[2])
+
+
+def test_another_node_on_the_same_port_is_not_taken_for_the_one_that_starts() -> None:
+    with NodeProcess("--ephemeral") as other:
+        node = NodeProcess("--ephemeral", port=other.port, wait=False)
+        with closing(node), pytest.raises(AssertionError, match="cannot be had"):
+            node.wait_ready()
