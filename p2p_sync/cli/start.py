@@ -35,7 +35,12 @@ def _command(given: list[str], signals: CommandSignals) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        return _fail(f"{_sentence(error).rstrip('.')}; see p2p-sync --help")
+        if given[0] in commands.commands or given[0].startswith("-"):
+            return _fail(f"{_sentence(error).rstrip('.')}; see p2p-sync --help")
+        return _fail(
+            f"{given[0]!r} is neither a command nor a port; see p2p-sync --help, or run a node "
+            "with a port such as 8000"
+        )
     except Failure as error:
         return _fail(str(error), error.code)
     except (InputError, StartError) as error:

@@ -139,7 +139,7 @@ class Links:
         """A peer did something wrong; a violation closes its link."""
         self.faults[kind] += times
         about = f"{kind} {peer.node or peer.remote[0]}"
-        self._note(kind, f"from {peer.name}: {sentence}", peer, about, kind)
+        self._note(kind, f"from {peer.name}: {sentence}", peer, about, sentence)
         if kind in VIOLATIONS:
             self._turn.effects.close(peer, POLICY_VIOLATION, sentence)
 
