@@ -162,19 +162,24 @@ class Links:
         self._overlay.closed(peer, reason, self._turn.now, code)
         if peer.log:
             self._replica.close(peer.log, self._turn.now)
+        self._note_end(peer, reason, code)
+        self._turn.changed |= {LINKS, COPIES}
+        self._turn.look()
+
+    def _note_end(self, peer: Peer, reason: str, code: int | None) -> None:
+        """Tell people that a link has ended, and that a peer has left."""
+        if not peer.joined and code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER):
+            text = f"{peer.name} and this node do not link: {reason}"
+            self._note(REFUSED, text, peer, peer.dialled or peer.remote[0], reason)
+            return
         heir = next((other for other in self._overlay.peers if _replaces(other, peer)), None)
         if peer.joined and heir:
             heir.joined = True
         elif peer.joined:
             self._note(LEFT, f"{_where(peer)} left: {reason}", peer)
-        elif code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER):
-            text = f"{peer.name} and this node do not link: {reason}"
-            self._note(REFUSED, text, peer, peer.dialled or peer.remote[0], reason)
         failing = peer.dialled if peer.dialled and not peer.linked else None
         text = f"the link with {peer.name} ended: {reason}"
         self._note(ENDED, text, peer, failing or peer.remote[0], reason if failing else "")
-        self._turn.changed |= {LINKS, COPIES}
-        self._turn.look()
 
     def _linked(self, peer: Peer) -> None:
         """The other end is known for what it is; the first time people are told, if it stays."""
