@@ -21,7 +21,7 @@ from ..errors import ProtocolError
 from ..settings import FIRST_RTT, MANY_ADDRESSES, SPARE_PEERS, Settings
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
-from .effects import ENDED, JOINED, LEFT, LINKED, REFUSED, Note
+from .effects import ENDED, JOINED, LEFT, LINKED, NOT_LINKED, Note
 from .faults import KINDS, VIOLATIONS
 from .overlay import Overlay
 from .peer import Peer
@@ -168,15 +168,15 @@ class Links:
 
     def _note_end(self, peer: Peer, reason: str, code: int | None) -> None:
         """Tell people that a link has ended, and that a peer has left."""
-        if not peer.joined and code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER):
-            text = f"{peer.name} and this node do not link: {reason}"
-            self._note(REFUSED, text, peer, peer.dialled or peer.remote[0], reason)
-            return
         heir = next((other for other in self._overlay.peers if _replaces(other, peer)), None)
         if peer.joined and heir:
             heir.joined = True
         elif peer.joined:
             self._note(LEFT, f"{_where(peer)} left: {reason}", peer)
+        elif code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER):
+            text = f"{peer.name} and this node do not link: {reason}"
+            about = f"links {peer.dialled or peer.remote[0]}"
+            self._note(NOT_LINKED, text, peer, about, reason)
         failing = peer.dialled if peer.dialled and not peer.linked else None
         text = f"the link with {peer.name} ended: {reason}"
         self._note(ENDED, text, peer, failing or peer.remote[0], reason if failing else "")

@@ -25,6 +25,7 @@ from ..core.effects import (
     JOINED,
     LEFT,
     LINKED,
+    NOT_LINKED,
     REFUSED,
     REFUSED_HERE,
     UNNEEDED,
@@ -44,8 +45,12 @@ from ..settings import (
 
 logger = logging.getLogger("p2p_sync")
 
-# The notes that are events, and the log lines that are no warnings; None: no line.
-_EVENTS = {JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP, CLOCK}
+# The notes that are events, with the type of these, and the log lines that are no warnings; None:
+# no line.
+_EVENTS = {
+    **{kind: kind for kind in (JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP, CLOCK)},
+    NOT_LINKED: REFUSED,
+}
 _LEVELS: dict[str, int | None] = {
     LINKED: logging.INFO,
     ENDED: logging.INFO,
@@ -53,6 +58,7 @@ _LEVELS: dict[str, int | None] = {
     REFUSED_HERE: logging.INFO,
     JOINED: None,
     LEFT: None,
+    NOT_LINKED: None,
     CAUGHT_UP: None,
 }
 
@@ -148,7 +154,9 @@ class Journal:
         self._last += 1
         key = key_of(note.address) if note.address else None
         now = int(time.time() * 1000)
-        self._events.append(Event(self._last, now, note.kind, note.text[:MAX_EVENT_TEXT], key))
+        self._events.append(
+            Event(self._last, now, _EVENTS[note.kind], note.text[:MAX_EVENT_TEXT], key)
+        )
         self._changed.notify_all()
 
     # -- what programs ask ----------------------------------------------------------------------
