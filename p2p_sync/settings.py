@@ -435,6 +435,9 @@ BREATH: Seconds = 0.002
 """The thread that waits for time leaves the lock to others for this time where there is more to do
 at once."""
 
+TIMER_RETRY: Seconds = 1.0
+"""After an unexpected failure the thread that waits for time goes on after this pause."""
+
 DISK_RETRY: Seconds = 1.0
 """After a failure the disk is tried again this often."""
 

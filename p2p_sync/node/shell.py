@@ -25,7 +25,7 @@ from ..net.dialer import Dialer, resolve
 from ..net.link import Link
 from ..net.opening import Opened
 from ..net.stream import Endpoint
-from ..settings import CLOSE_PATIENCE, Settings
+from ..settings import CLOSE_PATIENCE, TIMER_RETRY, Settings
 from ..wire.proof import Challenge
 from .journal import Journal
 from .session import Session
@@ -188,8 +188,12 @@ class Shell:
 
     def _keep_time(self) -> None:
         while self.state.wait_due():
-            with self.state.turn() as core:
-                core.tick()
+            try:
+                with self.state.turn() as core:
+                    core.tick()
+            except Exception:
+                logger.exception("what is due by time has failed; it is tried again")
+                time.sleep(TIMER_RETRY)
 
     def _keep_addresses(self) -> None:
         try:
@@ -215,6 +219,10 @@ class Shell:
             opened = self._dialer.dial(parsed, endpoints, challenge)
         except DialError as error:
             self._dial_failed(address, error)
+            return
+        except Exception:
+            logger.exception("dialling %s failed", address)
+            self._dial_failed(address, DialError("this node failed; see its log"))
             return
         self._counters.add("dials_total", "linked")
         _, link = self._session(opened, address, number)
