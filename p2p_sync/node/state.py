@@ -124,7 +124,11 @@ class _Turn:
         assert state._holder != threading.get_ident(), "turns do not nest"
         state._lock.acquire()
         if self._topic and ready:
-            self._topic.wait_for(lambda: ready(core), self._timeout)
+            try:
+                self._topic.wait_for(lambda: ready(core), self._timeout)
+            except BaseException:  # the user presses Ctrl-C, for example
+                state._lock.release()
+                raise
         state._holder = threading.get_ident()
         core.begin(time.monotonic(), wall_ms())
         return core

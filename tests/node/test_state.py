@@ -100,6 +100,15 @@ def test_a_turn_that_waits_begins_when_its_topic_changes_or_its_time_is_up(rig: 
     assert got == [2]
 
 
+def test_a_turn_that_is_interrupted_while_it_waits_leaves_the_lock_free(rig: Rig) -> None:
+    def interrupt(core: Core) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), rig.state.turn(WORK, interrupt):
+        pass
+    assert rig.state.sockets == []
+
+
 @contextmanager
 def failing_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The core fails at the next tick."""
