@@ -209,7 +209,7 @@ class Core:
         now = turn.now
         replica.tick(now)
         for link in replica.stalled(now):
-            self.links.fault(link.owner, "claims", "it does not send what it says it has")
+            self.links.fault(link.owner, "claims", "it did not send messages that it claims to hold")
         if replica.early:
             replica.clock_at(turn.wall + MAX_EARLY_MS, now)
         if now >= turn.look_at:

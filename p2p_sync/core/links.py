@@ -132,8 +132,8 @@ class Links:
         peer.joined = True
         if not known:
             kind = f"node {peer.node[:8]}" if peer.node else "an original node"
-            way = "dialled" if peer.known else "it dialled this node"
-            self._note(JOINED, f"{_where(peer)} joined: {kind}, {way}", peer)
+            way = "outgoing" if peer.known else "incoming"
+            self._note(JOINED, f"{_where(peer)} connected: {kind}, {way}", peer)
 
     def fault(self, peer: Peer, kind: str, sentence: str, times: int = 1) -> None:
         """A peer did something wrong; a violation closes its link."""
@@ -172,7 +172,7 @@ class Links:
         if peer.joined and heir:
             heir.joined = True
         elif peer.joined:
-            self._note(LEFT, f"{_where(peer)} left: {reason}", peer)
+            self._note(LEFT, f"{_where(peer)} disconnected: {reason}", peer)
         elif code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER):
             text = f"{peer.name} and this node do not link: {reason}"
             about = f"links {peer.dialled or peer.remote[0]}"

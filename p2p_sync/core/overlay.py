@@ -41,7 +41,7 @@ from .gossip import Gossip
 from .originals import Originals
 from .peer import Peer, count
 
-_ENOUGH = "both sides have links enough"
+_ENOUGH = "not needed: both nodes have enough links"
 
 
 @dataclass

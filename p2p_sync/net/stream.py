@@ -184,7 +184,7 @@ class Stream:
                 view = self._send(view)
             except BlockingIOError as blocked:
                 if not self.wait_for(getattr(blocked, "event", select.POLLOUT), timeout):
-                    raise LinkClosed(f"it took nothing for {timeout:g} s", "deaf") from None
+                    raise LinkClosed(f"it stopped reading for {timeout:g} s", "deaf") from None
 
     def write_some(self, data: bytes) -> bytes:
         """Write what of `data` can be written without waiting, and return the rest.

@@ -92,7 +92,7 @@ class Node:
     def start(self) -> None:
         """Open the data directory, accept peers and begin to dial.
 
-        Raises StartError, which says what to do, where the port or the directory cannot be had.
+        Raises StartError, which says what to do, where the port or the directory cannot be used.
         """
         if not self._claim(wanted=None):
             return
@@ -414,7 +414,7 @@ class _Parts:
         except OSError as error:
             self.store.close()
             raise StartError(
-                f"the peer port {port} on {settings.host} cannot be had "
+                f"cannot listen on the peer port {port} of {settings.host} "
                 f"({error.strerror or error}); choose another with --peer-port"
             ) from None
         except BaseException:

@@ -84,7 +84,7 @@ class Writer:
 
     def _fail(self, error: LogError) -> None:
         """Have all that waits fail, and try the disk until it takes something again."""
-        logger.error("messages cannot be stored, and none are taken: %s", error)
+        logger.error("messages cannot be stored, and new ones are refused: %s", error)
         with self._state.turn() as core:
             core.commits.failed(error)
         while not self._stopping.wait(DISK_RETRY):
