@@ -261,6 +261,13 @@ MAX_SOURCES: Count = 20_000
 MAX_CONFLICTS: Count = 1000
 """Conflicts that are remembered, to be counted."""
 
+HANDED_MESSAGES: Count = 32
+"""A transaction of up to this many messages gives the senders that wait their work at once, so that
+none of them has to wait for the lock."""
+
+HANDED_LINKS: Count = 8
+"""Senders that are given their work at once; further ones are woken and ask for it."""
+
 CLOCK_PAUSE: Seconds = 1.0
 """While an origin waits for the clock, the node checks this often whether the clock was
 corrected."""

@@ -27,7 +27,16 @@ from collections.abc import Iterable, Sequence
 
 from ..codes import GOING_AWAY, NORMAL
 from ..errors import DialError
-from ..settings import CLOCK_PAUSE, KEEP_RARELY, KEEP_SOON, MAX_EARLY_MS, NEVER, Settings
+from ..settings import (
+    CLOCK_PAUSE,
+    HANDED_LINKS,
+    HANDED_MESSAGES,
+    KEEP_RARELY,
+    KEEP_SOON,
+    MAX_EARLY_MS,
+    NEVER,
+    Settings,
+)
 from ..wire.frames import Frame, Ignored, Sockets
 from ..wire.logframes import LOG_FRAMES, Run, Vector
 from .book import Endpoint, Known
@@ -138,6 +147,9 @@ class Core:
                 self._turn.effects.woken[peer] = None
         self.exchange.note_caught_up()
         self._turn.changed.add(ARRIVAL)
+        if sum(run.count for run in runs) <= HANDED_MESSAGES:
+            woken = [link.owner for link in self.replica.woken]
+            self.exchange.hand(woken[:HANDED_LINKS])
 
     def lose(self, name: str, n: int, running: str) -> int | None:
         """Hold no more than the first `n` messages of an origin: what follows is damaged on disk.
@@ -209,7 +221,9 @@ class Core:
         now = turn.now
         replica.tick(now)
         for link in replica.stalled(now):
-            self.links.fault(link.owner, "claims", "it did not send messages that it claims to hold")
+            self.links.fault(
+                link.owner, "claims", "it did not send messages that it claims to hold"
+            )
         if replica.early:
             replica.clock_at(turn.wall + MAX_EARLY_MS, now)
         if now >= turn.look_at:

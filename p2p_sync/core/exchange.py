@@ -99,19 +99,40 @@ class Exchange:
     def take(self, peer: Peer) -> Work:
         """Return what the sender of a peer has to send next. Call it again until there is nothing,
         then wait until the time that it says, or until the peer is woken."""
+        if peer.handed:
+            work, peer.handed = peer.handed, None
+            return work
         work = NOTHING
         if peer.log and peer in self._links and not peer.leaving:
             work = peer.log.take(self._turn.now)
+            # Most often all of it fits into a frame; see `correct` for the rest.
+            peer.log.shipped(work.ships, self._turn.now)
+            peer.sent += sum(ship.upto - ship.after for ship in work.ships)
         if peer.outbox:
             work = work._replace(frames=[*peer.outbox, *work.frames])
             peer.outbox.clear()
+        peer.idle = not work.frames and not work.ships
         return work
 
-    def shipped(self, peer: Peer, ships: Sequence[Ship], count: int) -> None:
-        """The sender of a peer sends this much of the log, `count` messages."""
-        peer.sent += count
-        if peer.log:
-            peer.log.shipped(ships, self._turn.now)
+    def hand(self, peers: Iterable[Peer]) -> None:
+        """Take for the senders of these peers that wait, so that each has its work when it wakes.
+
+        A sender that waits has got nothing from `take`, and nobody but this gives it work then; so
+        its frames stay in order.
+        """
+        for peer in peers:
+            if peer.idle and not peer.leaving:
+                work = self.take(peer)
+                peer.handed = None if peer.idle else work
+
+    def correct(self, peer: Peer, planned: Sequence[Ship], ships: Sequence[Ship]) -> None:
+        """The sender of a peer could not send what it was to, but `ships`: the frame was full, or
+        an entry of the log does not end there."""
+        ends = [ship.upto for ship in ships] + [ship.after for ship in planned[len(ships) :]]
+        for ship, end in zip(planned, ends, strict=True):
+            peer.sent += end - ship.upto
+            if peer.log and end != ship.upto:
+                peer.log.correct(ship.origin, ship.upto, end)
 
     def waits_after(self, peer: Peer) -> int | None:
         """Return the arrival after which an original is to be sent messages; None where the peer is

@@ -11,7 +11,7 @@ from ..address import is_loopback, place
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
 from .deduplication import Copies
-from .replica_link import ReplicaLink
+from .replica_link import ReplicaLink, Work
 
 # The host and the port of an address, the same for all spellings (see address.place).
 Place = tuple[str, int]
@@ -35,6 +35,9 @@ class Peer:
     outbox: deque[Sockets] = field(default_factory=deque)
     # What it holds of the log and is sent of it, once it is known to be a node of ours.
     log: ReplicaLink | None = None
+    # Its sender waits: it has got nothing to send. What it is given when it wakes.
+    idle: bool = False
+    handed: Work | None = None
     # The round trip in seconds, as measured last; None: not measured yet.
     rtt: float | None = None
     # Messages of the log that it was sent and has sent.

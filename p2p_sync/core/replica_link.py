@@ -403,6 +403,17 @@ class ReplicaLink:
             if name in self._held:
                 self._held[name] = now + HOLD_TRIPS * self.rtt + HOLD_MARGIN
 
+    def correct(self, name: str, assumed: int, end: int) -> None:
+        """What was shipped of an origin ends at `end`, and not where `shipped` has `assumed`."""
+        if self.position(name) != assumed or end < self.holds.get(name, 0):
+            return  # the peer has asked for another position meanwhile, or has it from elsewhere
+        self._cursor[name] = end
+        self._know(name, end)
+        if end < self._vector.origins[name].n:
+            self._ready[name] = None
+        else:
+            self._ready.pop(name, None)
+
     def _ships(self, now: float) -> tuple[list[Ship], float]:
         """The pieces of the log to ship, a fair share of each origin; and when to come back."""
         ships: list[Ship] = []
@@ -527,12 +538,12 @@ def _pop(table: dict[str, None], limit: int) -> tuple[str, ...]:
 
 def fill(
     ships: Sequence[Ship], read: Callable[[str, int, int, int], tuple[Piece, int]], room: int
-) -> tuple[list[Piece], list[Ship], int, int]:
+) -> tuple[list[Piece], list[Ship], int]:
     """Read the log until a frame is full.
 
     `read` returns messages of an origin, `after`+1 up to `upto`, at least one entry of them, and
-    what is left of `room` then. Returns the runs, what of `ships` they are, how many messages, and
-    the room that is left.
+    what is left of `room` then. Returns the runs, what of `ships` they are, and the room that is
+    left.
     """
     runs: list[Piece] = []
     done: list[Ship] = []
@@ -546,4 +557,4 @@ def fill(
         room, count = left, count + run.count
         if room <= 0 or count >= MAX_BATCH:
             break
-    return runs, done, count, room
+    return runs, done, room

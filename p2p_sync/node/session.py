@@ -128,9 +128,7 @@ class Session:
     def next_messages(self, link: Link) -> tuple[list[str], float]:
         """Return what to send next, and with nothing, when to ask again at the latest."""
         try:
-            with self._state.turn() as core:
-                work = core.exchange.take(self.peer)
-                after = core.exchange.waits_after(self.peer)
+            work, after = self._take()
             texts = [self._encode(frame) for frame in work.frames]
             if work.ships:
                 texts += self._ship(work)
@@ -141,11 +139,20 @@ class Session:
             link.cut(str(error))
             return [], NEVER
 
+    def _take(self) -> tuple[Work, int | None]:
+        """Return what the core has for the peer, and the arrival after which an original waits."""
+        if work := self.peer.handed:  # it is this thread's: see Exchange.hand
+            self.peer.handed = None
+            return work, None
+        with self._state.turn() as core:
+            return core.exchange.take(self.peer), core.exchange.waits_after(self.peer)
+
     def _ship(self, work: Work) -> list[str]:
         """Read what a node of ours gets of the log; return the frames."""
-        runs, ships, count, room = fill(work.ships, self._log.read, BATCH_BYTES)
-        with self._state.turn() as core:
-            core.exchange.shipped(self.peer, ships, count)
+        runs, ships, room = fill(work.ships, self._log.read, BATCH_BYTES)
+        if ships != work.ships:
+            with self._state.turn() as core:
+                core.exchange.correct(self.peer, work.ships, ships)
         self._counters.add("frames_total", "out", "MESSAGES")
         have = work.have if room >= 0 else {}  # one entry may fill the frame alone
         texts = [messages_to_json(runs, have, work.ack)]

@@ -572,7 +572,7 @@ class End:
         """Send what there is, then set the timer."""
         node = self.node
         while self.here and not self.busy:
-            # Neither this nor `shipped` decides anything, so a whole turn would only cost time.
+            # Neither this nor `correct` decides anything, so a whole turn would only cost time.
             self.core.begin(self.sim.now, node.wall())
             work = self.core.exchange.take(self.peer)
             for frame in work.frames:
@@ -597,8 +597,9 @@ class End:
             self.send()
 
     def _ship(self, work: Work) -> None:
-        runs, ships, count, _ = fill(work.ships, self.node.read, self.node.batch)
-        self.core.exchange.shipped(self.peer, ships, count)
+        runs, ships, _ = fill(work.ships, self.node.read, self.node.batch)
+        if ships != work.ships:
+            self.core.exchange.correct(self.peer, work.ships, ships)
         self._put(Messages(tuple(runs), work.have, work.ack))
 
     def _wake(self) -> None:

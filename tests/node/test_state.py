@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -18,7 +18,9 @@ from p2p_sync.core.turn import WORK
 from p2p_sync.disk.log import Log
 from p2p_sync.disk.store import Store
 from p2p_sync.errors import ProtocolError
-from p2p_sync.node.state import State
+from p2p_sync.net.link import Link
+from p2p_sync.node.session import Session
+from p2p_sync.node.state import State, _Turn
 from p2p_sync.settings import Settings
 from p2p_sync.wire.logframes import Entry
 from tests.harness.support import DEADLINE, wait_until
@@ -133,3 +135,41 @@ def test_a_fault_of_the_rules_does_not_end_the_thread_that_keeps_time(
         node.connect(other.address)
         wait_until(lambda: node.sockets() == 1, "it dials all the same")
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_commit_takes_the_lock_three_times_until_it_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the thread that commits, by the writer when it takes the message, and when it is stored;
+    then a sender that waits has the message in its hands."""
+    turns: list[tuple[object, str]] = []
+    enter, ask = _Turn.__enter__, Session.next_messages
+
+    def count(turn: _Turn) -> Core:
+        core = enter(turn)
+        turns.append((turn._state, threading.current_thread().name.split(" ")[0]))
+        return core
+
+    def note(session: Session, link: Link) -> tuple[Sequence[str], float]:
+        found = ask(session, link)
+        if any('"MESSAGES"' in text for text in found[0]):
+            turns.append((session._state, "sent"))
+        return found
+
+    monkeypatch.setattr(_Turn, "__enter__", count)
+    monkeypatch.setattr(Session, "next_messages", note)
+    with Node(0) as node, Node(0) as other:
+        node.connect(other.address)
+        wait_until(lambda: node.sockets() == other.sockets() == 1)
+        node.commit("the first one floods")
+        wait_until(lambda: len(other.messages()) == 1)
+        state, seen = node._running().state, []
+        for number in range(20):
+            turns.clear()
+            node.commit(f"text {number}")
+            wait_until(lambda: (state, "sent") in turns)
+            mine = [thread for whose, thread in turns if whose is state]
+            seen.append(mine[: mine.index("sent")])
+        # Others take the lock now and then: the timer, the reader of what the peer says.
+        shortest = min(seen, key=len)
+        assert shortest == [threading.current_thread().name.split(" ")[0], "writer", "writer"]
