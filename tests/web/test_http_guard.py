@@ -695,8 +695,9 @@ def serving(application: Any, room: Callable[[Any], int] = lambda head: 0) -> It
     try:
         yield port
     finally:
-        server.stop()
+        server.end()
         thread.join(DEADLINE)
+        server.stop()
 
 
 def is_open(sock: socket.socket) -> bool:
