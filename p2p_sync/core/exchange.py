@@ -132,7 +132,7 @@ class Exchange:
         for ship, end in zip(planned, ends, strict=True):
             peer.sent += end - ship.upto
             if peer.log and end != ship.upto:
-                peer.log.correct(ship.origin, ship.upto, end)
+                peer.log.correct(ship.origin, ship.upto, end, self._turn.now)
 
     def waits_after(self, peer: Peer) -> int | None:
         """Return the arrival after which an original is to be sent messages; None where the peer is

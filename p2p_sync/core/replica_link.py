@@ -403,14 +403,16 @@ class ReplicaLink:
             if name in self._held:
                 self._held[name] = now + HOLD_TRIPS * self.rtt + HOLD_MARGIN
 
-    def correct(self, name: str, assumed: int, end: int) -> None:
+    def correct(self, name: str, assumed: int, end: int, now: float) -> None:
         """What was shipped of an origin ends at `end`, and not where `shipped` has `assumed`."""
-        if self.position(name) != assumed or end < self.holds.get(name, 0):
-            return  # the peer has asked for another position meanwhile, or has it from elsewhere
-        self._cursor[name] = end
-        self._know(name, end)
-        if end < self._vector.origins[name].n:
+        self._knows.pop(name, None)
+        if self.position(name) == assumed and self.holds.get(name, 0) <= end:
+            self._cursor[name] = end
+            self._know(name, end)
+        if self.position(name) < self._vector.origins[name].n:
             self._ready[name] = None
+        elif end < assumed:
+            self._owe(name, now)  # the peer has it from elsewhere, and was not told that we do
         else:
             self._ready.pop(name, None)
 

@@ -1297,3 +1297,28 @@ def test_Early_WriteFails_WhatWasDroppedIsAskedForAgain() -> None:
     assert Graft({O: 0}) in bench.sent(link)
     bench.arrive(link, run(O, 0, 9))
     assert bench.replica.held(O) == 4 and bench.replica.early == {O: 5}
+
+
+def test_Ship_FullFrameAndPeerHasTheRestFromElsewhere_ToldByHave() -> None:
+    bench = Bench(O=30)
+    link = bench.link()
+    bench.receive(link, Graft({O: 0}))
+    work = link.take(bench.now)
+    ((name, after, upto),) = work.ships
+    link.shipped(work.ships, bench.now)
+    link.note(O, 30)
+    link.correct(name, upto, after, bench.now)
+    assert not link.take(bench.now).ships
+    bench.later(5.0)
+    told = [frame.have for frame in link.take(bench.now).frames if isinstance(frame, Have)]
+    assert told and told[-1][O] == entry(30)
+
+
+def test_Ship_FullFrame_TheRestComesNext() -> None:
+    bench = Bench(O=30)
+    link = bench.link()
+    bench.receive(link, Graft({O: 0}))
+    work = link.take(bench.now)
+    link.shipped(work.ships, bench.now)
+    link.correct(O, 30, 12, bench.now)
+    assert link.take(bench.now).ships == [(O, 12, 30)]
