@@ -82,6 +82,9 @@ class Core:
             turn, self.replica, self.overlay.originals, self.links, self.commits, self.dates
         )
         self.transactions = 0  # that the disk has stored since the start
+        # When to look whether an origin that waits for the clock may go on: nobody says when the
+        # clock is corrected.
+        self._clock_at = -NEVER
         self._kept = -1  # the revision of the address book that is written down
         self._keep_at = -NEVER
 
@@ -224,8 +227,9 @@ class Core:
             self.links.fault(
                 link.owner, "claims", "it did not send messages that it claims to hold"
             )
-        if replica.early:
+        if replica.early and now >= self._clock_at:
             replica.clock_at(turn.wall + MAX_EARLY_MS, now)
+            self._clock_at = now + CLOCK_PAUSE
         if now >= turn.look_at:
             addresses, again = overlay.due(now)
             for address in addresses:
@@ -241,8 +245,7 @@ class Core:
     def deadline(self) -> float:
         """When `tick` is due."""
         deadline = min(self._turn.look_at, self._keep_due(), self.replica.next_deadline())
-        # Nobody says when the clock is corrected.
-        return min(deadline, self.now + CLOCK_PAUSE) if self.replica.early else deadline
+        return min(deadline, self._clock_at) if self.replica.early else deadline
 
     def _keep_due(self) -> float:
         return self._keep_at + (0.0 if self.book.revision != self._kept else KEEP_RARELY)
