@@ -140,6 +140,12 @@ def is_local(address: str) -> bool:
     return place(address)[0] == "localhost"
 
 
+def host_and_port(endpoint: tuple[str, int]) -> str:
+    """Return an IP address and a port as people write them: 10.0.0.1:8001, [::1]:8001."""
+    host, port = endpoint
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def reachable(host: str) -> str:
     """Return a host for people to use, if a port listens on `host`, which may mean all of them."""
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..address import is_loopback, place
+from ..address import host_and_port, is_loopback, place
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
 from .deduplication import Copies
@@ -121,8 +121,7 @@ class Peer:
     @property
     def name(self) -> str:
         """What people call it: the address that was dialled, or where it comes from."""
-        host, port = self.remote
-        where = self.dialled or f"{f'[{host}]' if ':' in host else host}:{port}"
+        where = self.dialled or host_and_port(self.remote)
         return f"{where} ({self.node[:8]})" if self.node else where
 
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from ..address import host_and_port
 from ..errors import LinkClosed, ProtocolError
 from ..settings import (
     CLOSE_TIMEOUT,
@@ -119,8 +120,7 @@ class Link:
 
     def __str__(self) -> str:
         """Return the other end for people: what was dialled, or where it comes from."""
-        host, port = self.remote
-        return self.dialled or f"{f'[{host}]' if ':' in host else host}:{port}"
+        return self.dialled or host_and_port(self.remote)
 
     # -- any thread -----------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from ..address import site
+from ..address import host_and_port, site
 from ..codes import GOING_AWAY, NORMAL, OTHER_PROTOCOL, UNSUPPORTED_DATA
 from ..errors import LinkClosed, ProtocolError
 from ..settings import (
@@ -80,8 +80,7 @@ class Opening:
         self._steps = self._open()
 
     def __str__(self) -> str:
-        host, port = self.remote
-        return f"{f'[{host}]' if ':' in host else host}:{port}"
+        return host_and_port(self.remote)
 
     @property
     def opened(self) -> Opened:

@@ -58,6 +58,17 @@ def wait_until(condition: Callable[[], Any], what: What = "", timeout: float = D
         pause.wait(0.01)
 
 
+def is_open(sock: socket.socket) -> bool:
+    """Has the other side not closed?"""
+    sock.setblocking(False)
+    try:
+        return sock.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+
+
 def holds(condition: Callable[[], Any], what: What = "", duration: float = 1.5 * SCALE) -> None:
     """Fail unless `condition` is true now and stays so for `duration` seconds."""
     deadline = time.monotonic() + duration

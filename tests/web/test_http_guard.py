@@ -38,6 +38,7 @@ from tests.harness.support import (
     dial,
     free_port_pair,
     holds,
+    is_open,
     request,
     run_to_end,
     silent_listener,
@@ -698,17 +699,6 @@ def serving(application: Any, room: Callable[[Any], int] = lambda head: 0) -> It
         server.end()
         thread.join(DEADLINE)
         server.stop()
-
-
-def is_open(sock: socket.socket) -> bool:
-    """Has the other side not closed?"""
-    sock.setblocking(False)
-    try:
-        return sock.recv(1, socket.MSG_PEEK) != b""
-    except BlockingIOError:
-        return True
-    except ConnectionError:
-        return False
 
 
 def hello(environ: Any, start_response: Any) -> Iterable[bytes]:

@@ -28,6 +28,7 @@ from tests.harness.support import (
     NodeProcess,
     free_port_pair,
     holds,
+    is_open,
     request,
     silent_listener,
     wait_until,
@@ -62,17 +63,6 @@ def hello(environ: Any, start_response: Any) -> Iterable[bytes]:
     answer = b"%d" % len(environ["wsgi.input"].read())
     start_response("200 OK", [("Content-Length", f"{len(answer)}")])
     return [answer]
-
-
-def is_open(sock: socket.socket) -> bool:
-    """Has the other side not closed?"""
-    sock.setblocking(False)
-    try:
-        return sock.recv(1, socket.MSG_PEEK) != b""
-    except BlockingIOError:
-        return True
-    except ConnectionError:
-        return False
 
 
 def ask(sock: socket.socket, head: str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") -> bytes:
