@@ -128,7 +128,8 @@ class Links:
         """A peer goes on talking after it has introduced itself."""
         if peer.joined or not peer.introduced or peer.leaving:
             return
-        known = any(other.joined and _replaces(other, peer) for other in self._overlay.peers)
+        # The first of two links may be about to end: the peer stays, and joins only once.
+        known = any(other.joined and _leads_to(other, peer) for other in self._overlay.peers)
         peer.joined = True
         if not known:
             kind = f"node {peer.node[:8]}" if peer.node else "an original node"
@@ -168,7 +169,8 @@ class Links:
 
     def _note_end(self, peer: Peer, reason: str, code: int | None) -> None:
         """Tell people that a link has ended, and that a peer has left."""
-        heir = next((other for other in self._overlay.peers if _replaces(other, peer)), None)
+        others = [other for other in self._overlay.peers if _leads_to(other, peer)]
+        heir = next((other for other in others if other.joined or not other.leaving), None)
         if peer.joined and heir:
             heir.joined = True
         elif peer.joined:
@@ -196,9 +198,9 @@ class Links:
         self._turn.effects.add(Note(kind, text, about, reason, _where(peer), peer.node))
 
 
-def _replaces(other: Peer, peer: Peer) -> bool:
+def _leads_to(other: Peer, peer: Peer) -> bool:
     """Return whether another link leads to the same node, though it may not have joined yet."""
-    if other is peer or other.leaving:
+    if other is peer:
         return False
     if peer.node and other.node == peer.node:
         return True

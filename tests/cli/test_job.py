@@ -198,7 +198,10 @@ def test_two_that_name_each_other_at_their_start_keep_one_link() -> None:
 
 def _stays_one_link(a: NodeProcess, b: NodeProcess) -> None:
     before = len(a.log().splitlines()) + len(b.log().splitlines())
-    holds(lambda: a.sockets() == b.sockets() == 1, "one link on both sides", 3 * SCALE)
+    # Of two links that open at once, one side may close one before the other side has read what
+    # came over the other one. Until then that side counts no link.
+    holds(lambda: max(a.sockets(), b.sockets()) <= 1, "one link on both sides", 3 * SCALE)
+    wait_sockets(1, a, b)
     after = len(a.log().splitlines()) + len(b.log().splitlines())
     assert after - before < 10, f"a redial storm?\n{a.log()}"
     a.commit("from a")

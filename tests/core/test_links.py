@@ -1,0 +1,77 @@
+"""What people are told of links, as the core decides it: peers join and leave once each."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from p2p_sync.core.core import Core
+from p2p_sync.core.effects import JOINED, LEFT, Note
+from p2p_sync.core.peer import Peer
+from p2p_sync.settings import Settings
+from p2p_sync.wire.frames import Sockets
+from p2p_sync.wire.logframes import Have
+
+US, THEM = "0" * 16, "1" * 16
+HERE, THERE = ("127.0.0.1", 1001), ("127.0.0.1", 2001)
+ADDRESS = "ws://127.0.0.1:2001"
+SOCKETS = Sockets(node=THEM, start=1, port=THERE[1])
+
+
+@pytest.fixture
+def core() -> Core:
+    core = Core(US, 1, HERE[1], Settings(), {}, 0, 0, random.Random(1))
+    core.begin(1.0, 1)
+    core.connect(ADDRESS)
+    return core
+
+
+def told(core: Core) -> list[str]:
+    """Return which of the two kinds of events there were since this was last asked."""
+    effects, _ = core.end()
+    notes = [effect for effect in effects.others if isinstance(effect, Note)]
+    return [note.kind for note in notes if note.kind in (JOINED, LEFT)]
+
+
+def linked(core: Core, dial: int) -> Peer:
+    """Open a link to the other node, which introduces itself and goes on talking."""
+    peer = talking(core, dial)
+    core.received(peer, Have({}, last=True))
+    return peer
+
+
+def talking(core: Core, dial: int) -> Peer:
+    """Open a link to the other node, dialled where there is a number, which introduces itself."""
+    address = ADDRESS if dial else None
+    peer = core.links.opened("link", THERE, HERE, dialled=address, dial=dial)
+    core.received(peer, SOCKETS)
+    return peer
+
+
+@pytest.mark.parametrize("dials", [(1, 0), (0, 1), (1, 2)], ids=str)
+@pytest.mark.parametrize("first", ["the old link", "the new link"])
+def test_a_peer_with_two_links_joins_once_and_leaves_with_the_last(
+    core: Core, dials: tuple[int, int], first: str
+) -> None:
+    one = linked(core, dials[0])
+    assert told(core) == [JOINED]
+    other = talking(core, dials[1])
+    assert one.leaving or other.leaving
+    core.received(other, Have({}, last=True))
+    assert told(core) == []
+    ends = [one, other] if first == "the old link" else [other, one]
+    core.links.closed(ends[0], "a second link")
+    # A link that was closed before it could say more does not keep the peer here.
+    gone = [LEFT] if ends[1].leaving and not ends[1].joined else []
+    assert told(core) == gone
+    core.links.closed(ends[1], "it was lost")
+    assert told(core) + gone == [LEFT]
+
+
+def test_a_peer_that_comes_back_joins_again(core: Core) -> None:
+    for _ in range(2):
+        peer = linked(core, 1)
+        assert told(core) == [JOINED]
+        core.links.closed(peer, "it was lost")
+        assert told(core) == [LEFT]
