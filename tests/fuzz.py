@@ -19,8 +19,8 @@ from typing import Any
 from unittest.mock import patch
 
 from p2p_sync.codes import MAX_NUMBER
-from p2p_sync.core import replica as rules
-from p2p_sync.core import replica_link
+from p2p_sync.core import catch_up, pieces, replica_link
+from p2p_sync.core.receiver import Conflict
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.errors import LinkClosed, ProtocolError
@@ -286,6 +286,7 @@ class Rules:
         self.now = 100.0
         self.log: dict[str, list[Entry]] = {}
         self.links: list[ReplicaLink] = []
+        self.conflicts: list[Conflict] = []  # that frames have shown
         self.writing: list[Run] = []
         self.starts = 1
         self.left = 0
@@ -299,8 +300,9 @@ class Rules:
         steps += [self._send, self._send, self._tick, self._commit]
         steps += [self._open, self._close, self._fail, self._resume]
         with (
-            patch.object(rules, "MAX_ORIGINS", MAX_ORIGINS),
+            patch.object(catch_up, "MAX_ORIGINS", MAX_ORIGINS),
             patch.object(replica_link, "MAX_AHEAD", MAX_AHEAD),
+            patch.object(pieces, "MAX_AHEAD", MAX_AHEAD),
         ):
             result = self.rng.choice(steps)()
             self._check()
@@ -320,7 +322,8 @@ class Rules:
             return self._open()
         link = self.rng.choice(self.links)
         try:
-            runs = self.replica.receive(link, self._frame(), self.now)
+            runs, found, _ = self.replica.receiver.receive(link, self._frame(), self.now)
+            self.conflicts += found
         except ProtocolError:
             self.links.remove(link)
             self.replica.close(link, self.now)
@@ -389,14 +392,14 @@ class Rules:
         return "sent"
 
     def _tick(self) -> str:
-        self.replica.tick(self.now)
-        for link in self.replica.stalled(self.now):
+        self.replica.catch_up.tick(self.now)
+        for link in self.replica.catch_up.stalled(self.now):
             self.links.remove(link)
             self.replica.close(link, self.now)
         return "ticked"
 
     def _commit(self) -> str:
-        if not self.replica.paused and len(self.log.get(self.replica.origin, ())) < 50:
+        if not self.replica.catch_up.paused and len(self.log.get(self.replica.origin, ())) < 50:
             entry = Entry(1, "own")
             self.writing.append(self.replica.commit([entry], self.now, self.rng.random() < 0.5))
         return "committed"
@@ -420,8 +423,8 @@ class Rules:
         return "failed"
 
     def _resume(self) -> str:
-        if self.replica.paused:
-            self.replica.resume(self.now)
+        if self.replica.catch_up.paused:
+            self.replica.catch_up.resume(self.now)
         return "resumed"
 
     def _renew(self) -> None:
@@ -432,37 +435,41 @@ class Rules:
 
     def _check(self) -> None:
         replica, links = self.replica, self.links
-        found, replica.conflicts = replica.conflicts, []
+        found, self.conflicts = self.conflicts, []
         if any(conflict.origin == replica.origin for conflict in found):
             self._renew()
-        vector, trees, wants = replica._vector, replica._trees, replica._wants
+        vector, gaps = replica.vector, replica.catch_up.gaps
+        trees = {tree.origin.name: tree for tree in replica.trees}
         held = {name: len(log) for name, log in self.log.items()}
-        assert {name: n for name, (n, _) in replica.vector().items()} == held, "only grows"
+        assert {name: n for name, (n, _) in replica.vector.entries().items()} == held, "only grows"
         for name, log in self.log.items() if self.rng.random() < 0.1 else ():
             assert chain(NO_HASH, log)[-1] == vector.origins[name].hash, "nothing is overwritten"
         assert trees.keys() == vector.origins.keys()
-        assert set(replica._links) == set(links)
+        assert set(replica.links) == set(links)
         staged = {run.origin for run in self.writing}
         own = {name for name in trees if name.startswith("0" * 16)}
         claimed = trees.keys() - held.keys() - staged - own
-        assert claimed <= wants.keys(), "what is only claimed is forgotten when nobody claims it"
-        assert len(replica._timers) <= 2 * MAX_ORIGINS + 10 * len(wants) + 100
+        assert claimed <= gaps.keys(), "what is only claimed is forgotten when nobody claims it"
+        assert len(replica.catch_up.timers) <= 2 * MAX_ORIGINS + 10 * len(gaps) + 100
         for name, tree in trees.items():
             assert tree.feeder is None or name in tree.feeder.feeds
             assert all(name in link.eager for link in tree.eager)
             assert set(tree.eager) <= set(links)
             assert tree.feeder is None or tree.feeder in links
-        assert sum(len(want.claims) for want in wants.values()) == sum(len(k.ahead) for k in links)
-        assert all(want.claims for want in wants.values())
+        assert sum(len(gap.claims) for gap in gaps.values()) == sum(len(k.ahead) for k in links)
+        assert all(gap.claims for gap in gaps.values())
+        noted = held.keys() | staged | replica.catch_up.early.keys()
         for link in links:
             assert len(link.ahead) <= MAX_AHEAD
-            assert len(link.holds.keys() - held.keys() - staged - replica.early.keys()) <= MAX_AHEAD
-            gaps = {name: wants[name].claims[link] - replica.held(name) for name in link.ahead}
-            assert link.gap == sum(gaps.values()) and all(gap > 0 for gap in gaps.values())
-            assert link.feeds.keys() | link.eager.keys() | link._ready.keys() <= trees.keys()
-            assert not link.holds.keys() & link.refused
-            tables = (link.grafts, link.prunes, link.pruned, link._owes, link._cursor, link._held)
-            assert all(len(table) <= 200 for table in tables)
+            holds, ready = link.progress.holds, link.progress.ready
+            assert len(holds.keys() - noted) <= MAX_AHEAD
+            lacks = [gaps[name].claims[link] - replica.vector.held(name) for name in link.ahead]
+            assert link.missing == sum(lacks) and all(lack > 0 for lack in lacks)
+            assert link.feeds.keys() | link.eager.keys() | ready.keys() <= trees.keys()
+            assert not holds.keys() & link.refused
+            announced, held_back = link.announcing._confirm, link.shipping._held
+            assert all(len(table) <= 200 for table in (link.grafts, link.prunes, link.pruned))
+            assert all(len(t) <= 200 for t in (announced, held_back, link.progress.cursor))
 
 
 TARGETS: dict[str, tuple[Callable[[random.Random], Codec | Reader | Rules], int]] = {

@@ -198,15 +198,15 @@ class History:
         sim, nodes = self.sim, self.nodes
         for node in nodes:
             held = {name: (len(log), node.hashes[name][-1]) for name, log in node.log.items()}
-            assert node.replica.vector() == held
+            assert node.replica.vector.entries() == held
             for (name, seq), message in node.acknowledged.items():
                 if name not in sim.forked:
                     for other in nodes:
                         assert other.log[name][seq - 1] == message, f"{other} lacks {name}:{seq}"
         if not sim.forked:
-            assert len({digest(node.replica.vector()) for node in nodes}) == 1
+            assert len({digest(node.replica.vector.entries()) for node in nodes}) == 1
             assert all(node.log == nodes[0].log for node in nodes)
-            assert not any(node.replica.behind(sim.now) for node in nodes)
+            assert not any(node.replica.catch_up.behind(sim.now) for node in nodes)
             assert not any(node.conflicts for node in nodes)
         assert not sim.offences["gap"], "honest nodes leave nothing out"
         for (one, another), wire in self.wires.items():

@@ -129,7 +129,7 @@ class Commits:
     def stored(self, runs: Sequence[Run]) -> None:
         """The runs are on disk: they may be told and shipped, and those who wait are told."""
         self._replica.stored(runs, self._turn.now)
-        waiting, held = self.waiting, self._replica.held
+        waiting, held = self.waiting, self._replica.vector.held
         while waiting and held(waiting[0].origin) >= waiting[0].last:
             self._turn.effects.add(Settle(waiting.popleft()))
 
@@ -148,7 +148,7 @@ class Commits:
     def recovered(self) -> None:
         """The log can be written again."""
         self.failure = None
-        self._replica.resume(self._turn.now)
+        self._replica.catch_up.resume(self._turn.now)
 
     def give_up(self) -> None:
         """Settle the commits that will not be stored."""

@@ -12,7 +12,7 @@ socket, file, clock or randomness: the simulator runs the same core in virtual t
 | | originals.py | which messages an original node gets |
 | `book` | book.py | what is known of addresses, and when to try which |
 | `exchange` | exchange.py | what becomes of a frame about the log, and what a peer gets next |
-| `replica` | replica.py, replica_link.py | what is new, what is missing, which link to ask for it |
+| `replica` | replica.py | what is new, what is missing, which link to ask for it |
 | `commits` | commits.py | what is on its way to the disk |
 | `dates` | dates.py, clock.py | which of two clocks is wrong |
 
@@ -163,7 +163,7 @@ class Core:
         """
         if name == self.replica.origin:
             self.commits.renew()
-        held = self.replica.held(name)
+        held = self.replica.vector.held(name)
         if not self.replica.lose(name, n, running):
             return None
         for peer in self.peers:
@@ -220,15 +220,15 @@ class Core:
 
     def tick(self) -> None:
         """Do what has become due by time. Called not later than `deadline`."""
-        turn, overlay, replica = self._turn, self.overlay, self.replica
+        turn, overlay, catch_up = self._turn, self.overlay, self.replica.catch_up
         now = turn.now
-        replica.tick(now)
-        for link in replica.stalled(now):
+        catch_up.tick(now)
+        for link in catch_up.stalled(now):
             self.links.fault(
                 link.owner, "claims", "it did not send messages that it claims to hold"
             )
-        if replica.early and now >= self._clock_at:
-            replica.clock_at(turn.wall + MAX_EARLY_MS, now)
+        if catch_up.early and now >= self._clock_at:
+            catch_up.clock_at(turn.wall + MAX_EARLY_MS, now)
             self._clock_at = now + CLOCK_PAUSE
         if now >= turn.look_at:
             addresses, again = overlay.due(now)
@@ -244,8 +244,9 @@ class Core:
     @property
     def deadline(self) -> float:
         """When `tick` is due."""
-        deadline = min(self._turn.look_at, self._keep_due(), self.replica.next_deadline())
-        return min(deadline, self._clock_at) if self.replica.early else deadline
+        catch_up = self.replica.catch_up
+        deadline = min(self._turn.look_at, self._keep_due(), catch_up.deadline)
+        return min(deadline, self._clock_at) if catch_up.early else deadline
 
     def _keep_due(self) -> float:
         return self._keep_at + (0.0 if self.book.revision != self._kept else KEEP_RARELY)

@@ -1,7 +1,7 @@
 """What peers exchange of the log: runs of messages, what each side holds, and what each lacks.
 
-The rules are in replica.py and replica_link.py. Here their results meet everything else: new runs
-go to the disk, conflicts and faults to people, times to the clocks, and originals get their part.
+The rules are those of the replica (see replica.py). Here their results meet everything else: new
+runs go to the disk, conflicts and faults to people, times to the clocks, and messages to originals.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from .faults import KINDS
 from .links import Links
 from .originals import Originals
 from .peer import Peer
-from .replica import Conflict, Replica
-from .replica_link import NOTHING, Ship, Work
+from .receiver import Conflict
+from .replica import Replica
+from .replica_link import NOTHING, Work
+from .shipping import Ship
 from .turn import COPIES, Turn
 from .verdict import numbered
 
@@ -33,7 +35,7 @@ _CONFLICT = (
 
 class _Lag(NamedTuple):
     """Since when messages are missing here (monotonic), how many were held then, and whether a peer
-    has told of them at the opening of its link."""
+    announced them while its link opened."""
 
     since: float
     held: int
@@ -73,13 +75,12 @@ class Exchange:
             newest = max((entry.time for run in frame.runs for entry in run.entries), default=0)
             if newest > wall + MAX_EARLY_MS:
                 latest = wall + MAX_EARLY_MS
-        runs = replica.receive(peer.log, frame, now, latest)
-        self._note_conflicts()
-        for kind, times in replica.offences.items():
+        runs, conflicts, offences = replica.receiver.receive(peer.log, frame, now, latest)
+        self._note_conflicts(conflicts)
+        for kind, times in offences.items():
             self._links.fault(peer, kind, f"it {KINDS[kind]}", times)
-        replica.offences.clear()
         if isinstance(frame, Messages) and newest > wall + MAX_AHEAD_MS:
-            sentence, times = self._dates.compare(frame, replica.early, wall, now)
+            sentence, times = self._dates.compare(frame, replica.catch_up.early, wall, now)
             if times:
                 self._links.fault(peer, "future", sentence, times)
         elif isinstance(frame, Have):
@@ -132,7 +133,7 @@ class Exchange:
         for ship, end in zip(planned, ends, strict=True):
             peer.sent += end - ship.upto
             if peer.log and end != ship.upto:
-                peer.log.correct(ship.origin, ship.upto, end, self._turn.now)
+                peer.log.shipping.correct(ship.origin, ship.upto, end, self._turn.now)
 
     def waits_after(self, peer: Peer) -> int | None:
         """Return the arrival after which an original is to be sent messages; None where the peer is
@@ -161,14 +162,13 @@ class Exchange:
 
     # -- what people are told -------------------------------------------------------------------
 
-    def _note_conflicts(self) -> None:
-        """Keep the conflicts that the rules found, to be shown.
+    def _note_conflicts(self, found: Sequence[Conflict]) -> None:
+        """Keep the conflicts that a frame has shown, for people.
 
         The peer that holds the other contents need not be the one that made them, so it is no
         fault. A conflict over our own origin means that this machine was restored from a
         snapshot: its commits go under another origin from now on.
         """
-        found, self._replica.conflicts = self._replica.conflicts, []
         if any(conflict.origin == self._replica.origin for conflict in found):
             self._commits.renew()
         for conflict in found:
@@ -180,14 +180,14 @@ class Exchange:
 
     def _note_lag(self, opening: bool) -> None:
         """A peer has told what it holds: note since when messages are missing here."""
-        if not self._replica.behind(self._turn.now):
+        if not self._replica.catch_up.behind(self._turn.now):
             return
         lag = self._lag or _Lag(self._turn.now, self._replica.count, False)
         self._lag = lag._replace(opening=lag.opening or opening)
 
     def note_caught_up(self) -> None:
         """Messages were stored: tell people where they were many, or took long to come."""
-        if not self._lag or self._replica.behind(self._turn.now):
+        if not self._lag or self._replica.catch_up.behind(self._turn.now):
             return
         lag, self._lag = self._lag, None
         spent, more = self._turn.now - lag.since, self._replica.count - lag.held

@@ -25,7 +25,7 @@ class Origin:
 
     @property
     def entry(self) -> tuple[int, str]:
-        """What HAVE tells of it."""
+        """What HAVE says of it."""
         return self.n, self.hash
 
 
@@ -45,6 +45,11 @@ class VersionVector:
         if origin is None:
             origin = self.origins[name] = Origin(name)
         return origin
+
+    def held(self, name: str) -> int:
+        """Return how many messages of an origin are durable here."""
+        origin = self.origins.get(name)
+        return origin.n if origin else 0
 
     def drop(self, name: str) -> None:
         """Forget an origin of which nothing is held."""

@@ -296,7 +296,7 @@ class Node:
         origin, _, seq = name.rpartition(":")
         number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 17 else 0
         with self._running().state.turn() as core:
-            return 0 < number <= core.replica.held(origin)
+            return 0 < number <= core.replica.vector.held(origin)
 
     def follow(self, after: int, pause: float) -> Iterator[Page[tuple[int, Message]]]:
         """Yield what comes to be shown after arrival `after`, with its numbers, as it comes.

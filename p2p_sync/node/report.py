@@ -85,7 +85,7 @@ class Report:
     def behind(self) -> int:
         """Return how many messages peers are known to hold that this node lacks."""
         with self._state.turn() as core:
-            return core.replica.behind(core.now)
+            return core.replica.catch_up.behind(core.now)
 
     def status(self) -> dict[str, Any]:
         """Return what the node holds and how it is, the `node` itself apart, as `GET
@@ -93,10 +93,10 @@ class Report:
         held, hidden = self._log.count()
         damaged = self._log.damaged()
         with self._state.turn() as core:
-            vector = core.replica.vector()
-            sockets, behind = core.overlay.count(), core.replica.behind(core.now)
+            vector = core.replica.vector.entries()
+            sockets, behind = core.overlay.count(), core.replica.catch_up.behind(core.now)
             conflicts, faults = len(core.exchange.conflicts), dict(core.links.faults)
-            clocks = core.dates.warnings(core.replica.early, core.wall, core.now)
+            clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
         return {
             "verdict": self.verdict()._asdict(),
             "sockets": sockets,
@@ -116,8 +116,8 @@ class Report:
         """
         with self._state.turn() as core:
             problem = str(core.commits.failure or "")
-            behind, seeks = core.replica.behind(core.now), _seeks(core)
-            caught_up = core.replica.caught_up(core.now)
+            behind, seeks = core.replica.catch_up.behind(core.now), _seeks(core)
+            caught_up = core.replica.catch_up.caught_up(core.now)
         if problem:
             return problem
         if damaged := self._log.damaged():
@@ -161,10 +161,10 @@ class Report:
             return {
                 "links": dict(links),
                 "link_bytes_total": {("out",): sent, ("in",): received},
-                "duplicates_received_total": {(): core.replica.duplicates},
-                "behind_messages": {(): core.replica.behind(core.now)},
+                "duplicates_received_total": {(): core.replica.receiver.duplicates},
+                "behind_messages": {(): core.replica.catch_up.behind(core.now)},
                 "conflicts": {(): len(core.exchange.conflicts)},
-                "waiting_origins": {(): len(core.replica.early)},
+                "waiting_origins": {(): len(core.replica.catch_up.early)},
                 "clock_difference": {(): core.dates.difference(core.wall, core.now) / 1000},
                 "misbehaviour_total": {(kind,): count for kind, count in core.links.faults.items()},
                 "peer_lag_messages": dict(sorted(lags.items(), key=lambda lag: -lag[1])[:MAX_LAGS]),
@@ -172,7 +172,7 @@ class Report:
 
     def _messages(self) -> Counts:
         with self._state.turn() as core:
-            held = {origin: count for origin, (count, _) in core.replica.vector().items()}
+            held = {origin: count for origin, (count, _) in core.replica.vector.entries().items()}
         heard = self._log.heard()
         mine = [origin for origin in held if node_of(origin) == self._store.node]
         own = sum(held[origin] - heard.get(origin, 0) for origin in mine)

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from ..codes import NOT_PROVED, OTHER_PROTOCOL, UNSUPPORTED_DATA
 from ..core.peer import Peer
-from ..core.replica_link import Work, fill
+from ..core.replica_link import Work
+from ..core.shipping import fill
 from ..disk.log import Log
 from ..errors import LogError, ProtocolError
 from ..metrics import Counters

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from p2p_sync.core import replica as rules
-from p2p_sync.core import replica_link
-from p2p_sync.core.replica import Conflict, Replica
+from p2p_sync.core import announcing, catch_up, pieces, replica_link
+from p2p_sync.core.receiver import Conflict
+from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.core.vector import digest
 from p2p_sync.settings import MAX_ORIGINS_NAMED, NEVER, PIECE_PAUSE
@@ -44,6 +45,8 @@ class Bench:
     def __init__(self, **held: int) -> None:
         vector = {{"O": O, "P": P, "US": US}[name]: entry(n) for name, n in held.items()}
         self.replica = Replica(US, vector, random.Random(1))
+        self.conflicts: list[Conflict] = []  # that frames have shown
+        self.offences: Counter[str] = Counter()  # ... and protocol violations, by kind
         self.now = 100.0
 
     def link(self, peer: str = "peer", /, **holds: int) -> ReplicaLink:
@@ -55,7 +58,9 @@ class Bench:
         return link
 
     def receive(self, link: ReplicaLink, frame: Any, store: bool = True) -> list[Run]:
-        accepted = self.replica.receive(link, frame, self.now)
+        accepted, conflicts, offences = self.replica.receiver.receive(link, frame, self.now)
+        self.conflicts += conflicts
+        self.offences += offences
         if store and accepted:
             self.replica.stored(accepted, self.now)
         return accepted
@@ -70,9 +75,9 @@ class Bench:
     def later(self, seconds: float) -> None:
         """Let time pass, and the timer tick when it has to."""
         until = self.now + seconds
-        while self.replica.next_deadline() <= until:
-            self.now = max(self.now, self.replica.next_deadline())
-            self.replica.tick(self.now)
+        while self.replica.catch_up.deadline <= until:
+            self.now = max(self.now, self.replica.catch_up.deadline)
+            self.replica.catch_up.tick(self.now)
         self.now = until
 
     def sent(self, link: ReplicaLink) -> list[Any]:
@@ -137,7 +142,7 @@ def test_SecondMessage_PrunedMeanwhile_NotShipped() -> None:
     bench.receive(link, Prune((US,)))
     bench.commit()
     bench.later(1.0)
-    assert bench.sent(link) == [Have({US: bench.replica.vector()[US]})]
+    assert bench.sent(link) == [Have({US: bench.replica.vector.entries()[US]})]
 
 
 def test_SecondMessage_HeldThenPruned_ToldSoon() -> None:
@@ -149,7 +154,7 @@ def test_SecondMessage_HeldThenPruned_ToldSoon() -> None:
     assert bench.sent(link) == []
     bench.receive(link, Prune((US,)))
     bench.later(0.05)
-    assert bench.sent(link) == [Have({US: bench.replica.vector()[US]})]
+    assert bench.sent(link) == [Have({US: bench.replica.vector.entries()[US]})]
 
 
 def test_Duplicate_FromAnotherLink_PrunedOnce() -> None:
@@ -233,7 +238,7 @@ def test_Opening_LogGrowsMeanwhile_VectorToldWholeAllTheSame() -> None:
     told: dict[str, Any] = {}
     for frame in bench.sent(link):
         told.update(frame.have)
-    assert told == bench.replica.vector()
+    assert told == bench.replica.vector.entries()
 
 
 def test_Opening_PeerLacksHistory_PulledByGraftOnly() -> None:
@@ -365,7 +370,7 @@ def test_Have_WhileAGraftIsPending_RaisesWhatIsWaitedFor() -> None:
     bench.receive(lazy, Have({O: entry(4)}))
     bench.arrive(lazy, run(O, 1, 2))
     bench.sent(lazy)
-    assert bench.replica.behind(bench.now) == 2
+    assert bench.replica.catch_up.behind(bench.now) == 2
     bench.later(1.0)
     assert Graft({O: 2}, have={O: entry(2)}) in bench.sent(lazy)
 
@@ -495,7 +500,7 @@ def test_Ships_NotDurable_NotShippedNorTold() -> None:
     staged = bench.replica.commit([Entry(1, "text")], bench.now)
     bench.later(60.0)
     assert bench.sent(link) == []
-    assert bench.replica.vector() == {}
+    assert bench.replica.vector.entries() == {}
     bench.replica.stored([staged], bench.now)
     assert bench.sent(link) == [(US, 0, 1)]
 
@@ -555,7 +560,7 @@ def test_Have_OfWhatWeShipped_NotAnswered() -> None:
     link = bench.link()
     bench.commit()
     assert bench.sent(link) == [(US, 0, 1)]
-    bench.receive(link, Have(bench.replica.vector()))
+    bench.receive(link, Have(bench.replica.vector.entries()))
     bench.later(5.0)
     assert bench.sent(link) == []
 
@@ -610,7 +615,7 @@ def test_Have_IdleLink_EachHalfMinute() -> None:
 
 
 def test_Have_LargeVector_AuditedPieceByPiece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_link, "AUDIT_NAMED", 2)
+    monkeypatch.setattr(announcing, "AUDIT_NAMED", 2)
     names = [f"{n:016x}-1" for n in range(5)]
     replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
     link = replica.open("peer", RTT, 0.0)
@@ -665,8 +670,8 @@ def test_Ack_CommitWaits_AskedOnEagerAndLazyLinks() -> None:
     bench.later(5.0)
     bench.commit(ack=True)
     assert bench.sent(eager) == [(US, 1, 2), Have({}, ack=True)]
-    assert bench.sent(lazy) == [Have({US: bench.replica.vector()[US]}, ack=True)]
-    bench.receive(lazy, Have({US: bench.replica.vector()[US]}))
+    assert bench.sent(lazy) == [Have({US: bench.replica.vector.entries()[US]}, ack=True)]
+    bench.receive(lazy, Have({US: bench.replica.vector.entries()[US]}))
     assert bench.replica.copies(US, 2) == {"lazy"}
 
 
@@ -681,8 +686,8 @@ def test_Failed_ThenRoom_AskedAgain() -> None:
     assert bench.arrive(link, run(O, 2, 3)) == []
     bench.later(10.0)
     assert not any(isinstance(frame, Graft) for frame in bench.sent(link))
-    assert bench.replica.behind(bench.now) == 3
-    bench.replica.resume(bench.now)
+    assert bench.replica.catch_up.behind(bench.now) == 3
+    bench.replica.catch_up.resume(bench.now)
     assert bench.sent(link) == [Graft({O: 0})]
     assert bench.arrive(link, run(O, 0, 3)) == [run(O, 0, 3)]
 
@@ -691,7 +696,7 @@ def test_Failed_OwnCommits_NumbersUsedAgain() -> None:
     bench = Bench()
     bench.replica.commit([Entry(1, "lost")], bench.now)
     bench.replica.failed(bench.now)
-    bench.replica.resume(bench.now)
+    bench.replica.catch_up.resume(bench.now)
     assert bench.replica.commit([Entry(2, "kept")], bench.now).after == 0
 
 
@@ -702,7 +707,7 @@ def test_Conflict_EqualNumberOtherHash_RefusedOnThatLinkOnly() -> None:
     bench = Bench(O=3)
     bad, good = bench.link("bad"), bench.link("good", O=3)
     bench.receive(bad, Have({O: entry(3, "other"), P: entry(1)}))
-    assert bench.replica.conflicts == [Conflict("bad", O, 3)]
+    assert bench.conflicts == [Conflict("bad", O, 3)]
     assert bench.sent(bad) == [Prune((), (O,)), Graft({P: 0})]
     assert bench.arrive(bad, run(O, 3, 4)) == []
     assert bench.arrive(bad, run(P, 0, 1)) == [run(P, 0, 1)]
@@ -714,15 +719,15 @@ def test_Conflict_ShippedContentsDiffer_NothingTaken(after: int, end: int) -> No
     bench = Bench(O=3)
     link = bench.link()
     assert bench.arrive(link, run(O, after, end, "other")) == []
-    assert bench.replica.conflicts == [Conflict("peer", O, 3)]
-    assert bench.replica.vector()[O] == entry(3)
+    assert bench.conflicts == [Conflict("peer", O, 3)]
+    assert bench.replica.vector.entries()[O] == entry(3)
 
 
 def test_Conflict_PeerRefuses_KnownHereToo() -> None:
     bench = Bench(O=3)
     link = bench.link()
     bench.receive(link, Prune((), (O,)))
-    assert bench.replica.conflicts == [Conflict("peer", O, 3)]
+    assert bench.conflicts == [Conflict("peer", O, 3)]
 
 
 def test_Conflict_FeederLost_RefusingPeerNotAsked() -> None:
@@ -741,13 +746,13 @@ def test_Conflict_PeerHoldsMoreOfOurOwn_ReportedThenRenewed() -> None:
     bench.commit()
     link = bench.link()
     bench.receive(link, Have({US: entry(5)}))
-    assert bench.replica.conflicts == [Conflict("peer", US, 5)]
+    assert bench.conflicts == [Conflict("peer", US, 5)]
     bench.sent(link)
     bench.replica.renew(P)
     bench.receive(link, Have({US: entry(5)}))
     assert bench.sent(link) == [Graft({US: 1})]
     bench.commit()
-    assert bench.replica.vector()[P][0] == 1
+    assert bench.replica.vector.entries()[P][0] == 1
 
 
 def test_Conflict_WithTheFeeder_AnotherLinkAsked() -> None:
@@ -763,36 +768,36 @@ def test_Behind_NothingShipped_NeverForgotten() -> None:
     bench = Bench()
     link = bench.link()
     bench.receive(link, Have({O: entry(7)}))
-    assert bench.replica.behind(bench.now) == 7
+    assert bench.replica.catch_up.behind(bench.now) == 7
     bench.later(600.0)
-    assert bench.replica.behind(bench.now) == 7
+    assert bench.replica.catch_up.behind(bench.now) == 7
     bench.arrive(link, run(O, 0, 2))
-    assert bench.replica.behind(bench.now) == 5
+    assert bench.replica.catch_up.behind(bench.now) == 5
 
 
 def test_Behind_AbsurdClaims_BelievedAsFarAsTheyAreShipped() -> None:
     bench = Bench()
     for name in ("one", "other", "third"):
         bench.receive(bench.link(name), Have({O: (2**40, "0" * 32)}))
-    assert bench.replica.behind(bench.now) == 1_000, "claims do not add up"
+    assert bench.replica.catch_up.behind(bench.now) == 1_000, "claims do not add up"
     link = bench.link("ships")
     bench.receive(link, Have({P: (2**40, "0" * 32)}))
     bench.arrive(link, run(P, 0, 300))
-    assert bench.replica.behind(bench.now) == 3_000
+    assert bench.replica.catch_up.behind(bench.now) == 3_000
     bench.later(60.0)
-    assert bench.replica.behind(bench.now) == 1_000, "it has not shipped for a while"
+    assert bench.replica.catch_up.behind(bench.now) == 1_000, "it has not shipped for a while"
 
 
 def test_CaughtUp_ClaimsThatAreNotShipped_DoNotCountBesideAPeerThatIsLevel() -> None:
     bench = Bench()
-    assert bench.replica.caught_up(bench.now), "alone"
+    assert bench.replica.catch_up.caught_up(bench.now), "alone"
     liar, honest = bench.link("liar"), bench.link("honest", P=3)
     bench.receive(liar, Have({O: (2**40, "0" * 32)}))
-    assert not bench.replica.caught_up(bench.now)
+    assert not bench.replica.catch_up.caught_up(bench.now)
     bench.later(5.0)
-    assert not bench.replica.caught_up(bench.now), "the honest one has more"
+    assert not bench.replica.catch_up.caught_up(bench.now), "the honest one has more"
     bench.arrive(honest, run(P, 0, 3))
-    assert bench.replica.caught_up(bench.now)
+    assert bench.replica.catch_up.caught_up(bench.now)
 
 
 def test_Behind_LinkLost_ItsClaimsGo() -> None:
@@ -801,7 +806,7 @@ def test_Behind_LinkLost_ItsClaimsGo() -> None:
     bench.receive(one, Have({O: entry(7)}))
     bench.receive(other, Have({O: entry(3)}))
     bench.replica.close(one, bench.now)
-    assert bench.replica.behind(bench.now) == 3
+    assert bench.replica.catch_up.behind(bench.now) == 3
     assert bench.sent(other) == [Graft({O: 0})]
 
 
@@ -819,8 +824,8 @@ def test_Lag_PeerLacksSome_Counted() -> None:
 
 def test_Digest_OrderOfArrival_DoesNotMatter() -> None:
     one, other = Bench(O=3, P=2), Bench(P=2, O=3)
-    assert digest(one.replica.vector()) == digest(other.replica.vector())
-    assert digest(one.replica.vector()) != digest(Bench(O=3).replica.vector())
+    assert digest(one.replica.vector.entries()) == digest(other.replica.vector.entries())
+    assert digest(one.replica.vector.entries()) != digest(Bench(O=3).replica.vector.entries())
 
 
 def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
@@ -830,19 +835,19 @@ def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
     bench.receive(link, Have({name: entry(1) for name in names}))
     bench.receive(other, Have({names[0]: entry(1)}))
     bench.replica.close(link, bench.now)
-    assert set(bench.replica._trees) == {O, names[0]}
+    assert {tree.origin.name for tree in bench.replica.trees} == {O, names[0]}
     assert bench.sent(other) == [Graft({names[0]: 0})]
 
 
 def test_Origins_MoreHeldThanAllowed_NewOnesNotTaken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "MAX_ORIGINS", 1)
+    monkeypatch.setattr(catch_up, "MAX_ORIGINS", 1)
     bench = Bench(O=1)
     bench.receive(bench.link(), Have({P: entry(1)}))
-    assert bench.replica.behind(bench.now) == 0, "there is no room for it"
+    assert bench.replica.catch_up.behind(bench.now) == 0, "there is no room for it"
     link, other = bench.link(), bench.link()
     assert bench.arrive(link, run(P, 0, 1)) == []
     assert bench.arrive(other, run(O, 1, 2)) == [run(O, 1, 2)]
-    assert set(bench.replica._trees) == {O}
+    assert {tree.origin.name for tree in bench.replica.trees} == {O}
 
 
 def test_Close_Twice_Harmless() -> None:
@@ -851,7 +856,7 @@ def test_Close_Twice_Harmless() -> None:
     bench.replica.close(link, bench.now)
     bench.replica.close(link, bench.now)
     assert bench.receive(link, Have({O: entry(1)})) == []
-    assert bench.replica.next_deadline() == NEVER
+    assert bench.replica.catch_up.deadline == NEVER
 
 
 # -- A link that stalls ---------------------------------------------------------------------------
@@ -860,11 +865,11 @@ def test_Close_Twice_Harmless() -> None:
 def test_Stalled_AskedAndNothingShipped_FoundAfterAMinute() -> None:
     bench = Bench()
     link = bench.link(O=5)
-    assert Graft({O: 0}) in bench.sent(link) or bench.replica.behind(bench.now) == 5
+    assert Graft({O: 0}) in bench.sent(link) or bench.replica.catch_up.behind(bench.now) == 5
     bench.later(59.0)
-    assert bench.replica.stalled(bench.now) == []
+    assert bench.replica.catch_up.stalled(bench.now) == []
     bench.later(3.0)
-    assert bench.replica.stalled(bench.now) == [link]
+    assert bench.replica.catch_up.stalled(bench.now) == [link]
 
 
 def test_Stalled_ShipsNowAndThen_NotStalled() -> None:
@@ -873,7 +878,7 @@ def test_Stalled_ShipsNowAndThen_NotStalled() -> None:
     for n in range(1, 4):
         bench.later(50.0)
         bench.arrive(link, run(O, n - 1, n))
-        assert bench.replica.stalled(bench.now) == []
+        assert bench.replica.catch_up.stalled(bench.now) == []
 
 
 def test_Stalled_GotItFromElsewhere_NotStalled() -> None:
@@ -882,7 +887,7 @@ def test_Stalled_GotItFromElsewhere_NotStalled() -> None:
     bench.later(30.0)
     bench.arrive(other, run(O, 0, 5))
     bench.later(60.0)
-    assert link not in bench.replica.stalled(bench.now)
+    assert link not in bench.replica.catch_up.stalled(bench.now)
 
 
 def test_Stalled_DiskFullHere_NotThePeersFault() -> None:
@@ -890,7 +895,7 @@ def test_Stalled_DiskFullHere_NotThePeersFault() -> None:
     bench.link(O=5)
     bench.replica.failed(bench.now)
     bench.later(120.0)
-    assert bench.replica.stalled(bench.now) == []
+    assert bench.replica.catch_up.stalled(bench.now) == []
 
 
 # -- Peers that misbehave -------------------------------------------------------------------------
@@ -901,14 +906,17 @@ FAKES = [f"{n:016x}-7" for n in range(1, 51)]
 def test_Claims_TooManyAtATime_AskedForAgainWhenSomeAreShipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replica_link, "MAX_AHEAD", 10)
-    monkeypatch.setattr(replica_link, "PIECE_NAMED", 5)
+    for module in (replica_link, pieces):
+        monkeypatch.setattr(module, "MAX_AHEAD", 10)
+    monkeypatch.setattr(pieces, "PIECE_NAMED", 5)
     bench = Bench()
     link = bench.link()
     bench.receive(link, Have({name: entry(2) for name in FAKES[:20]}))
     assert bench.sent(link) == [Graft(dict.fromkeys(FAKES[:10], 0))]
-    assert bench.replica.behind(bench.now) == 2 * 20
-    assert set(bench.replica._trees) == set(FAKES[:10]), "the rest costs nothing"
+    assert bench.replica.catch_up.behind(bench.now) == 2 * 20
+    assert {tree.origin.name for tree in bench.replica.trees} == set(FAKES[:10]), (
+        "the rest costs nothing"
+    )
     bench.arrive(link, *(run(name, 0, 2) for name in FAKES[:5]))
     assert Graft({}, more=0) in [replace(f, have={}) for f in bench.sent(link)]
     for first in (0, 5):
@@ -918,29 +926,31 @@ def test_Claims_TooManyAtATime_AskedForAgainWhenSomeAreShipped(
     bench.receive(link, Have({name: entry(2) for name in FAKES[10:20]}, next=15))
     assert bench.sent(link) == [Graft(dict.fromkeys(FAKES[10:15], 0))], "ignored five of them"
     bench.arrive(link, *(run(name, 0, 2) for name in FAKES[5:15]))
-    assert bench.replica.behind(bench.now) >= 1 and not bench.replica.caught_up(bench.now)
+    assert bench.replica.catch_up.behind(bench.now) >= 1 and not bench.replica.catch_up.caught_up(
+        bench.now
+    )
     assert Graft({}, more=10) in [replace(f, have={}) for f in bench.sent(link)], "again"
     bench.receive(link, Have({name: entry(2) for name in FAKES[10:20]}, next=0))
     assert bench.sent(link) == [Graft(dict.fromkeys(FAKES[15:20], 0))]
     bench.arrive(link, *(run(name, 0, 2) for name in FAKES[15:20]))
-    assert bench.replica.behind(bench.now) == 0
-    assert len(bench.replica.vector()) == 20
+    assert bench.replica.catch_up.behind(bench.now) == 0
+    assert len(bench.replica.vector.entries()) == 20
     bench.later(5.0)
     assert not any(isinstance(frame, Graft) for frame in bench.sent(link)), "that was the last"
 
 
 def test_Vector_AskedForAgain_ToldInPieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_link, "PIECE_NAMED", 2)
+    monkeypatch.setattr(pieces, "PIECE_NAMED", 2)
     vector = {name: entry(1) for name in FAKES[:3]}
     replica = Replica(US, vector, random.Random(1))
     link = replica.open("peer", RTT, 0.0)
-    replica.receive(link, Have({}, last=True), 0.0)
+    replica.receiver.receive(link, Have({}, last=True), 0.0)
     while link.take(0.0).frames:
         pass
     for index, names, after, now in ((0, FAKES[:2], 2, 1.0), (2, FAKES[2:3], 0, 2.0)):
-        replica.receive(link, Graft({}, more=index), now)
+        replica.receiver.receive(link, Graft({}, more=index), now)
         assert link.take(now).frames == [Have({name: entry(1) for name in names}, next=after)]
-        replica.receive(link, Graft({}, more=index), now)
+        replica.receiver.receive(link, Graft({}, more=index), now)
         assert link.take(now).frames == [], "not twice at once"
         assert now < link.take(now).until <= now + PIECE_PAUSE
         while link.take(now + 0.5).frames:
@@ -948,14 +958,15 @@ def test_Vector_AskedForAgain_ToldInPieces(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_Claims_NeverShipped_HinderNoOtherLink(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_link, "MAX_AHEAD", 10)
+    for module in (replica_link, pieces):
+        monkeypatch.setattr(module, "MAX_AHEAD", 10)
     bench = Bench()
     bad, good = bench.link("bad"), bench.link("good")
     bench.receive(bad, Have({name: entry(2) for name in FAKES}))
     bench.receive(good, Have({O: entry(2)}))
     assert bench.sent(good) == [Graft({O: 0})]
     bench.replica.close(bad, bench.now)
-    assert set(bench.replica._trees) == {O}
+    assert {tree.origin.name for tree in bench.replica.trees} == {O}
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -1005,22 +1016,22 @@ def test_Claims_OfALostLink_AskedFromAnotherThatSaysTheSame() -> None:
         bench.receive(link, Have({O: entry(2)}))
     bench.replica.close(one, bench.now)
     assert bench.sent(other) == [Graft({O: 0})]
-    assert bench.replica.behind(bench.now) == 2
+    assert bench.replica.catch_up.behind(bench.now) == 2
     bench.arrive(other, run(O, 0, 2))
-    assert (other.ahead, bench.replica.behind(bench.now)) == ({}, 0)
+    assert (other.ahead, bench.replica.catch_up.behind(bench.now)) == ({}, 0)
 
 
 def test_Tick_VeryManyDue_AFewAtATime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "MAX_TICKS", 10)
+    monkeypatch.setattr(catch_up, "MAX_TICKS", 10)
     bench = Bench()
     link, other = bench.link(), bench.link()
     for each in (link, other):
         bench.receive(each, Have({name: entry(2) for name in FAKES}))
     bench.sent(link), bench.sent(other)
     bench.now += 5.0
-    bench.replica.tick(bench.now)
+    bench.replica.catch_up.tick(bench.now)
     assert bench.sent(other) == [Graft(dict.fromkeys(FAKES[:10], 0))]
-    assert bench.replica.next_deadline() <= bench.now, "the others are due as well"
+    assert bench.replica.catch_up.deadline <= bench.now, "the others are due as well"
 
 
 def test_Gap_InWhatWasOnItsWay_NoFault() -> None:
@@ -1030,7 +1041,7 @@ def test_Gap_InWhatWasOnItsWay_NoFault() -> None:
         bench.arrive(link, run(O, after, after + 1))
         bench.later(20.0)
     assert Graft({O: 0}) in bench.sent(link)
-    assert not bench.replica.offences
+    assert not bench.offences
 
 
 def test_Gap_AfterTheAnswerToOurGraft_Counted() -> None:
@@ -1039,9 +1050,9 @@ def test_Gap_AfterTheAnswerToOurGraft_Counted() -> None:
     bench.arrive(link, run(O, 3, 4))
     bench.sent(link)
     bench.arrive(link, run(O, 0, 2))
-    assert not bench.replica.offences
+    assert not bench.offences
     bench.arrive(link, run(O, 3, 4))
-    assert bench.replica.offences == {"gap": 1}
+    assert bench.offences == {"gap": 1}
 
 
 def test_Gap_AfterADiskFailureHere_NoFaultOfThePeer() -> None:
@@ -1052,11 +1063,11 @@ def test_Gap_AfterADiskFailureHere_NoFaultOfThePeer() -> None:
     bench.arrive(link, run(O, 0, 2))
     bench.receive(link, Messages((run(O, 2, 3),)), store=False)
     bench.replica.failed(bench.now)
-    bench.replica.resume(bench.now)
+    bench.replica.catch_up.resume(bench.now)
     bench.arrive(link, run(O, 3, 4))  # was on its way
-    assert not bench.replica.offences
+    assert not bench.offences
     bench.arrive(link, run(O, 2, 5))
-    assert bench.replica.held(O) == 5
+    assert bench.replica.vector.held(O) == 5
 
 
 def again(*asked: tuple[float, Graft | Prune]) -> tuple[Bench, int]:
@@ -1073,7 +1084,7 @@ def again(*asked: tuple[float, Graft | Prune]) -> tuple[Bench, int]:
 
 def test_Graft_SameRangeOnceAMinute_Sent() -> None:
     bench, sent = again(*((70.0 * n, Graft({O: 0})) for n in range(5)))
-    assert (sent, bench.replica.offences) == (5 * 90, {})
+    assert (sent, bench.offences) == (5 * 90, {})
 
 
 @pytest.mark.parametrize(
@@ -1091,7 +1102,7 @@ def test_Graft_SameRangeOnceAMinute_Sent() -> None:
 )
 def test_Graft_SameRangeOnceASecond_Violation(frames: list[Graft | Prune]) -> None:
     bench, sent = again(*((float(n), frames[n % len(frames)]) for n in range(40)))
-    assert bench.replica.offences["graft"] > 10
+    assert bench.offences["graft"] > 10
     assert sent <= 2 * 2 * 90
 
 
@@ -1100,7 +1111,7 @@ def test_Refusal_OfWhatIsNotHeldHere_NoConflict() -> None:
     link = bench.link()
     bench.receive(link, Have({O: entry(2)}))
     bench.receive(link, Prune((), (O, P)))
-    assert (bench.replica.conflicts, link.refused) == ([], set())
+    assert (bench.conflicts, link.refused) == ([], set())
 
 
 # -- Entries of several messages ------------------------------------------------------------------
@@ -1124,8 +1135,8 @@ def test_EntryOfSeveral_Received_CountsItsMessages() -> None:
     bench = Bench()
     link, other = bench.link(), bench.link("other")
     assert bench.arrive(link, part(several(), 0, 5))
-    assert bench.replica.held(O) == 5
-    assert bench.replica.vector() == {O: (5, several().hashes[1])}
+    assert bench.replica.vector.held(O) == 5
+    assert bench.replica.vector.entries() == {O: (5, several().hashes[1])}
     assert bench.sent(other) == [(O, 0, 1)], "the shell sends the first entry whole"
 
 
@@ -1135,7 +1146,7 @@ def test_EntryOfSeveral_RunOverlapsAtItsEnd_OnlyTheRestIsNew() -> None:
     bench.arrive(link, part(several(), 0, 2))
     (new,) = bench.arrive(link, several())
     assert (new.after, new.end, new.entries) == (2, 6, several().entries[1:])
-    assert not bench.replica.conflicts
+    assert not bench.conflicts
 
 
 @pytest.mark.parametrize("whole", [several("x"), run(O, 0, 6)], ids=["contents", "inside"])
@@ -1144,15 +1155,15 @@ def test_EntryOfSeveral_OtherEntriesUnderTheSameNumbers_Conflict(whole: Run) -> 
     link = bench.link()
     bench.arrive(link, part(several(), 0, 5))
     assert bench.arrive(link, whole) == []
-    assert bench.replica.conflicts == [Conflict("peer", O, 5)]
-    assert bench.replica.held(O) == 5
+    assert bench.conflicts == [Conflict("peer", O, 5)]
+    assert bench.replica.vector.held(O) == 5
 
 
 def test_EntryOfSeveral_PeerHasOneThatReachesBeyondOurs_Conflict() -> None:
     bench = Bench(O=3)
     link = bench.link()
     assert bench.arrive(link, several()) == []
-    assert bench.replica.conflicts == [Conflict("peer", O, 3)]
+    assert bench.conflicts == [Conflict("peer", O, 3)]
 
 
 def test_EntryOfSeveral_AskedForFromInside_SentOnce() -> None:
@@ -1175,7 +1186,7 @@ def test_Late_UnderSteadyCommits_OnlyWhatWasThereForAWhile() -> None:
         bench.commit()
         bench.later(0.1)
         if n > 10:  # it is a second behind, as one is who tells each second
-            bench.receive(link, Have({US: (n - 10, bench.replica._vector.origins[US].hash)}))
+            bench.receive(link, Have({US: (n - 10, bench.replica.vector.origins[US].hash)}))
         assert bench.replica.late(link, bench.now) == 0, n
     assert bench.replica.lag(link) == 10
     bench.later(5.0)
@@ -1198,7 +1209,7 @@ class Early(Bench):
     latest = LATEST
 
     def receive(self, link: ReplicaLink, frame: Any, store: bool = True) -> list[Run]:
-        accepted = self.replica.receive(link, frame, self.now, self.latest)
+        accepted = self.replica.receiver.receive(link, frame, self.now, self.latest).runs
         if store and accepted:
             self.replica.stored(accepted, self.now)
         return accepted
@@ -1208,7 +1219,7 @@ def test_Early_InTheMidstOfARun_WhatIsBeforeItIsTaken() -> None:
     bench = Early()
     link = bench.link()
     assert [r.end for r in bench.arrive(link, run(O, 0, 9))] == [4]
-    assert bench.replica.early == {O: 5}
+    assert bench.replica.catch_up.early == {O: 5}
     assert Prune((O,)) in bench.sent(link), "the peer is to ship no more of it"
 
 
@@ -1224,10 +1235,10 @@ def test_Early_ShippedOn_NothingIsAskedOrHeldAgainstThePeer(held: int) -> None:
         bench.receive(link, Have({O: entry(n + 1)}))
     bench.later(120.0)
     assert not any(isinstance(frame, Graft) for frame in bench.sent(link))
-    assert bench.replica.behind(bench.now) == 0
-    assert not bench.replica.offences and not bench.replica.conflicts
-    assert bench.replica.stalled(bench.now) == []
-    assert bench.replica.held(O) == 4
+    assert bench.replica.catch_up.behind(bench.now) == 0
+    assert not bench.offences and not bench.conflicts
+    assert bench.replica.catch_up.stalled(bench.now) == []
+    assert bench.replica.vector.held(O) == 4
 
 
 def test_Early_ClockGetsThere_AskedForAndGoesOn() -> None:
@@ -1235,17 +1246,17 @@ def test_Early_ClockGetsThere_AskedForAndGoesOn() -> None:
     link = bench.link()
     bench.arrive(link, run(O, 0, 9))
     bench.sent(link)
-    bench.replica.clock_at(LATEST, bench.now)
+    bench.replica.catch_up.clock_at(LATEST, bench.now)
     assert bench.sent(link) == []
     bench.latest = 6
-    bench.replica.clock_at(6, bench.now)
+    bench.replica.catch_up.clock_at(6, bench.now)
     assert Graft({O: 4}) in bench.sent(link)
     bench.arrive(link, run(O, 4, 9))
-    assert bench.replica.held(O) == 6 and bench.replica.early == {O: 7}
+    assert bench.replica.vector.held(O) == 6 and bench.replica.catch_up.early == {O: 7}
     bench.latest = 100
-    bench.replica.clock_at(100, bench.now)
+    bench.replica.catch_up.clock_at(100, bench.now)
     bench.arrive(link, run(O, 6, 9))
-    assert bench.replica.held(O) == 9 and not bench.replica.early
+    assert bench.replica.vector.held(O) == 9 and not bench.replica.catch_up.early
 
 
 def test_Early_FirstMessageOfAnOrigin_NothingIsKeptOfItButItsName() -> None:
@@ -1253,9 +1264,9 @@ def test_Early_FirstMessageOfAnOrigin_NothingIsKeptOfItButItsName() -> None:
     link = bench.link()
     bench.latest = 0
     assert bench.arrive(link, run(O, 0, 3)) == []
-    assert bench.replica.vector() == {} and bench.replica.early == {O: 1}
+    assert bench.replica.vector.entries() == {} and bench.replica.catch_up.early == {O: 1}
     bench.replica.close(link, bench.now)
-    assert bench.replica.early == {}, "who ships it again says so again"
+    assert bench.replica.catch_up.early == {}, "who ships it again says so again"
 
 
 def test_Early_OfSeveralLinks_EachIsToldToShipNoMore() -> None:
@@ -1265,9 +1276,9 @@ def test_Early_OfSeveralLinks_EachIsToldToShipNoMore() -> None:
         bench.arrive(link, run(O, 0, 9))
     assert all(Prune((O,)) in bench.sent(link) for link in links)
     bench.replica.close(links[0], bench.now)
-    assert bench.replica.early == {O: 5} and bench.sent(links[1]) == []
+    assert bench.replica.catch_up.early == {O: 5} and bench.sent(links[1]) == []
     bench.latest = 9
-    bench.replica.clock_at(9, bench.now)
+    bench.replica.catch_up.clock_at(9, bench.now)
     assert Graft({O: 4}) in bench.sent(links[1])
 
 
@@ -1276,14 +1287,14 @@ def test_Early_HeldAlready_ShippedAgainAsADuplicate() -> None:
     bench = Early(O=9)
     link = bench.link(O=9)
     assert bench.arrive(link, run(O, 5, 9)) == []
-    assert not bench.replica.early and bench.replica.duplicates == 4
+    assert not bench.replica.catch_up.early and bench.replica.receiver.duplicates == 4
 
 
 def test_Early_BehindAGap_TheGapIsAskedForFirst() -> None:
     bench = Early()
     link = bench.link()
     bench.arrive(link, run(O, 6, 9))
-    assert not bench.replica.early
+    assert not bench.replica.catch_up.early
     assert Graft({O: 0}) in bench.sent(link)
 
 
@@ -1293,10 +1304,10 @@ def test_Early_WriteFails_WhatWasDroppedIsAskedForAgain() -> None:
     bench.receive(link, Messages((run(O, 0, 9),)), store=False)
     bench.sent(link)
     bench.replica.failed(bench.now)
-    bench.replica.resume(bench.now)
+    bench.replica.catch_up.resume(bench.now)
     assert Graft({O: 0}) in bench.sent(link)
     bench.arrive(link, run(O, 0, 9))
-    assert bench.replica.held(O) == 4 and bench.replica.early == {O: 5}
+    assert bench.replica.vector.held(O) == 4 and bench.replica.catch_up.early == {O: 5}
 
 
 def test_Ship_FullFrameAndPeerHasTheRestFromElsewhere_ToldByHave() -> None:
@@ -1306,8 +1317,8 @@ def test_Ship_FullFrameAndPeerHasTheRestFromElsewhere_ToldByHave() -> None:
     work = link.take(bench.now)
     ((name, after, upto),) = work.ships
     link.shipped(work.ships, bench.now)
-    link.note(O, 30)
-    link.correct(name, upto, after, bench.now)
+    link.progress.note(O, 30)
+    link.shipping.correct(name, upto, after, bench.now)
     assert not link.take(bench.now).ships
     bench.later(5.0)
     told = [frame.have for frame in link.take(bench.now).frames if isinstance(frame, Have)]
@@ -1320,5 +1331,5 @@ def test_Ship_FullFrame_TheRestComesNext() -> None:
     bench.receive(link, Graft({O: 0}))
     work = link.take(bench.now)
     link.shipped(work.ships, bench.now)
-    link.correct(O, 30, 12, bench.now)
+    link.shipping.correct(O, 30, 12, bench.now)
     assert link.take(bench.now).ships == [(O, 12, 30)]

@@ -29,7 +29,8 @@ from p2p_sync.core.faults import KINDS
 from p2p_sync.core.overlay import Overlay
 from p2p_sync.core.peer import Peer
 from p2p_sync.core.replica import Replica
-from p2p_sync.core.replica_link import Work, fill
+from p2p_sync.core.replica_link import Work
+from p2p_sync.core.shipping import fill
 from p2p_sync.errors import DialError, LogError
 from p2p_sync.settings import MAX_AHEAD_MS, NEVER, SPARE_PEERS, Settings
 from p2p_sync.wire.frames import Frame, Sockets, decode, encode
@@ -129,7 +130,7 @@ class Simulation:
     def equal(self) -> bool:
         """Whether all running nodes hold the same, with nothing on its way to a disk."""
         running = self.up()
-        vectors = [node.replica.vector() for node in running]
+        vectors = [node.replica.vector.entries() for node in running]
         return not any(node.writing for node in running) and all(v == vectors[0] for v in vectors)
 
     # -- The network -----------------------------------------------------------------------------

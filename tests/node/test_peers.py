@@ -192,7 +192,7 @@ def test_addresses_told_by_a_peer_are_dialled_only_where_it_may_send_us() -> Non
 def test_a_peer_that_does_not_send_what_it_says_it_has_is_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("p2p_sync.core.replica.STALLED_AFTER", 1.0)
+    monkeypatch.setattr("p2p_sync.core.catch_up.STALLED_AFTER", 1.0)
     with Node(0) as node, raw.dial(node.address) as peer:
         hello = {"addresses": [], "id": "a" * 16, "start": 1, "protocol": 1}
         peer.send_json({"type": "SOCKETS", **hello})

@@ -79,13 +79,13 @@ def test_frames_that_made_tables_grow() -> None:
     link, other = replica.open("bad", 0.05, 0.0), replica.open("good", 0.05, 0.0)
     for number, fields in enumerate(fuzz_corpus.storm()):
         frame: Any = decode(json.dumps(fields))
-        assert replica.receive(link, frame, number * 0.001) == []
+        runs, conflicts, _ = replica.receiver.receive(link, frame, number * 0.001)
+        assert not runs and not conflicts, "nothing is held that could differ"
         link.take(number * 0.001)
     count = len(fuzz_corpus.UNKNOWN)
-    assert len(replica._timers) <= 2 * count
-    assert all(len(want.asked) <= 2 for want in replica._wants.values())
-    assert len(link.holds) + len(link.refused) <= count
-    assert replica.conflicts == [], "nothing is held that could differ"
+    assert len(replica.catch_up.timers) <= 2 * count
+    assert all(len(gap.asked) <= 2 for gap in replica.catch_up.gaps.values())
+    assert len(link.progress.holds) + len(link.refused) <= count
     replica.close(link, 1.0)
-    assert not replica._trees and not replica._wants and not replica._vector.origins
+    assert not [*replica.trees] and not replica.catch_up.gaps and not replica.vector.origins
     assert not other.take(1.0).ships

@@ -1,0 +1,278 @@
+"""What becomes of a frame about the log: which messages are new, and what a PRUNE, GRAFT or HAVE of
+a peer changes.
+
+New messages of an origin go on where ours end, without a gap, and their running hash goes on, too.
+Other contents under the same identity are a conflict: no more of that origin is taken from that
+peer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..codes import MAX_NUMBER
+from ..settings import LOOK_AGAIN, MAX_EARLY, NEVER
+from ..wire.logframes import Graft, Have, LogFrame, Messages, Prune, Run
+from .catch_up import CatchUp, Gap
+from .replica_link import Own, ReplicaLink
+from .trees import Tree, Trees
+from .vector import VersionVector
+
+
+class Conflict(NamedTuple):
+    """Two contents under one identity: `peer` and we differ at `seq` of `origin`, if not before."""
+
+    peer: str
+    origin: str
+    seq: int
+
+
+class Received(NamedTuple):
+    """What came of a frame: the `runs` that are new here, to be stored in this order; and what was
+    wrong with it, conflicts and protocol violations (kind -> how many)."""
+
+    runs: list[Run]
+    conflicts: list[Conflict]
+    offences: Counter[str]
+
+
+class Receiver:
+    """The frames that one node gets about the log. Called with the state's lock held."""
+
+    def __init__(
+        self,
+        own: Own,
+        vector: VersionVector,
+        trees: Trees,
+        catch_up: CatchUp,
+        links: Mapping[ReplicaLink, None],
+    ) -> None:
+        """All are shared with the replica."""
+        self.duplicates = 0  # messages that came and were here already
+        self._own = own
+        self._vector = vector
+        self._trees = trees
+        self._catch_up = catch_up
+        self._links = links
+        self._conflicts: list[Conflict] = []  # that the frame at hand has shown
+        self._offences: Counter[str] = Counter()
+
+    def receive(
+        self, link: ReplicaLink, frame: LogFrame, now: float, latest: int = MAX_NUMBER
+    ) -> Received:
+        """Take in a frame.
+
+        The runs that are new are to be stored in the order in which this returns them, across all
+        links: hand them to the writer before the lock is released. A message dated after `latest`
+        (ms since the epoch) is not accepted, nor what follows it of its origin, until
+        `CatchUp.clock_at` says that the clock has got there. Raises ProtocolError.
+        """
+        self._conflicts, self._offences = [], Counter()
+        runs: list[Run] = []
+        if link not in self._links:
+            return Received([], [], Counter())  # closed while the frame was on its way to us
+        if isinstance(frame, Messages):
+            link.asked_at = NEVER
+            for run in frame.runs:
+                new = self._dated(link, run, now, latest)
+                if new is not None:
+                    runs.append(new)
+        elif isinstance(frame, Prune):
+            self._pruned(link, frame, now)
+        elif isinstance(frame, Graft):
+            for name, after in frame.after.items():
+                self._grafted(link, name, after, now)
+            if frame.more is not None:
+                link.pieces.wanted(frame.more, now)
+        self._claims(link, frame, now)
+        return Received(runs, self._conflicts, self._offences)
+
+    # -- MESSAGES -------------------------------------------------------------------------------
+
+    def _dated(self, link: ReplicaLink, run: Run, now: float, latest: int) -> Run | None:
+        """Take in a run, as far as it is not dated too far ahead; return its new part, or None."""
+        early_origins = self._catch_up.early
+        if run.origin in early_origins:
+            self._catch_up.wait_for_clock(run, link)
+            return None
+        tree = self._trees.get(run.origin)
+        staged = tree.origin.staged if tree else 0
+        early = run.dated_after(latest, staged) if run.after <= staged else None
+        due = run.first(early)
+        new = self._arrived(link, due, now) if due.entries else None
+        if early is not None and self._is_whole(due) and len(early_origins) < MAX_EARLY:
+            early_origins[run.origin] = run.entries[early].time
+            self._catch_up.wait_for_clock(run, link)
+        return new
+
+    def _is_whole(self, run: Run) -> bool:
+        """Return whether all of another node's run is taken in, and what follows could be."""
+        tree = self._trees.get(run.origin)
+        staged = tree.origin.staged if tree else 0
+        return staged == run.end and run.origin != self._own.name and not self._catch_up.paused
+
+    def _arrived(self, link: ReplicaLink, run: Run, now: float) -> Run | None:
+        """Take in a run and return its new part, or None."""
+        name, end = run.origin, run.end
+        if name in link.refused:
+            return None
+        catch_up, paused = self._catch_up, self._catch_up.paused
+        known = self._trees.get(name)
+        position = known.origin.staged if known else 0
+        if run.after > position:
+            if known and known.answered and known.asked and known.asked[0] is link:
+                self._offences["gap"] += 1
+            catch_up.claim(name, end, link, now)
+            if known and known.feeder is link and known.asked != (link, position):
+                catch_up.ask(known, link, now)
+            return None
+        if catch_up.full(position):
+            return None
+        if paused and position == 0:
+            catch_up.claim(name, end, link, now)
+            return None
+        link.progress.note(name, end)
+        if not paused and known and known.asked and known.asked[0] is link:
+            known.answered = known.answered or run.after <= known.asked[1]
+        tree = self._trees.of(name)
+        origin = tree.origin
+        new = run.beyond(position) if end >= position else None
+        if end >= position and (new is None or new.previous != origin.staged_hash):
+            self._refuse(tree, link, position, now)
+            return None
+        self.duplicates += min(end, position) - run.after
+        gap = catch_up.gaps.get(name)
+        self._settle_feeder(tree, link, end > position, gap, now)
+        if new is None or end == position:
+            return None
+        if name == self._own.name:  # more of our own than we have ever committed
+            self._refuse(tree, link, end, now)
+            return None
+        if paused:
+            catch_up.claim(name, end, link, now)
+            return None
+        if position == 0 and (gap is None or link not in gap.asked):
+            self._trees.flood(tree, link)
+        self._vector.stage(origin, new)
+        link.shipped_new(new.count, now)
+        if gap is not None:
+            gap.since = now
+        return new
+
+    def _settle_feeder(
+        self, tree: Tree, link: ReplicaLink, new: bool, gap: Gap | None, now: float
+    ) -> None:
+        """A run has come over `link`, with something `new` or not: is this the feeder?"""
+        name = tree.origin.name
+        if tree.feeder is link:
+            tree.fed = True
+            return
+        if name != self._own.name:
+            answer = new and gap is not None and link in gap.asked
+            if answer or (not tree.fed and name not in link.pruned):
+                tree.feed(link, True)
+                tree.detach(link, now)
+                return
+            if tree.feeder is None:
+                self._catch_up.ask(tree, link, now)  # it was pruned, and may stop shipping
+                return
+        tree.prune(link, now)
+
+    def _refuse(self, tree: Tree, link: ReplicaLink, seq: int, now: float) -> None:
+        """The peer has other contents under the same identities: take no more of this origin."""
+        name = tree.origin.name
+        self._conflicts.append(Conflict(link.peer, name, seq))
+        self._catch_up.withdraw(name, link)
+        link.refuse(name)
+        tree.detach(link, now)
+        if tree.feeder is link:
+            tree.feed(None)
+            self._catch_up.find_feeder(tree, now)
+        self._catch_up.forget(name)
+
+    # -- PRUNE and GRAFT ------------------------------------------------------------------------
+
+    def _pruned(self, link: ReplicaLink, frame: Prune, now: float) -> None:
+        for name in frame.origins:
+            tree = self._trees.get(name)
+            if tree:
+                tree.detach(link, now)
+        for name in frame.refused:
+            tree = self._trees.get(name)
+            if tree and tree.origin.staged and name not in link.refused:
+                self._refuse(tree, link, tree.origin.n, now)
+
+    def _grafted(self, link: ReplicaLink, name: str, after: int, now: float) -> None:
+        """The peer asks to be shipped an origin from `after` on."""
+        tree = self._trees.get(name)
+        if tree is None:
+            return
+        if not link.shipping.rewind(name, after, now):
+            self._offences["graft"] += 1
+            return
+        if after <= tree.origin.n:
+            self._catch_up.withdraw(name, link)  # what it asks for, it does not hold
+        if self._trees.get(name) is None:
+            return
+        tree.attach(link)
+        if tree.origin.n > after:
+            link.shipping.offer(name)
+        if tree.feeder is link:  # two that feed each other: one has to look elsewhere
+            tree.feed(None)
+            # Not again and again: in a ring, two questions could run round in opposite directions
+            # for ever, each undoing what the other did. HAVE tells what there is to ask for, too.
+            if now >= tree.looked + LOOK_AGAIN:
+                tree.looked = now
+                self._catch_up.find_feeder(tree, now, besides=(link,))
+
+    # -- HAVE, which any frame may carry --------------------------------------------------------
+
+    def _claims(self, link: ReplicaLink, frame: LogFrame, now: float) -> None:
+        """Take in what the peer holds, as a frame says."""
+        ignored = 0
+        for name, (n, running) in frame.have.items():
+            ignored += self._claim(link, name, n, running, now)
+        if isinstance(frame, Have) and frame.next is not None:
+            link.pieces.got(frame.have, frame.next, ignored)
+        elif ignored:
+            link.pieces.missed(ignored)
+        if frame.ack:
+            for name, (n, _) in frame.have.items():
+                link.announcing.when(name, n)
+            for run in frame.runs if isinstance(frame, Messages) else ():
+                link.announcing.when(run.origin, run.end)
+        if isinstance(frame, Have) and frame.last and not link.introduced:
+            self._introduced(link, now)
+
+    def _claim(self, link: ReplicaLink, name: str, n: int, running: str, now: float) -> int:
+        """The peer says that it durably holds `n` of an origin, with that running hash.
+
+        Returns how many messages that we lack were ignored, for it claims too much at a time.
+        """
+        if name in link.refused:
+            return 0
+        origin = self._vector.origins.get(name)
+        if origin is not None:
+            same_n = n == origin.n and running != origin.hash
+            if same_n or (n == origin.staged and running != origin.staged_hash):
+                self._refuse(self._trees[name], link, n, now)
+                return 0
+            if n <= origin.staged:
+                link.progress.note(name, n)
+                return 0
+        if name == self._own.name:
+            self._refuse(self._trees.of(name), link, n, now)
+            return 0
+        noted = self._catch_up.claim(name, n, link, now)
+        return 0 if noted else n - self._vector.held(name)
+
+    def _introduced(self, link: ReplicaLink, now: float) -> None:
+        """The peer has told its whole vector: take it as feeder where there is none."""
+        link.introduced = True
+        link.wake()
+        for tree in self._trees:
+            fed = tree.feeder is not None or tree.origin.name == self._own.name
+            if not fed and 0 < tree.origin.n <= link.progress.held(tree.origin.name):
+                self._catch_up.ask(tree, link, now)
