@@ -147,11 +147,11 @@ class Shipping:
         if progress.position(name) == assumed and progress.held(name) <= end:
             progress.cursor[name] = end
             self._announcing.know(name, end)
-        if progress.position(name) < self._vector.origins[name].n:
+        n = self._vector.origins[name].n
+        if progress.position(name) < n or end < n:
+            # Ship the rest; or the peer has it from elsewhere and was not told that we do, which
+            # `take` finds out.
             progress.ready[name] = None
-        elif end < assumed:
-            # The peer has it from elsewhere, and was not told that we do.
-            self._announcing.confirm(name, now)
         else:
             progress.ready.pop(name, None)
 

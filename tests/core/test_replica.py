@@ -1325,6 +1325,21 @@ def test_Ship_FullFrameAndPeerHasTheRestFromElsewhere_ToldByHave() -> None:
     assert told and told[-1][O] == entry(30)
 
 
+def test_Ship_MoreThanPlannedAndPeerHasAllFromElsewhere_ToldByHave() -> None:
+    """The first message of an origin floods, and comes with the rest of its entry."""
+    bench = Bench()
+    source, link = bench.link("source"), bench.link()
+    bench.arrive(source, run(O, 0, 30))
+    work = link.take(bench.now)
+    assert work.ships == [(O, 0, 1)]
+    link.shipped(work.ships, bench.now)
+    bench.receive(link, Have({O: entry(30)}))
+    link.shipping.correct(O, 1, 2, bench.now)
+    assert bench.sent(link) == []
+    bench.later(2.0)
+    assert told(bench, link) == {O: entry(30)}
+
+
 def test_Ship_FullFrame_TheRestComesNext() -> None:
     bench = Bench(O=30)
     link = bench.link()
