@@ -52,6 +52,11 @@ class HybridClock:
         self._last = 0
         return ahead
 
+    def renew(self) -> None:
+        """The next commit begins a new origin: let it have a later time than all before, for equal
+        times sort by origin."""
+        self._last += 1
+
     def tick(self, wall: int) -> int:
         """Return the time for a commit made when the wall clock shows `wall`.
 

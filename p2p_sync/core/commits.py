@@ -103,6 +103,7 @@ class Commits:
 
     def renew(self) -> None:
         """Commit under a new origin from now on."""
+        self._dates.clock.renew()
         self._replica.renew(f"{self._node}-{self._rng.randrange(MAX_NUMBER)}")
 
     def refusal(self) -> LogError:

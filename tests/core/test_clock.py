@@ -26,6 +26,13 @@ def test_it_does_not_go_back_with_the_wall_clock() -> None:
     assert clock.tick(NOW - MINUTE) >= NOW
 
 
+def test_the_first_commit_of_a_new_origin_is_later_than_the_last_of_the_old_one() -> None:
+    clock = HybridClock()
+    before = clock.tick(NOW)
+    clock.renew()
+    assert clock.tick(NOW) > before
+
+
 def test_what_is_committed_after_another_was_seen_sorts_after_it() -> None:
     clock = HybridClock()
     assert clock.observe(NOW + 30_000, NOW)
