@@ -1,16 +1,16 @@
-"""What a peer is told that this node holds: HAVE.
+"""What this node announces to a peer: HAVE.
 
-Each side tells the other everything that it comes to hold, once: by shipping it, or by HAVE. So
-what the peer has told is all that there is to know of the peer, and it is complete within a second
-or two. Four things are announced:
+Each side announces to the other everything that it comes to hold, once: by shipping it, or by HAVE.
+So a peer's announcements say all that it holds, and they are complete within a second or two. Four
+things are announced:
 
 - *changes*: the peer lacks messages that it will not be shipped. They are worked out when a HAVE is
   due, from the order in which the version vector changed.
-- *confirmations*: the peer holds as much of an origin as this node, and was not told so.
+- *confirmations*: the peer holds as much of an origin as this node, and does not know it.
 - origins that are wanted *soon*, for somebody waits for copies, or for an answer.
 - the *audit*: a piece of the whole vector now and then, changed or not, so that no error lasts.
 
-While the link opens, the whole vector is told in pieces, and nothing else.
+While the link opens, the whole vector is announced in pieces, and nothing else.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Announcing:
 
     def __init__(self, progress: Progress, links: Sized, rng: random.Random) -> None:
         """`links` are all of the node: with many, each announces less often."""
-        self.opening = True  # the peer has not been told all that was there before
+        self.opening = True  # what was held before the link is not announced yet
         self.attentive = True  # `grown` is to be called when the log has grown
         self._progress = progress
         self._vector = progress.vector
@@ -50,7 +50,7 @@ class Announcing:
         self._soon: dict[str, None] = {}  # even if the peer holds them
         self._confirm: dict[str, None] = {}
         self._confirm_since = NEVER
-        # The peer has been told of the vector's changes up to this revision ...
+        # The vector's changes are announced up to this revision ...
         self._told = self._vector.revision
         self._knows: dict[
             str, int
@@ -99,7 +99,7 @@ class Announcing:
                 self._progress.wake()
 
     def know(self, name: str, n: int) -> None:
-        """The peer has been told, or shipped, that we hold `n` of an origin."""
+        """It was announced to the peer, or shipped, that we hold `n` of an origin."""
         origin = self._vector.origins[name]
         if origin.revision > self._told:
             self._knows[name] = n
@@ -107,7 +107,7 @@ class Announcing:
             self._confirm.pop(name, None)
 
     def knows(self, name: str) -> int:
-        """Return how much of a lately changed origin the peer was told that we hold."""
+        """Return how much of a lately changed origin was announced to the peer."""
         return self._knows.get(name, 0)
 
     def unknow(self, name: str) -> None:
@@ -142,7 +142,10 @@ class Announcing:
 
     def _interval(self) -> float:
         """Seconds between HAVEs where nobody waits for them."""
-        return HAVE_INTERVAL * min(max(1.0, len(self._links) / MANY_LINKS), MOST_INTERVALS)
+        links = len(self._links)
+        if links <= MANY_LINKS:
+            return HAVE_INTERVAL
+        return HAVE_INTERVAL * min(links / MANY_LINKS, MOST_INTERVALS)
 
     # -- what to send ---------------------------------------------------------------------------
 

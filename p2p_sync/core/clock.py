@@ -85,7 +85,7 @@ class Skew:
     def __init__(self) -> None:
         self._readings: OrderedDict[str, _Reading] = OrderedDict()  # node -> the latest last
 
-    def told(self, node: str, clock: int, now: float) -> None:
+    def announced(self, node: str, clock: int, now: float) -> None:
         """A node has said what its clock shows."""
         self._keep(node, _Reading(clock - now * 1000, now, True))
 

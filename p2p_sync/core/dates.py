@@ -45,9 +45,9 @@ class Dates:
                 for entry in run.entries:
                     self.clock.observe(entry.time, wall)
 
-    def told(self, node: str, clock: int, wall: int, now: float) -> None:
+    def announced(self, node: str, clock: int, wall: int, now: float) -> None:
         """A node has said what its clock shows."""
-        self._skew.told(node, clock, now)
+        self._skew.announced(node, clock, now)
         self._suspect(wall, now)
 
     def compare(

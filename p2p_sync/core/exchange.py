@@ -85,7 +85,7 @@ class Exchange:
                 self._links.fault(peer, "future", sentence, times)
         elif isinstance(frame, Have):
             if frame.clock is not None:
-                self._dates.told(peer.log.peer, frame.clock, wall, now)
+                self._dates.announced(peer.log.peer, frame.clock, wall, now)
             self._note_lag(frame.last)
         if runs:
             self._dates.follow(newest, runs, wall)
@@ -160,7 +160,7 @@ class Exchange:
         peer.sent += len(found)
         return found
 
-    # -- what people are told -------------------------------------------------------------------
+    # -- the journal ----------------------------------------------------------------------------
 
     def _note_conflicts(self, found: Sequence[Conflict]) -> None:
         """Keep the conflicts that a frame has shown, for people.
@@ -179,14 +179,14 @@ class Exchange:
                 self.conflicts.add(conflict)
 
     def _note_lag(self, opening: bool) -> None:
-        """A peer has told what it holds: note since when messages are missing here."""
+        """A peer has announced what it holds: note since when messages are missing here."""
         if not self._replica.catch_up.behind(self._turn.now):
             return
         lag = self._lag or _Lag(self._turn.now, self._replica.count, False)
         self._lag = lag._replace(opening=lag.opening or opening)
 
     def note_caught_up(self) -> None:
-        """Messages were stored: tell people where they were many, or took long to come."""
+        """Messages were stored: note it where they were many, or took long to come."""
         if not self._lag or self._replica.catch_up.behind(self._turn.now):
             return
         lag, self._lag = self._lag, None

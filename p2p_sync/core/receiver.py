@@ -222,7 +222,7 @@ class Receiver:
         if tree.feeder is link:  # two that feed each other: one has to look elsewhere
             tree.feed(None)
             # Not again and again: in a ring, two questions could run round in opposite directions
-            # for ever, each undoing what the other did. HAVE tells what there is to ask for, too.
+            # for ever, each undoing what the other did. HAVE says what there is to ask for, too.
             if now >= tree.looked + LOOK_AGAIN:
                 tree.looked = now
                 self._catch_up.find_feeder(tree, now, besides=(link,))
@@ -269,7 +269,7 @@ class Receiver:
         return 0 if noted else n - self._vector.held(name)
 
     def _introduced(self, link: ReplicaLink, now: float) -> None:
-        """The peer has told its whole vector: take it as feeder where there is none."""
+        """The peer has announced its whole vector: make it the feeder where there is none."""
         link.introduced = True
         link.wake()
         for tree in self._trees:

@@ -113,7 +113,7 @@ class Replica:
         return run
 
     def expect_copies(self, origin: str, seq: int) -> None:
-        """Somebody waits for copies of a message of our own: have the peers told, and answer."""
+        """Somebody waits for copies of a message of ours: announce it, and ask peers to answer."""
         if origin != self.origin or len(self.copies(origin, seq)) == len(self.links):
             return
         self._own.waits = max(self._own.waits, seq)
@@ -185,7 +185,7 @@ class Replica:
     # -- questions ------------------------------------------------------------------------------
 
     def copies(self, origin: str, seq: int) -> set[str]:
-        """Return the ids of the linked nodes that have told that they durably hold a message."""
+        """Return the ids of the linked nodes that have announced a message as durable there."""
         return {link.peer for link in self.links if link.progress.held(origin) >= seq}
 
     def early_at(self, link: ReplicaLink) -> dict[str, int]:
@@ -204,7 +204,7 @@ class Replica:
         return max(0, held - sum(min(o.n, holds.get(o.name, 0)) for o in origins))
 
     def lag(self, link: ReplicaLink) -> int:
-        """Return how many of our messages the peer of `link` lacks, as far as it has told."""
+        """Return how many of our messages the peer of `link` lacks, by what it has announced."""
         holds = link.progress.holds
         origins = self.vector.origins.values()
         return sum(max(0, origin.n - holds.get(origin.name, 0)) for origin in origins)

@@ -3,7 +3,7 @@
 | part | file | decides |
 |---|---|---|
 | `progress` | progress.py | how far the peer is, in each origin |
-| `announcing` | announcing.py | what the peer is told that this node holds (HAVE) |
+| `announcing` | announcing.py | what this node announces to the peer (HAVE) |
 | `shipping` | shipping.py | which messages the peer is sent (MESSAGES) |
 | `pieces` | pieces.py | which part of a version vector is asked for again |
 
@@ -87,7 +87,7 @@ class ReplicaLink:
         self._vector = vector
         self._own = own
         self._woken = woken
-        self.introduced = False  # the peer has told its whole vector
+        self.introduced = False  # the peer has announced its whole vector
         self.ahead: dict[str, None] = {}  # origins of which it claims more than we durably hold
         self.missing = 0  # messages of these that we do not durably hold
         self.progress = Progress(vector, self.wake)

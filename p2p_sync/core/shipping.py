@@ -149,8 +149,8 @@ class Shipping:
             self._announcing.know(name, end)
         n = self._vector.origins[name].n
         if progress.position(name) < n or end < n:
-            # Ship the rest; or the peer has it from elsewhere and was not told that we do, which
-            # `take` finds out.
+            # Ship the rest. Or the peer has it from elsewhere, and what we hold was not announced
+            # to it; `take` finds that out.
             progress.ready[name] = None
         else:
             progress.ready.pop(name, None)

@@ -1,18 +1,18 @@
 """The frames that keep the logs of our own nodes equal: HAVE, MESSAGES, PRUNE and GRAFT.
 
     HAVE      what the sender durably holds of each origin: the number of messages and the running
-              hash over them. The whole version vector at a link's opening (the last frame of it
-              is marked `last`), later the news. `next` marks the answer to `more`: the
-              index of the next entry of the vector, 0 at its end.
+              hash over them. When a link opens, the whole version vector (its last frame is
+              marked `last`), later the changes. `next` marks the answer to `more`: the index of
+              the next entry of the vector, 0 at its end.
     MESSAGES  runs of messages, each run a piece of one origin's log, without a gap.
-    PRUNE     "I get these origins from elsewhere: tell me by HAVE instead of shipping them."
+    PRUNE     "I get these origins from elsewhere: announce them by HAVE instead of shipping them."
     GRAFT     "Ship me these origins, from these positions on." `more` asks for a piece of the
-              vector again, from that index on: what was told at once was more than the sender
-              of GRAFT keeps of one peer's claims.
+              vector again, from that index on: it was more at a time than the sender of GRAFT
+              keeps of one peer's claims.
 
-Any of them may carry `have`, so that what is to be told rides along with what is sent anyway, and
-`ack`: a commit of the sender waits for copies, so the receiver tells soon (not within the usual
-second) once it durably holds what the frame names.
+Any of them may carry `have`, so that announcements ride along with what is sent anyway. Any may
+carry `ack`: a commit of the sender waits for copies, so the receiver announces soon (not within the
+usual second) that it durably holds what the frame names.
 
 `to_json` writes a frame; `from_dict`, which trusts nothing, reads one that is decoded.
 """

@@ -111,7 +111,7 @@ def suspicion(*told: int, dated: tuple[int, ...] = (), passed: float = 0.0, step
     `passed` seconds later, and after the clock was set on by `step` ms."""
     skew = Skew()
     for n, difference in enumerate(told):
-        skew.told(f"told {n}", NOW + difference, 1000.0)
+        skew.announced(f"told {n}", NOW + difference, 1000.0)
     for n, difference in enumerate(dated):
         skew.dated(f"dated {n}", NOW + difference, 1000.0)
     return skew.suspicion(NOW + int(1000 * passed) + step, 1000.0 + passed)[0]
@@ -150,7 +150,7 @@ def test_what_a_node_says_of_its_clock_counts_more_than_what_it_has_dated() -> N
     skew = Skew()
     for node in "ab":
         skew.dated(node, NOW + 9 * MINUTE, 1.0)
-        skew.told(node, NOW, 1.0)
+        skew.announced(node, NOW, 1.0)
         skew.dated(node, NOW + 9 * MINUTE, 1.0)
     assert skew.suspicion(NOW, 1.0) == (0, 0)
 

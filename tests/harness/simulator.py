@@ -619,7 +619,8 @@ class End:
             arrival += sim.rng.random() * wire.jitter
             self.arrival = arrival = max(self.arrival, arrival, wire.frozen)
         if sim.careful:
-            sim.trace(self.node, "->", self.other.node, describe(frame))
+            if sim.tracing:
+                sim.trace(self.node, "->", self.other.node, describe(frame))
             for name, (n, running) in getattr(frame, "have", {}).items():
                 assert self.node.hashes[name][n - 1] == running, "told, and not durable"
             frame = decode(encode(frame))  # type: ignore[arg-type]
