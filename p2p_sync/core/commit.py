@@ -10,7 +10,7 @@ from ..wire.frames import Message
 from ..wire.logframes import Entry
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Commit:
     """Messages of this node that were given their identities and are on their way to the disk.
 
