@@ -35,7 +35,7 @@ MAX_ADDRESSES: Count = 256
 """Addresses in one SOCKETS frame, and addresses that one remote host may add to the address book
 before any of them has worked."""
 
-MAX_LINKS_TOLD: Count = 64
+MAX_LINKS_NAMED: Count = 64
 """Ids of connected nodes in one SOCKETS frame."""
 
 MAX_ORIGINS_NAMED: Count = 2_500
@@ -74,14 +74,14 @@ NEVER: Seconds = float("inf")
 MAX_OUTBOX: Count = 256
 """Frames with addresses that wait for one peer's sender. A peer that lets more wait is cut."""
 
-MAX_TOLD: Count = 4 * MAX_ADDRESSES
+MAX_ADDRESSES_SENT: Count = 4 * MAX_ADDRESSES
 """Addresses that a node remembers as sent to one peer."""
 
-NEWS_PAUSE: Seconds = 3.0
-"""Peers are told of changed links after this time, so that short-lived links are not mentioned."""
+STATUS_PAUSE: Seconds = 3.0
+"""A node announces changed links after this time, so that it does not mention short-lived ones."""
 
-TOLD_JITTER: Seconds = 0.5
-"""Two nodes that were told of each other at the same moment wait for a random time up to this
+DIAL_JITTER: Seconds = 0.5
+"""Two nodes that learn each other's addresses at the same moment wait for a random time up to this
 before they dial; otherwise both would."""
 
 MANY_ADDRESSES: Count = 16
@@ -109,11 +109,12 @@ ONESELF_PAUSE: Seconds = 30.0
 """An address given by hand that leads to this node itself is resolved again this often: its name
 may lead to other nodes later."""
 
-FOUND_LASTS: Seconds = 600.0
+NODE_LASTS: Seconds = 600.0
 """A node that answered at an IP address and port is assumed to be there for this time."""
 
-SHED_PAUSE: Seconds = 60.0
-"""After a link was closed because one side has enough, its address is dialled after this time."""
+SURPLUS_PAUSE: Seconds = 60.0
+"""After a link was closed because one side has enough links, its address is dialled again after
+this time."""
 
 MAX_DIAL_SOURCES: Count = 1000
 """Remote hosts with a limit of their own on dials to the addresses that they have sent. Further

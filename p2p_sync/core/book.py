@@ -1,9 +1,16 @@
-"""The addresses that a node knows: what is known of each, when to dial it, which to forget.
+"""The address book: which addresses a node knows, what it knows of each, which it forgets.
 
-An address leads to one endpoint (an IP address with a port) or, if it has a host name, to several,
-which may belong to several nodes: one name may stand for a whole network.
+An address has one endpoint (an IP address and a port) or, with a host name, several, which may
+belong to several nodes: one name may stand for a whole network.
 
-Pure: time is an argument (seconds, of any steady clock), chance a generator that is passed in.
+- An address given by hand is never forgotten, and its range is not restricted.
+- Peers may add up to MAX_ADDRESSES addresses for each remote host that have never worked. They may
+  make this node dial STRANGERS_AT_ONCE such addresses in a row, then STRANGERS_A_MINUTE.
+- A full book drops addresses in this order: never worked and failing; never worked; worked once and
+  failing. It keeps those that work, those given by hand and those in use.
+- A learned address to which every dial has failed for GIVE_UP is forgotten.
+
+The methods take the time `now`: seconds of any monotonic clock. dialling.py decides what to dial.
 """
 
 from __future__ import annotations
@@ -16,17 +23,16 @@ from dataclasses import dataclass, field
 from ..address import is_local, is_named, place, site
 from ..errors import DialError
 from ..settings import (
-    FOUND_LASTS,
     GIVE_UP,
     MAX_ADDRESSES,
     MAX_DIAL_SOURCES,
     MAX_ENDPOINTS,
     MAX_KNOWN_ADDRESSES,
-    NEVER,
+    NODE_LASTS,
     ONESELF_PAUSE,
-    SHED_PAUSE,
     STRANGERS_A_MINUTE,
     STRANGERS_AT_ONCE,
+    SURPLUS_PAUSE,
     Settings,
 )
 
@@ -43,42 +49,35 @@ class Known:
     address: str
     # Given by hand: dialled whatever the count of links, and never forgotten.
     by_hand: bool = False
-    # It may lead to this machine: it was learned over loopback, or given by hand.
+    # It may be an address of this machine: it was learned over loopback, or given by hand.
     local: bool = False
-    # The peer that sent it: a node's id or a host.
+    # The peer that sent it: the id of a node, or a host.
     source: str = ""
-    # The id of the node of ours that was last found there.
+    # The id of the node that last answered there.
     node: str | None = None
-    # Dials and links that have failed or ended since one lasted.
+    # Dials that failed and links that ended since the last link that lasted.
     attempts: int = 0
     last_error: str = ""
     # When a node last answered there, and since when every dial has failed.
     worked: float | None = None
     failing: float | None = None
-    # The rest is not kept over a restart. It leads to this very node, and to no other.
+    # The fields below are not stored on disk. All its endpoints are this node itself.
     oneself: bool = False
     # The remote host of the peer that sent it.
     host: str = ""
     # When the last link with the node there ended.
     lost: float | None = None
-    # What it resolved to, the endpoint that worked last, and those that did not.
+    # Its endpoints, the one that worked last, and those that did not work.
     endpoints: tuple[Endpoint, ...] = ()
     best: Endpoint | None = None
     bad: set[Endpoint] = field(default_factory=set)
-    # The dial that is under way is not needed (see overlay.py), or it looks for further nodes
-    # behind a name that leads to a connected one.
-    probing: bool = False
-    further: bool = False
-    # It is dialled to find out whether a guest is there (see gossip.py), and known for
-    # nothing else.
-    check: bool = False
-    passing: bool = False
-    # When to look for such nodes again.
-    further_at: float = 0.0
+    # When to dial it again; and, if it is the name of a connected node, when to resolve it again,
+    # to look for further nodes behind it.
     next_try: float = 0.0
-    # The other end turned us down, or may not be dialled.
+    further_at: float = 0.0
+    # The peer rejected the last dial or link, or the address may not be dialled.
     refused: bool = False
-    # When it was learned, and then when its last dial or link began or ended.
+    # When it was learned; later, when its last dial or link began or ended.
     changed: float = 0.0
 
     def answered(self) -> None:
@@ -87,52 +86,45 @@ class Known:
 
     @property
     def stranger(self) -> bool:
-        """Whether there is nothing but a peer's word for it."""
+        """Whether only peers have named it, and it has never worked."""
         return self.worked is None and not self.by_hand
 
     @property
     def is_name(self) -> bool:
-        """Whether it has a host name, which has to be resolved and may lead to several nodes."""
+        """Whether it has a host name, which must be resolved and may belong to several nodes."""
         return is_named(self.address)
 
     @property
     def use(self) -> tuple[int, float]:
-        """How useful it is to remember it; of two the lesser goes first."""
+        """How useful it is; a full book drops the lowest first."""
         if self.worked is None:
             return (0 if self.failing is not None else 1), self.changed
         return (2 if self.failing is not None else 3), self.worked
 
 
-@dataclass
-class _Allowance:
-    """How many strangers a source may still have us dial."""
-
-    left: float
-    at: float
-
-
 class AddressBook:
-    """What is known, by address in its one form."""
+    """The known addresses of one node."""
 
     def __init__(self, settings: Settings, rng: random.Random) -> None:
-        self.known: dict[str, Known] = {}
-        self.by_hand: dict[str, Known] = {}  # those of them that were given by hand
-        self.revision = 0  # grows with each change that is to be kept soon
+        self.known: dict[str, Known] = {}  # by address
+        self.by_hand: dict[str, Known] = {}  # those given by hand
+        self.revision = 0  # grows with each change that should soon be on disk
         self._settings = settings
         self._rng = rng
         self._own: set[tuple[str, int]] = set()
-        # The ids of the nodes that were found at endpoints, this node's own among them, and when.
+        # The id of the node that last answered at an endpoint (it may be this node), and when.
         self._found: dict[Endpoint, tuple[str, float]] = {}
-        self._allowances: dict[str, _Allowance] = {}
+        # Remote host -> when it may again make this node dial STRANGERS_AT_ONCE strangers in a row.
+        self._rested_at: dict[str, float] = {}
 
     # -- learning and forgetting ----------------------------------------------------------------
 
     def add(self, address: str, now: float) -> Known:
-        """Remember `address`, given by hand: it is due at once, whatever came before."""
+        """Remember `address`, given by hand: it is due at once, however often it has failed."""
         self.revision += 1
         known = self.known.setdefault(address, Known(address, changed=now))
         if not known.by_hand:
-            known.node = None  # a peer may have lied: who is there is found out by a dial
+            known.node = None  # a peer may have lied: a dial finds out which node is there
         known.by_hand = known.local = True
         self.by_hand[address] = known
         known.next_try = now
@@ -141,9 +133,9 @@ class AddressBook:
         return known
 
     def restore(self, known: Known, now: float) -> None:
-        """Take back what was known before a restart; all of it is due.
+        """Add an address that was stored before a restart; it is due at once.
 
-        The time that this node was off does not count as time in which dials have failed.
+        The time during which this node was off does not count as a time of failed dials.
         """
         if self._settings.tls_alone and not (known.by_hand or known.address.startswith("wss:")):
             return
@@ -167,10 +159,10 @@ class AddressBook:
     ) -> None:
         """Remember addresses that a peer has sent, to be dialled `pause` seconds from now.
 
-        `source` is the id or host of the peer, for people; `host` is its remote host, by which
-        limits count. Loopback addresses are accepted over loopback only. When the book is full the
-        least useful address makes room, except for those `in_use`. A node that speaks TLS accepts
-        only TLS addresses.
+        `source` is the id or host of the peer, for people; `host` is its remote host, to which
+        limits apply. Loopback addresses are accepted over loopback only. A full book drops its
+        least useful addresses, but none `in_use`. A node that speaks only TLS accepts only TLS
+        addresses.
         """
         host = site(host or source)
         fit = [a for a in addresses if over_loopback or not is_local(a)]
@@ -196,7 +188,8 @@ class AddressBook:
             )
 
     def _make_room(self, count: int, in_use: Callable[[], Collection[str]]) -> int:
-        """Forget what is of little use, as far as needed; return the room, `count` at most."""
+        """Forget the least useful addresses until there is room for `count` more; return for how
+        many of them there is."""
         room = MAX_KNOWN_ADDRESSES - len(self.known)
         if room < count:
             keep = in_use()
@@ -213,22 +206,20 @@ class AddressBook:
         return max(0, min(room, count))
 
     def forget(self, known: Known) -> None:
-        """Forget an address, whoever gave it."""
+        """Forget an address, also one given by hand."""
         self.revision += 1
         self.known.pop(known.address, None)
         self.by_hand.pop(known.address, None)
 
     def moved(self, node: str, address: str, in_use: Callable[[], Collection[str]]) -> None:
-        """Note that `node` says to be at `address`: where it was found before is forgotten."""
+        """A node has announced its `address`: forget its other learned addresses."""
         for known in [known for known in self.known.values() if known.node == node]:
             if not (known.address == address or known.by_hand or known.address in in_use()):
                 self.forget(known)
 
     def is_oneself(self, address: str) -> None:
-        """Note that `address` leads to this very node, so that it is not dialled.
-
-        An address given by hand is not given up for it: see `oneself`.
-        """
+        """`address` is this node's own, so it is not dialled. One given by hand is still resolved
+        from time to time: see `oneself`."""
         if len(self._own) < MAX_KNOWN_ADDRESSES:
             self._own.add(place(address))
         if address in self.by_hand:
@@ -237,8 +228,8 @@ class AddressBook:
             self.known.setdefault(address, Known(address)).oneself = True
 
     def oneself(self, known: Known, now: float) -> None:
-        """Note that all endpoints of an address lead to this node; if it was given by hand, it is
-        resolved again later."""
+        """All endpoints of an address are this node's own. If it was given by hand, it is resolved
+        again after ONESELF_PAUSE."""
         if not known.oneself:
             known.changed = now
         known.oneself = True
@@ -247,84 +238,53 @@ class AddressBook:
         known.attempts, known.last_error = 0, ONESELF
         known.next_try = now + ONESELF_PAUSE * (0.75 + self._rng.random() / 2)
 
-    def names_oneself(self, addresses: frozenset[str]) -> bool:
-        """Return whether one of `addresses` is known to lead to this very node."""
-        return any(place(address) in self._own for address in addresses)
+    def has_own(self, places: frozenset[tuple[str, int]]) -> bool:
+        """Return whether one of `places` is known as this node's own."""
+        return not places.isdisjoint(self._own)
 
     # -- which node is where --------------------------------------------------------------------
 
     def found(self, endpoint: Endpoint, node: str, now: float) -> None:
-        """Note that the node with that id has answered at `endpoint`."""
+        """The node with that id has answered at `endpoint`."""
         self._found.pop(endpoint, None)
         self._found[endpoint] = node, now
         if len(self._found) > MAX_KNOWN_ADDRESSES:
             del self._found[next(iter(self._found))]
 
     def node_at(self, endpoint: Endpoint, now: float) -> str | None:
-        """Return the id of the node that has answered at `endpoint` lately."""
+        """Return the id of the node that answered at `endpoint` in the last NODE_LASTS seconds."""
         node, when = self._found.get(endpoint, (None, now))
-        return node if now < when + FOUND_LASTS else None
+        return node if now < when + NODE_LASTS else None
 
-    # -- which to dial --------------------------------------------------------------------------
+    # -- dialling -------------------------------------------------------------------------------
 
-    def pick(
-        self,
-        candidates: Iterable[Known],
-        room: int,
-        now: float,
-        fits: Callable[[Known], bool] = lambda known: True,
-    ) -> tuple[list[Known], float]:
-        """Return up to `room` of the candidates to dial now, and when to look again.
+    def take_allowance(self, known: Known, now: float) -> float:
+        """Count a dial to `known` against the limit of the host that sent it; return `now`.
 
-        Those that worked lately come first, else chance decides. `fits` is asked before one is
-        chosen.
+        If that host has reached its limit, nothing is counted, and the result is the time at which
+        the dial will be allowed. Addresses that have worked or were given by hand have no limit.
         """
-        ready: list[Known] = []
-        again = NEVER
-        for known in candidates:
-            if known.next_try <= now:
-                ready.append(known)
-            else:
-                again = min(again, known.next_try)
-        self._rng.shuffle(ready)
-        ready.sort(key=lambda known: known.worked is None or known.attempts > 0)
-        chosen: list[Known] = []
-        for known in ready:
-            if len(chosen) >= room:
-                break
-            if not fits(known):
-                continue
-            wait = self._spend(known.host, now) if known.stranger else 0.0
-            if wait:
-                again = min(again, now + wait)
-            else:
-                chosen.append(known)
-        return chosen, again
-
-    def _spend(self, source: str, now: float) -> float:
-        """Take one from the allowance of a host; with none left, return the seconds to wait."""
-        rate = STRANGERS_A_MINUTE / 60
-        if source not in self._allowances and len(self._allowances) >= MAX_DIAL_SOURCES:
-            for name, allowance in list(self._allowances.items()):
-                if allowance.left + (now - allowance.at) * rate >= STRANGERS_AT_ONCE:
-                    del self._allowances[name]
-            if len(self._allowances) >= MAX_DIAL_SOURCES:
-                source = ""  # so many at once share one
-        allowance = self._allowances.setdefault(source, _Allowance(STRANGERS_AT_ONCE, now))
-        allowance.left = min(STRANGERS_AT_ONCE, allowance.left + (now - allowance.at) * rate)
-        allowance.at = now
-        if allowance.left < 1.0:
-            return (1.0 - allowance.left) / rate
-        allowance.left -= 1.0
-        return 0.0
+        if not known.stranger:
+            return now
+        host = known.host
+        if host not in self._rested_at and len(self._rested_at) >= MAX_DIAL_SOURCES:
+            self._rested_at = {name: at for name, at in self._rested_at.items() if at > now}
+            if len(self._rested_at) >= MAX_DIAL_SOURCES:
+                host = ""  # further hosts share one limit
+        pause = 60.0 / STRANGERS_A_MINUTE
+        rested_at = max(now, self._rested_at.get(host, now))
+        allowed_at = rested_at - (STRANGERS_AT_ONCE - 1) * pause
+        if allowed_at > now:
+            return allowed_at
+        self._rested_at[host] = rested_at + pause
+        return now
 
     @staticmethod
     def may_dial(known: Known, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-        """Return those of the endpoints behind `known` that peers may make this node dial.
-
-        Raises DialError where there is none.
+        """Return those `endpoints` of an address that this node may dial: all if it was given by
+        hand, else those in ranges to which a peer may direct it. Raises DialError if none is left.
         """
-        allowed = tuple(end for end in endpoints if known.by_hand or _fit(end[0], known.local))
+        allowed = tuple(end for end in endpoints if known.by_hand or _is_safe(end[0], known.local))
         if not allowed:
             raise DialError(
                 "it leads to an address that peers may not have this node dial "
@@ -334,8 +294,8 @@ class AddressBook:
         return allowed
 
     def order(self, known: Known, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-        """Return the endpoints to try in one dial, in that order: the one that worked last comes
-        first, and those that have not worked come last."""
+        """Return up to MAX_ENDPOINTS of `endpoints` in the order in which one dial tries them: the
+        one that worked last is first, those that did not work are last."""
         chosen = list(endpoints)
         if len(chosen) > MAX_ENDPOINTS:
             numbers = sorted(self._rng.sample(range(len(chosen)), MAX_ENDPOINTS))
@@ -344,43 +304,37 @@ class AddressBook:
         chosen.sort(key=lambda endpoint: (endpoint != known.best, endpoint in known.bad))
         return tuple(chosen[:MAX_ENDPOINTS])
 
-    # -- what came of it ------------------------------------------------------------------------
+    # -- results --------------------------------------------------------------------------------
 
     def worked(self, known: Known, now: float) -> None:
-        """Note that a node has answered there."""
+        """A node has answered at an address."""
         self.revision += known.worked is None
         known.worked = now
 
     def failed(
         self, known: Known, error: str, now: float, refused: bool = False, linked: bool = True
     ) -> None:
-        """Note that a dial has failed, and when to try again.
+        """A dial has failed: back off, or forget the address.
 
-        `linked`: this node has links. While it has none the fault may be its own, so an address
-        that has worked before is not given up then.
+        `linked`: this node has links. While it has none, its own network may be down, so it keeps
+        an address that has worked before.
         """
         if known.failing is None or (known.worked is not None and not linked):
             known.failing = now
         known.refused = refused
-        self._back_off(known, error, now)
+        self.back_off(known, error, now)
         if not known.by_hand and now - known.failing >= GIVE_UP:
             self.forget(known)
 
-    def ended(self, known: Known, reason: str, now: float, lasted: bool) -> None:
-        """Note that a link that came of a dial has ended; one that `lasted` counts as good."""
-        if lasted:
-            known.attempts = 0
-        self._back_off(known, reason, now)
-
-    def later(self, known: Known, reason: str, now: float) -> None:
-        """Note that one of both sides has enough links: the next try comes in a minute."""
+    def rest(self, known: Known, reason: str, now: float) -> None:
+        """A link was closed because one side has enough links: wait SURPLUS_PAUSE."""
         known.last_error = reason
         known.changed = now
-        known.next_try = now + SHED_PAUSE * (0.75 + self._rng.random() / 2)
+        known.next_try = now + SURPLUS_PAUSE * (0.75 + self._rng.random() / 2)
 
-    def _back_off(self, known: Known, reason: str, now: float) -> None:
-        """Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter"): a
-        random time from the first pause to twice, four times ... as much, up to the longest."""
+    def back_off(self, known: Known, reason: str, now: float) -> None:
+        """Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter"): wait
+        a random time between the first pause and 2, 4, 8 ... times that, up to the longest."""
         known.last_error = reason
         known.changed = now
         known.attempts += 1
@@ -389,8 +343,9 @@ class AddressBook:
         known.next_try = now + first + (most - first) * self._rng.random()
 
 
-def _fit(host: str, local: bool) -> bool:
-    """Return whether a peer's word may lead us to the IP address `host`."""
+def _is_safe(host: str, local: bool) -> bool:
+    """Return whether a peer may make this node dial the IP address `host`. `local`: loopback is
+    allowed."""
     ip = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped

@@ -1,16 +1,17 @@
 """The core: every decision of a node, behind one interface.
 
-Events go in: a link opens, says something or ends; somebody commits; the disk has stored something
-or has failed; time passes. Effects come out (see effects.py). In between there is no thread, lock,
-socket, file, clock or randomness: the simulator runs the same core in virtual time.
+Events go in: a link opens, brings a frame or ends; a message is committed; the disk has stored
+messages or has failed; time passes. Effects come out (see effects.py). The core has no thread,
+lock, socket, file, clock or randomness of its own: the simulator runs it in virtual time.
 
 | part | file | decides |
 |---|---|---|
 | `links` | links.py | what an opening, an introduction, a fault and an end mean |
-| `overlay` | overlay.py | which address to dial, which link stays, which is closed |
+| `overlay` | overlay.py | which node a peer is, which link stays, which is closed |
 | | gossip.py | which addresses are sent to which peer |
 | | originals.py | which messages an original node gets |
-| `book` | book.py | what is known of addresses, and when to try which |
+| `dialling` | dialling.py | which address to dial, when, and what the result means |
+| `book` | book.py | which addresses are known, and what is known of each |
 | `exchange` | exchange.py | what becomes of a frame about the log, and what a peer gets next |
 | `replica` | replica.py | what is new, what is missing, which link to ask for it |
 | `commits` | commits.py | what is on its way to the disk |
@@ -26,7 +27,6 @@ import random
 from collections.abc import Iterable, Sequence
 
 from ..codes import GOING_AWAY, NORMAL
-from ..errors import DialError
 from ..settings import (
     CLOCK_PAUSE,
     HANDED_LINKS,
@@ -39,10 +39,10 @@ from ..settings import (
 )
 from ..wire.frames import Frame, Ignored, Sockets
 from ..wire.logframes import LOG_FRAMES, Run, Vector
-from .book import Endpoint, Known
+from .book import Known
 from .commits import Commits
 from .dates import Dates
-from .effects import DIAL_FAILED, REFUSED, UNNEEDED, Dial, Effects, Keep, Note
+from .effects import Effects, Keep
 from .exchange import Exchange
 from .links import Links
 from .overlay import Overlay
@@ -71,9 +71,10 @@ class Core:
         `wall`, what this machine's clock shows (both in ms since the epoch).
         """
         self._turn = turn = Turn(wall=wall)
-        self.overlay = Overlay(node, start, settings, port, turn.effects, rng)
-        self.book = self.overlay.book
+        self.overlay = Overlay(turn, node, start, settings, port, rng)
         self.peers = self.overlay.peers
+        self.book = self.overlay.book
+        self.dialling = self.overlay.dialling
         self.replica = Replica(f"{node}-{start}", vector, rng)
         self.dates = Dates(newest, wall, turn.effects)
         self.links = Links(turn, self.overlay, self.replica, settings)
@@ -82,10 +83,10 @@ class Core:
             turn, self.replica, self.overlay.originals, self.links, self.commits, self.dates
         )
         self.transactions = 0  # that the disk has stored since the start
-        # When to look whether an origin that waits for the clock may go on: nobody says when the
-        # clock is corrected.
+        # When to check whether an origin that waits for the clock may go on: nothing reports that
+        # the clock was corrected.
         self._clock_at = -NEVER
-        self._kept = -1  # the revision of the address book that is written down
+        self._kept = -1  # the revision of the address book that is on disk
         self._keep_at = -NEVER
 
     # -- turns ----------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ class Core:
         self.commits.stored(runs)
         for peer in self.peers:
             if peer.original:
-                self._turn.effects.woken[peer] = None
+                self._turn.effects.wake(peer)
         self.exchange.note_caught_up()
         self._turn.changed.add(ARRIVAL)
         if sum(run.count for run in runs) <= HANDED_MESSAGES:
@@ -175,52 +176,23 @@ class Core:
     # -- addresses ------------------------------------------------------------------------------
 
     def connect(self, address: str) -> None:
-        """Somebody gives an address by hand."""
+        """An address is given by hand."""
         self.book.add(address, self.now)
         self._turn.look()
 
     def forget(self, addresses: Iterable[Known], peers: Iterable[Peer]) -> None:
-        """Somebody wants addresses forgotten, and the links to the peers there closed."""
+        """Forget addresses, and close the links to the peers there."""
         for known in addresses:
             self.book.forget(known)
         for peer in peers:
             self._turn.effects.close(peer, NORMAL, "this node was told to forget it")
         self._turn.look()
 
-    def resolved(self, address: str, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-        """Return which endpoints behind an address to dial, in that order; none: the dial is over.
-        Raises DialError where this node may not dial them; then call `dial_failed`."""
-        chosen = self.overlay.resolved(address, tuple(endpoints), self.now)
-        if not chosen:
-            text = f"not dialled: {address} leads to this node or a connected peer"
-            self._turn.effects.add(Note(UNNEEDED, text, address, UNNEEDED, address))
-        self._turn.look()
-        return chosen
-
-    def dial_failed(self, address: str, error: DialError) -> None:
-        """A dial has come to nothing, or has reached this very node."""
-        note: Note | None = None
-        if error.oneself:
-            self.overlay.reached_oneself(address, error.oneself, self.now)
-            text = f"not dialled again: {address} leads to this node itself"
-            note = Note(UNNEEDED, text, address, UNNEEDED, address)
-        elif self.overlay.failed(address, str(error), self.now, error.refused):
-            known = self.book.known.get(address)
-            node = known.node if known else None
-            name = f"{address} ({node[:8]})" if node else address
-            kind = REFUSED if error.refused else DIAL_FAILED
-            note = Note(
-                kind, f"dialling {name} failed: {error}", address, str(error), address, node
-            )
-        if note:
-            self._turn.effects.add(note)
-        self._turn.look()
-
     # -- time -----------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Do what has become due by time. Called not later than `deadline`."""
-        turn, overlay, catch_up = self._turn, self.overlay, self.replica.catch_up
+        """Do all that is due. Called at `deadline`, or earlier."""
+        turn, catch_up = self._turn, self.replica.catch_up
         now = turn.now
         catch_up.tick(now)
         for link in catch_up.stalled(now):
@@ -231,11 +203,7 @@ class Core:
             catch_up.clock_at(turn.wall + MAX_EARLY_MS, now)
             self._clock_at = now + CLOCK_PAUSE
         if now >= turn.look_at:
-            addresses, again = overlay.due(now)
-            for address in addresses:
-                turn.effects.add(Dial(address, overlay.dial(address, now)))
-            news = overlay.news(now)
-            turn.look_at = now if addresses else min(again, news)
+            turn.look_at = self.overlay.tick()
         if now >= self._keep_due():
             self._kept = self.book.revision
             self._keep_at = now + KEEP_SOON
@@ -252,8 +220,8 @@ class Core:
         return self._keep_at + (0.0 if self.book.revision != self._kept else KEEP_RARELY)
 
     def stop(self) -> None:
-        """Let no further commit in, and close all links. The writer stores what waits for it; what
-        is left then is given up."""
+        """Reject further commits, and close all links. The writer still stores what is in its
+        queue; commits that are left after that fail."""
         self._turn.stopped = True
         for peer in self.peers:
             self._turn.effects.close(peer, GOING_AWAY, "this node stops")

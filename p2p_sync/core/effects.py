@@ -37,7 +37,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Tell those who wait for a commit that it is on disk, or why it will not be."""
+    """Settle a commit: it is on disk, or will not be because of `error`."""
 
     commit: Commit
     error: Exception | None = None
@@ -45,12 +45,12 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something for the journal, and so for people.
+    """An entry for the journal, which people read.
 
     `kind` is one of the constants below, or the kind of a fault (see faults.py). `text` is a
-    sentence. `address` and `node` say which peer it is about, as far as they are known. A note with
-    a `reason` is about a failure that may repeat: the journal sums up those with the same `about`
-    and reason. A note without one is counted against what `about`, a host, may cause.
+    sentence. `address` and `node` name the peer, as far as it is known. A note with a `reason`
+    reports a failure that may repeat: the journal counts those with the same `about` and reason. A
+    note without one counts towards the limit on notes about one host, `about`.
     """
 
     kind: str
@@ -99,22 +99,26 @@ class Effects:
         """Add an effect."""
         self.others.append(effect)
 
-    def tell(self, peer: Peer, frame: Sockets) -> None:
-        """Have `frame` sent to a peer, after those before it. A peer that takes none is cut."""
+    def wake(self, peer: Peer) -> None:
+        """Wake the sender of a peer, which has something to take."""
+        self.woken[peer] = None
+
+    def send(self, peer: Peer, frame: Sockets) -> None:
+        """Send `frame` to a peer, after those before it. A peer that takes none is cut."""
         if len(peer.outbox) >= MAX_OUTBOX:
             peer.leaving = True
             self.add(Close(peer, 0, "too much waited to be sent to it", cut=True))
             return
         peer.outbox.append(frame)
-        self.woken[peer] = None
+        self.wake(peer)
 
     def close(self, peer: Peer, code: int, reason: str) -> None:
-        """Close the link to a peer, which does not count any more from now on."""
+        """Close the link to a peer; from now on the peer no longer counts."""
         peer.leaving = True
         self.add(Close(peer, code, reason))
 
     def take(self) -> Effects:
-        """Return what has gathered, and begin anew."""
+        """Return the effects, and start with none."""
         taken = Effects(self.woken, self.others)
         self.woken, self.others = {}, []
         return taken

@@ -1,12 +1,12 @@
-"""Which addresses are sent to which peer.
+"""Address gossip: which addresses, and which facts about this node, are sent to which peer.
 
-Addresses of nodes are sent that this node is connected with, whichever side dialled; never one that
-this node has failed to dial, and loopback addresses over loopback only.
+A node sends the addresses of the nodes that it is connected with, whichever side dialled. It never
+sends one that it has failed to dial, and sends loopback addresses over loopback only.
 
-Two nodes of ours notice a second link between them and close it, so they may get each other's
-addresses freely. An original cannot notice. One that we have dialled is told no address. One that
-has dialled us is told those of our nodes, at the opening and as they join, for nobody knows where
-it could be dialled. If it has dialled several of ours, the first of them tells it the addresses.
+Two nodes of ours notice a second link between them and close it, so each may get the other's
+address at any time. An original cannot notice that. A leaf (see originals.py) is sent no address. A
+guest is sent those of our nodes when its link opens and when nodes join, because nobody knows where
+it could be dialled. If it has dialled several of our nodes, the first of them sends the addresses.
 """
 
 from __future__ import annotations
@@ -15,168 +15,154 @@ import random
 from dataclasses import replace
 
 from ..address import is_local, place
-from ..settings import MAX_ADDRESSES, MAX_LINKS_TOLD, MAX_TOLD, NEVER, NEWS_PAUSE, Settings
+from ..settings import (
+    MAX_ADDRESSES,
+    MAX_ADDRESSES_SENT,
+    MAX_LINKS_NAMED,
+    NEVER,
+    STATUS_PAUSE,
+    Settings,
+)
 from ..wire.frames import Sockets
 from .book import AddressBook
-from .effects import Effects
 from .originals import Originals
-from .peer import Peer, count
+from .peer import Peer, Place, Status, count
+from .turn import Turn
 
 
 class Gossip:
-    """What the peers of one node are told, and were told. Part of the overlay."""
+    """The SOCKETS frames that one node sends."""
 
     def __init__(
         self,
+        turn: Turn,
         own: Sockets,
         peers: dict[Peer, None],
         book: AddressBook,
         originals: Originals,
         settings: Settings,
-        effects: Effects,
         rng: random.Random,
     ) -> None:
-        """`own` says which node this is; the others are shared with the overlay."""
+        """`own` says which node this is; the others are shared with the rest of the core."""
+        self._turn = turn
         self._own = own
         self._peers = peers
         self._book = book
         self._originals = originals
         self._settings = settings
-        self._effects = effects
         self._rng = rng
-        self._news_at = NEVER
+        self._announce_at = NEVER
 
     def greet(self, peer: Peer) -> None:
-        """Send our opening frame.
-
-        A peer that we have dialled may be an original: it gets addresses once it is known as ours.
-        """
-        peer.greeted = True
-        self._tell(peer, [] if peer.known else self._opening_addresses(peer))
+        """Send our opening frame, unless it was sent before."""
+        if not peer.greeted:
+            peer.greeted = True
+            self._send(peer, self._opening_addresses(peer))
 
     def introduced(self, peer: Peer) -> None:
-        """Note that `peer` is known for what it is; tell the peers that should know."""
-        peer.introduced = True
-        if peer.ours:
-            self._introduced_ours(peer)
-            return
+        """A peer is introduced: send its address to others, and theirs to it."""
+        addresses = []
+        gets_addresses = self._gets_addresses(peer)
         for other in self._peers:
-            if other.introduced and other.ours:
-                self._tell_guest(peer, other)
+            if not other.introduced or other.node == peer.node:
+                continue
+            if not other.enough and self._may_send(peer, other) and self._gets_addresses(other):
+                self._send(other, [str(peer.address)])
+            if gets_addresses and self._may_send(other, peer):
+                addresses.append(str(other.address))
+        if addresses or (peer.ours and _lacks_originals(peer, self._status())):
+            self._send(peer, addresses)
 
-    def news(self, now: float) -> float:
-        """Tell our nodes where our links lead to, as far as that has changed and is due. Return
-        when to ask again.
+    def announce(self) -> float:
+        """Send this node's status to the nodes of ours that were sent another one, as far as that
+        is due; return when the rest is.
 
-        What concerns originals is told at once, for until then messages may show twice there.
+        Changed links may wait for STATUS_PAUSE. Changed originals may not: until all nodes know
+        where they are, messages may show twice there.
         """
-        links = self._links()
+        now, status = self._turn.now, self._status()
         stale = [
             peer
             for peer in self._peers
-            if peer.introduced and peer.ours and not peer.leaving and peer.told_links != links
+            if peer.introduced and peer.ours and not peer.leaving and peer.sent_status != status
         ]
+        due = now >= self._announce_at
         for peer in stale:
-            if peer.told_links and peer.told_links[2:] != links[2:]:
-                self._tell(peer, [])
-        stale = [peer for peer in stale if peer.told_links != links]
-        if not stale:
-            self._news_at = NEVER
-        elif now >= self._news_at:
-            self._news_at = NEVER
-            for peer in stale:
-                self._tell(peer, [])
-        elif self._news_at == NEVER:
-            self._news_at = now + NEWS_PAUSE
-        return self._news_at
+            if due or _lacks_originals(peer, status):
+                self._send(peer, [])
+        waits = any(peer.sent_status != status for peer in stale)
+        self._announce_at = min(self._announce_at, now + STATUS_PAUSE) if waits else NEVER
+        return self._announce_at
 
-    def rest(self, peer: Peer) -> None:
-        """Tell a peer of ours, whose link is shed, the addresses that it was not told."""
-        news = [
+    def send_rest(self, peer: Peer) -> None:
+        """Send a peer, whose link is about to be closed, the addresses that it was not sent."""
+        rest = [
             str(other.address)
             for other in self._peers
-            if other.introduced and other.node != peer.node
-            if self._spreads(other, peer) and other.address not in peer.told
+            if other.introduced and other.node != peer.node and self._may_send(other, peer)
         ]
-        if news:
-            self._tell(peer, news)
+        if rest:
+            self._send(peer, rest)
 
     def _opening_addresses(self, peer: Peer) -> list[str]:
-        """Return the addresses that the opening frame to a peer that has dialled us holds."""
-        if not peer.ours and self._covered(peer):
+        """Return the addresses in the opening frame to a peer."""
+        if not self._gets_addresses(peer):
             return []
-        listed = peer.lists
+        listed: frozenset[Place] = frozenset() if peer.ours else peer.lists
         return [
             str(other.address)
             for other in self._peers
-            if other.introduced and other is not peer and self._spreads(other, peer)
-            if peer.ours or place(str(other.address)) not in listed
+            if other.introduced and other is not peer and self._may_send(other, peer)
+            if place(str(other.address)) not in listed
         ]
 
-    def _spreads(self, other: Peer, to: Peer) -> bool:
-        """Return whether the address of `other`, if it has one, may be sent to the peer `to`."""
-        if other.address is None or other.leaving or not other.ours:
-            return False
-        if is_local(other.address) and not to.over_loopback:
-            return False
-        known = self._book.known.get(other.address)
-        return other.known is not None or known is None or known.failing is None
-
-    def _covered(self, peer: Peer) -> bool:
-        """Return whether another node of ours sends a guest the addresses."""
-        return any(
+    def _gets_addresses(self, peer: Peer) -> bool:
+        """Return whether a peer is sent addresses by this node. A peer that this node has dialled
+        gets none until it is known as ours, and a guest none if another of our nodes sends them."""
+        if peer.ours or peer.known:
+            return peer.ours
+        return not any(
             other.ours and other.address and place(other.address) in peer.lists
             for other in self._peers
         )
 
-    def _introduced_ours(self, peer: Peer) -> None:
-        news: list[str] = []
-        for other in self._peers:
-            if not other.introduced or other.node == peer.node:
-                continue
-            if other.original:
-                self._tell_guest(other, peer)
-                continue
-            news_to = not other.enough and peer.address not in other.told
-            if news_to and self._spreads(peer, other):
-                self._tell(other, [str(peer.address)])
-            if self._spreads(other, peer) and other.address not in peer.told:
-                news.append(str(other.address))
-        if news or peer.told_links is None or peer.told_links[2:] != self._links()[2:]:
-            self._tell(peer, news)
+    def _may_send(self, other: Peer, to: Peer) -> bool:
+        """Return whether the peer `to` may get the address of `other`, and has not got it yet."""
+        if other.address is None or other.leaving or not other.ours:
+            return False
+        if other.address in to.sent_addresses or (is_local(other.address) and not to.over_loopback):
+            return False
+        known = self._book.known.get(other.address)
+        return other.known is not None or known is None or known.failing is None
 
-    def _tell_guest(self, original: Peer, ours: Peer) -> None:
-        """Tell a guest where one of ours is, unless it knows or another node tells it."""
-        told = ours.address in original.told or self._covered(original)
-        if not (original.known or told) and self._spreads(ours, original):
-            self._tell(original, [str(ours.address)])
-
-    def _tell(self, peer: Peer, addresses: list[str]) -> None:
-        """Send `addresses` to `peer`, and note that it has them."""
-        opening = peer.told_links is None
+    def _send(self, peer: Peer, addresses: list[str]) -> None:
+        """Send a peer `addresses`, and this node's status."""
+        opening = peer.sent_status is None
         if len(addresses) > MAX_ADDRESSES:
             addresses = self._rng.sample(addresses, MAX_ADDRESSES)
-        if len(peer.told) > MAX_TOLD:
-            peer.told.clear()
-        peer.told.update(addresses)
-        enough, links, leaves, guests = self._links()
+        if len(peer.sent_addresses) > MAX_ADDRESSES_SENT:
+            peer.sent_addresses.clear()
+        peer.sent_addresses.update(addresses)
+        status = self._status()
         if not peer.ours:
-            leaves = guests = ()  # an original may read it
-        peer.told_links = enough, links, leaves, guests
+            status = status._replace(leaves=(), guests=())  # it may be an original, which reads it
+        peer.sent_status = status
         frame = replace(
             self._own,
             addresses=tuple(addresses),
             link=peer.dial if peer.known and opening else 0,
-            enough=enough,
-            links=links,
-            leaves=leaves,
-            guests=guests,
+            **status._asdict(),
         )
-        self._effects.tell(peer, frame)
+        self._turn.effects.send(peer, frame)
 
-    def _links(self) -> tuple[bool, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        """Return whether we have links enough, the ids of the nodes that they lead to, and where
-        leaves and guests are."""
+    def _status(self) -> Status:
+        """Return what SOCKETS says of this node now."""
         enough = count(self._peers) >= self._settings.target_links
         ids = {str(peer.node) for peer in self._peers if peer.ours and not peer.leaving}
-        return (enough, tuple(sorted(ids)[:MAX_LINKS_TOLD]), *self._originals.places())
+        return Status(enough, tuple(sorted(ids)[:MAX_LINKS_NAMED]), *self._originals.places())
+
+
+def _lacks_originals(peer: Peer, status: Status) -> bool:
+    """Return whether a peer was sent other leaves or guests than those in `status`."""
+    sent = peer.sent_status
+    return sent is None or (sent.leaves, sent.guests) != (status.leaves, status.guests)

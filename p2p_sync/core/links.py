@@ -1,12 +1,12 @@
-"""What happens on links: they open, the other end introduces itself, it breaks a rule, they end.
+"""The life of a link: it opens, the peer introduces itself, it breaks a rule, the link ends.
 
-A peer goes through these states, which people are told of once each:
+A peer goes through these states. Each is reported to people once.
 
-    open        there is a link, and nothing is known of the other end
-    linked      it has introduced itself as a node of ours, or has kept silent for so long that it
-                must be an original
-    joined      it goes on talking after that. A second link to the same node, which one side closes
-                at once, joins nobody
+    open        the link is open, and the peer is unknown
+    linked      it has introduced itself as a node of ours, or was silent for so long that it must
+                be an original
+    joined      it has sent something after that. So a second link to the same node, which one side
+                closes at once, is not reported
     left        its last link has ended
 """
 
@@ -34,7 +34,7 @@ class Links:
 
     def __init__(self, turn: Turn, overlay: Overlay, replica: Replica, settings: Settings) -> None:
         self.faults: Counter[str] = Counter(dict.fromkeys(KINDS, 0))  # of peers, by kind
-        self.carried = (0, 0)  # bytes that links which have ended had sent and received
+        self.carried = (0, 0)  # bytes that closed links have sent and received
         self._turn = turn
         self._overlay = overlay
         self._replica = replica
@@ -45,8 +45,8 @@ class Links:
         return peer in self._overlay.peers
 
     def room_for(self, host: str) -> str:
-        """Return why there is no room for one more accepted link of a remote host; nothing if
-        there is. Links in the spare places are told addresses and closed."""
+        """Return why there is no room for one more connection of a remote host, or "" if there is.
+        A peer in a spare place is sent addresses, and its link is closed."""
         hosts = [site(peer.remote[0]) for peer in self._overlay.peers if not peer.known]
         settings = self._settings
         if len(hosts) >= settings.max_peers + SPARE_PEERS:
@@ -67,11 +67,11 @@ class Links:
         proved: str | None = None,
         arrival: int = 0,
     ) -> Peer:
-        """A link is open: return the record of its other end.
+        """A link is open: return the record of its peer.
 
-        `link` is the shell's and is only kept. `dialled` is the address that this node dialled
-        (None: it accepted the link) and `dial` the number of that dial. `proved` is the node id
-        that the other end has proved, where the network has a secret. `arrival` is the number of
+        `link` belongs to the shell and is only stored. `dialled` is the address that this node
+        dialled (None: it accepted the link), and `dial` the number of that dial. `proved` is the
+        node id that the peer has proved, if the network has a secret. `arrival` is the number of
         the last arrival in the log.
         """
         turn = self._turn
@@ -79,7 +79,7 @@ class Links:
         peer = Peer(link, known, dial, remote, turn.now, proved)
         peer.arrival, peer.since = arrival, turn.wall
         if known:
-            self._overlay.dialled(peer, turn.now)
+            self._overlay.dialled(peer)
         else:
             self._overlay.accepted(peer, local)
         if turn.stopped:
@@ -88,15 +88,15 @@ class Links:
         return peer
 
     def greet(self, peer: Peer) -> None:
-        """The other end of an accepted link has said nothing for `greeting_pause` seconds."""
+        """The peer of an accepted link has sent nothing for `greeting_pause` seconds."""
         if peer in self:
-            self._overlay.greet(peer)
+            self._overlay.gossip.greet(peer)
 
     def silent(self, peer: Peer) -> None:
-        """A peer has said nothing for `introduction_timeout` seconds, or something that no node of
-        ours says first: it is an original, unless it has proved that it is none."""
+        """A peer has sent nothing for `introduction_timeout` seconds, or something that no node of
+        ours sends first: it is an original, unless it has proved the id of a node."""
         if peer in self and not peer.proved:
-            self._overlay.not_ours(peer, self._turn.now)
+            self._overlay.silent(peer)
             self._linked(peer)
             self.joined(peer)
             self._turn.look()
@@ -112,7 +112,7 @@ class Links:
         if peer.proved and frame.node != peer.proved:
             raise ProtocolError(POLICY_VIOLATION, "the id is not the one that was proved")
         first = not peer.introduced
-        self._overlay.hello(peer, frame, self._turn.now)
+        self._overlay.received(peer, frame)
         if not first and len(frame.addresses) > MANY_ADDRESSES:
             self.fault(peer, "addresses", "it sends many addresses again and again")
         if peer.node and not peer.log and not peer.leaving:
@@ -125,10 +125,10 @@ class Links:
         return first
 
     def joined(self, peer: Peer) -> None:
-        """A peer goes on talking after it has introduced itself."""
+        """A peer has sent something after it has introduced itself."""
         if peer.joined or not peer.introduced or peer.leaving:
             return
-        # The first of two links may be about to end: the peer stays, and joins only once.
+        # If the first of two links is about to end, the peer stays: it joins only once.
         known = any(other.joined and _leads_to(other, peer) for other in self._overlay.peers)
         peer.joined = True
         if not known:
@@ -137,7 +137,7 @@ class Links:
             self._note(JOINED, f"{_where(peer)} connected: {kind}, {way}", peer)
 
     def fault(self, peer: Peer, kind: str, sentence: str, times: int = 1) -> None:
-        """A peer did something wrong; a violation closes its link."""
+        """A peer did something wrong. If that violates the protocol, its link is closed."""
         self.faults[kind] += times
         about = f"{kind} {peer.node or peer.remote[0]}"
         self._note(kind, f"from {peer.name}: {sentence}", peer, about, sentence)
@@ -152,15 +152,15 @@ class Links:
         fault: str = "",
         volume: tuple[int, int] = (0, 0),
     ) -> None:
-        """A link has ended for `reason`, after it has carried that `volume` (bytes sent, received).
+        """A link has ended for `reason`; it has carried `volume` bytes (sent, received).
 
-        `code` is that of the CLOSE that began the end, and `fault` the kind of fault that this side
-        ended it for, if it did.
+        `code` is that of the CLOSE that began the end. `fault` is the kind of fault, if this node
+        has closed the link for one.
         """
         self.carried = self.carried[0] + volume[0], self.carried[1] + volume[1]
         if fault:
             self.faults[fault] += 1
-        self._overlay.closed(peer, reason, self._turn.now, code)
+        self._overlay.closed(peer, reason, code)
         if peer.log:
             self._replica.close(peer.log, self._turn.now)
         self._note_end(peer, reason, code)
@@ -168,7 +168,7 @@ class Links:
         self._turn.look()
 
     def _note_end(self, peer: Peer, reason: str, code: int | None) -> None:
-        """Tell people that a link has ended, and that a peer has left."""
+        """Report that a link has ended and, if it was the last one, that the peer has left."""
         others = [other for other in self._overlay.peers if _leads_to(other, peer)]
         heir = next((other for other in others if other.joined or not other.leaving), None)
         if peer.joined and heir:
@@ -184,7 +184,7 @@ class Links:
         self._note(ENDED, text, peer, failing or peer.remote[0], reason if failing else "")
 
     def _linked(self, peer: Peer) -> None:
-        """The other end is known for what it is; the first time people are told, if it stays."""
+        """A peer has introduced itself: report it once, if the link stays."""
         if peer.leaving or peer.linked:
             return
         peer.linked = True
@@ -199,7 +199,7 @@ class Links:
 
 
 def _leads_to(other: Peer, peer: Peer) -> bool:
-    """Return whether another link leads to the same node, though it may not have joined yet."""
+    """Return whether another link leads to the same node, even if that has not joined yet."""
     if other is peer:
         return False
     if peer.node and other.node == peer.node:
@@ -208,5 +208,5 @@ def _leads_to(other: Peer, peer: Peer) -> bool:
 
 
 def _where(peer: Peer) -> str:
-    """Return where a peer is, as far as it is known: what names it in the table of peers."""
+    """Return what the table of peers calls a peer: its address, as far as it is known."""
     return peer.dialled or peer.address or peer.name

@@ -1,22 +1,24 @@
-"""Original nodes in the mesh: each message is shown once there.
+"""Original nodes in the mesh: each shows every message once.
 
-An original node has no id, relays nothing, and cannot notice a second link to the same node. So it
-matters who dialled:
+An original has no id, relays nothing, and cannot notice a second link to the same node. So it
+matters which side dialled:
 
-- An original that this node has dialled is a *leaf*. It is told no addresses, so it links with
+- A *leaf* is an original that this node has dialled. It is sent no addresses, so it connects to
   nobody because of us. Over that one link it gets every new message: those of this node, those of
-  other nodes, and those that nodes of ours have got from other originals.
-- An original that has dialled this node is a *guest*. It is told the addresses of our nodes (see
-  gossip.py), dials them, and gets from each node that node's own messages, and those of its leaves.
+  other nodes, and those that our nodes have got from other originals.
+- A *guest* is an original that has dialled this node. It is sent the addresses of our nodes (see
+  gossip.py) and dials them. Each node sends it its own messages, and those of its leaves.
 
-Several nodes may be linked with one original. So each tells its peers where its leaves are, and
-where guests are whose address it knows. Of several nodes with one leaf each sends its own
-messages, and the one with the smallest id sends all others. An original's SOCKETS lists what it has
-dialled: it gets no message of a node or an original that it lists.
+Several nodes may be connected with one original. So each node announces where its leaves are, and
+where its guests are if it knows that. Each sends a shared leaf its own messages; the node with the
+smallest id sends it all others. An original's first frame lists the addresses that it has dialled:
+it gets no message of a node or an original that it lists.
 
-When a guest comes from the host of a leaf (this node's or a peer's), it may be the same original.
-This node then dials the address of the leaf once more: an original lists what it has dialled, so
-if this node is listed, the guest is there, and this node gives up its own dial.
+A guest does not say where it accepts peers. If it comes from the host of a leaf (of this node or of
+a peer), it may be that leaf, and would get messages twice. So this node *checks* the leaf: it dials
+it once more, at most once in `redial_longest` seconds, and reads what it lists. If it lists this
+node, the guest is at that address, and this node closes its own links to it. Every check starts and
+ends in this file; dialling.py only keeps its result out of the address book.
 """
 
 from __future__ import annotations
@@ -25,117 +27,145 @@ from collections.abc import Iterable
 
 from ..address import Address, place
 from ..codes import NORMAL
-from ..settings import MAX_ADDRESSES
+from ..settings import MAX_ADDRESSES, NEVER, Settings
 from ..wire.frames import Message, Sockets
-from .book import AddressBook
+from .book import AddressBook, Known
 from .deduplication import node_of
-from .effects import Effects
-from .peer import Peer, Place
+from .dialling import Dialling
+from .peer import CHECK, Peer, Place
+from .turn import Turn
 
 
 class Originals:
-    """Which original is where, and which messages it gets. Part of the overlay."""
+    """Which original is where, and which messages it gets."""
 
     def __init__(
-        self, node: str, peers: dict[Peer, None], book: AddressBook, effects: Effects
+        self,
+        turn: Turn,
+        node: str,
+        peers: dict[Peer, None],
+        book: AddressBook,
+        dialling: Dialling,
+        settings: Settings,
     ) -> None:
-        """`node` is this node's id; `peers`, `book` and `effects` are shared with the overlay."""
+        """`node` is this node's id; the others are shared with the rest of the core."""
+        self._turn = turn
         self._node = node
         self._peers = peers
         self._book = book
-        self._effects = effects
+        self._dialling = dialling
+        self._pause = settings.redial_longest
+        self._checks: dict[str, Known] = {}  # the addresses checked in the last `_pause` seconds
+
+    # -- where they are -------------------------------------------------------------------------
 
     def places(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the addresses of this node's leaves, and of its guests as far as known."""
-        found = [peer for peer in self._peers if peer.original and peer.end and not peer.leaving]
-        leaves = sorted({_text(peer) for peer in found if peer.known})
-        guests = sorted({_text(peer) for peer in found if not peer.known})
+        found = [peer for peer in self._peers if peer.original and not peer.leaving]
+        leaves = sorted({_address(peer.end) for peer in found if peer.end and peer.known})
+        guests = sorted({_address(peer.end) for peer in found if peer.end and not peer.known})
         return tuple(leaves[:MAX_ADDRESSES]), tuple(guests[:MAX_ADDRESSES])
 
-    def hear(self, peer: Peer, frame: Sockets) -> None:
-        """Take what a peer of ours says about the originals that it is linked with."""
+    def announced(self, peer: Peer, frame: Sockets) -> None:
+        """A peer of ours has announced the originals that it is connected with."""
         peer.leaves = frozenset(_seen_from_here(peer, frame.leaves))
         peer.originals = peer.leaves | frozenset(_seen_from_here(peer, frame.guests))
 
-    def doubtful(self) -> set[str]:
-        """Return the addresses of leaves at which a guest may be whose address is not known."""
-        guests = [peer for peer in self._peers if peer.guest and not peer.leaving]
-        nameless = [(host_of(guest), guest) for guest in guests if not guest.end]
+    def start_checks(self) -> float:
+        """Start the checks that are due; return when the next one is."""
+        now, again = self._turn.now, NEVER
+        self._checks = {a: known for a, known in self._checks.items() if known.next_try > now}
+        for address in sorted(self._doubtful()):
+            known = self._checks.get(address) or Known(address, local=True)
+            again = min(again, self._dialling.start([known], 1, CHECK))
+            if address in self._dialling.under_way:
+                known.next_try = now + self._pause
+                self._checks[address] = known
+        return again
+
+    def _doubtful(self) -> set[str]:
+        """Return the addresses of leaves that may be guests whose address is not known."""
+        nameless = self._nameless()
         if not nameless:
             return set()
-        ends = {end: _address(end) for peer in self._peers for end in peer.leaves}
+        leaves = {end: _address(end) for peer in self._peers for end in peer.leaves}
         for peer in self._peers:
             if peer.leaf and peer.end and not peer.leaving:
-                ends[peer.end] = str(Address(*peer.remote))
-        for guest in guests:
-            ends.pop(guest.end or ("", 0), None)
+                leaves[peer.end] = str(Address(*peer.remote))
+            elif peer.guest and peer.end and not peer.leaving:
+                leaves.pop(peer.end, None)
         return {
             address
-            for end, address in ends.items()
-            if any(host == end[0] and end not in guest.not_at for host, guest in nameless)
+            for end, address in leaves.items()
+            if any(host_of(guest) == end[0] and end not in guest.not_at for guest in nameless)
         }
 
-    def recognise(self, peer: Peer) -> None:
-        """End our dials to an original that has dialled us itself, and those that were made to find
-        that out.
+    def _nameless(self) -> list[Peer]:
+        """Return the guests whose address is not known."""
+        return [peer for peer in self._peers if peer.guest and not peer.end and not peer.leaving]
 
-        An original cannot say who it is, but one that lists an address of ours has a link that it
-        opened. That is the link of a guest from its host, which listed nothing else back then.
+    def recognise(self, peer: Peer) -> None:
+        """Find out whether `peer`, an original that this node has just dialled, is one of its
+        guests: then close the links that this node has opened to it. Close a check in any case.
+
+        It is one if it lists an address of this node: the one from the same host that listed
+        nothing else when it dialled.
         """
-        guests = [
-            other
-            for other in self._peers
-            if other.guest and not other.end and not other.leaving
-            if host_of(other) == host_of(peer)
-        ]
+        peer.end = place(str(Address(*peer.remote)))
+        guests = [guest for guest in self._nameless() if host_of(guest) == host_of(peer)]
         fitting = [guest for guest in guests if guest.lists <= peer.lists]
-        if fitting and self._book.names_oneself(peer.listed):
+        if fitting and self._book.has_own(peer.lists):
             guest = max(fitting, key=lambda guest: len(guest.lists))
             guest.end, guest.address = peer.end, peer.dialled
             for other in self._peers:
                 if other.leaf and other.end == peer.end and not other.leaving:
-                    self._effects.close(other, NORMAL, "this original node has dialled us already")
+                    reason = "this original node has dialled us already"
+                    self._turn.effects.close(other, NORMAL, reason)
             return
         for guest in guests:
-            guest.not_at.add(peer.end or ("", 0))
-        if peer.check:
+            guest.not_at.add(peer.end)
+        if peer.purpose == CHECK:
             reason = "it was dialled to see which original node is there"
-            self._effects.close(peer, NORMAL, reason)
+            self._turn.effects.close(peer, NORMAL, reason)
+
+    # -- what they get --------------------------------------------------------------------------
 
     def gets(self, peer: Peer, message: Message, source: Peer | None) -> bool:
         """Return whether the original `peer` is sent a new message.
 
-        `source` is the original from which this node has got it, if it was so.
+        `source` is the original that this node has received it from, if there is one.
         """
-        node = self._node
+        node, origin = self._node, node_of(message.origin)
         ours = [other for other in self._peers if other.ours and not other.leaving]
-        if node_of(message.origin) == node and message.heard:
+        if origin == node and not message.heard:
+            return True
+        if origin == node:
             if source is None or source is peer or _are_linked(source, peer):
                 return False
             if not (peer.leaf or source.leaf):
                 return False  # guests link with each other, or not, without us
-            sharing = [
-                other
-                for other in ours
-                if source.end in other.originals
-                if not peer.leaf or peer.end in other.originals
-            ]
-            return all(node < str(other.node) for other in sharing)
-        if node_of(message.origin) == node:
-            return True
-        if not peer.leaf:
-            return False
-        for other in ours:
-            known = peer.end in other.originals
-            listed = other.address is not None and place(other.address) in peer.lists
-            if other.node == node_of(message.origin) and (known or listed):
+            senders = [other for other in ours if source.end in other.originals]
+            if peer.leaf:
+                senders = [other for other in senders if peer.end in other.originals]
+        else:
+            if not peer.leaf:
                 return False
-        return all(node < str(other.node) for other in ours if peer.end in other.leaves)
+            if any(other.node == origin and _serves(other, peer) for other in ours):
+                return False
+            senders = [other for other in ours if peer.end in other.leaves]
+        return all(node < str(other.node) for other in senders)
+
+
+def _serves(ours: Peer, original: Peer) -> bool:
+    """Return whether a node of ours is connected with an original."""
+    if original.end in ours.originals:
+        return True
+    return ours.address is not None and place(ours.address) in original.lists
 
 
 def _are_linked(one: Peer, other: Peer) -> bool:
     """Return whether two originals are linked with each other, or one and the same."""
-    if one.end is not None and one.end in other.lists | {other.end}:
+    if one.end is not None and (one.end == other.end or one.end in other.lists):
         return True
     return other.end is not None and other.end in one.lists
 
@@ -143,10 +173,6 @@ def _are_linked(one: Peer, other: Peer) -> bool:
 def host_of(peer: Peer) -> str:
     """Return the host that a peer is on, the same for all addresses of this machine."""
     return place(str(Address(*peer.remote)))[0]
-
-
-def _text(peer: Peer) -> str:
-    return _address(peer.end) if peer.end else ""
 
 
 def _address(end: Place) -> str:

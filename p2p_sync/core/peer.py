@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..address import host_and_port, is_loopback, place
+from ..address import host_and_port, is_loopback
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
 from .deduplication import Copies
@@ -16,6 +16,20 @@ from .replica_link import ReplicaLink, Work
 # The host and the port of an address, the same for all spellings (see address.place).
 Place = tuple[str, int]
 
+# Why this node dials: it wants a link; or it wants to know whether the node is still alive, or what
+# an original lists (see dialling.py).
+NEEDED, PROBE, CHECK = "needed", "probe", "check"
+
+
+class Status(NamedTuple):
+    """What this node's SOCKETS frames say of it: whether it has enough links, the ids of the nodes
+    that they lead to, and the addresses of its leaves and guests."""
+
+    enough: bool
+    links: tuple[str, ...]
+    leaves: tuple[str, ...]
+    guests: tuple[str, ...]
+
 
 @dataclass(eq=False)
 class Peer:
@@ -23,9 +37,9 @@ class Peer:
 
     # The link itself, which the rules never touch; the shell wakes and closes it.
     link: Any
-    # What we dialled; None: it has dialled us.
+    # The address that this node dialled; None: the peer has dialled this node.
     known: Known | None
-    # The dialler's count of its dials, by which two links are told apart.
+    # The number of the dial, counted by the side that dialled. It distinguishes two links.
     dial: int
     remote: Endpoint
     opened: float
@@ -43,38 +57,36 @@ class Peer:
     # Messages of the log that it was sent and has sent.
     sent: int = 0
     received: int = 0
-    # The dial was not needed: it looked whether that node is still there.
-    probe: bool = False
-    # Our opening frame is out.
+    # Why this node dialled it.
+    purpose: str = NEEDED
+    # It was sent our opening frame.
     greeted: bool = False
-    # Its first frame is in, or it has kept silent too long to be one of ours.
+    # It has sent its first frame, or was silent for so long that it must be an original.
     introduced: bool = False
     node: str | None = None
     start: int = 0
     version: str = ""
-    # It says that it has as many links as it wants, and to which nodes.
+    # It says that it has enough links, and to which nodes they lead.
     enough: bool = False
     links: tuple[str, ...] = ()
     # Where it can be dialled, if that is known.
     address: str | None = None
-    # The addresses that we told it, and those that it told us first.
-    told: set[str] = field(default_factory=set)
-    # The same of ours, as we told it last, and where our originals are.
-    told_links: tuple[bool, tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None = None
-    listed: frozenset[str] = frozenset()
-    # Where the originals are that this peer of ours is linked with, and those that it has dialled.
+    # The addresses that it was sent, and the status that it was sent last.
+    sent_addresses: set[str] = field(default_factory=set)
+    sent_status: Status | None = None
+    # The addresses in its first frame. An original lists those that it has dialled.
+    lists: frozenset[Place] = frozenset()
+    # The originals that this peer of ours is connected with, and those of them that it has dialled.
     originals: frozenset[Place] = frozenset()
     leaves: frozenset[Place] = frozenset()
     # Where this original accepts peers, if that is known, and where it does not.
     end: Place | None = None
     not_at: set[Place] = field(default_factory=set)
-    # The dial was made to find out whether a guest is there (see gossip.py).
-    check: bool = False
     # It is this very node.
     oneself: bool = False
     # We are closing the link.
     leaving: bool = False
-    # People were told that it is linked, and that it has joined.
+    # It was reported to people that it is linked, and that it has joined.
     linked: bool = False
     joined: bool = False
     # Of an original: the number of the last arrival that it was sent or need not get, when its link
@@ -85,7 +97,7 @@ class Peer:
 
     @property
     def dialled(self) -> str | None:
-        """The address that we dialled."""
+        """The address that this node dialled."""
         return self.known.address if self.known else None
 
     @property
@@ -105,18 +117,13 @@ class Peer:
 
     @property
     def leaf(self) -> bool:
-        """Whether it is an original node that we have dialled."""
+        """Whether it is an original node that this node has dialled."""
         return self.original and self.known is not None
 
     @property
     def guest(self) -> bool:
-        """Whether it is an original node that has dialled us."""
+        """Whether it is an original node that has dialled this node."""
         return self.original and self.known is None
-
-    @property
-    def lists(self) -> set[Place]:
-        """The places of the addresses that it told us first."""
-        return {place(address) for address in self.listed}
 
     @property
     def name(self) -> str:

@@ -19,9 +19,7 @@ class Turn:
     now: float = 0.0  # monotonic, in seconds
     wall: int = 0  # what this machine's clock shows, ms since the epoch
     effects: Effects = field(default_factory=Effects)
-    changed: set[str] = field(
-        default_factory=set
-    )  # of TOPICS, for those who wait
+    changed: set[str] = field(default_factory=set)  # of TOPICS, for those who wait
     look_at: float = -NEVER  # when the overlay is asked next, on the monotonic clock
     stopped: bool = False  # the node stops: nothing new is let in
 

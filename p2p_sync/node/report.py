@@ -188,7 +188,7 @@ class Report:
 
 def _table(core: Core) -> list[Entry]:
     """Return the table of peers and addresses."""
-    known, dialling = core.book.known.values(), core.overlay.dialling
+    known, dialling = core.book.known.values(), core.dialling.under_way
     return entries(known, core.peers, dialling, lambda end: core.book.node_at(end, core.now))
 
 

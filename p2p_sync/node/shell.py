@@ -211,7 +211,7 @@ class Shell:
         try:
             endpoints = resolve(parsed)
             with self.state.turn() as core:
-                endpoints = core.resolved(address, endpoints)
+                endpoints = core.dialling.resolved(address, endpoints)
             if not endpoints:
                 self._counters.add("dials_total", "unneeded")
                 return
@@ -232,7 +232,7 @@ class Shell:
         result = "unneeded" if error.oneself else "refused" if error.refused else "failed"
         self._counters.add("dials_total", result)
         with self.state.turn() as core:
-            core.dial_failed(address, error)
+            core.dialling.failed(address, error)
 
 
 def _settle(effect: Settle) -> None:

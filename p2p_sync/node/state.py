@@ -57,8 +57,7 @@ class State:
         """The addresses known, with what is known of each."""
         with self.turn() as core:
             known = core.book.known.values()
-            kept = [k for k in known if k.by_hand or not (k.oneself or k.passing)]
-            return [copy(entry) for entry in kept]
+            return [copy(entry) for entry in known if entry.by_hand or not entry.oneself]
 
     @property
     def messages(self) -> Iterator[Message]:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from ..address import parse_address
 from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
 from ..errors import AddressError, ProtocolError
-from ..settings import MAX_ADDRESSES, MAX_LINKS_TOLD, MAX_MESSAGE_BYTES
+from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES
 from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, from_dict, to_json
 from .logframes import encode as encode_json
 
@@ -281,8 +281,8 @@ def _decode_proof(fields: dict[str, Any]) -> Proof:
 
 
 def _ids(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or len(values) > MAX_LINKS_TOLD:
-        raise _wrong("links", f"a list of at most {MAX_LINKS_TOLD} ids")
+    if not isinstance(values, list) or len(values) > MAX_LINKS_NAMED:
+        raise _wrong("links", f"a list of at most {MAX_LINKS_NAMED} ids")
     if not all(isinstance(value, str) and _NODE_ID.fullmatch(value) for value in values):
         raise _wrong("links", "a list of ids")
     return tuple(values)

@@ -24,17 +24,22 @@ def learn(known: AddressBook, addresses: list[str], source: str = "a", at: float
 
 
 def dials(known: AddressBook, now: float, seconds: float = 0.0) -> int:
-    """How many of the addresses learned the node dials, each failing at once."""
+    """How many of the addresses learned the node may dial, each failing at once."""
     made = 0
     until = now + seconds
     while now <= until:
-        chosen, again = known.pick(list(known.known.values()), 8, now)
-        for entry in chosen:
-            known.failed(entry, "refused", now)
-            entry.attempts = 0  # backoff is another rule
-        made += len(chosen)
-        if not chosen:
-            now = max(again, now + 0.01)
+        again = float("inf")
+        for entry in list(known.known.values()):
+            at = max(entry.next_try, now)
+            if at == now:
+                at = known.take_allowance(entry, now)
+            if at == now:
+                made += 1
+                known.failed(entry, "refused", now)
+                at = entry.next_try
+                entry.attempts = 0  # backoff is another rule
+            again = min(again, at)
+        now = max(again, now + 0.01)
     return made
 
 
@@ -58,21 +63,19 @@ def test_ever_new_sources_share_an_allowance_in_the_end() -> None:
     total = 0
     for n in range(1100):
         learn(known, [f"ws://10.3.{n // 250}.{n % 250}:1"], f"{n:016x}")
-        chosen, _ = known.pick([list(known.known.values())[-1]], 8, 0.0)
-        total += len(chosen)
+        total += known.take_allowance(list(known.known.values())[-1], 0.0) == 0.0
     assert total <= 1000 + 64
 
 
-def test_what_worked_is_no_stranger_and_comes_first() -> None:
+def test_what_has_worked_needs_no_allowance() -> None:
     known = book()
     learn(known, many(100))
-    good = known.known["ws://10.1.0.99:8001"]
+    *strangers, good = known.known.values()
     known.worked(good, 1.0)
-    for _ in range(64):
-        known._spend("a", 0.0)
-    chosen, again = known.pick(list(known.known.values()), 8, 2.0)
-    assert chosen == [good]
-    assert 2.0 < again <= 7.0, "a stranger may be dialled five seconds after the last"
+    assert [known.take_allowance(entry, 0.0) for entry in strangers[:64]] == [0.0] * 64
+    assert known.take_allowance(good, 2.0) == 2.0
+    assert known.take_allowance(strangers[64], 2.0) == 5.0, "five seconds after the last"
+    assert known.take_allowance(strangers[64], 5.0) == 5.0
 
 
 def test_one_source_is_remembered_with_256_addresses_at_most() -> None:

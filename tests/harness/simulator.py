@@ -264,7 +264,7 @@ class Node:
         """Write down the address book."""
         self.kept = [copy(known) for known in core.book.known.values() if not known.oneself]
         for known in self.kept:
-            known.probing, known.endpoints = False, ()
+            known.endpoints = ()
 
     def disk_copy(self) -> Disk:
         """Return a copy of the disk."""
@@ -431,7 +431,7 @@ class Node:
         core, sim = self.core, self.sim
         host = dial.address.removeprefix("ws://").rpartition(":")[0]
         with self.turn():
-            endpoints = core.resolved(dial.address, [(host, PORT)])
+            endpoints = core.dialling.resolved(dial.address, [(host, PORT)])
         if not endpoints:
             return
         self.dials += 1
@@ -456,7 +456,7 @@ class Node:
     def _failed(self, core: Core, dial: Dial, reason: str) -> None:
         if core is self.core and self.up:
             with self.turn():
-                core.dial_failed(dial.address, DialError(reason))
+                core.dialling.failed(dial.address, DialError(reason))
 
 
 class Wire:
