@@ -184,10 +184,12 @@ class Links:
         self._note(ENDED, text, peer, failing or peer.remote[0], reason if failing else "")
 
     def _linked(self, peer: Peer) -> None:
-        """A peer has introduced itself: report it once, if the link stays."""
+        """A peer has introduced itself: report it once, if the link stays. If the peer is an
+        original, its sender may have messages to send from now on."""
         if peer.leaving or peer.linked:
             return
         peer.linked = True
+        self._turn.effects.wake(peer)
         way = "dialled" if peer.known else "accepted"
         kind = "" if peer.node else ", an original node"
         text = f"linked with {peer.name}, {way}{kind}"

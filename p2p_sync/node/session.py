@@ -70,7 +70,6 @@ class Session:
         """The peer has sent nothing in the first `introduction_timeout` seconds."""
         with self._state.turn() as core:
             core.links.silent(self.peer)
-        link.wake()
 
     def received(self, link: Link, message: str | bytes) -> bool:
         """Take a message; return whether it brought something new. Raises ProtocolError."""
@@ -92,10 +91,8 @@ class Session:
         messages = isinstance(frame, Messages)
         with self._state.turn_with_room() if messages else self._state.turn() as core:
             new = core.received(self.peer, frame)
-        if isinstance(frame, Sockets):
-            link.wake()
-            if frame.node:
-                link.ping()  # the rules of the log count in round trips
+        if isinstance(frame, Sockets) and frame.node:
+            link.ping()  # the rules of the log count in round trips
         return new
 
     def _hear(self, frame: Heard) -> bool:

@@ -75,3 +75,23 @@ def test_a_peer_that_comes_back_joins_again(core: Core) -> None:
         assert told(core) == [JOINED]
         core.links.closed(peer, "it was lost")
         assert told(core) == [LEFT]
+
+
+@pytest.mark.parametrize("dial", [0, 1], ids=["guest", "leaf"])
+@pytest.mark.parametrize("silent", [True, False])
+def test_the_sender_of_an_original_wakes_when_it_is_known_for_one(
+    core: Core, dial: int, silent: bool
+) -> None:
+    core.tick()
+    peer = core.links.opened("link", THERE, HERE, dialled=ADDRESS if dial else None, dial=dial)
+    core.links.greet(peer)
+    core.exchange.take(peer)
+    core.end()
+    assert core.exchange.waits_after(peer) is None
+    if silent:
+        core.links.silent(peer)
+    else:
+        core.received(peer, Sockets(()))
+    effects, _ = core.end()
+    assert core.exchange.waits_after(peer) is not None
+    assert list(effects.woken) == [peer]
