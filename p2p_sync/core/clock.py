@@ -1,13 +1,12 @@
-"""Clocks: the times of this node's messages, and how far the machines' clocks are apart.
+"""Clocks: which time a message of this node gets, and how much the clocks of machines differ.
 
-Wall clocks disagree, yet a message that was committed after another was seen has to sort after it.
-So a commit takes the latest of the wall clock, the time of the node's own last commit, and one
-more than the newest time seen (Kulkarni et al., "Logical Physical Clocks", 2014; with the counter
-folded into the milliseconds).
+Wall clocks differ, but a message must sort after all that its node had seen when it was committed.
+So a commit takes the latest of the wall clock, the time of the node's last commit, and one more
+than the newest time seen (Kulkarni et al., "Logical Physical Clocks", 2014; the counter is part of
+the milliseconds).
 
-Pure: no lock, and nothing here reads a clock. Times are arguments: `wall` and the times of messages
-in milliseconds since the epoch, `now` in seconds of a monotonic clock. The state calls all methods
-with its lock held.
+Nothing here reads a clock. Times are arguments: `wall` and the times of messages in milliseconds
+since the epoch, `now` in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ class HybridClock:
         self._newest = 0  # the newest time seen, of those that are followed
 
     def observe(self, time: int, wall: int) -> bool:
-        """Take note of a message's `time`, read when the wall clock shows `wall`.
+        """A message with this `time` has arrived while the wall clock shows `wall`.
 
-        Returns whether the time is followed; one more than MAX_AHEAD_MS ahead is not (worth a log
-        line). At a start, call it with the newest time in the log.
+        Return whether later commits sort after it: not if it is more than MAX_AHEAD_MS ahead. When
+        the node starts, call this with the newest time in the log.
         """
         if time > wall + MAX_AHEAD_MS:
             return False
@@ -39,10 +38,10 @@ class HybridClock:
         return True
 
     def corrected(self, wall: int) -> int:
-        """Return by how many ms the wall clock was set back, 0 if not by more than MAX_AHEAD_MS.
+        """Return by how many ms the wall clock was set back, or 0 for at most MAX_AHEAD_MS.
 
-        Otherwise the clock starts again at the wall clock. The caller then commits under a new
-        origin, for along an origin times do not go down.
+        If it was set back, this clock starts again at the wall clock, and the caller must commit
+        under a new origin, because the times of one origin never decrease.
         """
         if self._newest > wall + MAX_AHEAD_MS:
             self._newest = 0
@@ -58,17 +57,17 @@ class HybridClock:
         self._last += 1
 
     def tick(self, wall: int) -> int:
-        """Return the time for a commit made when the wall clock shows `wall`.
+        """Return the time of a commit that is made while the wall clock shows `wall`.
 
-        Never lower than one returned before, unless `corrected` has started again since.
+        It never decreases, except after `corrected` has started the clock again.
         """
         self._last = max(wall, self._last, self._newest + 1)
         return self._last
 
 
 class _Reading(NamedTuple):
-    """What is known of a node's clock: how far it is ahead of our monotonic one, in ms, since when
-    we know, and whether that is exact (it said so) or the least (it has dated a message so)."""
+    """How many ms a node's clock is ahead of our monotonic one, and when that was read. It is exact
+    if the node has sent its clock, and a lower bound if it was read from the time of a message."""
 
     lead: float
     at: float
@@ -78,7 +77,7 @@ class _Reading(NamedTuple):
 class Skew:
     """Compares this machine's clock with those of other nodes, to find out which one is wrong.
 
-    It keeps their distance from the monotonic clock, so that it notices at once when this machine's
+    It stores how far they are from the monotonic clock. So it notices at once when this machine's
     clock is corrected.
     """
 
@@ -86,11 +85,11 @@ class Skew:
         self._readings: OrderedDict[str, _Reading] = OrderedDict()  # node -> the latest last
 
     def announced(self, node: str, clock: int, now: float) -> None:
-        """A node has said what its clock shows."""
+        """A node has sent what its clock shows."""
         self._keep(node, _Reading(clock - now * 1000, now, True))
 
     def dated(self, node: str, time: int, now: float) -> None:
-        """A node has committed a message with that `time`: its clock had got there."""
+        """A node has committed a message with this `time`, so its clock shows at least that."""
         known = self._readings.get(node)
         lead = time - now * 1000
         if known is None or now - known.at > CLOCK_KEPT or (lead > known.lead and not known.exact):
@@ -103,10 +102,10 @@ class Skew:
             self._readings.popitem(last=False)
 
     def suspicion(self, wall: int, now: float) -> tuple[int, int]:
-        """Return by how many ms this machine's clock seems to be ahead of others' (below 0: behind)
-        and how many nodes say so; (0, 0) if it does not seem to be wrong.
+        """Return how many ms this machine's clock seems to be ahead (negative: behind), and how
+        many nodes show that; (0, 0) if the clock seems to be right.
 
-        It is suspected where at least two nodes, and most of those whose clocks are known, differ
+        It seems to be wrong if at least two nodes, and most of those whose clocks are known, differ
         from it by more than MAX_AHEAD_MS in the same direction.
         """
         ahead, behind, equal = [], [], 0
@@ -127,7 +126,7 @@ class Skew:
 
 
 def suspicion_text(off: int, nodes: int) -> str:
-    """Say what `Skew.suspicion` has found, for people."""
+    """Return the result of `Skew.suspicion` as a sentence."""
     way, other = ("ahead", "behind") if off > 0 else ("behind", "ahead of")
     text = (
         f"this machine's clock seems to be {span(off)} {way}: "
@@ -139,7 +138,7 @@ def suspicion_text(off: int, nodes: int) -> str:
 
 
 def early_notice(early: Mapping[str, int], wall: int) -> str:
-    """Say which messages wait for the clock, for people; nothing where none do.
+    """Return a sentence about the messages that wait for the clock, or "" if none do.
 
     `early` maps origins to the time of their next message.
     """
@@ -154,7 +153,7 @@ def early_notice(early: Mapping[str, int], wall: int) -> str:
 
 
 def span(ms: int) -> str:
-    """Return a length of time for people, such as "2 h"."""
+    """Return a duration as text, such as "2 h"."""
     seconds = abs(ms) / 1000
     for size, unit, most in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
         if round(seconds / size) < most:

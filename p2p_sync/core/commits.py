@@ -1,7 +1,7 @@
-"""What is on its way to the disk: commits of this node, and the messages that links have brought.
+"""The queue to the disk: commits of this node, and messages received from peers.
 
-One thread stores all of it, a transaction at a time. While one transaction is on its way, what
-comes meanwhile gathers here for the next (group commit). The order here is the order on the disk.
+One thread stores them, one transaction at a time. While a transaction is under way, further
+messages gather here for the next one (group commit). They are stored in the order of this queue.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Commits:
         self.failure: LogError | None = None  # why nothing can be stored now
         self._failures = 0  # how often the disk has failed
         self._runs: list[Run] = []
-        self._messages = 0  # in these
-        # From which originals the latest of their messages came, by the identities these got.
+        self._messages = 0  # in these runs
+        # The originals that committed the latest of their messages, by the ids that these got.
         self._sources: dict[tuple[str, int], Peer] = {}
         self._turn = turn
         self._node = node
@@ -45,15 +45,15 @@ class Commits:
         self._dates = dates
         self._rng = rng
 
-    # -- those who bring messages ---------------------------------------------------------------
+    # -- filling the queue ----------------------------------------------------------------------
 
     @property
     def full(self) -> bool:
-        """Whether those who bring more have to wait."""
+        """Whether the queue is full: a thread that has more messages must wait for ROOM."""
         return self._messages >= MAX_PENDING and not self._turn.stopped
 
     def put(self, runs: Sequence[Run]) -> None:
-        """Add runs, in the order in which they are to be stored."""
+        """Add runs, in the order in which they must be stored."""
         self._runs += runs
         self._messages += sum(run.count for run in runs)
         self._turn.changed.add(WORK)
@@ -67,12 +67,12 @@ class Commits:
         ack: bool = False,
         after: Commit | None = None,
     ) -> Commit:
-        """Give messages of this node their identities, and have them stored as one entry.
+        """Give messages of this node their ids, and put them into the queue as one entry.
 
-        `draft` is the entry without its time, `texts` are those in it. `future` is the shell's and
-        is settled later. `ack`: somebody waits for copies. `after`: these messages must not be
-        stored without those. Raises LogError while the log cannot be written, and where it has
-        failed since `after`.
+        `draft` is the entry without its time, and `texts` are its messages. `future` belongs to the
+        shell and is settled later. `ack`: a client waits until peers have copies. `after`: an
+        earlier commit, without which these messages must not be stored. Raises LogError while the
+        log cannot be written, and if writing has failed since `after`.
         """
         failed = after is not None and self._failures > after.failures
         if self._turn.stopped or failed or self.failure:
@@ -89,7 +89,7 @@ class Commits:
         return commit
 
     def hear(self, peer: Peer, draft: Entry, text: str, future: Any) -> Commit:
-        """Commit what an original has committed; as `commit`."""
+        """Commit a message that an original has committed; see `commit`."""
         commit = self.commit(draft, [text], future)
         peer.copies.of(commit.message()).sent = True
         self._sources[commit.origin, commit.first] = peer
@@ -98,7 +98,7 @@ class Commits:
         return commit
 
     def source(self, message: Message) -> Peer | None:
-        """Return the original that a message came from, if it was an original lately."""
+        """Return the original that has committed a message, if it is one of the latest."""
         return self._sources.get((message.origin, message.seq))
 
     def renew(self) -> None:
@@ -107,7 +107,7 @@ class Commits:
         self._replica.renew(f"{self._node}-{self._rng.randrange(MAX_NUMBER)}")
 
     def refusal(self) -> LogError:
-        """Return why nothing can be committed now."""
+        """Return the reason why nothing can be committed now."""
         if self._turn.stopped:
             return LogError("this node is stopping")
         return self.failure or LogError("the log could not be written; try again")
@@ -120,7 +120,7 @@ class Commits:
         return self._turn.stopped or bool(self._runs)
 
     def to_store(self) -> list[Run]:
-        """Take all runs that wait, for one transaction; then call `stored` or `failed`."""
+        """Take all runs of the queue for one transaction; then call `stored` or `failed`."""
         runs, self._runs = self._runs, []
         if runs:
             self._messages = 0
@@ -128,16 +128,16 @@ class Commits:
         return runs
 
     def stored(self, runs: Sequence[Run]) -> None:
-        """The runs are on disk: they may be told and shipped, and those who wait are told."""
+        """The runs are on disk: they may be announced and sent, and their commits are settled."""
         self._replica.stored(runs, self._turn.now)
         waiting, held = self.waiting, self._replica.vector.held
         while waiting and held(waiting[0].origin) >= waiting[0].last:
             self._turn.effects.add(Settle(waiting.popleft()))
 
     def failed(self, error: LogError) -> None:
-        """The log could not be written; all that waited for it is dropped.
+        """The log could not be written: empty the queue.
 
-        Commits go on under a new origin, lest an identity that is half on disk is used again.
+        Later commits get a new origin, so that no id that may be on disk is used again.
         """
         self._failures += 1
         self.failure = error
@@ -152,7 +152,7 @@ class Commits:
         self._replica.catch_up.resume(self._turn.now)
 
     def give_up(self) -> None:
-        """Settle the commits that will not be stored."""
+        """Settle the commits that will not be stored, with an error."""
         for commit in self.waiting:
             self._turn.effects.add(Settle(commit, self.refusal()))
         self.waiting.clear()
