@@ -88,8 +88,8 @@ class Journal:
     """The log lines and the events of one node. For any thread, with no lock held."""
 
     def __init__(self, start: str) -> None:
-        """`start` is the name of this start of the node, for the places in `cursors`."""
-        self.cursors = Cursors([(start, 0)])
+        """`start` is the name of this start of the node, for the cursors."""
+        self._cursors = Cursors([(start, 0)])
         self._changed = threading.Condition()  # guards all below
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._last = 0
@@ -161,10 +161,16 @@ class Journal:
 
     # -- what programs ask ----------------------------------------------------------------------
 
-    def last(self) -> int:
-        """Return the last id, 0 with none."""
+    def cursor(self, number: int) -> str:
+        """Return the cursor of the event with that id."""
+        return self._cursors.text(number)
+
+    def place(self, cursor: str) -> int:
+        """Return the id of the event at a cursor. Raises CursorGone for a cursor of another start,
+        InputError for what is no cursor."""
         with self._changed:
-            return self._last
+            last = self._last
+        return self._cursors.number(cursor, last)
 
     def wait(self, after: int, timeout: float) -> tuple[list[Event], int]:
         """Return the events with ids above `after`, and the last id there is.

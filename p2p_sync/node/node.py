@@ -7,37 +7,28 @@ import os
 import random
 import secrets
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ..address import Address, parse_address, reachable
 from ..codes import MAX_NUMBER
-from ..core.commit import Commit
 from ..core.core import Core
-from ..core.turn import COPIES
 from ..disk.log import Log, Page
 from ..disk.store import Store
-from ..errors import InputError, LogError, MessageError, MessageTooLong, NotRunning, StartError
-from ..metrics import Counters, Counts, Times
+from ..errors import InputError, LogError, NotRunning, StartError
+from ..metrics import Counters
 from ..net.credentials import Credentials
 from ..net.listener import Listener
 from ..settings import (
     MAX_AHEAD_MS,
-    MAX_BATCH,
-    MAX_ENTRY_BYTES,
     MAX_MESSAGE_BYTES,
     STOP_TIMEOUT,
     Settings,
 )
 from ..version import __version__
-from ..wire.frames import PROTOCOL_VERSION, Message, check_text
-from ..wire.logframes import Entry
+from ..wire.frames import PROTOCOL_VERSION, Message
 from .follow import follow
+from .intake import Intake
 from .journal import Event, Journal
 from .report import Report
 from .shell import Shell
@@ -67,7 +58,7 @@ class Node:
         `data_dir` holds its identity and the addresses it knows; None keeps nothing. `peers` are
         addresses to dial, `advertise` is the address that peers are told ("none": this node
         cannot be dialled; None: they form it from the connection). Further options are the
-        fields of `config.Settings`. Raises InputError for what cannot be meant.
+        fields of `settings.Settings`. Raises InputError for what cannot be meant.
         """
         if not 0 <= peer_port <= 65535:
             raise InputError(f"{peer_port} is no port; ports go up to 65535")
@@ -160,102 +151,16 @@ class Node:
         too; the message's `copies` tells how many do. Raises MessageTooLong or MessageError where
         `text` cannot be a message, LogFull or LogError where it cannot be stored.
         """
-        parts = self._running()
-        self.check(text)
-        commit = parts.commit([text], ack=copies > 0)
-        parts.finish(commit)
-        message = commit.message()
-        if not copies:
-            return message
-        return replace(message, copies=parts.wait_copies(message, copies, timeout))
-
-    def begin(self, text: str, then: Callable[[bool], object]) -> Callable[[], None] | None:
-        """Begin to add a message; returns what waits for the end, and raises as `commit` does.
-
-        `then` is called in any thread, with True once the message is on disk, with False where it
-        cannot be stored. Returns None, and has begun nothing, where this would have to wait.
-        """
-        parts = self._running()
-        self.check(text)
-        commit = parts.begin(text)
-        if commit is None:
-            return None
-        commit.future.add_done_callback(lambda future: then(future.exception() is None))
-        return partial(parts.finish, commit)
+        return self.intake.commit(text, copies, timeout)
 
     def commit_all(self, texts: Iterable[str]) -> Iterator[Message]:
         """Add a message for each of `texts`, many in a transaction, and yield those on disk.
 
         Raises as `commit` does; what was yielded before is stored.
         """
-        for commit in self._commit(texts):
+        for commit in self.intake.commit_many(texts):
             for index in range(len(commit.texts)):
                 yield commit.message(index)
-
-    def commit_many(self, texts: Iterable[str]) -> Iterator[tuple[Message, Message]]:
-        """Do as `commit_all`, and yield the first and the last of each batch on disk, which are of
-        one origin and have no gap between them."""
-        for commit in self._commit(texts):
-            yield commit.message(), commit.message(len(commit.texts) - 1)
-
-    def _commit(self, texts: Iterable[str]) -> Iterator[Commit]:
-        """Commit `texts` in batches; yield those on disk, all of them before anything raises."""
-        parts = self._running()
-        waiting: deque[Commit] = deque()
-        last: Commit | None = None
-        problem: Exception | None = None
-        try:
-            for batch in self._batches(texts):
-                last = parts.commit(batch, after=last)
-                waiting.append(last)
-                if len(waiting) > 2:
-                    waiting[0].future.result()
-                    yield waiting.popleft()
-        except Exception as error:
-            problem = error
-        for commit in waiting:
-            commit.future.result()
-            yield commit
-        if problem:
-            raise problem
-
-    def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
-        """Wait, `timeout` seconds at most, until `copies` other nodes hold a message of this
-        node's own; return how many do."""
-        parts = self._running()
-        with parts.state.turn() as core:
-            core.replica.expect_copies(message.origin, message.seq)
-        return parts.wait_copies(message, copies, timeout)
-
-    def check(self, text: str) -> None:
-        """Raise MessageTooLong or MessageError where `text` cannot be a message."""
-        limit = self._settings.max_message_bytes
-        if problem := check_text(text, limit):
-            long = type(text) is str and len(text.encode("utf-8", "surrogatepass")) > limit
-            raise (MessageTooLong if long else MessageError)(problem)
-
-    def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """Yield `texts` in batches for one entry of the log; those before an error come first."""
-        batch: list[str] = []
-        size = 0
-        try:
-            for text in texts:
-                self.check(text)
-                length = len(text.encode())
-                if size + length > MAX_ENTRY_BYTES:
-                    yield batch
-                    batch, size = [], 0
-                batch.append(text)
-                size += length
-                if len(batch) == MAX_BATCH:
-                    yield batch
-                    batch, size = [], 0
-        except Exception:
-            if batch:
-                yield batch
-            raise
-        if batch:
-            yield batch
 
     def messages(self) -> list[Message]:
         """Return the messages, in the order that is the same on every node.
@@ -268,6 +173,21 @@ class Node:
     def log(self) -> Log:
         """The log, to read pages of it."""
         return self._running().log
+
+    @property
+    def intake(self) -> Intake:
+        """What commits messages, for more than `commit` can do."""
+        return self._running().intake
+
+    @property
+    def report(self) -> Report:
+        """What can be asked about this node, beside what is here."""
+        return self._running().report
+
+    @property
+    def journal(self) -> Journal:
+        """The events, and the cursors of those who follow them."""
+        return self._running().journal
 
     def status(self) -> dict[str, Any]:
         """Return what the node is and holds, as `GET /api/v1/status` tells it."""
@@ -289,14 +209,7 @@ class Node:
         It may be once it has caught up, and until it lacks many again; a node alone may at once. A
         node may not be while a part of its log is damaged.
         """
-        return self._running().report.unready()
-
-    def holds(self, name: str) -> bool:
-        """Return whether the message with that identity, `origin:seq`, is on disk here."""
-        origin, _, seq = name.rpartition(":")
-        number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 17 else 0
-        with self._running().state.turn() as core:
-            return 0 < number <= core.replica.vector.held(origin)
+        return self.report.unready()
 
     def follow(self, after: int, pause: float) -> Iterator[Page[tuple[int, Message]]]:
         """Yield what comes to be shown after arrival `after`, with its numbers, as it comes.
@@ -307,10 +220,6 @@ class Node:
         parts = self._running()
         return follow(parts.state, parts.log, after, pause)
 
-    def metrics(self) -> tuple[Counts, dict[str, Times]]:
-        """Return what there is to measure, by the names of `GET /metrics`."""
-        return self._running().report.metrics()
-
     def sockets(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""
         with self._running().state.turn() as core:
@@ -318,20 +227,14 @@ class Node:
 
     def peers(self) -> list[dict[str, Any]]:
         """Return an entry for each node and address known, as `GET /api/v1/peers` tells them."""
-        return self._running().report.peers()
+        return self.report.peers()
 
     def forget(self, key: str) -> bool:
         """Hang up on the peer whose entry in `peers` has that `key`, and forget its addresses.
 
         Returns False where there is none. A peer that knows this node may dial it again.
         """
-        return self._running().report.forget(key)
-
-    def copies(self, messages: Iterable[Message]) -> list[int]:
-        """Return of each message how many linked nodes have told that it is on their disk."""
-        wanted = list(messages)
-        with self._running().state.turn() as core:
-            return [len(core.replica.copies(message.origin, message.seq)) for message in wanted]
+        return self.report.forget(key)
 
     def events(self, after: int = 0, timeout: float = 0.0) -> tuple[list[Event], int, int]:
         """Return the events after the one with that id, the last id, and when the node started.
@@ -341,16 +244,6 @@ class Node:
         """
         parts = self._running()
         return *parts.journal.wait(after, timeout), parts.started
-
-    def event_cursor(self, number: int) -> str:
-        """Return the id of an event as a place that names this start of the node, too."""
-        return self._running().journal.cursors.text(number)
-
-    def event_number(self, cursor: str) -> int:
-        """Return the id in a place; raises CursorGone for one of another start, InputError for
-        what is no place."""
-        journal = self._running().journal
-        return journal.cursors.number(cursor, journal.last())
 
     def on_message(self, callback: Callable[[Message], object]) -> None:
         """Have `callback` called with each message that comes to be held from the start on.
@@ -436,6 +329,7 @@ class _Parts:
             self.store, self.log, settings, self.credentials, start, self.counters, self.journal
         )
         self.state = self.shell.state = State(core, self.log, self.shell.perform)
+        self.intake = Intake(self.state, self.counters, settings.max_message_bytes)
         self.writer = Writer(self.state, self.log)
         self.address = str(
             settings.advertise
@@ -471,38 +365,6 @@ class _Parts:
         if self._delivery.ident and threading.current_thread() is not self._delivery:
             self._delivery.join(STOP_TIMEOUT)
         self.store.close()
-
-    def commit(
-        self, texts: Sequence[str], ack: bool = False, after: Commit | None = None
-    ) -> Commit:
-        """Commit messages as one entry, whose limits they keep; wait for its future."""
-        draft = Entry.of(0, texts)
-        with self.state.turn_with_room() as core:
-            return core.commits.commit(draft, texts, Future(), ack=ack, after=after)
-
-    def begin(self, text: str) -> Commit | None:
-        """Commit a message where this does not have to wait."""
-        draft = Entry.of(0, [text])
-        with self.state.turn() as core:
-            full = core.commits.full
-            return None if full else core.commits.commit(draft, [text], Future())
-
-    def finish(self, commit: Commit) -> None:
-        """Wait until a single message is on disk; raises LogError where it cannot be."""
-        commit.future.result()
-        self.counters.time("commit_seconds", time.monotonic() - commit.begun)
-
-    def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
-        """Wait until `copies` other nodes hold a message, `timeout` seconds at most; return how
-        many do."""
-
-        def count(core: Core) -> int:
-            return len(core.replica.copies(message.origin, message.seq))
-
-        with self.state.turn(
-            COPIES, lambda core: core.stopped or count(core) >= copies, timeout
-        ) as core:
-            return count(core)
 
     def _deliver(self) -> None:
         """The thread `callbacks`: hand on each message, in order of arrival."""

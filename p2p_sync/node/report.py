@@ -9,7 +9,7 @@ import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..core.clock import early_notice
@@ -24,7 +24,7 @@ from ..disk.store import Store
 from ..metrics import Counters, Counts, Times
 from ..settings import GATHERING, MAX_LAGS, NEARLY_READY
 from ..version import __version__
-from ..wire.frames import PROTOCOL_VERSION
+from ..wire.frames import PROTOCOL_VERSION, Message
 from .state import State
 
 
@@ -74,6 +74,22 @@ class Report:
             if entry is not None:
                 core.forget(entry.known, entry.peers)
             return entry is not None
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def holds(self, name: str) -> bool:
+        """Return whether the message with that identity, `origin:seq`, is on disk here."""
+        origin, _, seq = name.rpartition(":")
+        number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 17 else 0
+        with self._state.turn() as core:
+            return 0 < number <= core.replica.vector.held(origin)
+
+    def copies(self, messages: Iterable[Message]) -> list[int]:
+        """Return of each message how many connected nodes have confirmed that it is on their
+        disk."""
+        wanted = list(messages)
+        with self._state.turn() as core:
+            return [len(core.replica.copies(message.origin, message.seq)) for message in wanted]
 
     # -- how it is ------------------------------------------------------------------------------
 

@@ -298,11 +298,11 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
         cursor = _argument("after")
         timeout = _number("timeout", 0, 0, API_MAX_POLL)
         with slots.held(timeout > 0):
-            found, last, started = node.events(node.event_number(cursor), timeout)
+            found, last, started = node.events(node.journal.place(cursor), timeout)
         return _json(
             {
                 "events": [asdict(event) for event in found],
-                "next": node.event_cursor(last),
+                "next": node.journal.cursor(last),
                 "started": started,
             }
         )
@@ -362,7 +362,7 @@ def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Respo
     if len(text) > API_MAX_SEARCH:
         raise InputError(f"q is a text of at most {API_MAX_SEARCH} characters")
     page, place = node.log.search(text, limit, _place(after) if after else None)
-    copies = node.copies(page) if counted else []
+    copies = node.report.copies(page) if counted else []
     fields = [_fields(message) for message in page]
     for entry, number in zip(fields, copies, strict=False):
         entry["copies"] = number
@@ -385,14 +385,15 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
     count = 0
     first: Message | None = None
     last: Message | None = None
-    lines = Lines(request.stream, node.holds) if skip else Lines(request.stream)
+    lines = Lines(request.stream, node.report.holds) if skip else Lines(request.stream)
     answer: dict[str, Any] = {}
     try:
-        for begin, last in node.commit_many(lines):
-            first = first or begin
-            count += last.seq - begin.seq + 1
+        for commit in node.intake.commit_many(lines):
+            first = first or commit.message()
+            last = commit.message(len(commit.texts) - 1)
+            count += len(commit.texts)
         if last and copies:
-            answer["copies"] = node.wait_copies(last, copies, timeout)
+            answer["copies"] = node.intake.wait_copies(last, copies, timeout)
     except Exception as error:
         progress = Progress(lines.line, count, last.id if last else None) if lines.line else None
         return _refused(error, progress)

@@ -122,7 +122,7 @@ class Metrics(Collector):
             yield Metric(_PREFIX + name.removesuffix("_total"), "", "untyped")
 
     def collect(self) -> Iterator[Metric]:
-        counts, times = self._node.metrics()
+        counts, times = self._node.report.metrics()
         counts["log_lines_dropped_total"] = {(): self._dropped()}
         for name, (meaning, labels) in COUNTS.items():
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily

@@ -34,7 +34,7 @@ def begin(node: Node, guard: Guard, head: Any, then: Callable[[], object]) -> Re
         if not _is_plain(head) or guard.judge(head):
             return None
         text = parameter(head["QUERY_STRING"], "msg", EXAMPLE)
-        end = node.begin(text, lambda _: then())
+        end = node.intake.begin(text, then)
         if end is None:
             return None
     except Exception:  # a worker meets it again

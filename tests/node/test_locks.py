@@ -106,9 +106,9 @@ def use(nodes: list[Node], original: Original | None) -> None:
     list(three.commit_all(f"bulk {number}" for number in range(5_000)))
     wait_until(lambda: len(got) == 5_021, lambda: len(got))
     for node in nodes:
-        for ask in (node.status, node.metrics, node.unready, node.peers, node.events):
+        for ask in (node.status, node.report.metrics, node.unready, node.peers, node.events):
             ask()
-        node.copies(node.messages()[:10])
+        node.report.copies(node.messages()[:10])
         next(node.follow(0, 0.01))
     with suppress(P2PSyncError):
         one.commit("x" * 1_000_000)

@@ -1,0 +1,139 @@
+"""How programs bring messages: they are checked, gathered into entries, given to the core, and
+waited for."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+
+from ..core.commit import Commit
+from ..core.core import Core
+from ..core.turn import COPIES
+from ..errors import MessageError, MessageTooLong
+from ..metrics import Counters
+from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
+from ..wire.frames import Message, check_text
+from ..wire.logframes import Entry
+from .state import State
+
+
+class Intake:
+    """Commits the messages of one node. For any thread.
+
+    All methods raise MessageTooLong or MessageError for a text that cannot be a message, and
+    LogFull or LogError for one that cannot be stored.
+    """
+
+    def __init__(self, state: State, counters: Counters, limit: int) -> None:
+        """`limit` is that of a message, in bytes of UTF-8."""
+        self._state = state
+        self._counters = counters
+        self._limit = limit
+
+    def commit(self, text: str, copies: int, timeout: float) -> Message:
+        """Commit a message; return it once it is on disk, and `copies` other nodes hold it, too, or
+        `timeout` seconds have passed."""
+        self._check(text)
+        commit = self._commit([text], ack=copies > 0)
+        self._finish(commit)
+        message = commit.message()
+        if not copies:
+            return message
+        return replace(message, copies=self._wait_copies(message, copies, timeout))
+
+    def begin(self, text: str, then: Callable[[], object]) -> Callable[[], None] | None:
+        """Begin to commit a message. Return what waits for the end and raises an error if there was
+        one; None, and nothing is begun, if this would have to wait for room.
+
+        `then` is called in any thread once the message is on disk, or cannot be stored.
+        """
+        self._check(text)
+        draft = Entry.of(0, [text])
+        with self._state.turn() as core:
+            if core.commits.full:
+                return None
+            commit = core.commits.commit(draft, [text], Future())
+        commit.future.add_done_callback(lambda _: then())
+        return partial(self._finish, commit)
+
+    def commit_many(self, texts: Iterable[str]) -> Iterator[Commit]:
+        """Commit a message for each of `texts`, many in an entry. Yield each entry once it is on
+        disk, and all of those before an error is raised."""
+        waiting: deque[Commit] = deque()
+        last: Commit | None = None
+        problem: Exception | None = None
+        try:
+            for batch in self._batches(texts):
+                last = self._commit(batch, after=last)
+                waiting.append(last)
+                if len(waiting) > 2:
+                    waiting[0].future.result()
+                    yield waiting.popleft()
+        except Exception as error:
+            problem = error
+        for commit in waiting:
+            commit.future.result()
+            yield commit
+        if problem:
+            raise problem
+
+    def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
+        """Wait, `timeout` seconds at most, until `copies` other nodes hold a message of this
+        node's own; return how many do."""
+        with self._state.turn() as core:
+            core.replica.expect_copies(message.origin, message.seq)
+        return self._wait_copies(message, copies, timeout)
+
+    def _wait_copies(self, message: Message, copies: int, timeout: float) -> int:
+        def count(core: Core) -> int:
+            return len(core.replica.copies(message.origin, message.seq))
+
+        with self._state.turn(
+            COPIES, lambda core: core.stopped or count(core) >= copies, timeout
+        ) as core:
+            return count(core)
+
+    def _commit(
+        self, texts: Sequence[str], ack: bool = False, after: Commit | None = None
+    ) -> Commit:
+        """Commit messages as one entry, whose limits they keep; wait for its future."""
+        draft = Entry.of(0, texts)
+        with self._state.turn_with_room() as core:
+            return core.commits.commit(draft, texts, Future(), ack=ack, after=after)
+
+    def _finish(self, commit: Commit) -> None:
+        """Wait until a single message is on disk."""
+        commit.future.result()
+        self._counters.time("commit_seconds", time.monotonic() - commit.begun)
+
+    def _check(self, text: str) -> None:
+        if problem := check_text(text, self._limit):
+            long = type(text) is str and len(text.encode("utf-8", "surrogatepass")) > self._limit
+            raise (MessageTooLong if long else MessageError)(problem)
+
+    def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        """Yield `texts` in batches for one entry of the log; those before an error come first."""
+        batch: list[str] = []
+        size = 0
+        try:
+            for text in texts:
+                self._check(text)
+                length = len(text.encode())
+                if size + length > MAX_ENTRY_BYTES:
+                    yield batch
+                    batch, size = [], 0
+                batch.append(text)
+                size += length
+                if len(batch) == MAX_BATCH:
+                    yield batch
+                    batch, size = [], 0
+        except Exception:
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
