@@ -188,7 +188,7 @@ class Link:
 
     def _receive_all(self) -> str:
         """Read until the end; return the reason of it."""
-        self._stream.patience = 2 * self._settings.heartbeat
+        self._stream.patience = patience = 2 * self._settings.heartbeat
         opened = time.monotonic()
         self._worked = time.thread_time()
         self._stream.before_fill = self._charge
@@ -198,12 +198,12 @@ class Link:
         ]
         try:
             while True:
-                while milestones and not self._readable_by(milestones[0][0]):
+                while milestones:
+                    if self._stream.wait_readable(milestones[0][0] - time.monotonic()):
+                        break
                     milestones.pop(0)[1](self)
-                self._stream.wait()
-                self._stream.pace(self._stream.patience)
+                self._stream.wait(patience)
                 received = self._frames.read()
-                self._stream.pace(0.0)
                 if received and received.opcode == frames.CLOSE:
                     return self._answer_close(received.data)
                 if received and received.opcode == frames.TEXT:
@@ -247,9 +247,6 @@ class Link:
             time.sleep(self._paid - now)
         self._slowed_until = time.monotonic()
 
-    def _readable_by(self, moment: float) -> bool:
-        return self._stream.wait_readable(moment - time.monotonic())
-
     def _take(self, received: frames.Received) -> bool:
         """Act on what was received; return whether it brought something new."""
         if received.opcode == frames.PING:
@@ -278,7 +275,6 @@ class Link:
 
     def _drain(self) -> None:
         """Let the CLOSE go out: an end with bytes unread would destroy it on its way."""
-        self._stream.pace(0.0)
         self._stream.before_fill = None  # the pauses below are enough
         try:
             while True:

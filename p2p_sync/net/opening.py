@@ -72,7 +72,7 @@ class Opening:
         self.site = site(remote[0])
         self.deadline = deadline
         self.turned_down = False  # it only has some time yet to read why
-        self.stream = Stream(connection, patience=0.0)
+        self.stream = Stream(connection)
         self.descriptor = connection.fileno()
         self.event = 0 if dialled else select.POLLIN  # what it waits for
         self._dialled = dialled
@@ -93,14 +93,13 @@ class Opening:
         If not, `event` is what it waits for. `late`: the deadline has come. Raises LinkClosed or
         DialError where the connection does not come about.
         """
-        self.stream.allow(1)  # so that none of many keeps the others waiting
+        self.stream.fills = 1  # so that none of many keeps the others waiting
         try:
             if late:
                 self.event = self._steps.throw(LinkClosed("it did not answer in time"))
             else:
                 self.event = next(self._steps)
         except StopIteration:
-            self.stream.allow(None)
             return True
         return False
 
@@ -187,8 +186,7 @@ class Opening:
 
     def _write(self, data: bytes) -> None:
         """Write a little, for which there is always room unless the other side reads nothing."""
-        if self.stream.write_some(data):
-            raise LinkClosed("it reads nothing")
+        self.stream.write(data, 0.0)
 
 
 class Openings:

@@ -2,9 +2,9 @@
 
 A stream belongs to an opening first (see opening.py): one thread uses it, and nothing waits, since
 that thread may serve hundreds of openings. What would have to wait raises Blocked with the event to
-wait for. Then it belongs to a link: one thread reads, another writes, and both wait. The reader
-gives up when nothing has come for `patience` seconds, or a frame comes too slowly; the writer when
-a write does not move. `cut` may be called by any thread and wakes both.
+wait for. Then it belongs to a link, which sets its `patience`: one thread reads, another writes,
+and both wait. The reader gives up when nothing has come for `patience` seconds, or a frame comes
+too slowly; the writer when a write does not move. `cut` may be called by any thread and wakes both.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def plain_endpoint(address: Any) -> Endpoint:
 class Stream:
     """A connected socket, which it owns and closes."""
 
-    def __init__(self, connection: socket.socket, patience: float) -> None:
+    def __init__(self, connection: socket.socket, patience: float | None = None) -> None:
         """Take over `connection`, whose TLS (see Credentials) has not shaken hands yet.
 
-        Reads that wait give up when nothing has come for `patience` seconds.
+        Reads give up when nothing has come for `patience` seconds. None: they do not wait; they
+        raise Blocked, lose nothing, and can be tried again.
         """
         connection.setblocking(False)
         with contextlib.suppress(OSError):  # a socket pair of the tests has no such option
@@ -49,8 +50,9 @@ class Stream:
         self._buffer = bytearray()
         self._taken = 0
         self.patience = patience
-        self._pace: tuple[float, int] | None = None  # since when, and from what count of bytes on
-        self._fills: int | None = None  # how often the buffer may be filled before Blocked
+        self.fills = 0  # how often a read that does not wait may fill the buffer
+        # From when on LEAST_RATE counts, and how many bytes had been received when the frame began.
+        self._pace = (float("inf"), 0)
         # Called by the reader before it takes more from the network; it may sleep.
         self.before_fill: Callable[[], object] | None = None
         self._cut = False
@@ -65,11 +67,6 @@ class Stream:
         Returns nothing where this is no TLS. Raises Blocked, and LinkClosed where it fails.
         """
         return self._connection.shake_hands() if isinstance(self._connection, Secured) else ""
-
-    def allow(self, fills: int | None) -> None:
-        """Let reads take from the network `fills` times at most, and never wait: then they raise
-        Blocked, lose nothing, and can be tried again. None: let them wait, as at first."""
-        self._fills = fills
 
     def wait_for(self, event: int, timeout: float) -> bool:
         """Return whether `event` (of select.poll) has come within `timeout` seconds."""
@@ -87,10 +84,12 @@ class Stream:
         ready = self._buffer or (self._pending and self._pending())
         return bool(ready) or self.wait_for(select.POLLIN, timeout)
 
-    def wait(self) -> None:
-        """Wait until there is something to read; raises LinkClosed when it gives up."""
-        if not self.wait_readable(self.patience):
+    def wait(self, patience: float) -> None:
+        """Wait up to `patience` seconds until a frame begins, which must arrive at LEAST_RATE once
+        as much time has passed again. Raises LinkClosed if none begins."""
+        if not self.wait_readable(patience):
             raise LinkClosed("nothing came from it in time", "silent")
+        self._pace = (time.monotonic() + patience, self.received)
 
     def read(self, count: int) -> bytes:
         """Return exactly `count` bytes.
@@ -130,14 +129,10 @@ class Stream:
         length = found + len(end) - self._taken
         return self.read(length) if length <= limit else None
 
-    def pace(self, grace: float) -> None:
-        """Require LEAST_RATE from now on, starting `grace` seconds from now. 0: require nothing."""
-        self._pace = (time.monotonic() + grace, self.received) if grace else None
-
     def _fill(self) -> None:
         if self.before_fill:
             self.before_fill()
-        if self._fills == 0:
+        if self.patience is None and not self.fills:
             raise Blocked(select.POLLIN)
         while True:
             if self._cut:  # else what is in the kernel's buffer would still be read
@@ -146,9 +141,9 @@ class Stream:
                 data = self._connection.recv(READ_SIZE)
             except BlockingIOError as blocked:
                 event = getattr(blocked, "event", select.POLLIN)
-                if self._fills is not None:
+                if self.patience is None:
                     raise Blocked(event) from None
-                self._wait_for_more(event)
+                self._wait_for_more(event, self.patience)
                 continue
             except OSError as error:
                 raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
@@ -156,17 +151,16 @@ class Stream:
                 raise LinkClosed("the connection was cut")
             self._buffer += data
             self.received += len(data)
-            if self._fills is not None:
-                self._fills -= 1
+            self.fills -= 1
             return
 
-    def _wait_for_more(self, event: int) -> None:
-        """Wait for `event`; raises LinkClosed where it does not come in time."""
-        since, count = self._pace or (float("inf"), 0)
+    def _wait_for_more(self, event: int, patience: float) -> None:
+        """Wait for `event`; raises LinkClosed if it does not come in time."""
+        since, count = self._pace
         slow = since + (self.received - count) / LEAST_RATE - time.monotonic()
-        if self.wait_for(event, min(self.patience, slow)):
+        if self.wait_for(event, min(patience, slow)):
             return
-        if slow < self.patience:
+        if slow < patience:
             raise LinkClosed("it takes too long over a frame", "slow")
         raise LinkClosed("nothing came from it in time", "silent")
 
@@ -181,32 +175,16 @@ class Stream:
         view = memoryview(data)
         while view:
             try:
-                view = self._send(view)
+                count = self._connection.send(view)
             except BlockingIOError as blocked:
                 if not self.wait_for(getattr(blocked, "event", select.POLLOUT), timeout):
-                    raise LinkClosed(f"it stopped reading for {timeout:g} s", "deaf") from None
-
-    def write_some(self, data: bytes) -> bytes:
-        """Write what of `data` can be written without waiting, and return the rest.
-
-        Raises LinkClosed when the connection has ended.
-        """
-        view = memoryview(data)
-        with contextlib.suppress(BlockingIOError):
-            while view:
-                view = self._send(view)
-        return bytes(view)
-
-    def _send(self, view: memoryview) -> memoryview:
-        """Write some, and return the rest; raises BlockingIOError where that has to wait."""
-        try:
-            count = self._connection.send(view)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
-        self.sent += count
-        return view[count:]
+                    how = f"it stopped reading for {timeout:g} s" if timeout else "it reads nothing"
+                    raise LinkClosed(how, "deaf") from None
+                continue
+            except OSError as error:
+                raise LinkClosed(f"the connection was cut: {error.strerror or error}") from None
+            self.sent += count
+            view = view[count:]
 
     # -- any thread -----------------------------------------------------------------------------
 
