@@ -341,12 +341,6 @@ MAX_SEARCH_FOUND: Characters = 1024 * 1024
 LEAST_SEARCHED_ID: Characters = 8
 """The beginning of an id that a search finds; a shorter one would find too much."""
 
-LEAST_SECRET_BYTES: Bytes = 16
-"""A secret of the network. A shorter one can be guessed."""
-
-MAX_SECRETS: Count = 2
-"""Secrets that a node accepts: the one in use, and another while a network changes it."""
-
 MAX_SECRET_FILE_BYTES: Bytes = 4096
 """A file with secrets or a token, which is read whole."""
 
@@ -354,6 +348,12 @@ SECRET_FILE_PATIENCE: Seconds = 3
 """A pipe in the place of such a file may be silent for this time."""
 
 # -- net -------------------------------------------------------------------------------------------
+
+LEAST_SECRET_BYTES: Bytes = 16
+"""A secret of the network. A shorter one can be guessed."""
+
+MAX_SECRETS: Count = 2
+"""Secrets that a node accepts: the one in use, and another while a network changes it."""
 
 MAX_UNPROVED: Count = 256
 """Accepted connections that have not finished the opening handshake or have not proved the secret.

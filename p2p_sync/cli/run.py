@@ -19,8 +19,8 @@ from urllib.parse import quote
 import click
 
 from ..address import Address, is_loopback
-from ..disk.private import secrets_in
 from ..errors import InputError, StartError
+from ..net.credentials import secrets_in
 from ..node.node import Node
 from ..settings import GC_THRESHOLD, HANG_UP, MAX_DESCRIPTORS, Program
 from ..version import __version__

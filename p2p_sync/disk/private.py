@@ -7,7 +7,6 @@ files with 0600, whatever the umask is.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
 import pwd
 import select
@@ -175,38 +174,3 @@ def _exposed(about: os.stat_result, fixed: bool) -> tuple[str, str] | None:
     if of_root and (not mode & stat.S_IRWXO or os.geteuid() != 0):
         return None
     return "read", "chmod 600"
-
-
-def secrets_in(text: str, source: str) -> list[bytes]:
-    """Return the secrets in `text`, one per line; raises StartError, which names `source`.
-
-    Ignores white space around a secret, a byte order mark, and lines that begin with #.
-    """
-    lines = [line.strip().lstrip("\ufeff").strip() for line in text.splitlines()]
-    secrets = [
-        line.encode("utf-8", "surrogateescape") for line in lines if line[:1] not in ("", "#")
-    ]
-    if not secrets:
-        problem = "is empty"
-    elif len(secrets) > settings.MAX_SECRETS:
-        problem = "holds too many secrets"
-    elif min(map(len, secrets)) < settings.LEAST_SECRET_BYTES:
-        problem = "holds a secret that is too short"
-    else:
-        return secrets
-    raise StartError(
-        f"{source} {problem}: it needs one secret a line of at least {settings.LEAST_SECRET_BYTES} "
-        "bytes, two lines at most, for example from: openssl rand -hex 32"
-    )
-
-
-def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
-    """Return a key for each of the secrets in `text` (see `secrets_in`).
-
-    A node uses the first key and accepts both. Scrypt makes them, because an attacker that has seen
-    a proof could otherwise guess a secret that a person made up.
-    """
-    return tuple(
-        hashlib.scrypt(secret, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32)
-        for secret in secrets_in(text, source)
-    )

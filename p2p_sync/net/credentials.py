@@ -6,12 +6,13 @@ then go on with what they began with.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from pathlib import Path
 
-from ..disk.private import read_private, secret_keys
+from ..disk.private import read_private
 from ..errors import StartError
-from ..settings import Settings
+from ..settings import LEAST_SECRET_BYTES, MAX_SECRETS, Settings
 from .tls import client_context, server_context
 
 
@@ -72,3 +73,38 @@ class Credentials:
         return self._client.wrap_socket(
             connection, server_hostname=host, do_handshake_on_connect=False
         )
+
+
+def secrets_in(text: str, source: str) -> list[bytes]:
+    """Return the secrets in `text`, one per line; raises StartError, which names `source`.
+
+    Ignores white space around a secret, a byte order mark, and lines that begin with #.
+    """
+    lines = [line.strip().lstrip("\ufeff").strip() for line in text.splitlines()]
+    secrets = [
+        line.encode("utf-8", "surrogateescape") for line in lines if line[:1] not in ("", "#")
+    ]
+    if not secrets:
+        problem = "is empty"
+    elif len(secrets) > MAX_SECRETS:
+        problem = "holds too many secrets"
+    elif min(map(len, secrets)) < LEAST_SECRET_BYTES:
+        problem = "holds a secret that is too short"
+    else:
+        return secrets
+    raise StartError(
+        f"{source} {problem}: it needs one secret a line of at least {LEAST_SECRET_BYTES} "
+        "bytes, two lines at most, for example from: openssl rand -hex 32"
+    )
+
+
+def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
+    """Return a key for each of the secrets in `text` (see `secrets_in`).
+
+    A node uses the first key and accepts both. Scrypt makes them, because an attacker that has seen
+    a proof could otherwise guess a secret that a person made up.
+    """
+    return tuple(
+        hashlib.scrypt(secret, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32)
+        for secret in secrets_in(text, source)
+    )

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from p2p_sync import Node, StartError
-from p2p_sync.disk.private import read_private, secret_keys
+from p2p_sync.disk.private import read_private
+from p2p_sync.net.credentials import secret_keys
 from tests.harness.support import (
     DEADLINE,
     ROOT,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from p2p_sync import Node
-from p2p_sync.disk.private import secret_keys
+from p2p_sync.net.credentials import secret_keys
 from p2p_sync.wire.frames import Proof, Sockets, decode, encode
 from p2p_sync.wire.proof import Challenge
 from tests.harness import raw
