@@ -1,7 +1,7 @@
 """Deduplication in the database: which copies of an original's commit are hidden.
 
-core/deduplication.py has the rules. A row whose column `heard` is set is a copy; its `leader` is
-the arrival of the copy that is shown for its commit, its own if that is itself.
+core/deduplication.py has the rules. A row whose column `heard` is set is a copy. Its `leader` is
+the arrival of the copy that is shown for the commit; if that is its own, it is shown itself.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def count_copies(database: Database) -> tuple[Counter[str], int]:
 def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -> tuple[int, int]:
     """Match the copies of `text` again, of which those with `times` are new.
 
-    One that was hidden and is shown from now on arrives once more, so that those who follow the
-    arrivals get it. Returns the last arrival, and how many more are hidden.
+    A copy that was hidden and is shown from now on arrives again, so readers that follow the
+    arrivals get it. Returns the last arrival, and how many more copies are hidden.
     """
     new = Counter(time // COPY_WINDOW for time in times)
     changes: list[tuple[int, int, int]] = []  # leader, arrival, arrival before
@@ -68,8 +68,8 @@ def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -
 def _copies(
     database: Database, text: str, start: int, end: int, new: Mapping[int, int]
 ) -> tuple[list[_Copy], list[_Copy]]:
-    """Return the copies of `text` in a span of time that are matched, and of those beyond the
-    limit the ones that the `new` ones (by window) may have pushed there, in the shared order."""
+    """Return the copies of `text` in a span of time that are matched, and those that the `new` ones
+    (counted by window) may have pushed beyond the limit, both in the shared order."""
     matched: list[_Copy] = []
     beyond: list[_Copy] = []
     crowd = Crowd()

@@ -1,12 +1,12 @@
 """Damaged entries: how they are found in the database, and replaced.
 
-An entry is damaged if its checksum is wrong, or if it is missing between others of its origin. Of
-that origin the log then holds the messages before the damaged one, with a running hash that the
-entry before it gives; the peers send the others again. `mend` keeps those entries beyond the damage
-that turn out to be whole, so nobody who follows the arrivals sees them twice.
+An entry is damaged if its checksum is wrong, or if it is missing between others of its origin. The
+log of that origin then ends before the damaged entry, with the running hash that the entry before
+it gives; the peers send the rest again. `mend` keeps the entries after the damage that turn out to
+be whole, so a reader who follows the arrivals does not see them twice.
 
-What is read is checked. A log that is not large is also read whole at the start; of a large one
-only the last entry of each origin is, and what was found before (the table `damage`).
+Every read checks what it reads. A small log is also read whole at the start. Of a large one only
+the last entry of each origin is read then, and entries that were found before (table `damage`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .schema import INDEXES
 from .store import Database
 
 Found: TypeAlias = tuple[str, int, int]
-"""A damaged entry: its origin and number, as far as it tells, and its arrival; GAP: no row."""
+"""A damaged entry: its origin and number, if they can be read, and its arrival; GAP: no row."""
 GAP = -1
 NOWHERE = 2**63 - 1
-"""The number of an entry that tells none."""
+"""The number of an entry whose number cannot be read."""
 
 # The last entry of each origin: one step in the index for each.
 _LAST = f"""
@@ -41,15 +41,15 @@ _OF_ORIGIN = f"SELECT {COLUMNS} FROM entries WHERE origin = ?"
 
 
 def found(row: Row) -> Found:
-    """Return how a row that is not whole is noted."""
+    """Return the note about a row that is not whole."""
     return name_of(row), row[1] if type(row[1]) is int else NOWHERE, row[-1]
 
 
 def survey(
     database: Database, everything: bool
 ) -> tuple[dict[str, tuple[int, str]], dict[str, int], set[Found]]:
-    """Return the last whole entry of each origin, as (number, running hash); the number of the last
-    entry, whole or not; and what is damaged. `everything`: read all entries."""
+    """Return the last whole entry of each origin, as (number, running hash); the number of its last
+    entry, whole or not; and the damaged entries. `everything`: read all entries."""
     ends: dict[str, tuple[int, str]] = {}
     last: dict[str, int] = {}
     bad: set[Found] = set()
@@ -80,7 +80,7 @@ def survey(
 
 
 def _tail(database: Database, name: str) -> tuple[tuple[int, str], set[Found]]:
-    """Return the last whole entry of an origin, and what comes behind it."""
+    """Return the last whole entry of an origin, and the damaged ones after it."""
     bad: set[Found] = set()
     for row in database.execute(f"{_OF_ORIGIN} ORDER BY seq DESC", (name,)):
         if is_whole(row):
@@ -90,7 +90,8 @@ def _tail(database: Database, name: str) -> tuple[tuple[int, str], set[Found]]:
 
 
 def _scan(database: Database) -> tuple[Counter[str], set[Found]]:
-    """Read all entries; return how many messages of each origin are whole, and what is damaged."""
+    """Read all entries; return how many messages of each origin are whole, and the damaged
+    entries."""
     counts = Counter[bytes]()
     bad: set[Found] = set()
     for row in database.execute(f"SELECT {COLUMNS} FROM entries"):
@@ -113,8 +114,8 @@ def _first_gap(database: Database, name: str) -> int:
 
 
 def whole_before(database: Database, name: str, seq: int) -> tuple[int, str] | None:
-    """Return how many messages of an origin are whole before the damaged `seq`, and the running
-    hash over them; None if it is not damaged."""
+    """Return how many messages of an origin come before the damaged `seq`, and the running hash
+    over them; None if it is not damaged."""
     damaged = False
     for row in database.execute(f"{_OF_ORIGIN} AND seq <= ? ORDER BY seq DESC", (name, seq)):
         if is_whole(row):
@@ -125,8 +126,8 @@ def whole_before(database: Database, name: str, seq: int) -> tuple[int, str] | N
 
 
 def mend(database: Database, rows: Sequence[Row]) -> set[int]:
-    """Delete what is in the way of `rows`, which follow each other; return the numbers of those
-    that are there already."""
+    """Delete the rows that are in the way of `rows`, which have no gap; return the numbers of those
+    that are stored already."""
     expected = {row[1]: row for row in rows}
     origin, first, *_ = rows[0]
     end = rows[-1][1] + rows[-1][2]

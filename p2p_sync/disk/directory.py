@@ -1,4 +1,4 @@
-"""The data directory as a place: it is ours, one node uses it, and its files stay where they are.
+"""The data directory: it belongs to this user, one node uses it, and its files stay in place.
 
 While a database is open, SQLite would go on writing to files that were deleted, replaced or cut
 short. `Watch` notices that: a file has to keep its device and inode, and the files that hold
@@ -31,7 +31,7 @@ def claim(directory: Path) -> int:
     """Make the data directory if need be, and lock it for this process; return the descriptor of
     the lock. The kernel releases it when the process ends, however that happens.
 
-    Raises StartError for a directory of somebody or something else, or in use; OSError.
+    Raises StartError for a directory of another user or program, or in use; OSError.
     """
     make_private_directory(directory)
     _check_names(directory)
@@ -56,7 +56,7 @@ def claim(directory: Path) -> int:
 
 
 def _check_names(directory: Path) -> None:
-    """Refuse a directory of something else, before anything is made in it."""
+    """Refuse a directory of another program, before anything is made in it."""
     names = {entry.name for entry in directory.iterdir()}
     if DATABASE in names or names <= _BESIDE:
         return
@@ -98,7 +98,7 @@ class Watch:
         self._sizes.clear()
 
     def problem(self) -> str | None:
-        """Return what has happened to the files, None if they are as they were.
+        """Return what has happened to the files, None if they are in place.
 
         Looks at the database and its write-ahead log each time, 4 us each, at others now and then.
         """

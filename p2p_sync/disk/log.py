@@ -1,13 +1,14 @@
-"""The messages, durable: what the writer appends, and what senders read.
+"""The log of a node: the writer appends to it, and senders read it.
 
-One thread appends runs, each of which goes on where its origin ends; when `append` returns, they
-are on disk (store.py says what that means). Any thread reads, also meanwhile. `Pages` is what
-people and programs read.
+One thread appends runs; each begins where its origin ends. When `append` returns, they are on disk
+(store.py says what that means). Any thread reads at the same time. `Pages` has what people and
+programs read.
 
-Entries are kept as they were committed, many messages in one row, and sent as they are kept. The
-newest ones also stay in memory, packed for sending (recent.py).
+An entry is what was committed together, often many messages. It is one row, and is sent whole. The
+newest entries also stay in memory, packed for sending (recent.py).
 
-Two locks, which never nest: the one of the database, and one for the counts and the newest entries.
+There are two locks, which never nest: that of the database, and one for the counts and the newest
+entries.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Log(Pages):
         """Read what the database holds; raises LogError."""
         super().__init__(store)
         self._recent = Recent()
-        # Origins with a damaged entry: its number, and up to where the log held messages. Only the
-        # writer changes it.
+        # Origins with a damaged entry: its number, and the last number that the log held before.
+        # Only the writer changes it.
         self._damaged: dict[str, tuple[int, int]] = {}
         if store.indexes_damaged:
             with store.writing() as database:
@@ -71,10 +72,10 @@ class Log(Pages):
     # -- the writer's thread --------------------------------------------------------------------
 
     def append(self, runs: Sequence[Run]) -> None:
-        """Store `runs` in one transaction; they go on where their origins end.
+        """Store `runs`, which begin where their origins end, in one transaction.
 
-        When this returns, they are on disk. Raises LogFull or LogError, and then nothing of them
-        is stored.
+        When this returns, they are on disk. Raises LogFull or LogError; then none of them is
+        stored.
         """
         arrival, hidden = self._arrival, self._hidden
         stored_runs: list[tuple[Run, list[Row], list[PackedRun]]] = []
@@ -112,9 +113,9 @@ class Log(Pages):
                 self._copies, self._hidden = counted
 
     def losses(self) -> list[tuple[str, int, str]]:
-        """Return the origins in which damage was found, and what is whole of each: the number of
-        messages before the first damaged one, and the running hash over them. To be given to
-        `lose`, or returned again by the next call."""
+        """Return the origins in which damage was found, each with the number of messages before the
+        first damaged one, and the running hash over them. Give them to `lose`, or the next call
+        returns them again."""
         if not self._found:
             return []
         with self._lock:
@@ -126,14 +127,14 @@ class Log(Pages):
             with suppress(LogError), self._store.reading() as database:
                 whole = damage.whole_before(database, name, seq)
                 if whole is None or whole[0] >= seq:
-                    done.append(entry)  # it has come again, or is at a place where another one is
+                    done.append(entry)  # it has come again, or another entry is at its place
                 else:
                     lost[name] = (name, *whole)
         self._settle(done)
         return list(lost.values())
 
     def lose(self, name: str, n: int, running: str, held: int) -> None:
-        """Hold no more than `n` messages of an origin, of which there were `held`."""
+        """Keep only the first `n` of the `held` messages of an origin."""
         with self._lock:
             bad = [entry for entry in self._found if entry[0] == name and entry[1] > n]
             self._found.difference_update(bad)
@@ -148,7 +149,7 @@ class Log(Pages):
         self._settle([entry for entry in bad if entry[1] > last])
 
     def _settle(self, entries: Sequence[Found]) -> None:
-        """Forget damage of messages that this node does not lack, and delete its rows."""
+        """Forget damaged entries whose messages are not missing here, and delete their rows."""
         if not entries:
             return
         with self._lock:
@@ -178,7 +179,7 @@ class Log(Pages):
         return sorted(names)[:MAX_DAMAGE_NAMED]
 
     def count(self) -> tuple[int, int]:
-        """Return how many messages are held, and how many of them are not shown."""
+        """Return how many messages the log holds, and how many of them are hidden."""
         with self._lock:
             return self._total, self._hidden
 
@@ -190,8 +191,8 @@ class Log(Pages):
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.
 
-        Whole entries, at least one: so it may begin before `after`, and end behind `upto`. It ends
-        before `upto` where they exceed `size`. Raises LogError.
+        Returns whole entries, at least one, so they may begin before `after` and end after `upto`.
+        They end before `upto` if there are more than `size` bytes. Raises LogError.
         """
         with self._lock:
             entries = self._recent.find(origin, after, upto)
@@ -213,7 +214,7 @@ class Log(Pages):
 
 
 def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
-    """Insert the entries of a run, many with one statement: each step of a statement gives up the
+    """Insert the entries of a run, many with one statement: each statement releases the
     interpreter's lock and has to get it back."""
     if mending:
         kept = damage.mend(database, rows)
@@ -226,8 +227,8 @@ def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
 
 
 def _whole(rows: Iterable[Row], origin: str, after: int, bad: list[Found]) -> Iterator[PackedRun]:
-    """Yield the entries in `rows` that hold what follows `after`, up to the first that is damaged
-    or missing, which is added to `bad`."""
+    """Yield the entries in `rows` from the one that has message `after`+1 on, up to the first that
+    is damaged or missing, which is added to `bad`."""
     end = None
     for row in rows:
         if not is_whole(row):
@@ -245,8 +246,8 @@ def _whole(rows: Iterable[Row], origin: str, after: int, bad: list[Found]) -> It
 
 
 def _joined(entries: Iterable[PackedRun], upto: int, size: int) -> tuple[PackedRun, int] | None:
-    """Return those of `entries` that begin before `upto` and fit in `size` bytes, at least one, and
-    what is left; None where there are none."""
+    """Join the entries that begin before `upto` and fit in `size` bytes, at least one; return them
+    and the bytes that are left. None if there are no entries."""
     chosen: list[PackedRun] = []
     for entry in entries:
         if chosen and (entry.after >= upto or entry.end - chosen[0].after > MAX_SHIPPED):

@@ -1,11 +1,11 @@
-"""What people and programs read: the messages by arrival, in the shared order, and by a search.
+"""The log for people and programs: messages by arrival, in the shared order, and by a search.
 
-The shared order is by time, origin and sequence number: the same on every node that holds the same
-messages, and ready in an index. The order of arrival is this node's own and only grows, so a reader
+The shared order is by time, origin and sequence number, and is an index: it is the same on every
+node with the same messages. The order of arrival is this node's own and only grows, so a reader
 that follows it misses nothing.
 
-A page leaves out the entries that are damaged, and counts them. Once the database is released they
-are noted for the writer, which gets them again (damage.py).
+A page leaves out damaged entries and counts them. They are noted for the writer, which gets them
+again (damage.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _END: Place = (MAX_NUMBER, "~", 0)
 
 
 class Page(list[T]):
-    """What was read: a list, and how many `damaged` entries were left out of it."""
+    """A list of what was read, and how many `damaged` entries were left out of it."""
 
     damaged = 0
 
@@ -60,8 +60,8 @@ class Pages:
             return self._arrival
 
     def arrivals(self, after: int, limit: int, hidden: bool = False) -> Page[tuple[int, Message]]:
-        """Return up to `limit` messages that came after arrival `after`, with its number: those
-        that are shown, or with `hidden` all."""
+        """Return up to `limit` messages after arrival `after`, each with its number: those that
+        are shown, or with `hidden` all."""
         page: Page[tuple[int, Message]] = Page()
         bad: list[Found] = []
         query = f"SELECT {COLUMNS} FROM entries WHERE arrival > ?"
@@ -79,12 +79,12 @@ class Pages:
         return self._finished(page, limit, bad)
 
     def cursor(self, arrival: int) -> str:
-        """Return the place behind an arrival as readers are given it."""
+        """Return the cursor of an arrival."""
         return self._store.cursors.text(arrival)
 
     def place(self, cursor: str) -> int:
-        """Return the arrival that a place is behind; raises CursorGone for one of another log or
-        beyond the end, InputError for what is no place."""
+        """Return the arrival at a cursor. Raises CursorGone for a cursor of another log or beyond
+        the end, InputError for what is no cursor."""
         try:
             return self._store.cursors.number(cursor, self.last_arrival())
         except CursorGone:  # readers may see a transaction before its writer is back
@@ -95,7 +95,7 @@ class Pages:
     # -- in the shared order --------------------------------------------------------------------
 
     def ordered(self, after: Place, limit: int) -> Page[Message]:
-        """Return up to `limit` shown messages behind `after` in the shared order."""
+        """Return up to `limit` shown messages after a place in the shared order."""
         page: Page[Message] = Page()
         bad: list[Found] = []
         with self._store.reading() as database:
@@ -124,7 +124,8 @@ class Pages:
             place = page[-1].order
 
     def newest(self, limit: int, before: Place | None = None) -> Page[Message]:
-        """Return up to `limit` shown messages, the newest first: the last, or those `before`."""
+        """Return up to `limit` shown messages, the newest first: the last ones, or the last ones
+        `before` a place."""
         page: Page[Message] = Page()
         bad: list[Found] = []
         with self._store.reading() as database:
@@ -137,12 +138,12 @@ class Pages:
     def search(
         self, text: str, limit: int, before: Place | None = None
     ) -> tuple[Page[Message], Place | None]:
-        """Return shown messages `before` a place that hold `text`, the newest first, and the place
-        where to go on, None where the log has been read to its beginning.
+        """Return shown messages `before` a place that contain `text`, the newest first, and the
+        place to continue from; None: the search has reached the beginning of the log.
 
-        Case does not matter, nor how letters are composed; the beginning of an id finds its
-        messages too. One call reads a bounded part of the log and returns up to `limit` messages,
-        of about 1 MiB: there may be more even where it finds none.
+        Case and the composition of letters do not matter. The beginning of an id finds its
+        messages, too. One call reads a bounded part of the log and returns up to `limit` messages,
+        of about 1 MiB; there may be more, even if it finds none.
         """
         wanted = folded(text)
         page: Page[Message] = Page()
@@ -196,8 +197,8 @@ class Pages:
 
 
 def _backwards(database: Database, before: Place, bad: list[Found]) -> Iterator[Message]:
-    """Yield the shown messages before a place, from there to the oldest; add the damaged entries
-    on the way to `bad`."""
+    """Yield the shown messages before a place, the newest first; add damaged entries on the way to
+    `bad`."""
     rows = database.execute(
         f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} AND (time, origin, seq) < (?, ?, ?) "
         "ORDER BY time DESC, origin DESC, seq DESC",

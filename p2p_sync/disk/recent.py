@@ -1,6 +1,6 @@
-"""The newest entries in memory, packed as they are sent: most of what links send has just arrived.
+"""The newest entries in memory, packed for sending: most of what links send has just arrived.
 
-Pure: the caller's lock guards it.
+Pure: the lock of the caller guards it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..wire.logframes import PackedRun
 
 
 class Recent:
-    """The newest entries of each origin, without a gap, and the oldest of all leave first."""
+    """The newest entries, of each origin without a gap. The oldest of all are dropped first."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all entries."""
         self._of_origin: dict[str, deque[PackedRun]] = {}
         self._all: deque[PackedRun] = deque()
         self._characters = 0
         self._messages = 0
 
     def add(self, entries: Sequence[PackedRun]) -> None:
-        """Add the newest entries of an origin, one at least, a run each."""
+        """Add the newest entries of an origin, at least one, each a run of its own."""
         kept = self._of_origin.setdefault(entries[0].origin, deque())
         kept.extend(entries)
         self._all.extend(entries)
@@ -45,8 +45,8 @@ class Recent:
                 del self._of_origin[oldest.origin]
 
     def find(self, origin: str, after: int, upto: int) -> list[PackedRun]:
-        """Return the entries with the messages `after`+1 to `upto`, up to the last one held; []
-        where the first of them is not held."""
+        """Return the entries with the messages `after`+1 to `upto`, as far as they are here; [] if
+        the first one is not."""
         kept = self._of_origin.get(origin, deque())
         first = bisect_right(kept, after, key=lambda entry: entry.end)
         end = min(len(kept), first + upto - after)

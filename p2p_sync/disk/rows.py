@@ -25,8 +25,8 @@ _pack = Struct(">qqqq").pack
 
 
 def stored(run: Run, arrival: int) -> tuple[list[Row], list[PackedRun]]:
-    """Return the rows that store a run whose messages arrive after `arrival`, with texts as str,
-    and each entry as it is sent."""
+    """Return the rows of a run whose messages arrive after `arrival`, with texts as str, and its
+    entries packed for sending."""
     rows: list[Row] = []
     packed: list[PackedRun] = []
     name, origin = run.origin, run.origin.encode()
@@ -54,7 +54,7 @@ def is_whole(row: Row) -> bool:
 
 
 def name_of(row: Row) -> str:
-    """Return the origin in a row, which may be damaged, for people."""
+    """Return the origin in a row that may be damaged."""
     origin = row[0]
     return origin.decode("utf-8", "replace") if isinstance(origin, bytes) else "?"
 
@@ -70,7 +70,7 @@ def messages_of(row: Row) -> list[Message]:
 
 
 def packed(row: Row) -> PackedRun:
-    """Return a whole row as it is sent."""
+    """Return a whole row packed for sending."""
     origin, seq, count, time, heard, previous, data, _, _ = row
     text = Entry(time, data.decode(), heard, count).pack()
     return PackedRun(origin.decode(), seq - 1, previous.hex(), count, text)

@@ -9,10 +9,9 @@ under another name and renamed once it is complete; so an empty `node.db` is alw
 A transaction counts only if the files are still where they were opened (directory.py): the look
 before COMMIT can undo it, the one behind it can say that it is lost.
 
-SQLite writes the write-ahead log from its beginning again only when nobody reads it, which never
-happens by itself while readers follow each other, and leaves the file as long as it is. So the
-writer empties it when it is too long: new readers then use the database alone, and the writer waits
-for the others.
+SQLite begins the write-ahead log anew only at a moment when nothing reads it, which may never come
+while readers follow each other; and it never shortens the file. So the writer empties it when it is
+too long: new readers then use the database alone, and the writer waits for the others.
 
 One connection writes, behind the one lock of the database; a few read at the same time. Without a
 directory, the database is in memory, and its only connection is used behind the lock.
@@ -53,12 +52,12 @@ _FACTS = "address, by_hand, local, source, node, attempts, last_error"
 
 
 class Store:
-    """The database of one node, and what else is kept beside the log: identity and addresses."""
+    """The database of one node, with its id and its addresses beside the log."""
 
     def __init__(self, directory: str | os.PathLike[str] | None) -> None:
-        """Open or make the data directory; None keeps nothing.
+        """Open or make the data directory; None: keep everything in memory.
 
-        Raises StartError, which says what to do, where it cannot be used.
+        Raises StartError, which says what to do, if it cannot be used.
         """
         self.directory = Path(directory) if directory is not None else None
         self.small = True  # so the log can be read whole at the start
@@ -107,10 +106,10 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[Database]:
-        """Lend the database for one transaction: on disk when the block ends, or undone.
+        """Lend the database for one transaction, which is on disk when the block ends, or undone.
 
-        Raises LogFull or LogError where the disk does not take it. After LogGone, which may come
-        once all was written, all further calls raise it, too.
+        Raises LogFull or LogError if the disk does not take it. After LogGone, which may be raised
+        when all is written, every further call raises it, too.
         """
         with self._lock, _errors():
             database = self._open_writer()
@@ -180,7 +179,7 @@ class Store:
         return [Known(*row) for row in rows if _is_address(row[0])]
 
     def keep_addresses(self, addresses: Iterable[Known], epoch: float) -> None:
-        """Keep exactly these; raises LogError where the disk does not take them."""
+        """Keep these addresses and no others; raises LogError if they cannot be written."""
         facts = _FACTS.split(", ")
         rows = [
             [*(getattr(known, fact) for fact in facts), known.worked, epoch, known.failing, epoch]
@@ -214,7 +213,7 @@ class Store:
         return self._writer
 
     def _look(self, database: Database) -> None:
-        """Raise LogGone, now and from now on, unless what is written can be found again."""
+        """Raise LogGone, now and at all further calls, if the files are not where they were."""
         if not self._gone and self._watch and (problem := self._watch.problem()):
             self._gone = LogGone(f"{problem}; bring it back and start the node again")
             if database.in_transaction:
@@ -326,8 +325,8 @@ def _check(path: Path, small: bool) -> bool:
 
 
 def _problem(database: Database, small: bool) -> tuple[str, bool]:
-    """Return what is damaged in a database beside its indexes, "" for nothing, and whether these
-    are."""
+    """Return what is damaged in a database, its indexes apart ("": nothing), and whether the
+    indexes are."""
     query = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL"
     if {sql for (sql,) in database.execute(query)} != {text.encode() for text in STATEMENTS}:
         return "its tables are not those of this version", False

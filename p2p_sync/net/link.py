@@ -36,12 +36,12 @@ logger = logging.getLogger("p2p_sync")
 
 
 class Handler(Protocol):
-    """What a link tells its owner; all but `next_messages` in the reader's thread."""
+    """The owner of a link. The reader's thread calls all methods but `next_messages`."""
 
     def received(self, link: Link, message: str | bytes) -> bool:
-        """A message arrived, text or binary; ProtocolError closes the link with its code.
+        """A message arrived, text or binary. A ProtocolError closes the link with its code.
 
-        Returns whether it brought something new; a peer that goes on with what does not is read
+        Returns whether the message brought something new. A peer whose messages do not is read
         more slowly.
         """
 
@@ -52,22 +52,21 @@ class Handler(Protocol):
         """The peer has sent no message in the first `introduction_timeout` seconds."""
 
     def measured(self, link: Link) -> None:
-        """The round trip was measured; `link.rtt` tells it."""
+        """The round trip was measured; it is in `link.rtt`."""
 
     def closed(self, link: Link, reason: str) -> None:
         """The link has ended, for `reason`. Called once, whatever happened."""
 
     def next_messages(self, link: Link) -> tuple[Sequence[str | bytes], float]:
-        """Return the next messages to send, texts or binary ones, and with none, when to be asked
-        again at the latest.
+        """Return the next messages to send, text or binary, and if there are none, when the link
+        asks again at the latest: on the monotonic clock, infinity for never.
 
-        The time is on the monotonic clock, infinity for never. Called by the sender's thread, once
-        more before a CLOSE goes out.
+        The sender's thread calls this, for the last time before a CLOSE goes out.
         """
 
 
 class _Floods:
-    """How many links of this process, which share its CPU time, flood it now. For any thread."""
+    """Counts the links that flood this process now; they share its CPU time. For any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the one below
@@ -119,7 +118,7 @@ class Link:
         self._slowed_since = self._slowed_until = -NEVER  # and when it was slowed down lately
 
     def __str__(self) -> str:
-        """Return the other end for people: what was dialled, or where it comes from."""
+        """Return the name of the other end: the dialled address, or where it comes from."""
         return self.dialled or host_and_port(self.remote)
 
     # -- any thread -----------------------------------------------------------------------------
@@ -148,12 +147,12 @@ class Link:
             self._changed.notify()
 
     def close(self, code: int, reason: str) -> None:
-        """Close the link with `code` and `reason`, after what the handler still has to send. The
+        """Send what the handler still has, then close the link with `code` and `reason`. Only the
         first call counts."""
         self._close(frames.close_payload(code, reason), reason)
 
     def cut(self, reason: str, fault: str = "") -> None:
-        """End the connection at once; `fault` is the kind of fault that it is for, if any."""
+        """End the connection at once, for a fault of the peer of that kind, if any."""
         with self._changed:
             if not self._reason:
                 self._reason, self.fault = reason, fault
@@ -187,7 +186,7 @@ class Link:
             self._stream.close()
 
     def _receive_all(self) -> str:
-        """Read until the end; return the reason of it."""
+        """Read until the link ends; return the reason."""
         self._stream.patience = patience = 2 * self._settings.heartbeat
         opened = time.monotonic()
         self._worked = time.thread_time()
@@ -266,7 +265,7 @@ class Link:
         return False
 
     def _answer_close(self, payload: bytes) -> str:
-        """Echo the peer's CLOSE, unless it answers ours, and see the connection end."""
+        """Echo the peer's CLOSE, unless it answers ours, and wait for the end."""
         self._close(payload[:2], frames.explain_close(payload)[1])
         if self.dialled:  # RFC 6455, section 7.1.1: the side that accepted ends the connection
             self._drain()
@@ -274,7 +273,7 @@ class Link:
             return self._reason
 
     def _drain(self) -> None:
-        """Let the CLOSE go out: an end with bytes unread would destroy it on its way."""
+        """Read on until our CLOSE is out: closing a socket with unread bytes would discard it."""
         self._stream.before_fill = None  # the pauses below are enough
         try:
             while True:

@@ -53,27 +53,28 @@ _KINDS = {
 
 
 class Owner(Protocol):
-    """What the listener asks and tells; all in its thread, which must not wait, with no lock."""
+    """The owner of a listener, which calls it in its thread, with no lock held. No call may
+    wait."""
 
     def room(self, host: str) -> str:
-        """Return why there is no room for one more connection of `host`, an IP address; nothing
-        if there is."""
+        """Return why there is no room for another connection from `host`, an IP address; "" if
+        there is."""
 
     def challenge(self, binding: str) -> Challenge | None:
-        """Return what both sides of a connection have to prove; None: nothing.
+        """Return what both sides of a connection must prove; None: nothing.
 
         `binding` is the SHA-256 of the certificate that this side has shown, empty without TLS.
         """
 
     def take(self, opened: Opened) -> None:
-        """Take over a connection that is open.
+        """Take over an open connection.
 
-        Raises RuntimeError where it can have no thread, and LinkClosed where the owner stops; the
-        listener closes the connection then.
+        Raises RuntimeError if there can be no thread for it, and LinkClosed if the owner stops;
+        then the listener closes the connection.
         """
 
     def refused(self, remote: Endpoint, kind: str, reason: str) -> None:
-        """Note a connection that was turned down; `kind` is a word for counters."""
+        """Note a connection that was refused; `kind` is a word for the metrics."""
 
 
 class Listener(websocket_server.WebsocketServer):
@@ -183,7 +184,7 @@ class Listener(websocket_server.WebsocketServer):
             self._openings.add(opening)
 
     def _pause(self, reason: str) -> None:
-        """Accept nothing for a moment, for want of descriptors or threads, and do not spin."""
+        """Accept nothing for a moment, because there are no descriptors or threads left."""
         now = time.monotonic()
         if now - self._pause_logged >= ACCEPT_LOGGED:
             self._pause_logged = now
@@ -192,7 +193,7 @@ class Listener(websocket_server.WebsocketServer):
         self._openings.watch(self.socket, False)
 
     def _hand_over(self, opening: Opening) -> None:
-        """Give a connection that is open to the owner."""
+        """Give an open connection to the owner."""
         try:
             self.owner.take(opening.opened)
         except (LinkClosed, RuntimeError) as error:
@@ -233,8 +234,8 @@ class _Accepting(Opening):
 
 
 def surplus(openings: Collection[Opening], limit: int) -> Iterator[Opening]:
-    """Yield those of `openings`, the oldest first, that make room so that `limit` are left: each
-    of the host with the most, there one that was turned down, or else the oldest."""
+    """Yield the openings to end, so that `limit` are left. `openings` begin with the oldest. Each
+    one to end is of the host with the most: one that was refused already, or else the oldest."""
     hosts: dict[str, deque[Opening]] = {}
     for opening in sorted(openings, key=lambda opening: not opening.turned_down):
         hosts.setdefault(opening.site, deque()).append(opening)

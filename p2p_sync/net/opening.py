@@ -6,12 +6,12 @@
                                          <--  101, or an HTTP error with a sentence (handshake.py)
     proofs, if the network has a secret  <->  proofs (wire/proof.py)
 
-Both sides do the same, so they share what is here; listener.py and dialer.py have the order of
-their own side. An Opening is one connection. It goes as far as it can, and then names the event
-that it has to wait for. Openings wait for the events of many connections in one thread: the
-listener for all that others open, a dial for the endpoints that it tries at the same time.
+Both sides take the same steps, so they share this file; listener.py and dialer.py have the order of
+their own side. An Opening is one connection. It goes as far as it can, and then returns the event
+that it has to wait for. Openings wait for the events of many connections in one thread: those that
+others open at the listener, or the endpoints that one dial tries at the same time.
 
-A side that turns the other down says why before it ends, so the reason is in the log of both. A
+A side that refuses the other says why before it ends, so both have the reason in their logs. A
 stranger costs little: it has a deadline, few and short frames, no thread, and no place among the
 links.
 """
@@ -45,15 +45,15 @@ from .tls import Blocked
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[int, None, T]
-"""What yields the event (of select.poll) that it waits for, and returns a T in the end."""
+"""Yields the events (of select.poll) that it waits for, and returns a T at the end."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A connection that is open; it belongs to the one that it is given to.
+    """An open connection. It belongs to the object that it is given to.
 
-    `remote` is the other end's IP address and port, `proved` the id of the node there, if it has
-    proved that it knows the secret of the network (None: the network has none).
+    `remote` is the IP address and port of the other end. `proved` is the id of the node there if it
+    has proved that it knows the secret of the network; None: the network has no secret.
     """
 
     stream: Stream
@@ -67,11 +67,11 @@ class Opening:
     def __init__(
         self, connection: socket.socket, remote: Endpoint, deadline: float, dialled: bool
     ) -> None:
-        """Take over `connection`, which is to be open by `deadline` (on the monotonic clock)."""
+        """Take over `connection`, which must be open by `deadline` (on the monotonic clock)."""
         self.remote = remote
         self.site = site(remote[0])
         self.deadline = deadline
-        self.turned_down = False  # it only has some time yet to read why
+        self.turned_down = False  # refused; it has a moment left to read why
         self.stream = Stream(connection)
         self.descriptor = connection.fileno()
         self.event = 0 if dialled else select.POLLIN  # what it waits for
@@ -90,8 +90,8 @@ class Opening:
     def go_on(self, late: bool = False) -> bool:
         """Go on as far as possible with what has arrived; return whether the connection is open.
 
-        If not, `event` is what it waits for. `late`: the deadline has come. Raises LinkClosed or
-        DialError where the connection does not come about.
+        If not, it waits for `event`. `late`: the deadline has come. Raises LinkClosed or DialError
+        if the connection fails.
         """
         self.stream.fills = 1  # so that none of many keeps the others waiting
         try:
@@ -110,7 +110,7 @@ class Opening:
     # -- the steps that both sides have ---------------------------------------------------------
 
     def _try(self, call: Callable[[], T]) -> Steps[T]:
-        """Return what `call` returns, once it needs not wait any more."""
+        """Return what `call` returns, once it does not have to wait any more."""
         while True:
             try:
                 return call()
@@ -118,15 +118,15 @@ class Opening:
                 yield blocked.event
 
     def _read_head(self) -> Steps[bytes | None]:
-        """Return the head of the other side's HTTP; None where it is too long."""
+        """Return the head of the other side's HTTP; None if it is too long."""
         return (
             yield from self._try(lambda: self.stream.read_until(b"\r\n\r\n", MAX_HANDSHAKE_BYTES))
         )
 
     def _prove(self, challenge: Challenge) -> Steps[None]:
-        """Have the other side prove that it knows the secret, and prove it, too.
+        """Check that the other side knows the secret, and prove that this side does.
 
-        Raises ProtocolError where it does not, and LinkClosed where it closes the connection.
+        Raises ProtocolError if it does not, and LinkClosed if it closes the connection.
         """
         self._say(challenge.open())
         reader = frames.FrameReader(self.stream, not self._dialled, MAX_OPENING_BYTES)
@@ -153,16 +153,16 @@ class Opening:
         try:
             return challenge.receive(decode(text))
         except ProtocolError as error:
-            # The side that dialled finds the same in this node's first frame, and knows then which
-            # protocol this node speaks, or that it has dialled itself.
+            # The side that dialled finds the same fault in this node's first frame, and learns from
+            # it which protocol this node speaks, or that it has dialled itself.
             if error.code in (OTHER_PROTOCOL, NORMAL) and not self._dialled:
                 self._say([challenge.opening])
             raise
 
     def _say_last(self, data: bytes) -> Steps[None]:
-        """Write `data` and nothing more, and leave it some time to be read.
+        """Write `data` as the last thing, and give the other side some time to read it.
 
-        An end with bytes unread would destroy it on its way.
+        Closing a socket with unread bytes would discard it.
         """
         self.turned_down = True
         self.deadline = min(self.deadline, time.monotonic() + LINGER)
@@ -173,7 +173,7 @@ class Opening:
                 yield from self._try(self.stream.read_some)
 
     def _close(self, error: ProtocolError) -> Steps[None]:
-        """Tell the other side what is wrong, as `_say_last` does."""
+        """Say what is wrong in a CLOSE, as the last thing."""
         payload = frames.close_payload(error.code, error.reason)
         yield from self._say_last(self._format(frames.CLOSE, payload))
 
@@ -185,7 +185,7 @@ class Opening:
         return frames.format_frame(opcode, payload, masked=self._dialled)
 
     def _write(self, data: bytes) -> None:
-        """Write a little, for which there is always room unless the other side reads nothing."""
+        """Write a little: there is always room for it unless the other side reads nothing."""
         self.stream.write(data, 0.0)
 
 
@@ -204,7 +204,7 @@ class Openings:
         return len(self._openings)
 
     def watch(self, source: socket.socket, watched: bool = True) -> None:
-        """Have `wait` return when there is something to read from `source`, or not any more."""
+        """Let `wait` return when `source` can be read; not `watched`: no longer."""
         self._poll.register(source, select.POLLIN if watched else 0)
 
     def add(self, opening: Opening) -> None:
@@ -220,8 +220,8 @@ class Openings:
         opening.stream.close()
 
     def wait(self, until: float) -> Iterator[tuple[Opening, Exception | None]]:
-        """Wait for the next events, up to `until` on the monotonic clock, and go on with those
-        openings. Yield each that has come to an end: it is open, or closed because of an error."""
+        """Wait for events until the time `until` on the monotonic clock, and go on with the
+        openings that they concern. Yield each that is done: it is open, or closed by an error."""
         ready, self._fresh = self._fresh, []
         until = 0.0 if ready else min([until, *(opening.deadline for opening in self)])
         events = self._poll.poll(max(0.0, until - time.monotonic()) * 1000)

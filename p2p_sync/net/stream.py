@@ -25,7 +25,7 @@ Endpoint: TypeAlias = tuple[str, int]
 
 
 def plain_endpoint(address: Any) -> Endpoint:
-    """Return the host and port of a socket's address; IPv4 in IPv6 is told as IPv4."""
+    """Return the host and port of a socket's address; IPv4 in IPv6 becomes IPv4."""
     if not isinstance(address, tuple):
         return "", 0  # a socket pair of the tests has none
     host, port = address[:2]
@@ -64,7 +64,7 @@ class Stream:
     def shake_hands(self) -> str:
         """Go on with the handshake of TLS; return the SHA-256 of the certificate that was shown.
 
-        Returns nothing where this is no TLS. Raises Blocked, and LinkClosed where it fails.
+        Returns "" without TLS. Raises Blocked, and LinkClosed if the handshake fails.
         """
         return self._connection.shake_hands() if isinstance(self._connection, Secured) else ""
 
@@ -118,7 +118,7 @@ class Stream:
         return self.read(len(self._buffer) - self._taken)
 
     def read_until(self, end: bytes, limit: int) -> bytes | None:
-        """Return all up to and with `end`; None where it has not come within `limit` bytes.
+        """Return everything up to `end`, included; None if it is not within `limit` bytes.
 
         Raises LinkClosed as `read` does.
         """
@@ -155,7 +155,7 @@ class Stream:
             return
 
     def _wait_for_more(self, event: int, patience: float) -> None:
-        """Wait for `event`; raises LinkClosed if it does not come in time."""
+        """Wait for `event`; raises LinkClosed if nothing comes in time."""
         since, count = self._pace
         slow = since + (self.received - count) / LEAST_RATE - time.monotonic()
         if self.wait_for(event, min(patience, slow)):
@@ -189,12 +189,12 @@ class Stream:
     # -- any thread -----------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Tell the other side that nothing more will be written."""
+        """Let the other side know that nothing more will be written."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
-        """End the connection at once, and wake whoever reads or writes."""
+        """End the connection at once, and wake the threads that read or write."""
         self._cut = True
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)

@@ -16,11 +16,11 @@ from .state import State
 def follow(
     state: State, log: Log, after: int, pause: float | None
 ) -> Iterator[Page[tuple[int, Message]]]:
-    """Yield what comes to be shown after arrival `after`, with its numbers, as it comes.
+    """Yield pages of the messages after arrival `after`, each with its number, as they come.
 
-    An empty page says that nothing has come for `pause` seconds (None: none are yielded). The
+    An empty page means that nothing has come for `pause` seconds (None: there are no empty pages).
     `damaged` of a page counts the entries that were left out of it. Ends when the node stops;
-    raises LogError where the log cannot be read.
+    raises LogError if the log cannot be read.
     """
     while True:
         with state.turn() as core:
@@ -29,7 +29,7 @@ def follow(
             count = core.transactions
         newest = log.last_arrival()
         page = log.arrivals(after, FOLLOWED)
-        # What a page that is not full has passed over, up to the newest, is not shown.
+        # A page that is not full has reached the newest arrival; what it left out is hidden.
         last = page[-1][0] if page else after
         after = last if len(page) >= FOLLOWED else max(last, newest)
         if page or page.damaged:

@@ -1,12 +1,12 @@
-"""What happens to a node, for people: lines in the log, and events that programs can wait for.
+"""What happens to a node: lines in the log, and events that programs can wait for.
 
-The journal is the one place that decides what people are told. Three rules keep it readable,
-whoever causes the notes:
+The journal alone decides what becomes a line or an event. Three rules bound both, even if a peer
+causes notes on purpose:
 
-- A failure that repeats, by what it is about and its reason, is told the 1st, 2nd, 4th ... time.
-- What one host can cause at any rate, such as links that come and go, gets up to
+- A failure that repeats, with the same subject and reason, is logged the 1st, 2nd, 4th ... time.
+- Notes that one host can cause at any rate, such as links that come and go, make up to
   MAX_LINES_OF_A_HOST lines a minute.
-- The last MAX_EVENTS events are kept, in memory.
+- The last MAX_EVENTS events are kept in memory.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Journal:
     # -- what happens ---------------------------------------------------------------------------
 
     def note(self, note: Note) -> None:
-        """Take note of something: log it, and add an event, as far as that is news."""
+        """Log a note and make an event of it, unless the rules leave it out."""
         now = time.monotonic()
         with self._changed:
             first, line = self._news(note, now)
@@ -109,19 +109,18 @@ class Journal:
                 self._add(note)
         level = _LEVELS.get(note.kind, logging.WARNING)
         if line and level is not None:
-            who = {"address": note.address or None, "peer": note.node}
-            logger.log(level, "%s", line, extra=who)
+            peer = {"address": note.address or None, "peer": note.node}
+            logger.log(level, "%s", line, extra=peer)
 
     def forget(self, about: str) -> None:
-        """Make the next failure of something an event again: somebody waits to see what comes of
-        it."""
+        """Make the next failure of something an event again: a user waits for the result."""
         with self._changed:
             if about in self._failures:
                 self._failures[about].events.clear()
 
     def _news(self, note: Note, now: float) -> tuple[bool, str]:
-        """With the lock held: return whether this is an event, if its kind makes events, and what
-        to log of it; nothing where that was said."""
+        """With the lock held: return whether the note may be an event, and its line; "" for no
+        line."""
         in_vain = self._failures.pop(note.about, None) if note.kind == LINKED else None
         if not note.reason:
             if now - self._minute >= 60.0:
@@ -150,7 +149,7 @@ class Journal:
         return first, note.text + again
 
     def _add(self, note: Note) -> None:
-        """With the lock held: add an event, and wake those who wait."""
+        """With the lock held: add an event, and wake the threads that wait for one."""
         self._last += 1
         key = key_of(note.address) if note.address else None
         now = int(time.time() * 1000)
@@ -173,17 +172,17 @@ class Journal:
         return self._cursors.number(cursor, last)
 
     def wait(self, after: int, timeout: float) -> tuple[list[Event], int]:
-        """Return the events with ids above `after`, and the last id there is.
+        """Return the events with ids above `after`, and the last id.
 
-        With none it waits for one, `timeout` seconds at most, or until `stop`. An `after` that is
-        above the last id is of an earlier run of the node: then it does not wait.
+        Waits for an event, for `timeout` seconds at most or until `stop`, if there is none. An
+        `after` above the last id is from an earlier start of the node: then it does not wait.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._last != after, timeout)
             return [event for event in self._events if event.id > after], self._last
 
     def stop(self) -> None:
-        """Wake all who wait; nobody waits from now on."""
+        """Wake all threads that wait; none waits from now on."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

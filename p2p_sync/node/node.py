@@ -39,9 +39,9 @@ logger = logging.getLogger("p2p_sync")
 
 
 class Node:
-    """One member of the network: it holds the messages and links with its peers.
+    """One member of the network: it holds the messages and is connected with its peers.
 
-    All methods may be called by any thread. As a context manager it is started and stopped.
+    Any thread may call any method. A `with` statement starts the node and stops it.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Node:
     ) -> None:
         """Make a node that will accept peers on `peer_port` (0: any free port).
 
-        `data_dir` holds its identity and the addresses it knows; None keeps nothing. `peers` are
-        addresses to dial, `advertise` is the address that peers are told ("none": this node
-        cannot be dialled; None: they form it from the connection). Further options are the
-        fields of `settings.Settings`. Raises InputError for what cannot be meant.
+        `data_dir` is for the log, the node's identity and the addresses it knows; None: keep
+        nothing. `peers` are addresses to dial. `advertise` is the address that the node announces
+        ("none": it cannot be dialled; None: peers form it from the connection). Further options
+        are the fields of `settings.Settings`. Raises InputError for an invalid value.
         """
         if not 0 <= peer_port <= 65535:
             raise InputError(f"{peer_port} is no port; ports go up to 65535")
@@ -83,9 +83,9 @@ class Node:
     def start(self) -> None:
         """Open the data directory, accept peers and begin to dial.
 
-        Raises StartError, which says what to do, where the port or the directory cannot be used.
+        Raises StartError, which says what to do, if the port or the directory cannot be used.
         """
-        if not self._claim(wanted=None):
+        if not self._claim(running=False):
             return
         parts: _Parts | None = None
         try:
@@ -106,7 +106,7 @@ class Node:
 
     def stop(self) -> None:
         """Close all links and end all threads within about two seconds. Twice is fine."""
-        if not self._claim(wanted=True):
+        if not self._claim(running=True):
             return
         parts, self._parts = self._parts, None
         try:
@@ -115,12 +115,12 @@ class Node:
         finally:
             self._release()
 
-    def _claim(self, wanted: bool | None) -> bool:
-        """Wait for the end of another start or stop, and begin one. Return False where there is
-        nothing to do: it runs already, or does not run (`wanted`: it is to run now)."""
+    def _claim(self, running: bool) -> bool:
+        """Wait until no other start or stop is under way, and begin one. Return False, and begin
+        none, unless the node is `running` or not."""
         with self._idle:
             self._idle.wait_for(lambda: not self._changing)
-            self._changing = (self._parts is not None) == bool(wanted)
+            self._changing = (self._parts is not None) == running
             return self._changing
 
     def _release(self) -> None:
@@ -135,38 +135,35 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # -- what it does ---------------------------------------------------------------------------
+    # -- peers and messages ---------------------------------------------------------------------
 
     def connect(self, address: str) -> str:
-        """Dial the node at `address` and keep that address; returns at once.
+        """Dial the node at `address` and remember the address; return at once.
 
-        Returns the key of its entry in `peers`. Raises AddressError where `address` cannot be one.
+        Returns the key of its entry in `peers`. Raises AddressError if `address` is invalid.
         """
         return self._running().shell.connect(parse_address(address))
 
     def commit(self, text: str, copies: int = 0, timeout: float = 5.0) -> Message:
-        """Add a message, and return it once it is on disk; peers are sent it.
+        """Add a message, send it to all peers, and return it once it is on disk.
 
-        With `copies` it waits, `timeout` seconds at most, until that many other nodes hold it
-        too; the message's `copies` tells how many do. Raises MessageTooLong or MessageError where
-        `text` cannot be a message, LogFull or LogError where it cannot be stored.
+        With `copies` this waits until that many other nodes hold it, too, for `timeout` seconds at
+        most; the `copies` of the message say how many do. Raises MessageTooLong or MessageError if
+        `text` cannot be a message, LogFull or LogError if it cannot be stored.
         """
         return self.intake.commit(text, copies, timeout)
 
     def commit_all(self, texts: Iterable[str]) -> Iterator[Message]:
-        """Add a message for each of `texts`, many in a transaction, and yield those on disk.
+        """Add a message for each of `texts`, many in a transaction. Yield each once it is on disk.
 
-        Raises as `commit` does; what was yielded before is stored.
+        Raises what `commit` raises; the messages before the error are stored and yielded.
         """
         for commit in self.intake.commit_many(texts):
             for index in range(len(commit.texts)):
                 yield commit.message(index)
 
     def messages(self) -> list[Message]:
-        """Return the messages, in the order that is the same on every node.
-
-        All of them are in memory then; `log` reads a part.
-        """
+        """Return all messages, in the order that is the same on every node. `log` reads parts."""
         return list(self._running().state.messages)
 
     @property
@@ -176,21 +173,21 @@ class Node:
 
     @property
     def intake(self) -> Intake:
-        """What commits messages, for more than `commit` can do."""
+        """Commits messages in more ways than `commit` and `commit_all`."""
         return self._running().intake
 
     @property
     def report(self) -> Report:
-        """What can be asked about this node, beside what is here."""
+        """Answers more questions about this node."""
         return self._running().report
 
     @property
     def journal(self) -> Journal:
-        """The events, and the cursors of those who follow them."""
+        """The events and their cursors."""
         return self._running().journal
 
     def status(self) -> dict[str, Any]:
-        """Return what the node is and holds, as `GET /api/v1/status` tells it."""
+        """Return the state of the node, in the form of `GET /api/v1/status`."""
         parts = self._running()
         node = {
             "id": parts.store.node,
@@ -204,17 +201,13 @@ class Node:
         return status
 
     def unready(self) -> str:
-        """Return why this node should not be asked yet; nothing where it may be.
-
-        It may be once it has caught up, and until it lacks many again; a node alone may at once. A
-        node may not be while a part of its log is damaged.
-        """
+        """Return why the node is not ready; "" if it is (see `Report.unready`)."""
         return self.report.unready()
 
     def follow(self, after: int, pause: float) -> Iterator[Page[tuple[int, Message]]]:
-        """Yield what comes to be shown after arrival `after`, with its numbers, as it comes.
+        """Yield pages of the messages after arrival `after`, each with its number, as they come.
 
-        An empty page says that nothing has come for `pause` seconds; the `damaged` of a page counts
+        An empty page means that nothing has come for `pause` seconds; `damaged` of a page counts
         the entries that were left out of it. Ends when the node stops.
         """
         parts = self._running()
@@ -226,30 +219,30 @@ class Node:
             return core.overlay.count()
 
     def peers(self) -> list[dict[str, Any]]:
-        """Return an entry for each node and address known, as `GET /api/v1/peers` tells them."""
+        """Return an entry for each known node or address, in the form of `GET /api/v1/peers`."""
         return self.report.peers()
 
     def forget(self, key: str) -> bool:
-        """Hang up on the peer whose entry in `peers` has that `key`, and forget its addresses.
-
-        Returns False where there is none. A peer that knows this node may dial it again.
+        """Close the link to the peer whose entry in `peers` has that `key`, and forget its
+        addresses. Return False if there is none. A peer that knows this node may dial it again.
         """
         return self.report.forget(key)
 
     def events(self, after: int = 0, timeout: float = 0.0) -> tuple[list[Event], int, int]:
-        """Return the events after the one with that id, the last id, and when the node started.
+        """Return the events after the one with that id, the last id, and when the node started
+        (ms since the epoch).
 
-        With none it waits for one, `timeout` seconds at most. The last 1,000 are kept; the ids
-        begin anew with each start (ms since the epoch), by which a restart shows.
+        Waits for an event, for `timeout` seconds at most, if there is none. The last 1,000 are
+        kept. The ids begin again at each start of the node.
         """
         parts = self._running()
         return *parts.journal.wait(after, timeout), parts.started
 
     def on_message(self, callback: Callable[[Message], object]) -> None:
-        """Have `callback` called with each message that comes to be held from the start on.
+        """Call `callback` with each message that arrives from now on, or from the start on.
 
-        All callbacks run in one thread of their own, in order of arrival; what one raises is
-        logged. To be set before `start`, or it misses what came before.
+        All callbacks run in one thread of their own, in order of arrival. An error in one is
+        logged.
         """
         self._callbacks.append(callback)
         if self._parts:
@@ -258,11 +251,11 @@ class Node:
     def reload(self) -> None:
         """Read the files of the secrets and certificates again.
 
-        Raises StartError where one cannot be used; then all goes on with what was read before.
+        Raises StartError if one cannot be used; then those read before stay in use.
         """
         self._running().credentials.reload()
 
-    # -- what it is -----------------------------------------------------------------------------
+    # -- properties -----------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
@@ -271,18 +264,18 @@ class Node:
 
     @property
     def certificate_names(self) -> tuple[str, ...]:
-        """The names and addresses that the certificate of the peer port is for."""
+        """The host names and IP addresses in the certificate of the peer port."""
         return self._running().credentials.names
 
     @property
     def warnings(self) -> list[str]:
-        """What is dangerous about the node's settings, a short sentence each; `status` tells it
-        with the other warnings."""
+        """What is dangerous about the node's settings, a short sentence each; they are among the
+        warnings in `status`."""
         return self._settings.warnings(self._running().server.server_address[0])
 
     @property
     def address(self) -> str:
-        """The address for peers, as seen from this machine, or the one that is advertised."""
+        """The address for peers: the advertised one, or the one that this machine can use."""
         return self._running().address
 
     def _running(self) -> _Parts:

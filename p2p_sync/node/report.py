@@ -1,6 +1,6 @@
-"""What a node tells people and programs about itself: its peers, its verdict, its metrics.
+"""What a node says about itself: its peers, its state in a word, its metrics.
 
-The facts are read a turn at a time, so that no question holds the lock for long.
+Each answer reads the core in several short turns, so that none holds the lock for long.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Report:
     # -- peers ----------------------------------------------------------------------------------
 
     def peers(self, late: bool = False) -> list[dict[str, Any]]:
-        """Return what is known of each peer and address, as the API tells it.
+        """Return an entry for each known node or address, in the form of the API.
 
         `late`: the latest messages do not count for `behind`.
         """
         with self._state.turn() as core:
             peers = list(core.peers)
-        # A turn for each: with many origins it takes a while to find out how far a peer is behind.
+        # A turn for each: with many origins it takes a while to see how far a peer is behind.
         traffic = {peer: self._traffic(peer, late) for peer in peers}
         with self._state.turn() as core:
             now, wall = time.monotonic(), time.time()
@@ -67,8 +67,8 @@ class Report:
             return Traffic(peer.rtt, (peer.sent, sent), (peer.received, received), lag, notice)
 
     def forget(self, key: str) -> bool:
-        """Hang up on the peer whose entry in `peers` has that `key`, and forget its addresses;
-        return False where there is none."""
+        """Close the link to the peer whose entry in `peers` has that `key`, and forget its
+        addresses; return False if there is none."""
         with self._state.turn() as core:
             entry = next((entry for entry in _table(core) if entry.has(key)), None)
             if entry is not None:
@@ -91,7 +91,7 @@ class Report:
         with self._state.turn() as core:
             return [len(core.replica.copies(message.origin, message.seq)) for message in wanted]
 
-    # -- how it is ------------------------------------------------------------------------------
+    # -- state ----------------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
         """Return the state of the node in a word and a line."""
@@ -99,13 +99,12 @@ class Report:
         return verdict(self.peers(late=True), held, self.behind(), int(time.time() * 1000))
 
     def behind(self) -> int:
-        """Return how many messages peers are known to hold that this node lacks."""
+        """Return how many messages are missing here, as far as is known."""
         with self._state.turn() as core:
             return core.replica.catch_up.behind(core.now)
 
     def status(self) -> dict[str, Any]:
-        """Return what the node holds and how it is, the `node` itself apart, as `GET
-        /api/v1/status` tells it."""
+        """Return the state of the node in the form of `GET /api/v1/status`, without its `node`."""
         held, hidden = self._log.count()
         damaged = self._log.damaged()
         with self._state.turn() as core:
@@ -125,10 +124,11 @@ class Report:
         }
 
     def unready(self) -> str:
-        """Return why this node should not be asked yet; nothing where it may be.
+        """Return why the node is not ready; "" if it is.
 
-        It may be once it has caught up, and until it lacks many again; a node alone may at once. A
-        node may not be while a part of its log is damaged.
+        A node is ready once it has caught up, or at once if it knows no other node. It stays ready
+        until many messages are missing. It is not ready while its log is damaged or cannot be
+        written.
         """
         with self._state.turn() as core:
             problem = str(core.commits.failure or "")
@@ -148,7 +148,7 @@ class Report:
     # -- what is measured -----------------------------------------------------------------------
 
     def metrics(self) -> tuple[Counts, dict[str, Times]]:
-        """Return what there is to measure, by the names of `GET /metrics`."""
+        """Return all measurements, by the names in `GET /metrics`."""
         counts = self._counters.counts() | self._links() | self._messages()
         peers = self.peers()
         counts["in_sync"] = {(): self.verdict().good}
@@ -209,9 +209,9 @@ def _table(core: Core) -> list[Entry]:
 
 
 def _seeks(core: Core) -> bool:
-    """Return whether addresses are known, and no node of ours has told yet what it holds."""
-    told = any(peer.log and peer.log.introduced for peer in core.peers)
-    return not told and any(not known.oneself for known in core.book.known.values())
+    """Return whether addresses are known, and no peer has said yet what it holds."""
+    answered = any(peer.log and peer.log.introduced for peer in core.peers)
+    return not answered and any(not known.oneself for known in core.book.known.values())
 
 
 def _damage(damaged: Sequence[str]) -> list[str]:

@@ -1,9 +1,8 @@
-"""The conversation on one link: what the peer sends goes to the core, and what the core has for the
-peer goes to the link.
+"""The conversation on one link: frames from the peer go to the core, and frames from the core go to
+the link.
 
-Decoding and checking come before a turn, and encoding after it, for no turn may take long. Three
-threads come here: the link's reader, its sender, and for the end whichever of them notices it first
-through the reader.
+A turn must be short, so frames are decoded before it and encoded after it. Two threads run this
+code: the reader of the link and its sender.
 """
 
 from __future__ import annotations
@@ -45,8 +44,10 @@ class Session:
         self._counters = counters
 
     def open(self, link: Link, dial: int, proved: str | None) -> None:
-        """Tell the core of `link`, of which nothing has been read yet. `dial` is the number of the
-        dial that it came of, `proved` the node id that the other end has proved. Any thread."""
+        """Tell the core that `link` is open; nothing has been read from it yet. For any thread.
+
+        `dial` is the number of the dial that opened it, `proved` the node id that the other end has
+        proved."""
         arrival = self._log.last_arrival()
         with self._state.turn() as core:
             self.peer = core.links.opened(
@@ -72,14 +73,14 @@ class Session:
             core.links.silent(self.peer)
 
     def received(self, link: Link, message: str | bytes) -> bool:
-        """Take a message; return whether it brought something new. Raises ProtocolError."""
+        """Handle a message; return whether it brought something new. Raises ProtocolError."""
         if isinstance(message, bytes):
             raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
         try:
             frame = decode(message)
         except ProtocolError as error:
             if error.code == OTHER_PROTOCOL:
-                self.waiting(link)  # our opening goes out first: then the peer can say so, too
+                self.waiting(link)  # our first frame goes out: the peer learns our version
             raise
         self._counters.add("frames_total", "in", _kind(frame))
         if isinstance(frame, Sockets) and frame.nonce and not self.peer.proved:
@@ -96,7 +97,7 @@ class Session:
         return new
 
     def _hear(self, frame: Heard) -> bool:
-        """Commit what an original has committed, and wait until it is stored."""
+        """Commit the message of an original node, and wait until it is stored."""
         draft = Entry.of(0, [frame.data], heard=True)
         future: Future[None] = Future()
         try:
@@ -124,7 +125,7 @@ class Session:
     # -- the sender's thread --------------------------------------------------------------------
 
     def next_messages(self, link: Link) -> tuple[list[str], float]:
-        """Return what to send next, and with nothing, when to ask again at the latest."""
+        """Return the next frames, and if there are none, when to ask again at the latest."""
         try:
             work, after = self._take()
             texts = [self._encode(frame) for frame in work.frames]
@@ -138,7 +139,7 @@ class Session:
             return [], NEVER
 
     def _take(self) -> tuple[Work, int | None]:
-        """Return what the core has for the peer, and the arrival after which an original waits."""
+        """Return the core's work for the peer, and for an original the last arrival it has got."""
         if work := self.peer.handed:  # it is this thread's: see Exchange.hand
             self.peer.handed = None
             return work, None
@@ -146,7 +147,7 @@ class Session:
             return core.exchange.take(self.peer), core.exchange.waits_after(self.peer)
 
     def _ship(self, work: Work) -> list[str]:
-        """Read what a node of ours gets of the log; return the frames."""
+        """Read messages for a peer from the log; return the frames."""
         runs, ships, room = fill(work.ships, self._log.read, BATCH_BYTES)
         if ships != work.ships:
             with self._state.turn() as core:
@@ -159,7 +160,7 @@ class Session:
         return texts
 
     def _pass_on(self, after: int) -> list[str]:
-        """Read what came after an arrival; return the frames that an original gets of it."""
+        """Read the messages after an arrival; return the frames for an original."""
         while True:
             newest = self._log.last_arrival()
             arrivals = self._log.arrivals(after, ORIGINAL_BATCH, hidden=True)
@@ -182,7 +183,7 @@ class Session:
 
 
 def _kind(frame: Frame) -> str:
-    """Return the type of `frame` for people who count."""
+    """Return the type of `frame`, as the metrics name it."""
     if isinstance(frame, Ignored):
         return "ignored"
     return "MESSAGE" if isinstance(frame, Heard) else type(frame).__name__.upper()

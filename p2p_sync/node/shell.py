@@ -1,5 +1,5 @@
-"""Carries out what the core decides, and owns the threads that the core needs: one that waits for
-time, one for each dial, which goes on to read its link, and one for each accepted link.
+"""Carries out what the core decides. Owns the threads that the core needs: one that waits for time,
+one for each dial, which then reads its link, and one for each accepted link.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _REFUSALS = {SAME_NODE: "same_node", TRY_AGAIN_LATER: "links_enough"}
 
 
 class Shell:
-    """What surrounds the core of one node. It is the owner of the peer port."""
+    """Connects the core of one node to links, dials, the disk and the clock. Owns the peer port."""
 
     state: State
 
@@ -52,8 +52,7 @@ class Shell:
         counters: Counters,
         journal: Journal,
     ) -> None:
-        """`start` is the number of this start of the node. `state` is set before anything else is
-        called."""
+        """`start` is the number of this start of the node. Set `state` before any other call."""
         self._store = store
         self._log = log
         self._settings = settings
@@ -67,7 +66,7 @@ class Shell:
     # -- the owner's thread ---------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to dial: what was kept, and what the settings name."""
+        """Begin to dial the addresses in the data directory and in the settings."""
         kept = self._store.addresses(_epoch())
         with self.state.turn() as core:
             for known in kept:
@@ -90,14 +89,14 @@ class Shell:
             self._keep_addresses()
 
     def _wait_unlinked(self) -> bool:
-        """Wait a little for the last link to end; return whether it has."""
+        """Wait a short time until all links have ended; return whether they have."""
         with self.state.turn(LINKS, lambda core: not core.peers, CLOSE_PATIENCE) as core:
             return not core.peers
 
     # -- any thread -----------------------------------------------------------------------------
 
     def connect(self, address: Address) -> str:
-        """Dial `address`, given by hand, and keep it; return its key at once."""
+        """Dial an address given by hand and remember it; return its key at once."""
         self._journal.forget(str(address))
         with self.state.turn() as core:
             core.connect(str(address))
@@ -142,12 +141,12 @@ class Shell:
     # -- the listener's thread ------------------------------------------------------------------
 
     def room(self, host: str) -> str:
-        """Return why there is no room for one more connection of `host`; nothing if there is."""
+        """Return why there is no room for another connection from `host`; "" if there is."""
         with self.state.turn() as core:
             return core.links.room_for(host)
 
     def challenge(self, binding: str, dialled: bool = False) -> Challenge | None:
-        """Return what both sides of a new connection have to prove; None in an open network.
+        """Return what both sides of a new connection must prove; None in an open network.
 
         `binding` is the SHA-256 of the certificate that the accepting side has shown.
         """
@@ -158,8 +157,8 @@ class Shell:
         return Challenge(keys, self._store.node, self._start, nonce, dialled, binding)
 
     def take(self, opened: Opened) -> None:
-        """Serve a connection that was accepted. Raises RuntimeError where there can be no more
-        threads."""
+        """Make a link of an accepted connection, and read it in a thread. Raises RuntimeError if
+        there can be no more threads."""
         session, link = self._session(opened)
         try:
             threading.Thread(target=link.run, name=f"read {link}", daemon=True).start()
@@ -168,7 +167,7 @@ class Shell:
             raise
 
     def refused(self, remote: Endpoint, kind: str, reason: str) -> None:
-        """Note a connection that was turned down."""
+        """Note a connection that was refused."""
         self._counters.add("refusals_total", kind)
         where = str(Address(*remote)).partition("://")[2]
         about = f"a connection from {site(remote[0])}"
@@ -178,7 +177,7 @@ class Shell:
     def _session(
         self, opened: Opened, dialled: str | None = None, dial: int = 0
     ) -> tuple[Session, Link]:
-        """Make a link of an open connection, and tell the core."""
+        """Make a link of an open connection, known to the core."""
         session = Session(self.state, self._log, self._counters)
         link = Link(opened, session, self._settings, dialled)
         session.open(link, dial, opened.proved)
@@ -206,7 +205,7 @@ class Shell:
     # -- the dials' threads ---------------------------------------------------------------------
 
     def _dial(self, address: str, number: int) -> None:
-        """Dial `address`, and serve the link if it comes about."""
+        """Dial `address`; if that succeeds, read the link until it ends."""
         parsed = parse_address(address)
         try:
             endpoints = resolve(parsed)
@@ -236,7 +235,7 @@ class Shell:
 
 
 def _settle(effect: Settle) -> None:
-    """Tell those who wait for a commit how it went."""
+    """Give a commit its result."""
     future: Future[None] = effect.commit.future
     if effect.error is None:
         future.set_result(None)
@@ -245,5 +244,5 @@ def _settle(effect: Settle) -> None:
 
 
 def _epoch() -> float:
-    """Return when, on the monotonic clock, the system's clock stood at zero."""
+    """Return the time on the monotonic clock at which the system's clock showed zero."""
     return time.monotonic() - time.time()

@@ -1,15 +1,14 @@
-"""The shared state of a node: sockets, addresses and messages, behind one lock with one door.
+"""The shared state of a node: sockets, addresses and messages behind one lock with one door.
 
     with state.turn() as core:
         core.received(peer, frame)
 
-A turn is the only way to change anything. It takes the lock, tells the core what time it is, and
-lends it. At its end it wakes the threads that wait for what has changed, frees the lock, and then
-carries out what the core has decided. Turns do not nest, and nothing blocks, sends, syncs or calls
-back within one.
+A turn is the only way to change anything. It takes the lock, tells the core the time, and lends it.
+At its end it wakes the threads that wait for a change, releases the lock, and then carries out the
+core's decisions. Turns do not nest. Nothing blocks, sends, syncs or calls back within one.
 
-An error that leaves a turn does not undo it: what the core had decided before is carried out all
-the same, for the core has changed already.
+An error that leaves a turn does not undo it: the core has changed, so its decisions before the
+error are carried out, too.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from ..wire.frames import Message
 
 
 class State:
-    """What one node holds. Every method may be called by any thread."""
+    """The state of one node. For any thread."""
 
     def __init__(self, core: Core, log: Log, perform: Callable[[Effects], object]) -> None:
-        """`perform` carries out effects, in the thread whose turn has ended, with no lock held."""
+        """`perform` carries out the effects of a turn, in its thread, with no lock held."""
         self.log = log
         self._core = core
         self._perform = perform
@@ -54,14 +53,14 @@ class State:
 
     @property
     def addresses(self) -> list[Known]:
-        """The addresses known, with what is known of each."""
+        """The known addresses and their history."""
         with self.turn() as core:
             known = core.book.known.values()
             return [copy(entry) for entry in known if entry.by_hand or not entry.oneself]
 
     @property
     def messages(self) -> Iterator[Message]:
-        """The messages shown, in the order that is the same on every node; read as you go."""
+        """The messages, in the order that is the same on every node; read while you iterate."""
         return self.log.all()
 
     # -- the door -------------------------------------------------------------------------------
@@ -83,8 +82,8 @@ class State:
         return _Turn(self, self._topics[topic], ready, timeout)
 
     def turn_with_room(self) -> _Turn:
-        """Return a turn that begins once the disk has caught up: so those who bring more messages
-        than it takes wait, and so do their peers."""
+        """Return a turn that begins once the disk has caught up. So threads that bring messages
+        faster than the disk stores them wait, and so do their peers."""
         return self.turn(ROOM, lambda core: not core.commits.full)
 
     def wait_due(self) -> bool:
@@ -103,8 +102,8 @@ class State:
 
 
 class _Turn:
-    """Holds the lock and lends the core. One object serves all turns that wait for nothing, for
-    there is one turn at a time."""
+    """Holds the lock and lends the core. There is one turn at a time, so one object serves all
+    turns that do not wait."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""The thread that stores: what many commit and many links bring, one transaction at a time.
+"""The thread that stores messages, one transaction at a time.
 
-While one transaction is on its way to the disk, what comes meanwhile gathers for the next (group
-commit).
+Messages that arrive while a transaction is on its way to the disk are stored together in the next
+one (group commit).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, once it has stored what waits for it. The core has to be stopped before;
-        commits that are not stored then fail."""
+        """End the thread once it has stored what waits for it; the core must have stopped before.
+        Commits that are not stored then fail."""
         self._stopping.set()
         if self._thread.ident:
             self._thread.join(STOP_TIMEOUT)
@@ -54,7 +54,7 @@ class Writer:
             runs = self._store(runs)
 
     def _store(self, runs: list[Run]) -> list[Run]:
-        """Store runs, if there are any; return those to store next."""
+        """Store runs, if there are any; return the next ones."""
         try:
             self._drop_damaged()
             if runs:
@@ -75,7 +75,7 @@ class Writer:
             return core.commits.to_store()
 
     def _drop_damaged(self) -> None:
-        """Hold of each origin only what comes before its first damaged entry."""
+        """Keep of each origin only the messages before its first damaged entry."""
         for name, n, running in self._log.losses():
             with self._state.turn() as core:
                 held = core.lose(name, n, running)
@@ -83,7 +83,7 @@ class Writer:
                 self._log.lose(name, n, running, held)
 
     def _fail(self, error: LogError) -> None:
-        """Have all that waits fail, and try the disk until it takes something again."""
+        """Fail all commits that wait, and try the disk until it can be written again."""
         logger.error("messages cannot be stored, and new ones are refused: %s", error)
         with self._state.turn() as core:
             core.commits.failed(error)

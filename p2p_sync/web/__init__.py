@@ -1,1 +1,1 @@
-"""The HTTP port: the page, the API, the metrics, and who may use them."""
+"""The HTTP port: the page, the API, the metrics, and which clients may use them."""

@@ -488,15 +488,15 @@ def _polled(value: Any) -> Response:
 
 def _index(node: Node, before: Place | None) -> Response:
     messages = node.log.newest(PAGE_MESSAGES, before)
-    told = node.status()
+    status = node.status()
     shown = render_template(
         "page.html",
-        node=told["node"],
-        sockets=told["sockets"],
-        count=told["messages"]["count"],
-        conflicts=told["conflicts"],
-        warnings=told["warnings"],
-        verdict=told["verdict"],
+        node=status["node"],
+        sockets=status["sockets"],
+        count=status["messages"]["count"],
+        conflicts=status["conflicts"],
+        warnings=status["warnings"],
+        verdict=status["verdict"],
         peers=node.peers()[:PAGE_PEERS],
         messages=messages,
         paged=before is not None,

@@ -1,7 +1,7 @@
-"""What can be said on the wire: JSON objects in text frames.
+"""The frames on the wire: JSON objects in WebSocket text frames.
 
-A strict superset of the original system's two frames. What we add rides in further fields and
-further types, which an original node ignores:
+They are a strict superset of the original system's two frames. An original node ignores the fields
+and types that we add:
 
     SOCKETS  {"type": "SOCKETS", "addresses": ["ws://host:port", ...], ...}
     MESSAGE  {"type": "MESSAGE", "data": "text", ...}   to and from original nodes
@@ -9,7 +9,7 @@ further types, which an original node ignores:
 
 Between nodes of ours the frames of logframes.py carry the log.
 
-No socket, lock or clock in here: text in, frame out, and back.
+Pure: text in, frame out, and back.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
 @dataclass(frozen=True)
 class Message:
-    """One message: who committed it, the how-many-eth there, when, and the text.
+    """One message.
 
-    `origin` is the node's id, a dash and the number of its start; `seq` counts from 1 there;
-    `time` is in milliseconds since the epoch, UTC. `heard` marks a text that the origin heard
-    from an original node, so that others who heard the same commit can match theirs. `copies`
-    is how many other nodes are known to hold it, where that was asked for.
+    `origin` is the id of the node that committed it, a dash and the number of that node's start.
+    `seq` counts the messages of an origin from 1. `time` is in milliseconds since the epoch, UTC.
+    `heard` marks a copy of a commit of an original node; other nodes may have made copies of it,
+    too (see deduplication.py). `copies` is how many other nodes are known to hold the message, if
+    the caller asked for that.
     """
 
     origin: str
@@ -64,15 +65,15 @@ class Message:
 
 @dataclass(frozen=True)
 class Sockets:
-    """The first frame on every link, and again when there are addresses to tell.
+    """The first frame on every link, sent again when there are new addresses.
 
-    `addresses` are texts as they came; those that are no address are left out. The rest is ours
-    alone: the sender's `node` id (None: an original node), the random number of its `start`, the
-    `port` where it accepts peers or the whole `address` that it advertises (neither: it cannot
-    be dialled), `link`, which counts the sender's dials, its `version`, whether it has `enough`
-    links and to which nodes (`links`, their ids), and where original nodes are that it is linked
-    with: `leaves`, which it has dialled, and `guests` (see gossip.py). `secure` says that
-    the port speaks TLS, `nonce` that a proof is wanted (see proof.py).
+    `addresses` are valid addresses. The other fields exist between our own nodes only: the sender's
+    `node` id (None: an original node), the random number of its `start`, the `port` where it
+    accepts peers or the whole `address` that it advertises (neither: it cannot be dialled), `link`,
+    which counts the sender's dials, its `version`, whether it has `enough` links, the ids of the
+    nodes at their ends (`links`), and the addresses of the original nodes that it has dialled
+    (`leaves`) or that have dialled it (`guests`; see gossip.py). `secure`: the port speaks TLS.
+    `nonce`: the sender asks for a proof (see proof.py).
     """
 
     addresses: tuple[str, ...] = ()
@@ -93,21 +94,21 @@ class Sockets:
 
 @dataclass(frozen=True)
 class Proof:
-    """What shows that the sender knows the network's secret: 64 hexadecimal digits."""
+    """Proves that the sender knows the secret of the network: 64 hexadecimal digits."""
 
     proof: str
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A MESSAGE without an identity: an original node's commit."""
+    """A MESSAGE without an id: a commit of an original node."""
 
     data: str
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """A frame that asks for nothing: of an unknown type, or an original node's odd one."""
+    """A frame of an unknown type, or a malformed one that original nodes are known to send."""
 
     why: str
 
@@ -158,10 +159,10 @@ def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
 
 
 def decode(text: str) -> Frame:
-    """Return the frame that `text` says.
+    """Return the frame in `text`.
 
-    Raises ProtocolError, with the close code and a reason, where it is not a JSON object or a
-    field has the wrong type. What original nodes are known to send by accident is Ignored.
+    Raises ProtocolError, with the close code and a reason, if it is not a JSON object or a field
+    has the wrong type. Malformed frames that original nodes are known to send are Ignored.
     """
     try:
         fields = json.loads(text, parse_constant=_refuse_constant)
@@ -180,8 +181,8 @@ def decode(text: str) -> Frame:
 def check_text(data: object, limit: int) -> str | None:
     """Return None if `data` can be a message of up to `limit` bytes, else the reason why not.
 
-    A subclass of str is no message either: its methods may say anything, and which text it stands
-    for (that of an enumeration's member, for example) is for the caller to decide.
+    An instance of a subclass of str is refused, too: its methods may do anything, and only the
+    caller knows which text it means (for example that of a member of an enumeration).
     """
     if type(data) is not str:
         return f"a message must be a str, not {type(data).__name__}; convert it first"
@@ -219,7 +220,7 @@ def _text(fields: dict[str, Any], name: str, pattern: re.Pattern[str], form: str
 
 
 def _addresses(values: Any, name: str) -> tuple[str, ...]:
-    """Return the addresses of a list in their one form; what is no address is left out."""
+    """Return the addresses in a list, in their normal form, without the invalid ones."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise _wrong(name, "a list of texts")
     if len(values) > MAX_ADDRESSES:
@@ -236,9 +237,9 @@ def _addresses(values: Any, name: str) -> tuple[str, ...]:
 
 
 def _check_protocol(fields: dict[str, Any]) -> None:
-    """Refuse another version of the protocol; an original node names none.
+    """Refuse another version of the protocol. An original node names none.
 
-    This comes before all other fields, for another version may give them another form.
+    Called before any other field is read: another version may give them another form.
     """
     theirs = _number(fields, "protocol", 1)
     if theirs != PROTOCOL_VERSION:

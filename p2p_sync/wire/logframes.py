@@ -1,18 +1,17 @@
 """The frames that keep the logs of our own nodes equal: HAVE, MESSAGES, PRUNE and GRAFT.
 
-    HAVE      what the sender durably holds of each origin: the number of messages and the running
-              hash over them. When a link opens, the whole version vector (its last frame is
-              marked `last`), later the changes. `next` marks the answer to `more`: the index of
-              the next entry of the vector, 0 at its end.
-    MESSAGES  runs of messages, each run a piece of one origin's log, without a gap.
-    PRUNE     "I get these origins from elsewhere: announce them by HAVE instead of shipping them."
-    GRAFT     "Ship me these origins, from these positions on." `more` asks for a piece of the
-              vector again, from that index on: it was more at a time than the sender of GRAFT
-              keeps of one peer's claims.
+    HAVE      what the sender has on disk of each origin: the number of messages and the running
+              hash over them. When a link opens, this is the whole version vector (its last frame
+              is marked `last`), later the changes. `next` is set in an answer to `more`: the index
+              of the next entry of the vector, 0 at its end.
+    MESSAGES  runs of messages. A run is a piece of the log of one origin, without a gap.
+    PRUNE     "I get these origins from elsewhere: announce them by HAVE instead."
+    GRAFT     "Send me these origins, from these positions on." `more` asks for a piece of the
+              version vector again, from that index on, because the sender of GRAFT remembers only
+              so many claims of one peer.
 
-Any of them may carry `have`, so that announcements ride along with what is sent anyway. Any may
-carry `ack`: a commit of the sender waits for copies, so the receiver announces soon (not within the
-usual second) that it durably holds what the frame names.
+Any of them may carry `have`, which saves a frame, and `ack`: a commit of the sender waits for
+copies, so the receiver announces at once when it has what the frame names on disk.
 
 `to_json` writes a frame; `from_dict`, which trusts nothing, reads one that is decoded.
 """
@@ -86,7 +85,7 @@ def chain(previous: str, entries: Iterable[Entry]) -> tuple[str, ...]:
 
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""Returns the JSON text of a value, as short as it can be."""
+"""Returns the JSON text of a value, without spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +190,8 @@ class PackedRun:
 
 @dataclass(frozen=True, slots=True)
 class Have:
-    """What the sender durably holds; `last` marks the end of the opening's version vector, and
-    `clock` is what the sender's clock shows (ms since the epoch), if it says so.
+    """What the sender has on disk. `last` marks the end of the version vector when a link opens;
+    `clock` is what the sender's clock shows (ms since the epoch), None if it does not say.
 
     `next` is set in an answer to `Graft.more`: the index to ask for next, 0 at the end."""
 
@@ -214,8 +213,8 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """The origins that the sender gets from elsewhere; those in `refused` it does not take from
-    this peer at all, for the two hold different contents of them."""
+    """The origins that the sender gets from elsewhere. It accepts those in `refused` from this peer
+    not at all, because the two have different contents of them."""
 
     origins: tuple[str, ...]
     refused: tuple[str, ...] = ()
@@ -385,5 +384,5 @@ def _entry(value: Any) -> Entry:
     if size > MAX_MESSAGE_BYTES and max(len(text.encode()) for text in texts) > MAX_MESSAGE_BYTES:
         raise _wrong(f"a message over {MAX_MESSAGE_BYTES} bytes")
     if len(value) == 3 and value[2] != 1:
-        raise _wrong("a mark of a hearing that is not 1")
+        raise _wrong("a third element that is not 1")
     return Entry.of(time, texts, len(value) == 3)
