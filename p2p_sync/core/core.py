@@ -37,7 +37,7 @@ from ..settings import (
     NEVER,
     Settings,
 )
-from ..wire.frames import Frame, Ignored, Sockets
+from ..wire.frames import Frame, Heard, Ignored, Sockets
 from ..wire.logframes import LOG_FRAMES, Run, Vector
 from .book import Known
 from .commits import Commits
@@ -138,9 +138,9 @@ class Core:
         self.links.silent(peer)
         if isinstance(frame, Ignored):
             self.links.fault(peer, "ignored", f"ignored {frame.why}")
-            return False
-        peer.received += 1
-        return True
+        heard = isinstance(frame, Heard)
+        peer.received += heard
+        return heard
 
     def stored(self, runs: Sequence[Run]) -> None:
         """The runs are on disk."""

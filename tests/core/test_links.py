@@ -10,7 +10,7 @@ from p2p_sync.core.core import Core
 from p2p_sync.core.effects import JOINED, LEFT, Note
 from p2p_sync.core.peer import Peer
 from p2p_sync.settings import Settings
-from p2p_sync.wire.frames import Sockets
+from p2p_sync.wire.frames import Frame, Heard, Ignored, Message, Proof, Sockets
 from p2p_sync.wire.logframes import Have
 
 US, THEM = "0" * 16, "1" * 16
@@ -95,3 +95,20 @@ def test_the_sender_of_an_original_wakes_when_it_is_known_for_one(
     effects, _ = core.end()
     assert core.exchange.waits_after(peer) is not None
     assert list(effects.woken) == [peer]
+
+
+@pytest.mark.parametrize(
+    ("frame", "new"),
+    [
+        (Heard("text"), True),
+        (Message("2" * 16 + "-1", 1, 1, "text"), False),
+        (Proof("0" * 64), False),
+        (Ignored("a frame of an unknown type"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_an_original_commits_is_news_beside_the_log(
+    core: Core, frame: Frame, new: bool
+) -> None:
+    """A link is read more slowly while its frames bring nothing new."""
+    assert core.received(talking(core, 0), frame) is new
