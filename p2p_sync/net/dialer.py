@@ -152,7 +152,7 @@ class _Dialling(Opening):
             raise DialError(broke + error.reason, refused=not oneself, oneself=oneself) from None
 
     def _connect(self) -> Steps[None]:
-        """Connect; raises OSError where that fails."""
+        """Connect; raises OSError if that fails."""
         error = self._connection.connect_ex(self.remote)
         if error == errno.EINPROGRESS:
             yield select.POLLOUT

@@ -53,7 +53,7 @@ def accept_key(key: str) -> str:
 
 
 def _parse(head: bytes) -> tuple[str, dict[str, str]]:
-    """Return the first line and the headers, names in lower case; ValueError where one is none.
+    """Return the first line and the headers, names in lower case; ValueError if one is none.
 
     The values of a header that comes twice are joined by a comma.
     """
@@ -140,9 +140,9 @@ def welcome(key: str) -> bytes:
 
 
 def check_request(head: bytes | None, names: Container[str]) -> str:
-    """Return the key of a request for a WebSocket; raises Refused where it is none.
+    """Return the key of a request for a WebSocket; raises Refused if it is none.
 
-    `head` is None where it is too long. A page of one of the hosts `names`, or of an IP address,
+    `head` is None if it is too long. A page of one of the hosts `names`, or of an IP address,
     may be this node's own.
     """
     if head is None:

@@ -38,7 +38,7 @@ class Secured:
     def shake_hands(self) -> str:
         """Go on with the handshake; return the SHA-256 of the certificate that was shown.
 
-        Raises Blocked where it has to wait for the other side, and LinkClosed where it fails; that
+        Raises Blocked if it has to wait for the other side, and LinkClosed if it fails; that
         is a refusal where the certificate of the other end is not the right one.
         """
         connection = self._connection
@@ -108,7 +108,7 @@ class ServerContext(ssl.SSLContext):
 
 def client_context(authority: str | None) -> ssl.SSLContext:
     """Return a context to dial with, which trusts the system's authorities and the PEM file
-    `authority`. Raises StartError where that cannot be used."""
+    `authority`. Raises StartError if that cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = _OLDEST
     context.load_default_certs()
@@ -123,7 +123,7 @@ def client_context(authority: str | None) -> ssl.SSLContext:
 def server_context(cert: str, key: str | None) -> ServerContext:
     """Return a context to accept with: the PEM files of a certificate with its chain, and its key.
 
-    Raises StartError where they cannot be used: unreadable, expired, not belonging together.
+    Raises StartError if they cannot be used: unreadable, expired, not belonging together.
     """
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _OLDEST

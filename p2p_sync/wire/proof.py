@@ -54,7 +54,7 @@ class Challenge:
         return [self.opening] if self._dialled else []
 
     def receive(self, frame: object) -> list[Sockets | Proof]:
-        """Take a frame; return what to send. Raises ProtocolError where it proves nothing.
+        """Take a frame; return what to send. Raises ProtocolError if it proves nothing.
 
         Its code is NORMAL where this node is at both ends.
         """
