@@ -154,15 +154,15 @@ LATE: Seconds = 3.0
 """A peer that does not hold a message after this time is behind, for people."""
 
 HAVE_INTERVAL: Seconds = 1.0
-"""HAVE is sent this often on a link: for news, of which the first after a quiet second goes at
-once, and for what the peer has shipped or told, once it is on disk here."""
+"""HAVE is sent this often on a link: for news, the first of which goes at once after a quiet
+second, and to confirm what the peer has sent, once it is on disk here."""
 
 MANY_LINKS: Count = 8
-"""With more links than this, each is told less often in proportion, so that the cost of a node does
-not grow with its links."""
+"""With more links than this, HAVE is sent less often on each, in proportion, so that the cost of a
+node does not grow with its links."""
 
 MOST_INTERVALS: Factor = 2.0
-"""With many links each is told at least once in this many intervals."""
+"""With many links, HAVE is sent on each at least once in this many intervals."""
 
 HAVE_RIDE: Seconds = 0.2
 """News may be added after this time to a frame that is sent anyway."""
@@ -171,8 +171,7 @@ HAVE_SOON: Seconds = 0.0
 """The interval while a commit waits for copies: a transaction gathers enough."""
 
 AUDIT_INTERVAL: Seconds = 30.0
-"""A piece of the version vector is told this often, less up to a quarter, whether it is news or
-not."""
+"""A piece of the version vector is sent this often, less up to a quarter, changed or not."""
 
 AUDIT_NAMED: Count = 500
 """Origins in such a piece; the next one goes on where it ended."""
@@ -251,7 +250,7 @@ MAX_UNREACHABLE: Count = 100
 """Unreachable peers that are named, those that have been for the longest time."""
 
 MAX_PENDING: Count = 20_000
-"""Messages that wait for the disk. While there are more, those who bring further ones wait."""
+"""Messages that wait for the disk. While there are more, threads that bring further ones wait."""
 
 MAX_COPIES: Count = 10_000
 """Commits of originals, and copies of these, that are remembered for one original."""
@@ -469,13 +468,13 @@ FOLLOWED: Count = 100
 """Messages that a program which follows the log is given at a time."""
 
 NEARLY_READY: Count = 1000
-"""A node that was once ready stays so while it lacks no more messages than this."""
+"""A node that was once ready stays so while no more messages than this are missing."""
 
 GATHERING: Seconds = 5.0
 """A node that knows addresses waits this long for a peer before it counts as alone."""
 
 MAX_LAGS: Count = 100
-"""Peers whose lag is in the metrics, those that lack most."""
+"""Peers whose lag is in the metrics: those that are furthest behind."""
 
 MAX_EVENTS: Count = 1000
 """Events that are kept."""
