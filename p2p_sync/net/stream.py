@@ -68,21 +68,12 @@ class Stream:
         """
         return self._connection.shake_hands() if isinstance(self._connection, Secured) else ""
 
-    def wait_for(self, event: int, timeout: float) -> bool:
-        """Return whether `event` (of select.poll) has come within `timeout` seconds."""
-        descriptor = self._connection.fileno()
-        if descriptor < 0:
-            raise LinkClosed("the connection was cut")
-        poll = select.poll()
-        poll.register(descriptor, event)
-        return bool(poll.poll(max(0.0, timeout) * 1000))
-
     # -- the reader's thread --------------------------------------------------------------------
 
     def wait_readable(self, timeout: float) -> bool:
         """Return whether there is something to read (or the end) within `timeout` seconds."""
         ready = self._buffer or (self._pending and self._pending())
-        return bool(ready) or self.wait_for(select.POLLIN, timeout)
+        return bool(ready) or self._wait_for(select.POLLIN, timeout)
 
     def wait(self, patience: float) -> None:
         """Wait up to `patience` seconds until a frame begins, which must arrive at LEAST_RATE once
@@ -158,7 +149,7 @@ class Stream:
         """Wait for `event`; raises LinkClosed if nothing comes in time."""
         since, count = self._pace
         slow = since + (self.received - count) / LEAST_RATE - time.monotonic()
-        if self.wait_for(event, min(patience, slow)):
+        if self._wait_for(event, min(patience, slow)):
             return
         if slow < patience:
             raise LinkClosed("it takes too long over a frame", "slow")
@@ -177,7 +168,7 @@ class Stream:
             try:
                 count = self._connection.send(view)
             except BlockingIOError as blocked:
-                if not self.wait_for(getattr(blocked, "event", select.POLLOUT), timeout):
+                if not self._wait_for(getattr(blocked, "event", select.POLLOUT), timeout):
                     how = f"it stopped reading for {timeout:g} s" if timeout else "it reads nothing"
                     raise LinkClosed(how, "deaf") from None
                 continue
@@ -203,3 +194,14 @@ class Stream:
         """Free the socket. Only when no other thread uses the stream any more."""
         self.cut()
         self._connection.close()
+
+    # -- shared ---------------------------------------------------------------------------------
+
+    def _wait_for(self, event: int, timeout: float) -> bool:
+        """Return whether `event` (of select.poll) has come within `timeout` seconds."""
+        descriptor = self._connection.fileno()
+        if descriptor < 0:
+            raise LinkClosed("the connection was cut")
+        poll = select.poll()
+        poll.register(descriptor, event)
+        return bool(poll.poll(max(0.0, timeout) * 1000))
