@@ -7,15 +7,13 @@ from functools import partial
 
 from ..core.core import Core
 from ..core.turn import ARRIVAL
-from ..disk.log import Log, Page
+from ..disk.log import Page
 from ..settings import FOLLOWED
 from ..wire.frames import Message
 from .state import State
 
 
-def follow(
-    state: State, log: Log, after: int, pause: float | None
-) -> Iterator[Page[tuple[int, Message]]]:
+def follow(state: State, after: int, pause: float | None) -> Iterator[Page[tuple[int, Message]]]:
     """Yield pages of the messages after arrival `after`, each with its number, as they come.
 
     An empty page means that nothing has come for `pause` seconds (None: there are no empty pages).
@@ -27,8 +25,8 @@ def follow(
             if core.stopped:
                 return
             count = core.transactions
-        newest = log.last_arrival()
-        page = log.arrivals(after, FOLLOWED)
+        newest = state.log.last_arrival()
+        page = state.log.arrivals(after, FOLLOWED)
         # A page that is not full has reached the newest arrival; what it left out is hidden.
         last = page[-1][0] if page else after
         after = last if len(page) >= FOLLOWED else max(last, newest)

@@ -210,8 +210,7 @@ class Node:
         An empty page means that nothing has come for `pause` seconds; `damaged` of a page counts
         the entries that were left out of it. Ends when the node stops.
         """
-        parts = self._running()
-        return follow(parts.state, parts.log, after, pause)
+        return follow(self._running().state, after, pause)
 
     def sockets(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""
@@ -319,11 +318,11 @@ class _Parts:
         )
         self.journal = Journal(self.store.start)
         self.shell = Shell(
-            self.store, self.log, settings, self.credentials, start, self.counters, self.journal
+            self.store, settings, self.credentials, start, self.counters, self.journal
         )
         self.state = self.shell.state = State(core, self.log, self.shell.perform)
         self.intake = Intake(self.state, self.counters, settings.max_message_bytes)
-        self.writer = Writer(self.state, self.log)
+        self.writer = Writer(self.state)
         self.address = str(
             settings.advertise
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
@@ -340,7 +339,7 @@ class _Parts:
         self.writer.start()
         self.server.start(self.shell)
         self.shell.start()
-        self.report = Report(self.state, self.store, self.log, self.counters)
+        self.report = Report(self.state, self.store, self.counters)
         self._delivery.start()
 
     def listen(self) -> None:
@@ -363,7 +362,7 @@ class _Parts:
         """The thread `callbacks`: hand on each message, in order of arrival."""
         self._listened.wait()  # else each message would wake this thread for nothing
         try:
-            for page in follow(self.state, self.log, self._delivered, None):
+            for page in follow(self.state, self._delivered, None):
                 for _, message in page:
                     self._call_back(message)
         except LogError as error:

@@ -19,7 +19,6 @@ from ..core.peer import Peer
 from ..core.peertable import Entry, Traffic, entries
 from ..core.vector import digest
 from ..core.verdict import Verdict, is_missed, verdict
-from ..disk.log import Log
 from ..disk.store import Store
 from ..metrics import Counters, Counts, Times
 from ..settings import GATHERING, MAX_LAGS, NEARLY_READY
@@ -31,10 +30,10 @@ from .state import State
 class Report:
     """The questions that can be asked about one node. For any thread."""
 
-    def __init__(self, state: State, store: Store, log: Log, counters: Counters) -> None:
+    def __init__(self, state: State, store: Store, counters: Counters) -> None:
         self._state = state
         self._store = store
-        self._log = log
+        self._log = state.log
         self._counters = counters
         self._begun = time.monotonic()
         with state.turn() as core:

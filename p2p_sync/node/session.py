@@ -15,7 +15,6 @@ from ..codes import NOT_PROVED, OTHER_PROTOCOL, UNSUPPORTED_DATA
 from ..core.peer import Peer
 from ..core.replica_link import Work
 from ..core.shipping import fill
-from ..disk.log import Log
 from ..errors import LogError, ProtocolError
 from ..metrics import Counters
 from ..net.link import Link
@@ -38,9 +37,9 @@ class Session:
 
     peer: Peer
 
-    def __init__(self, state: State, log: Log, counters: Counters) -> None:
+    def __init__(self, state: State, counters: Counters) -> None:
         self._state = state
-        self._log = log
+        self._log = state.log
         self._counters = counters
 
     def open(self, link: Link, dial: int, proved: str | None) -> None:

@@ -16,7 +16,6 @@ from ..codes import SAME_NODE, TRY_AGAIN_LATER
 from ..core.effects import REFUSED_HERE, Close, Dial, Effects, Keep, Note, Settle
 from ..core.peertable import key_of
 from ..core.turn import LINKS
-from ..disk.log import Log
 from ..disk.store import Store
 from ..errors import DialError, LogError, LogGone
 from ..metrics import Counters
@@ -45,7 +44,6 @@ class Shell:
     def __init__(
         self,
         store: Store,
-        log: Log,
         settings: Settings,
         credentials: Credentials,
         start: int,
@@ -54,7 +52,6 @@ class Shell:
     ) -> None:
         """`start` is the number of this start of the node. Set `state` before any other call."""
         self._store = store
-        self._log = log
         self._settings = settings
         self._credentials = credentials
         self._start = start
@@ -178,7 +175,7 @@ class Shell:
         self, opened: Opened, dialled: str | None = None, dial: int = 0
     ) -> tuple[Session, Link]:
         """Make a link of an open connection, known to the core."""
-        session = Session(self.state, self._log, self._counters)
+        session = Session(self.state, self._counters)
         link = Link(opened, session, self._settings, dialled)
         session.open(link, dial, opened.proved)
         return session, link

@@ -10,7 +10,6 @@ import logging
 import threading
 
 from ..core.turn import WORK
-from ..disk.log import Log
 from ..errors import LogError
 from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT
 from ..wire.logframes import Run
@@ -22,9 +21,9 @@ logger = logging.getLogger("p2p_sync")
 class Writer:
     """The thread `writer`."""
 
-    def __init__(self, state: State, log: Log) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._log = log
+        self._log = state.log
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 

@@ -182,7 +182,7 @@ def test_a_message_takes_the_documented_way_of_17_hops() -> None:
             trace.active = False
             assert "followedtext" in page.text
     finally:
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     way = trace.way()
     assert len(way) <= MOST, way
     assert documented() == way
