@@ -20,7 +20,6 @@ import click
 
 from ..address import Address, is_loopback
 from ..errors import InputError, StartError
-from ..net.credentials import secrets_in
 from ..node.node import Node
 from ..settings import GC_THRESHOLD, HANG_UP, MAX_DESCRIPTORS, Program
 from ..version import __version__
@@ -89,9 +88,6 @@ def _run(
             f"{name_of(context, 'data_dir')}; leave one out"
         )
     directory = None if program.ephemeral else program.data_dir or f"p2p-data/{http_port}"
-    secret = os.environ.get("P2P_SYNC_SECRET")
-    if secret is not None:
-        secrets_in(secret, "P2P_SYNC_SECRET")
     token_file = program.http_token_file
     token = read_token(Path(token_file)) if token_file else ""
     _log_to(outlet, program.log_level, program.log_format)
@@ -102,6 +98,7 @@ def _run(
             ", ".join(ignored),
         )
     _raise_descriptors()
+    secret = os.environ.get("P2P_SYNC_SECRET")
     node = Node(program.peer_port or http_port + 1, directory, secret=secret, **options)
     http = HttpServer(program.http_host, http_port, directory)
     reasons: list[str] = []

@@ -55,7 +55,9 @@ class Credentials:
         if settings.secret_file:
             text = read_private(Path(settings.secret_file), "secret")
             return secret_keys(text, f"the secret file {settings.secret_file}")
-        return secret_keys(settings.secret, "the secret") if settings.secret else ()
+        if settings.secret:
+            return secret_keys(settings.secret, "the secret (P2P_SYNC_SECRET)")
+        return ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,10 +77,13 @@ class Credentials:
         )
 
 
-def secrets_in(text: str, source: str) -> list[bytes]:
-    """Return the secrets in `text`, one per line; raises StartError, which names `source`.
+def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
+    """Return a key for each of the secrets in `text`, one per line; raises StartError, which names
+    `source`.
 
-    Ignores white space around a secret, a byte order mark, and lines that begin with #.
+    Ignores white space around a secret, a byte order mark, and lines that begin with #. A node uses
+    the first key and accepts both. Scrypt makes them, because an attacker that has seen a proof
+    could otherwise guess a secret that a person made up.
     """
     lines = [line.strip().lstrip("\ufeff").strip() for line in text.splitlines()]
     secrets = [
@@ -91,20 +96,9 @@ def secrets_in(text: str, source: str) -> list[bytes]:
     elif min(map(len, secrets)) < LEAST_SECRET_BYTES:
         problem = "holds a secret that is too short"
     else:
-        return secrets
+        keys = (hashlib.scrypt(s, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32) for s in secrets)
+        return tuple(keys)
     raise StartError(
         f"{source} {problem}: it needs one secret a line of at least {LEAST_SECRET_BYTES} "
         "bytes, two lines at most, for example from: openssl rand -hex 32"
-    )
-
-
-def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
-    """Return a key for each of the secrets in `text` (see `secrets_in`).
-
-    A node uses the first key and accepts both. Scrypt makes them, because an attacker that has seen
-    a proof could otherwise guess a secret that a person made up.
-    """
-    return tuple(
-        hashlib.scrypt(secret, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32)
-        for secret in secrets_in(text, source)
     )
