@@ -1,14 +1,17 @@
-"""For all tests: how they are divided among processes, the settings of made-up examples, and a pair
-of nodes that a module may share."""
+"""For all tests: how they are divided among processes, the settings of made-up examples, and nodes
+that the tests of a module share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.harness.browser import browser
+from tests.harness.raw import DIRECTIONS, RawPeer, alone
 from tests.harness.support import NodeProcess, run_nodes, wait_sockets
 
 # How long an example takes says nothing on a busy machine.
@@ -48,9 +51,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
+def node() -> Iterator[NodeProcess]:
+    """A node that was started with no options. In the end it must not have logged a traceback.
+
+    A module that needs other options has a fixture of its own by this name.
+    """
+    with NodeProcess() as node:
+        yield node
+        assert "Traceback" not in node.log(), node.log()
+
+
+@pytest.fixture
+def unharmed(node: NodeProcess) -> Iterator[None]:
+    """A test leaves no link and no message on the shared node."""
+    yield
+    node.assert_unharmed()
+
+
+@pytest.fixture(params=DIRECTIONS)
+def peer(node: NodeProcess, request: pytest.FixtureRequest) -> Iterator[RawPeer]:
+    """A link with the shared node in each direction, beside another one that has to survive it."""
+    with alone(request.param, node) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="module")
 def pair() -> Iterator[list[NodeProcess]]:
-    """Two linked nodes."""
+    """Two linked nodes. In the end neither must have logged a traceback."""
     with run_nodes(2) as nodes:
         nodes[0].add(nodes[1].address)
         wait_sockets(1, *nodes)
         yield nodes
+        for node in nodes:
+            assert "Traceback" not in node.log(), node.log()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser."""
+    with browser() as running:
+        yield running

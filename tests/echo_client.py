@@ -12,34 +12,23 @@ from p2p_sync.net.credentials import Credentials
 from p2p_sync.net.dialer import Dialer, resolve
 from p2p_sync.net.link import Link
 from tests.echo_server import SETTINGS, Echo
+from tests.harness.links import Keeper
 
 AGENT = "p2p_sync"
 
 
-class Collector(Echo):
-    """Keeps what arrives instead of echoing it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[str | bytes] = []
-
-    def received(self, link: Link, message: str | bytes) -> bool:
-        self.messages.append(message)
-        return True
-
-
-def run(url: str, path: str, handler: Echo) -> None:
+def run(url: str, path: str, owner: Keeper) -> None:
     """Dial `path` and serve the link until it ends."""
     address = parse_address(url)
     dialer = Dialer(SETTINGS, Credentials(SETTINGS))
     opened = dialer.dial(address, resolve(address), path=path)
-    Link(opened, handler, SETTINGS, str(address)).run()
+    Link(opened, owner, SETTINGS, str(address)).run()
 
 
 if __name__ == "__main__":
     url = sys.argv[1]
-    counter = Collector()
+    counter = Keeper()
     run(url, "/getCaseCount", counter)
     for case in range(1, int(counter.messages[0]) + 1):
         run(url, f"/runCase?case={case}&agent={AGENT}", Echo())
-    run(url, f"/updateReports?agent={AGENT}", Collector())
+    run(url, f"/updateReports?agent={AGENT}", Keeper())

@@ -5,41 +5,27 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections import deque
 
 from p2p_sync.net.credentials import Credentials
 from p2p_sync.net.link import Link
 from p2p_sync.net.listener import Listener
 from p2p_sync.net.opening import Opened
 from p2p_sync.net.stream import Endpoint
-from p2p_sync.settings import NEVER, Settings
+from p2p_sync.settings import Settings
 from p2p_sync.wire.proof import Challenge
+from tests.harness.links import Keeper
 
 LIMIT = 32 * 1024 * 1024
 SETTINGS = Settings(max_frame_bytes=LIMIT)
 
 
-class Echo:
-    """The handler of links whose messages go back as they came."""
-
-    def __init__(self) -> None:
-        self._messages: deque[str | bytes] = deque()
+class Echo(Keeper):
+    """The owner of a link whose messages go back as they came."""
 
     def received(self, link: Link, message: str | bytes) -> bool:
-        self._messages.append(message)
+        self.texts.append(message)
         link.wake()
         return True
-
-    def waiting(self, link: Link) -> None: ...
-
-    def silent(self, link: Link) -> None: ...
-
-    def measured(self, link: Link) -> None: ...
-
-    def closed(self, link: Link, reason: str) -> None: ...
-
-    def next_messages(self, link: Link) -> tuple[list[str | bytes], float]:
-        return [self._messages.popleft() for _ in range(len(self._messages))], NEVER
 
 
 class Port:

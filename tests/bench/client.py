@@ -1,4 +1,4 @@
-"""What asks the systems: a bare keep-alive HTTP client, many of them at once, and patience."""
+"""What asks the systems: many HTTP clients at once, and patience."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from tests.bench.results import in_ms
+from tests.harness.http import answer_length, get_bytes
 from tests.harness.support import DEADLINE
 
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 # A scenario's step that takes longer than this has failed. Seconds.
@@ -28,71 +27,6 @@ _PAUSE = 0.004
 def text(number: int, name: str = "m") -> str:
     """A message of 100 bytes."""
     return f"{name}-{number:09d}-".ljust(100, "x")
-
-
-def get_bytes(port: int, target: str) -> bytes:
-    """A GET request."""
-    return f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
-
-
-def post_bytes(port: int, target: str, body: bytes, kind: str) -> bytes:
-    """A POST request."""
-    head = (
-        f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-        f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def commit_bytes(port: int, what: str) -> bytes:
-    """The request that commits `what` at a node, ours or an original one."""
-    return get_bytes(port, f"/commit?msg={quote(what, safe='')}")
-
-
-def answer_length(data: bytes | bytearray) -> int:
-    """How many bytes the answer at the start of `data` has; 0 where its head is not complete."""
-    end = data.find(b"\r\n\r\n")
-    if end < 0:
-        return 0
-    length = _LENGTH.search(data, 0, end)
-    return end + 4 + (int(length[1]) if length else 0)
-
-
-class Http:
-    """One keep-alive connection; a context manager."""
-
-    def __init__(self, port: int, timeout: float = DEADLINE) -> None:
-        self.port = port
-        self._sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._rest = bytearray()
-
-    def send(self, data: bytes) -> None:
-        self._sock.sendall(data)
-
-    def answer(self) -> tuple[int, bytes]:
-        """The next answer: its status and body."""
-        while not (length := answer_length(self._rest)) or len(self._rest) < length:
-            chunk = self._sock.recv(1 << 16)
-            if not chunk:
-                raise EOFError("the connection ended before the answer")
-            self._rest += chunk
-        whole = bytes(self._rest[:length])
-        del self._rest[:length]
-        return int(whole.split(b" ", 2)[1]), whole[whole.find(b"\r\n\r\n") + 4 :]
-
-    def ask(self, data: bytes, *expected: int) -> bytes:
-        """Send a request and return the body of its answer, which has a status of `expected`."""
-        self.send(data)
-        status, body = self.answer()
-        assert status in expected, f"{status} {body[:500]!r}"
-        return body
-
-    def __enter__(self) -> Http:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sock.close()
 
 
 def wait_held(held: Callable[[], int], goal: int, timeout: float = PATIENCE) -> None:
@@ -108,15 +42,15 @@ def wait_held(held: Callable[[], int], goal: int, timeout: float = PATIENCE) -> 
 
 
 @dataclass(frozen=True)
-class Load:
-    """What many clients achieved."""
+class Served:
+    """What many clients got answered."""
 
     requests: int
     seconds: float
     figures: dict[str, float]  # the delay of an answer
 
 
-def drive(port: int, target: str, clients: int, seconds: float) -> Load:
+def drive(port: int, target: str, clients: int, seconds: float) -> Served:
     """Have keep-alive `clients` ask for `target` as fast as they are answered, by wrk if it is
     there."""
     if shutil.which("wrk"):
@@ -124,7 +58,7 @@ def drive(port: int, target: str, clients: int, seconds: float) -> Load:
     return by_hand(port, target, clients, seconds)
 
 
-def by_wrk(port: int, target: str, clients: int, seconds: float) -> Load:
+def by_wrk(port: int, target: str, clients: int, seconds: float) -> Served:
     whole = max(1, round(seconds))
     command = ["wrk", "-t1", f"-c{clients}", f"-d{whole}s", "--latency", "--timeout", "30s"]
     address = f"http://127.0.0.1:{port}{target}"
@@ -141,10 +75,10 @@ def by_wrk(port: int, target: str, clients: int, seconds: float) -> Load:
         if found:
             delays[name] = float(found[1]) * _UNITS[found[2]]
     taken = float(counted[2]) * {"ms": 0.001, "s": 1.0, "m": 60.0}[counted[3]]
-    return Load(int(counted[1]), taken, delays)
+    return Served(int(counted[1]), taken, delays)
 
 
-def by_hand(port: int, target: str, clients: int, seconds: float) -> Load:
+def by_hand(port: int, target: str, clients: int, seconds: float) -> Served:
     request = get_bytes(port, target)
     delays: list[float] = []
     with selectors.DefaultSelector() as selector:
@@ -164,7 +98,7 @@ def by_hand(port: int, target: str, clients: int, seconds: float) -> Load:
         finally:
             for sock in socks:
                 sock.close()
-    return Load(len(delays), taken, in_ms(delays))
+    return Served(len(delays), taken, in_ms(delays))
 
 
 def _read_answer(

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from statistics import median
 
 from tests.bench import client, ours
-from tests.bench.client import Http
 from tests.bench.results import Sample, Scale
-from tests.bench.usage import cpu_seconds, memory_mb
 from tests.harness import raw
+from tests.harness.http import Http, get_bytes
+from tests.harness.process import cpu_seconds, memory_mb
 from tests.harness.support import NodeProcess, wait_until
 
 # A mesh of this many nodes or fewer is a full one.
@@ -90,7 +90,7 @@ def long_log(scale: Scale) -> Sample:
 
 
 def _seconds_to_ready(node: NodeProcess, begun: float) -> float:
-    request = client.get_bytes(node.port, "/healthz")
+    request = get_bytes(node.port, "/healthz")
     while time.perf_counter() - begun < client.PATIENCE:
         try:
             with Http(node.port) as http:
@@ -104,7 +104,7 @@ def _seconds_to_ready(node: NodeProcess, begun: float) -> float:
 
 
 def _seconds_a_page(node: NodeProcess, target: str, accept: str) -> list[float]:
-    request = client.get_bytes(node.port, target)
+    request = get_bytes(node.port, target)
     request = request[:-2] + f"Accept: {accept}\r\n\r\n".encode()
     seconds = []
     with Http(node.port) as http:

@@ -12,9 +12,9 @@ from typing import Any
 
 from p2p_sync.wire.frames import PROTOCOL_VERSION
 from tests.bench import client, ours
-from tests.bench.client import Http
 from tests.bench.results import Sample, Scale, in_ms
 from tests.harness import raw
+from tests.harness.http import Http, commit_bytes, post_bytes
 from tests.harness.support import NodeProcess, wait_sockets
 
 # Commits before the clock runs, and the quiet before each. Seconds.
@@ -31,7 +31,7 @@ def until_frame(port: int, address: str, count: int) -> list[float]:
         peer.send_sockets()
         for number in range(-WARM_UP, count):
             what = client.text(number)
-            request = client.commit_bytes(port, what)
+            request = commit_bytes(port, what)
             time.sleep(QUIET)
             begun = time.perf_counter()
             http.send(request)
@@ -57,7 +57,7 @@ def with_copy(scale: Scale) -> Sample:
         for number in range(-WARM_UP, scale.delays):
             body = json.dumps({"data": client.text(number)}).encode()
             target = "/api/v1/messages?copies=1"
-            request = client.post_bytes(mesh[0].port, target, body, "application/json")
+            request = post_bytes(mesh[0].port, target, body, "application/json")
             time.sleep(QUIET)
             begun = time.perf_counter()
             http.ask(request, 201)
@@ -106,7 +106,7 @@ def over_a_line(scale: Scale) -> Sample:
         with ours.measured(line) as meter:
             for number in range(-WARM_UP, scale.delays):
                 what = client.text(number)
-                request = client.commit_bytes(line[0].port, what)
+                request = commit_bytes(line[0].port, what)
                 time.sleep(QUIET)
                 http.send(request)
                 _read_shipped(near, what)

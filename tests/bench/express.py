@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from tests.bench import client
-from tests.bench.client import Http
 from tests.bench.delay import until_frame
 from tests.bench.results import Missing, Sample, Scale, in_ms
 from tests.bench.spawn import running
 from tests.bench.throughput import CLIENTS, RATE
 from tests.bench.usage import Meter
+from tests.harness.http import Http, get_bytes
+from tests.harness.npm import node_modules
 from tests.harness.support import free_port_pair, wait_until
 
 _PROGRAM = Path(__file__).with_name("express_node.js")
-_PACKAGES = ("express", "ws")
 
 
-@cache
 def _modules() -> str:
-    """Where Node's packages are; P2P_SYNC_TEST_NODE_MODULES names a directory that keeps them."""
-    for tool in ("node", "npm"):
-        if not shutil.which(tool):
-            raise Missing(f"{tool} is not on this machine")
-    prefix = os.environ.get("P2P_SYNC_TEST_NODE_MODULES", "")
-    if not prefix:
-        kept = tempfile.TemporaryDirectory(prefix="p2p-bench-npm-")
-        atexit.register(kept.cleanup)
-        prefix = kept.name
-    found = Path(prefix) / "node_modules"
-    if not all((found / name).is_dir() for name in _PACKAGES):
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", prefix, *_PACKAGES]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-        except (subprocess.SubprocessError, OSError) as error:
-            raise Missing(f"npm cannot install express and ws: {error}") from None
-    return str(found)
+    try:
+        return node_modules("express", "ws")
+    except LookupError as error:
+        raise Missing(str(error)) from None
 
 
 def _told(port: int) -> dict[str, int]:
     try:
         with Http(port) as http:
-            told: dict[str, int] = json.loads(http.ask(client.get_bytes(port, "/count"), 200))
+            told: dict[str, int] = json.loads(http.ask(get_bytes(port, "/count"), 200))
     except OSError:
         return {"sockets": -1, "messages": 0}
     return told
@@ -73,7 +54,7 @@ def _mesh() -> Iterator[tuple[list[int], Meter]]:
             for earlier in ports[:number]:
                 with Http(port) as http:
                     address = quote(f"ws://127.0.0.1:{earlier + 1}", safe="")
-                    http.ask(client.get_bytes(port, f"/add?address={address}"), 302)
+                    http.ask(get_bytes(port, f"/add?address={address}"), 302)
                 wait_until(partial(_sockets, earlier), "a link")
         wait_until(lambda: all(_sockets(port) >= 2 for port in ports), "links")
         pids = {f"express {number}": p.pid for number, p in enumerate(processes, 1)}
@@ -88,7 +69,7 @@ def _counter(port: int) -> Callable[[], int]:
     return lambda: _told(port)["messages"]
 
 
-def _by_get(scale: Scale) -> tuple[Meter, client.Load]:
+def _by_get(scale: Scale) -> tuple[Meter, client.Served]:
     target = f"/commit?msg={client.text(0)}"
     with _mesh() as (ports, meter), meter:
         load = client.drive(ports[0], target, CLIENTS, scale.seconds)

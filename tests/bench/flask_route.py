@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 
 from tests.bench import client
-from tests.bench.client import Http
 from tests.bench.results import Sample, Scale
 from tests.bench.spawn import running
 from tests.bench.throughput import CLIENTS
 from tests.bench.usage import Meter
+from tests.harness.http import Http, get_bytes
 from tests.harness.support import free_port_pair, wait_until
 
 _THREADS = 32  # as many as a node has
@@ -44,7 +44,7 @@ def by_get(scale: Scale) -> Sample:
         def answers() -> bool:
             try:
                 with Http(port) as http:
-                    http.ask(client.get_bytes(port, target), 302)
+                    http.ask(get_bytes(port, target), 302)
             except ConnectionError:
                 return False
             return True

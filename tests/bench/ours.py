@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.bench import client
-from tests.bench.client import Http, wait_held
+from tests.bench.client import wait_held
 from tests.bench.profiles import Profiler
 from tests.bench.usage import Meter
+from tests.harness.http import Http, get_bytes, post_bytes
 from tests.harness.support import NodeProcess, wait_sockets, wait_until
 
 _LINES = "application/x-ndjson"
@@ -56,7 +57,7 @@ def measured(nodes: Sequence[NodeProcess]) -> Meter:
 @contextmanager
 def counting(port: int) -> Iterator[Callable[[], int]]:
     """A question for how many messages the node holds on disk."""
-    request = client.get_bytes(port, _STATUS)
+    request = get_bytes(port, _STATUS)
     with Http(port) as http:
 
         def held() -> int:
@@ -72,7 +73,7 @@ def body(count: int, name: str = "m") -> bytes:
 
 def bulk(port: int, lines: bytes) -> bytes:
     """The request that commits all `lines`."""
-    return client.post_bytes(port, "/api/v1/messages", lines, _LINES)
+    return post_bytes(port, "/api/v1/messages", lines, _LINES)
 
 
 def commit_all(port: int, request: bytes) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.results import Missing
-from tests.bench.usage import cpu_seconds
+from tests.harness.process import cpu_seconds
 from tests.harness.support import DEADLINE
 
 _RATE = "200"  # looks a second

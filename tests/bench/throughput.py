@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from statistics import median
 
 from tests.bench import client, ours
-from tests.bench.client import Http
 from tests.bench.results import Sample, Scale
 from tests.bench.usage import Meter
+from tests.harness.http import Http, post_bytes
 from tests.harness.support import DEADLINE, NodeProcess
 
 RATE = "messages/s"
@@ -140,7 +140,7 @@ class _Commits:
 
     def _run(self) -> None:
         body = json.dumps({"data": client.text(0, "single")}).encode()
-        request = client.post_bytes(self._port, "/api/v1/messages", body, "application/json")
+        request = post_bytes(self._port, "/api/v1/messages", body, "application/json")
         with Http(self._port) as http:
             while not self._over.wait(_COMMIT_PAUSE):
                 begun = time.perf_counter()

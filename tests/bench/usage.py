@@ -11,23 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.bench.results import Process, Sample
+from tests.harness.process import cpu_seconds, memory_mb
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_MB = 1024.0
-
-
-def cpu_seconds(pid: int | str) -> float:
-    """User and system time of a process, all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
-
-
-def memory_mb(pid: int, what: str = "VmHWM") -> float:
-    """The peak (VmHWM) or the present (VmRSS) of a process's resident memory."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{what}:"):
-            return int(line.split()[1]) / _MB
-    return 0.0
 
 
 def _busy_seconds() -> float:

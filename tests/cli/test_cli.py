@@ -13,13 +13,11 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-import websocket
 
+from tests.harness.raw import dial
 from tests.harness.support import (
     SCALE,
     NodeProcess,
-    close_code,
-    dial,
     free_port_pair,
     request,
     run_nodes,
@@ -83,9 +81,9 @@ def test_options_from_the_environment() -> None:
             wait_until(lambda: node.sockets() == 2)
             assert node.commit("0123456789").status == 302
             assert node.commit("0123456789x").status == 413
-            link = dial(a.address)
-            wait_until(lambda: "ws://localhost:1" in link.recv(), "what it advertises is told")
-            link.shutdown()
+            with dial(a.address) as link:
+                told = link.read_json()["addresses"]
+                assert "ws://localhost:1" in told, "what it advertises"
 
 
 def test_a_flag_from_the_environment_and_the_command_line_wins(tmp_path: Path) -> None:
@@ -144,15 +142,12 @@ def test_a_node_is_local_unless_told_otherwise() -> None:
 @contextmanager
 def blocking_peer(node: NodeProcess) -> Iterator[None]:
     """A peer that is linked and reads nothing, with megabytes committed for it."""
-    link = websocket.create_connection(
-        node.address, suppress_origin=True, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),)
-    )
-    link.send('{"type":"SOCKETS","addresses":[]}')
-    wait_sockets(1, node)
-    for _ in range(150):
-        assert node.commit("x" * 60_000).status == 302
-    yield
-    link.shutdown()
+    with dial(node.address, receive_buffer=4096) as link:
+        link.send_sockets()
+        wait_sockets(1, node)
+        for _ in range(150):
+            assert node.commit("x" * 60_000).status == 302
+        yield
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -163,12 +158,11 @@ def test_a_signal_ends_the_node_and_tells_its_peers(signum: int, blocked: bool) 
             peer.add(node.address)
             wait_sockets(1, peer)
             accepted = dial(node.address)
-            assert "SOCKETS" in accepted.recv()
+            assert accepted.read_json()["type"] == "SOCKETS"
             begin = monotonic()
             assert node.stop(signum) == 0
             assert monotonic() - begin < 2 * SCALE
-            assert close_code(accepted) == 1001
-            accepted.shutdown()
+            assert accepted.read_close()[0] == 1001
         wait_sockets(0, peer)
         assert "Traceback" not in node.log(), node.log()
 
@@ -176,13 +170,12 @@ def test_a_signal_ends_the_node_and_tells_its_peers(signum: int, blocked: bool) 
 def test_peers_that_come_while_a_node_stops_do_no_harm() -> None:
     with NodeProcess() as node:
         slow_to_go = dial(node.address)  # it does not answer the CLOSE, so the stop takes a while
-        assert "SOCKETS" in slow_to_go.recv()
+        assert slow_to_go.read_json()["type"] == "SOCKETS"
         node.process.send_signal(signal.SIGTERM)
         while node.process.poll() is None:
-            with suppress(OSError, websocket.WebSocketException):
-                late = dial(node.address)
-                late.send('{"type":"SOCKETS","addresses":[]}')
-                late.send('{"type":"MESSAGE","data":"too late"}')
-        slow_to_go.shutdown()
+            with suppress(OSError, EOFError, AssertionError), dial(node.address) as late:
+                late.send_sockets()
+                late.send_message("too late")
+        slow_to_go.close()
         assert node.stop() == 0
         assert "Traceback" not in node.log(), node.log()

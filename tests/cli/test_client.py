@@ -138,7 +138,7 @@ def test_a_url_may_be_short_or_come_from_the_environment(pair: list[NodeProcess]
 
 def test_peers_are_a_table(pair: list[NodeProcess]) -> None:
     lines = run(pair[0], "peers").stdout.splitlines()
-    other = json.loads(pair[1].get("/api/v1/status").body)["node"]["id"]
+    other = pair[1].id
     header = "ADDRESS ID LINK STATE DELAY SENT RECEIVED BEHIND VERSION"
     assert " ".join(lines[0].split()) == header
     (row,) = [line for line in lines if pair[1].address in line]
@@ -274,7 +274,7 @@ def test_a_bad_line_is_named_with_its_number_in_the_file(tmp_path: Path) -> None
         done = run(node, "import", str(file))
         assert done.returncode == 5
         assert "line 60001 " in done.stderr and " 60,000 messages" in done.stderr
-        assert json.loads(node.get("/api/v1/status").body)["messages"]["count"] == 60_000
+        assert node.status()["messages"]["count"] == 60_000
 
 
 # -- what goes wrong --------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import threading
@@ -15,10 +14,10 @@ from time import monotonic
 import pytest
 
 from tests.harness.original import Original
+from tests.harness.raw import dial
 from tests.harness.support import (
     SCALE,
     NodeProcess,
-    dial,
     free_port_pair,
     holds,
     run_nodes,
@@ -114,11 +113,11 @@ def test_rows_5_and_6_a_plain_peer_is_told_and_heard() -> None:
         b.add(a.address)
         wait_sockets(1, a, b)
         link = dial(a.address)
-        link.send(json.dumps({"type": "SOCKETS", "addresses": []}))
-        first = json.loads(link.recv())
+        link.send_sockets()
+        first = link.read_json()
         assert first["type"] == "SOCKETS" and first["addresses"] == [b.address]
-        link.send(json.dumps({"type": "SOMETHING NEW", "data": {"deep": [1, 2]}}))
-        link.send(json.dumps({"type": "MESSAGE", "data": "heard"}))
+        link.send_json({"type": "SOMETHING NEW", "data": {"deep": [1, 2]}})
+        link.send_message("heard")
         wait_until(lambda: a.messages() == "heard")
         assert a.sockets() == 2, "an unknown type costs nothing"
         link.close()
@@ -212,7 +211,7 @@ def test_a_node_never_links_to_itself() -> None:
     with NodeProcess() as node:
         own = [node.address, f"localhost:{node.port + 1}", f"ws://LOCALHOST:{node.port + 1}/"]
         link = dial(node.address)
-        link.send(json.dumps({"type": "SOCKETS", "addresses": [*own[:1], f"ws://{own[1]}"]}))
+        link.send_sockets(*own[:1], f"ws://{own[1]}")
         for address in own:
             assert node.add(address).status == 302
         wait_until(lambda: node.sockets() == 1)

@@ -13,7 +13,7 @@ SECRET = "nobody-logs-this"
 
 def test_events_tell_the_address_and_the_short_id() -> None:
     with NodeProcess() as node, NodeProcess() as other:
-        short = json.loads(other.get("/api/v1/status").body)["node"]["id"][:8]
+        short = other.id[:8]
         node.add(other.address)
         wait_sockets(1, node, other)
         wait_until(lambda: node.logged("linked with", other.address, short, "dialled"), node.log)
@@ -36,7 +36,7 @@ def test_json_is_an_object_a_line() -> None:
         lines = [json.loads(line) for line in node.log().splitlines()]
         assert all({"time", "level", "text"} <= set(line) for line in lines)
         (linked,) = [line for line in lines if line["text"].startswith("linked")]
-        other_id = json.loads(other.get("/api/v1/status").body)["node"]["id"]
+        other_id = other.id
         assert (linked["address"], linked["peer"]) == (other.address, other_id)
         failed = next(line for line in lines if line["text"].startswith("dialling"))
         assert (failed["address"], failed["level"]) == ("ws://127.0.0.1:1", "warning")

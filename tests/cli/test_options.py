@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -170,7 +169,7 @@ def test_a_port_that_a_user_set_counts() -> None:
 
 
 def warnings(node: NodeProcess) -> list[str]:
-    return list(json.loads(node.get("/api/v1/status").body)["warnings"])
+    return list(node.status()["warnings"])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.0.0.2"])

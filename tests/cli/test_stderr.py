@@ -41,43 +41,23 @@ def with_trouble(statement: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-class Quiet:
-    """A node whose standard error is `descriptor`; it is closed here."""
-
-    def __init__(self, descriptor: int, options: Sequence[str], command: Sequence[str]) -> None:
-        self.port = free_port_pair()
-        self.process = subprocess.Popen(
-            [*command, str(self.port), "--ephemeral", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-        )
-        os.close(descriptor)
-
-    def get(self, target: str) -> str:
-        return request(self.port, target).text
-
-    def up(self) -> bool:
-        with suppress(OSError):
-            return request(self.port, "/healthz").status == 200
-        return False
-
-    def dropped(self) -> int:
-        (number,) = re.findall(
-            r"^p2p_sync_log_lines_dropped_total (\S+)", self.get("/metrics"), re.M
-        )
-        return int(float(number))
-
-
 @contextmanager
-def quiet(descriptor: int, *options: str, command: Sequence[str] = RUN_NODE) -> Iterator[Quiet]:
-    node = Quiet(descriptor, options, command)
-    try:
-        wait_until(node.up, "the node answers")
+def quiet(
+    descriptor: int, *options: str, command: Sequence[str] = RUN_NODE
+) -> Iterator[NodeProcess]:
+    """A node whose standard error is `descriptor`, which is closed here."""
+    node = NodeProcess("--ephemeral", *options, command=command, output=descriptor, wait=False)
+    os.close(descriptor)
+    with node:
+        node.wait_ready()
         yield node
-    finally:
-        node.process.kill()
-        node.process.wait(DEADLINE)
+
+
+def dropped(node: NodeProcess) -> int:
+    """How many lines of its log a node has dropped."""
+    metrics = node.get("/metrics").text
+    (number,) = re.findall(r"^p2p_sync_log_lines_dropped_total (\S+)", metrics, re.M)
+    return int(float(number))
 
 
 @contextmanager
@@ -108,7 +88,7 @@ def stopped_terminal() -> Iterator[tuple[int, int]]:
         os.close(ours)
 
 
-def shout(node: Quiet, count: int) -> None:
+def shout(node: NodeProcess, count: int) -> None:
     """Have `node` log `count` lines: of addresses that nobody can be reached at."""
     for _ in range(count):
         request(node.port, "/add?address=ws://127.0.0.1:1")
@@ -119,9 +99,9 @@ def test_nobody_reads_standard_error(
     stuck: Callable[[], AbstractContextManager[tuple[int, int]]],
 ) -> None:
     with NodeProcess("--ephemeral") as other, stuck() as (_, its), quiet(its) as node:
-        request(node.port, f"/add?address={other.address}")
+        node.add(other.address)
         shout(node, 20)
-        request(node.port, "/commit?msg=here")
+        node.commit("here")
         other.commit("there")
 
         def held(port: int) -> bool:
@@ -139,8 +119,8 @@ def test_nobody_reads_standard_error(
 def test_standard_error_is_a_full_disk() -> None:
     with quiet(os.open("/dev/full", os.O_WRONLY)) as node:
         shout(node, 20)
-        request(node.port, "/commit?msg=text")
-        assert node.get("/") == "No. sockets 0 text"
+        node.commit("text")
+        assert node.line() == "No. sockets 0 text"
         node.process.terminate()
         assert node.process.wait(DEADLINE) == 0
 
@@ -150,8 +130,8 @@ def test_the_reader_of_standard_error_has_gone() -> None:
     os.close(ours)
     with quiet(its) as node:
         shout(node, 20)
-        request(node.port, "/commit?msg=text")
-        assert node.get("/") == "No. sockets 0 text"
+        node.commit("text")
+        assert node.line() == "No. sockets 0 text"
         node.process.terminate()
         assert node.process.wait(DEADLINE) == 0
 
@@ -197,7 +177,7 @@ def test_an_error_at_the_start_waits_for_no_reader(arguments: list[str]) -> None
 def test_dropped_lines_are_counted_and_the_log_says_so_once_it_is_read() -> None:
     loud = with_trouble("[run.logger.info('line %d', n) for n in range(50_000)]")
     with full_pipe() as (ours, its), quiet(its, "--log-format", "json", command=loud) as node:
-        lost = node.dropped()
+        lost = dropped(node)
         assert lost > 10_000
         found: list[str] = []
 

@@ -363,9 +363,9 @@ def test_a_damaged_id_is_replaced(directory: Path, id: object) -> None:
     with Node(0, directory) as node, Node(0) as peer:
         peer.connect(node.address)
         wait_until(lambda: texts(peer) == ALL, "they understand each other")
-        first = node.status()["node"]["id"]
+        first = node.id
     with Node(0, directory) as node:
-        assert node.status()["node"]["id"] == first
+        assert node.id == first
 
 
 def test_a_disk_that_fails_at_the_start_is_reported(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tests.harness.api import Load, check_log, read_pages
-from tests.harness.support import NodeProcess
+from tests.harness.support import NodeProcess, pause
 
 ROUNDS = int(os.environ.get("P2P_SYNC_TEST_KILLS", "50"))
 WRITERS = 4
@@ -39,7 +38,7 @@ def test_kill_in_a_loop_loses_nothing(tmp_path: Path) -> None:
             with Load([node.port], f"r{number}", 0.0, WRITERS) as load:
                 if number % 2:  # so that some kills hit a start, and some a stream under way
                     load.wait_for(10)
-                threading.Event().wait(rng.uniform(0, LONGEST))
+                pause(rng.uniform(0, LONGEST))
                 node.stop(signal.SIGKILL)
             acknowledged += load.acknowledged
             for identity, text in load.identities.items():

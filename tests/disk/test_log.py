@@ -808,8 +808,9 @@ def test_the_write_ahead_log_is_bounded_while_others_read_all_the_time(tmp_path:
         def read() -> int:
             pages = 0
             while not stopping.is_set():
-                log.newest(200)
-                log.ordered(START, 200)
+                # Short pages: the writer waits for those who read, but not for long.
+                log.newest(20)
+                log.ordered(START, 20)
                 pages += 2
             return pages
 

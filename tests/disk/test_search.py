@@ -43,7 +43,7 @@ def test_composed_and_decomposed_letters_find_each_other() -> None:
             for text in pair:
                 assert set(found(node, text)) >= set(texts[2 * number : 2 * number + 2]), text
         assert found(node, "caf\u00e8") == [], "another accent"
-        start = json.loads(node.get("/api/v1/messages").body)["messages"][0]["id"]
+        start = node.api("messages")["messages"][0]["id"]
         assert len(found(node, start[:12].upper())) == len(texts), "the beginning of an id"
 
 
@@ -83,6 +83,6 @@ def test_one_answer_reads_a_bounded_part_of_a_log_of_costly_texts() -> None:
     with NodeProcess("--ephemeral") as node:
         post_all(node.port, ["\u0f73" * 21_000] * 200)
         begin = time.monotonic()
-        answer = json.loads(node.get("/api/v1/messages?order=newest&q=nothing").body)
+        answer = node.api("messages?order=newest&q=nothing")
         assert time.monotonic() - begin < 10 * SCALE
         assert not answer["messages"] and not answer["complete"] and answer["next"]

@@ -1,4 +1,4 @@
-"""The HTTP API of nodes, as the tests with faults use it: commits that are remembered, checks."""
+"""Nodes over the HTTP API: commits, alone and many at once, pages, and checks of whole logs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from tests.harness.support import SCALE, request, wait_until
+from tests.harness.support import SCALE, Answer, NodeProcess, request, wait_until
 
 PAGE = 1000
 
 
 def status(port: int) -> dict[str, Any]:
-    """What the node at `port` tells of itself."""
+    """The status of the node at `port`."""
     answer = request(port, "/api/v1/status")
     assert answer.status == 200, answer.text
     told: dict[str, Any] = json.loads(answer.body)
@@ -38,7 +39,7 @@ def read_pages(port: int, order: str, after: str = "") -> tuple[list[dict[str, A
 
 
 def post(port: int, text: str) -> dict[str, Any] | None:
-    """Commit `text`; return what the node acknowledged, None where it did not."""
+    """Commit `text`; return the acknowledged message, or None without an acknowledgement."""
     body = json.dumps({"data": text}).encode()
     try:
         answer = request(
@@ -52,12 +53,37 @@ def post(port: int, text: str) -> dict[str, Any] | None:
     return told
 
 
-def post_all(port: int, texts: Sequence[str]) -> None:
-    """Commit all of `texts` with one request."""
-    body = "".join(f"{json.dumps(text)}\n" for text in texts).encode()
+def origins_of(node: NodeProcess) -> list[str]:
+    """The origins of the first 1,000 messages that a node holds."""
+    page = node.api("messages?limit=1000&order=arrival")["messages"]
+    return sorted({message["origin"] for message in page})
+
+
+def bulk(port: int, values: Iterable[object], query: str = "") -> Answer:
+    """Commit all of `values`, texts or objects, with one request."""
+    body = "".join(f"{json.dumps(value)}\n" for value in values).encode()
     headers = {"Content-Type": "application/x-ndjson"}
-    answer = request(port, "/api/v1/messages", "POST", headers, body)
-    assert (answer.status, json.loads(answer.body).get("count")) == (201, len(texts)), answer.text
+    return request(port, f"/api/v1/messages{query}", "POST", headers, body)
+
+
+def post_all(port: int, values: Iterable[object], query: str = "") -> dict[str, Any]:
+    """As `bulk`; fail unless all are stored, and return what is answered."""
+    values = list(values)
+    answer = bulk(port, values, query)
+    assert answer.status == 201, answer.text
+    told: dict[str, Any] = json.loads(answer.body)
+    assert told["count"] == len(values)
+    return told
+
+
+def problem(answer: Answer, status: int) -> dict[str, Any]:
+    """The problem document (RFC 9457) that answers a request, with that status."""
+    assert answer.status == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    told: dict[str, Any] = json.loads(answer.body)
+    assert (told["type"], told["status"]) == ("about:blank", status)
+    assert told["title"] == HTTPStatus(status).phrase and len(told["detail"]) > 10
+    return told
 
 
 def commit(port: int, text: str) -> bool:

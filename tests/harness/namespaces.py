@@ -203,7 +203,7 @@ class Lab:
     def router(self, name: str, site: Namespace, address: str, inner: str) -> Namespace:
         """A router at `site`, and a switch behind it; it is `inner`, the gateway, to that side.
 
-        It hides who is behind it by NAT, and nobody has a route to them.
+        It hides the hosts behind it by NAT, and no other host has a route to them.
         """
         commands = masquerade("eth0")
         router = self.site(name)

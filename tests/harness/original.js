@@ -1,5 +1,6 @@
 // A node in the manner of the original system: `node original.js N` serves HTTP on N and accepts
-// peers on N+1. Memory only; it knows SOCKETS and MESSAGE, has no ids, never relays.
+// peers on N+1. Memory only; it knows SOCKETS and MESSAGE, has no ids, never relays. A program that
+// requires it serves HTTP in its own way.
 const http = require("http");
 const { WebSocket, WebSocketServer } = require("ws");
 
@@ -10,7 +11,7 @@ const messages = [];
 
 function dial(address) {
   const socket = new WebSocket(address);
-  socket.on("open", () => { addresses.push(address); join(socket); });
+  socket.on("open", () => { join(socket); addresses.push(address); });
   socket.on("error", (error) => console.error(address, error.message));
 }
 
@@ -30,18 +31,30 @@ function join(socket) {
 
 new WebSocketServer({ host: "127.0.0.1", port: port + 1 }).on("connection", join);
 
-http.createServer((request, response) => {
+function commit(data) {
+  messages.push(data);
+  sockets.forEach((socket) => socket.send(JSON.stringify({ type: "MESSAGE", data })));
+}
+
+function shown() {
+  return `No. sockets ${sockets.length} ${messages}`;
+}
+
+function serve(request, response) {
   const url = new URL(request.url, "http://localhost");
   if (url.pathname === "/") {
-    response.end(`No. sockets ${sockets.length} ${messages}`);
+    response.end(shown());
     return;
   }
   if (url.pathname === "/add") {
     dial(url.searchParams.get("address"));
   } else if (url.pathname === "/commit") {
-    const data = url.searchParams.get("msg");
-    messages.push(data);
-    sockets.forEach((socket) => socket.send(JSON.stringify({ type: "MESSAGE", data })));
+    commit(url.searchParams.get("msg"));
   }
   response.writeHead(302, { Location: "/" }).end();
-}).listen(port, "127.0.0.1");
+}
+
+if (require.main === module) {
+  http.createServer(serve).listen(port, "127.0.0.1");
+}
+module.exports = { port, sockets, messages, dial, commit, shown };

@@ -15,12 +15,14 @@ _STOP_TIMEOUT = 10.0
 
 
 class Proxy:
-    """Listens on a free port of its own and forwards each connection to 127.0.0.1:`target`.
+    """Listens on a free port of its own and forwards each connection to a port of 127.0.0.1.
+
+    `target` is that port, or returns what it is now.
 
     All methods may be called by any thread. A context manager: leaving it ends all.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | Callable[[], int]) -> None:
         self._target = target
         self._changed = threading.Condition()
         self._delay = 0.0
@@ -136,7 +138,8 @@ class Proxy:
         """Forward both ways until either end has closed."""
         far: socket.socket | None = None
         try:
-            far = socket.create_connection(("127.0.0.1", self._target), 5)
+            port = self._target() if callable(self._target) else self._target
+            far = socket.create_connection(("127.0.0.1", port), 5)
             far.settimeout(None)
             with self._changed:
                 if near not in self._open or self._refusing or self._stopped:

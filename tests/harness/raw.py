@@ -14,11 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPResponse
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import pytest
 
 from tests.harness.support import DEADLINE, Answer, NodeProcess, wait_until
 
@@ -273,7 +270,7 @@ def ask(address: str, data: bytes) -> Answer:
 
 
 def dial(address: str, *, receive_buffer: int = 0, **fields: Any) -> RawPeer:
-    """Open a link to a node's peer port as a client that keeps to the rules."""
+    """Open a link to a node's peer port as a client that follows the rules."""
     sock = tcp(address, receive_buffer=receive_buffer)
     try:
         sock.sendall(handshake(urlsplit(address).netloc, **fields))
@@ -352,7 +349,7 @@ def linked(
 
 @contextlib.contextmanager
 def alone(direction: str, node: NodeProcess) -> Iterator[RawPeer]:
-    """As `linked`; in the end the link is gone, it alone, and no traceback was logged."""
+    """As `linked`. In the end this link must be gone and no other one, without a traceback."""
     before = node.sockets()
     with linked("accepted", node.address, node.add) as bystander:
         with linked(direction, node.address, node.add) as peer:
@@ -364,17 +361,9 @@ def alone(direction: str, node: NodeProcess) -> Iterator[RawPeer]:
     assert "Traceback" not in node.log()
 
 
-def held(node: NodeProcess, what: str) -> int:
-    """How many threads ("task") or descriptors ("fd") the process of `node` has."""
-    folder = Path(f"/proc/{node.process.pid}/{what}")
-    if not folder.is_dir():
-        pytest.skip("counts threads and descriptors in /proc, which is missing here")
-    return sum(1 for _ in folder.iterdir())
-
-
 @contextlib.contextmanager
 def paused(node: NodeProcess) -> Iterator[None]:
-    """The process stands still; the kernel goes on for it."""
+    """Stop the process for the time of the block; the kernel goes on accepting for it."""
     node.process.send_signal(signal.SIGSTOP)
     try:
         yield

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import itertools
+import json
 import os
 import random
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-import websocket
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -31,11 +29,15 @@ START_DEADLINE = 60.0 * SCALE
 What = str | Callable[[], object]  # what a wait was for: a text, or called when it has failed
 RUN_NODE = (sys.executable, str(ROOT / "run_node.py"))
 
+# How often a node that chose a port which was then taken may choose another one.
+_MORE_PORTS = 5
+
 # The ports of the tests, below the range that the kernel hands out. Each worker of pytest-xdist
 # has a part of its own, so that no two of them find the same port free.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-_PORTS = range(10_000 + 20_000 * _WORKER // _WORKERS, 10_000 + 20_000 * (_WORKER + 1) // _WORKERS)
+_SPAN = range(10_000 + 20_000 * _WORKER // _WORKERS, 9_999 + 20_000 * (_WORKER + 1) // _WORKERS, 2)
+_PAIRS = itertools.cycle(random.sample(_SPAN, len(_SPAN)))
 
 # A shell starts a background job with SIGINT and SIGQUIT ignored, nohup one with SIGHUP ignored,
 # and a program inherits that. A signal with a handler has its default action in a child, so the
@@ -45,21 +47,28 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(_number, lambda *_: None)
 
 
+def pause(seconds: float) -> None:
+    """Let `seconds` pass: while a fault lasts, or between the steps of an attack.
+
+    The tests sleep nowhere else. A test that expects something uses `wait_until` or `holds`.
+    """
+    time.sleep(seconds)
+
+
 def wait_until(condition: Callable[[], Any], what: What = "", timeout: float = DEADLINE) -> Any:
     """Return the first true value of `condition`; fail with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    pause = threading.Event()
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:g} s: {what() if callable(what) else what}")
-        pause.wait(0.01)
+        pause(0.01)
 
 
 def is_open(sock: socket.socket) -> bool:
-    """Has the other side not closed?"""
+    """Return whether the other side has not closed the connection."""
     sock.setblocking(False)
     try:
         return sock.recv(1, socket.MSG_PEEK) != b""
@@ -72,16 +81,14 @@ def is_open(sock: socket.socket) -> bool:
 def holds(condition: Callable[[], Any], what: What = "", duration: float = 1.5 * SCALE) -> None:
     """Fail unless `condition` is true now and stays so for `duration` seconds."""
     deadline = time.monotonic() + duration
-    pause = threading.Event()
     while time.monotonic() < deadline:
         assert condition(), f"did not stay so: {what() if callable(what) else what}"
-        pause.wait(0.02)
+        pause(0.02)
 
 
 def free_port_pair() -> int:
-    """A port N such that N and N+1 are free now."""
-    while True:
-        port = random.randrange(_PORTS.start, _PORTS.stop - 1)
+    """A port N such that N and N+1 are free now; no pair comes twice before all have come."""
+    for port in _PAIRS:
         try:
             for candidate in (port, port + 1):
                 with socket.socket() as probe:
@@ -90,6 +97,7 @@ def free_port_pair() -> int:
         except OSError:
             continue
         return port
+    raise AssertionError("unreachable: the pairs go round")
 
 
 class Answer:
@@ -121,21 +129,6 @@ def request(
         return Answer(response.status, fields, response.read())
     finally:
         connection.close()
-
-
-def dial(address: str) -> websocket.WebSocket:
-    """A plain WebSocket link to `address`, opened as a peer opens one (no Origin)."""
-    return websocket.create_connection(address, timeout=DEADLINE, suppress_origin=True)
-
-
-def close_code(link: websocket.WebSocket) -> int | None:
-    """Read up to the CLOSE; return its code, None where the link ends without one."""
-    with suppress(OSError, websocket.WebSocketException):
-        while True:
-            opcode, frame = link.recv_data_frame(control_frame=True)
-            if opcode == websocket.ABNF.OPCODE_CLOSE:
-                return int(struct.unpack("!H", frame.data[:2])[0])
-    return None
 
 
 @contextmanager
@@ -170,7 +163,9 @@ class NodeProcess:
     A context manager: leaving it ends the process and deletes its data directory, unless the
     directory was given. It gets `--data-dir` unless `--ephemeral` is among `options`, or `cwd`
     is given (then its data goes to the default place below that). `command` is what to run
-    instead of `run_node.py`, `environment` what to add to the environment.
+    instead of `run_node.py`, `environment` what to add to the environment, `output` a descriptor
+    that takes what it prints (`log` is empty then). Without `port` it chooses one, and has it for
+    good once `wait_ready` has returned.
     """
 
     def __init__(
@@ -181,27 +176,21 @@ class NodeProcess:
         cwd: str | Path | None = None,
         command: Sequence[str] | None = None,
         environment: dict[str, str] | None = None,
+        output: int | None = None,
         wait: bool = True,
     ) -> None:
-        self.port = port or free_port_pair()
-        self.address = f"ws://127.0.0.1:{self.port + 1}"
         self._own_dir = tempfile.TemporaryDirectory(prefix="p2p-test-")
         self.data_dir = Path(data_dir or Path(self._own_dir.name) / "data")
-        given = ("--ephemeral" in options) or cwd
+        if "--ephemeral" not in options and not cwd:
+            options = ("--data-dir", str(self.data_dir), *options)
+        self._command = list(command or RUN_NODE)
+        self._options = options
+        self._cwd = cwd or ROOT
+        self._environment = {**os.environ, **(environment or {})}
+        self._ports_left = 0 if port else _MORE_PORTS
         self.log_file = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            [
-                *(command or RUN_NODE),
-                str(self.port),
-                *(() if given else ("--data-dir", str(self.data_dir))),
-                *options,
-            ],
-            cwd=cwd or ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log_file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-        )
+        self._output = self.log_file if output is None else output
+        self._start(port or free_port_pair())
         if wait:
             try:
                 self.wait_ready()
@@ -209,16 +198,38 @@ class NodeProcess:
                 self.close()
                 raise
 
-    def wait_ready(self) -> None:
-        def ready() -> bool:
-            if self.process.poll() is not None:
-                raise AssertionError(f"the node ended: {self.log()}")
-            try:
-                return request(self.port, "/healthz").status == 200 and self._listens()
-            except OSError:
-                return False
+    def _start(self, port: int) -> None:
+        self.port = port
+        self.address = f"ws://127.0.0.1:{port + 1}"
+        self.process = subprocess.Popen(
+            [*self._command, str(port), *self._options],
+            cwd=self._cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+        )
 
-        wait_until(ready, "the node answers on its HTTP port", START_DEADLINE)
+    def wait_ready(self) -> None:
+        """Wait until the node answers on its HTTP port.
+
+        Another process may take a port between the choice of it and the node's start: the node
+        says so and ends. It is started again, at another port, unless its port was given.
+        """
+        wait_until(self._ready, "the node answers on its HTTP port", START_DEADLINE)
+
+    def _ready(self) -> bool:
+        if self.process.poll() is not None:
+            retry = self._ports_left and self.logged("Address already in use")
+            assert retry, f"the node ended: {self.log()}"
+            self._ports_left -= 1
+            self.log_file.seek(0)
+            self.log_file.truncate()
+            self._start(free_port_pair())
+        try:
+            return request(self.port, "/healthz").status == 200 and self._listens()
+        except OSError:
+            return False
 
     def _listens(self) -> bool:
         """Is it the process itself that answers? Another test run on this machine may have taken
@@ -248,6 +259,39 @@ class NodeProcess:
 
     def get(self, target: str, **headers: str) -> Answer:
         return request(self.port, target, headers=headers)
+
+    def api(self, path: str) -> Any:
+        """The JSON that `/api/v1/PATH` answers, with status 200."""
+        answer = self.get(f"/api/v1/{path}")
+        assert answer.status == 200, answer.text
+        assert answer.headers["content-type"].startswith("application/json")
+        return json.loads(answer.body)
+
+    def status(self) -> Any:
+        """What `/api/v1/status` tells."""
+        return self.api("status")
+
+    def peers(self) -> list[dict[str, Any]]:
+        """The entries of `/api/v1/peers`."""
+        return list(self.api("peers")["peers"])
+
+    def addresses(self) -> list[str]:
+        """The addresses of its peers, connected or not."""
+        return [peer["address"] for peer in self.peers()]
+
+    @property
+    def id(self) -> str:
+        return str(self.status()["node"]["id"])
+
+    @property
+    def count(self) -> int:
+        """How many messages it shows."""
+        return int(self.status()["messages"]["count"])
+
+    @property
+    def digest(self) -> str:
+        """The digest of all messages; see `equal`."""
+        return str(self.status()["messages"]["digest"])
 
     def line(self) -> str:
         """What curl prints for `/`."""
@@ -304,6 +348,11 @@ def run_nodes(count: int, *options: str) -> Iterator[list[NodeProcess]]:
         for node in nodes:
             node.wait_ready()
         yield nodes
+
+
+def equal(*nodes: NodeProcess) -> bool:
+    """Return whether all `nodes` hold the same messages."""
+    return len({node.digest for node in nodes}) == 1
 
 
 def wait_sockets(count: int, *nodes: NodeProcess) -> None:

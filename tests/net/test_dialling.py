@@ -21,6 +21,7 @@ from p2p_sync.errors import DialError
 from p2p_sync.net.credentials import Credentials
 from p2p_sync.net.dialer import Dialer
 from p2p_sync.settings import MAX_DIALS, Settings
+from tests.harness.member import hello
 from tests.harness.raw import CLOSE, TEXT, RawServer, close_payload, dial, frame, read_head, welcome
 from tests.harness.support import (
     DEADLINE,
@@ -312,12 +313,6 @@ def test_an_address_is_dialled_again_after_a_dial_got_no_thread(
     with Node(0) as one, Node(0, redial_first=0.1, redial_longest=0.2) as other:
         other.connect(one.address)
         wait_until(lambda: refused and other.sockets() == 1, "the nodes are connected")
-
-
-def hello(**fields: object) -> dict[str, object]:
-    """The first frame of a node of ours."""
-    who = {"type": "SOCKETS", "addresses": [], "id": "bad0" * 4, "start": 1, "protocol": 1}
-    return {**who, **fields}
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves and says it has enough"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ import pytest
 
 from p2p_sync import Node
 from tests.harness.raw import DIRECTIONS, PING, PONG, TEXT, RawPeer, RawServer, linked, read_head
-from tests.harness.support import DEADLINE, SCALE, wait_until
+from tests.harness.support import DEADLINE, SCALE, pause, wait_until
 
 HEARTBEAT = 0.2 * SCALE
 SMALL_BUFFER = 4096
@@ -54,7 +53,7 @@ def test_a_link_that_talks_is_not_silent(direction: str) -> None:
         deadline = time.monotonic() + 6 * HEARTBEAT
         while time.monotonic() < deadline:
             peer.send(TEXT, b'{"type":"LATER"}')
-            threading.Event().wait(HEARTBEAT / 4)
+            pause(HEARTBEAT / 4)
         peer.ping()
         assert node.sockets() == 1
 
@@ -111,7 +110,7 @@ def test_a_slow_link_that_moves_is_kept(direction: str) -> None:
             for _ in range(20):
                 assert slow.read_message() == f"{read}-{LONG}"
                 read += 1
-            threading.Event().wait(timeout / 5)
+            pause(timeout / 5)
         assert node.sockets() == 1
 
 

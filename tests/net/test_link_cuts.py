@@ -3,56 +3,13 @@
 from __future__ import annotations
 
 import socket
-import threading
 
 import pytest
 
 from p2p_sync.net import websocket as frames
 from p2p_sync.net.link import Link
-from p2p_sync.net.opening import Opened
-from p2p_sync.net.stream import Stream
-from p2p_sync.settings import Settings
-from tests.harness.support import DEADLINE, wait_until
-
-
-class Keeper:
-    """A handler that has texts sent, and keeps what happens."""
-
-    def __init__(self, *texts: str) -> None:
-        self.messages: list[str | bytes] = []
-        self.ends: list[str] = []
-        self.texts = [*texts]
-
-    def received(self, link: Link, message: str | bytes) -> bool:
-        self.messages.append(message)
-        return True
-
-    def waiting(self, link: Link) -> None: ...
-
-    def silent(self, link: Link) -> None: ...
-
-    def measured(self, link: Link) -> None: ...
-
-    def closed(self, link: Link, reason: str) -> None:
-        self.ends.append(reason)
-
-    def next_messages(self, link: Link) -> tuple[list[str], float]:
-        texts, self.texts = self.texts, []
-        return texts, float("inf")
-
-
-class Ended:
-    """A link over one end of a socket pair, served in a thread."""
-
-    def __init__(self, end: socket.socket, handler: Keeper, dialled: str | None = None) -> None:
-        settings = Settings()
-        self.link = Link(Opened(Stream(end, 10.0), ("peer", 1)), handler, settings, dialled)
-        self._thread = threading.Thread(target=self.link.run, daemon=True)
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join(DEADLINE)
-        assert not self._thread.is_alive()
+from tests.harness.links import Keeper, Served
+from tests.harness.support import wait_until
 
 
 def dialled_frames(*texts: str) -> list[bytes]:
@@ -67,7 +24,7 @@ def test_a_cut_at_any_byte_loses_no_whole_message_and_invents_none() -> None:
     for cut in range(len(stream) + 1):
         ours, theirs = socket.socketpair()
         keeper = Keeper()
-        served = Ended(ours, keeper)
+        served = Served(ours, keeper)
         theirs.sendall(stream[:cut])
         theirs.close()
         served.join()
@@ -78,7 +35,7 @@ def test_a_cut_at_any_byte_loses_no_whole_message_and_invents_none() -> None:
 def test_one_byte_at_a_time_is_as_good_as_all_at_once() -> None:
     ours, theirs = socket.socketpair()
     keeper = Keeper()
-    served = Ended(ours, keeper)
+    served = Served(ours, keeper)
     for byte in b"".join(dialled_frames("one", "two")):
         theirs.send(bytes([byte]))
     theirs.close()
@@ -92,8 +49,8 @@ def test_two_ends_wired_together_agree(code: int) -> None:
     texts = ["", "a", "b" * 70_000, "\0\u202e\U0001f600"]
 
     one, other = Keeper(*texts), Keeper(*texts)
-    dialler = Ended(ours, one, dialled="ws://peer:1")
-    acceptor = Ended(theirs, other)
+    dialler = Served(ours, one, dialled="ws://peer:1")
+    acceptor = Served(theirs, other)
     wait_until(lambda: len(one.messages) == len(other.messages) == len(texts))
     dialler.link.close(code, "enough")
     dialler.join()
@@ -107,7 +64,7 @@ def test_two_ends_wired_together_agree(code: int) -> None:
 def test_what_the_owner_still_has_arrives_before_the_close() -> None:
     ours, theirs = socket.socketpair()
     one, other = Keeper(), Keeper()
-    dialler, acceptor = Ended(ours, one, dialled="ws://peer:1"), Ended(theirs, other)
+    dialler, acceptor = Served(ours, one, dialled="ws://peer:1"), Served(theirs, other)
     one.texts += [str(number) for number in range(1000)]
     dialler.link.close(1000, "done")
     dialler.join()
@@ -127,7 +84,7 @@ def test_a_handler_that_fails_ends_its_link_and_says_so(
 ) -> None:
     ours, theirs = socket.socketpair()
     keeper = Failing()
-    served = Ended(ours, keeper)
+    served = Served(ours, keeper)
     theirs.sendall(dialled_frames("boom")[0])
     served.join()
     assert "ZeroDivisionError" in caplog.text

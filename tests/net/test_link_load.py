@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import os
-import re
 import select
 import signal
 import socket
 import statistics
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.harness.raw import BINARY, DIRECTIONS, PING, TEXT, RawPeer, dial, held, linked, tcp
+from tests.harness.http import Http, commit_bytes
+from tests.harness.process import cpu, held, memory
+from tests.harness.raw import BINARY, DIRECTIONS, PING, TEXT, RawPeer, dial, linked, tcp
 from tests.harness.support import DEADLINE, SCALE, NodeProcess, wait_until
 
 SMALL_BUFFER = 4096
@@ -25,6 +23,7 @@ LONG = "x" * 60_000
 
 @pytest.fixture
 def node() -> Iterator[NodeProcess]:
+    """A new node for each test: what it holds and how large it is belongs to the test."""
     with NodeProcess() as node:
         yield node
         assert "Traceback" not in node.log(), node.log()
@@ -32,13 +31,9 @@ def node() -> Iterator[NodeProcess]:
 
 def commit_all(node: NodeProcess, texts: list[str]) -> None:
     """Commit over one connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=DEADLINE)
-    with contextlib.closing(connection):
+    with Http(node.port) as http:
         for text in texts:
-            connection.request("GET", f"/commit?msg={text}")
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == 302
+            http.ask(commit_bytes(node.port, text), 302)
 
 
 @contextlib.contextmanager
@@ -107,40 +102,25 @@ def test_small_messages_in_a_row_do_not_wait_for_acknowledgements(node: NodeProc
     assert statistics.median(gaps) < 0.02 * SCALE
 
 
-def cpu_seconds(node: NodeProcess) -> float:
-    stat = Path(f"/proc/{node.process.pid}/stat")
-    if not stat.exists():
-        pytest.skip("reads CPU time in /proc, which is missing here")
-    fields = stat.read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def test_unmasking_costs_little(node: NodeProcess) -> None:
     """32 MiB of masked frames: at one step per byte they took over two seconds."""
     with many(node, 2) as (client, server):
         cost = {}
         for peer in (server, client):  # the server's frames are the same without masks
             data = peer.frame(TEXT, b'{"type":"LATER","pad":"%s"}' % (b"x" * 1_000_000))
-            before = cpu_seconds(node)
+            before = cpu(node)
             for _ in range(32):
                 peer.send_bytes(data)
             peer.ping()
-            cost[peer] = cpu_seconds(node) - before
+            cost[peer] = cpu(node) - before
         assert cost[client] - cost[server] < 1 * SCALE
-
-
-def resident_mib(node: NodeProcess) -> float:
-    status = Path(f"/proc/{node.process.pid}/status")
-    if not status.exists():
-        pytest.skip("reads memory in /proc, which is missing here")
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", status.read_text())[0]) / 1024
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_answers_that_nobody_reads_are_bounded(node: NodeProcess, direction: str) -> None:
     with linked(direction, node.address, node.add, receive_buffer=SMALL_BUFFER) as peer:
         wait_until(lambda: node.sockets() == 1, "the link is counted")
-        before = resident_mib(node)
+        before = memory(node)
         data = peer.frame(PING, b"x" * 125) * 1000
         sent = 0
         peer.sock.settimeout(2)  # a node that reads no more has bounded them as well
@@ -148,7 +128,7 @@ def test_answers_that_nobody_reads_are_bounded(node: NodeProcess, direction: str
             while sent < 24 << 20:
                 peer.send_bytes(data)
                 sent += len(data)
-        assert resident_mib(node) - before < 16
+        assert memory(node) - before < 16
         with dial(node.address) as other:
             other.ping()
 
@@ -166,9 +146,9 @@ def test_a_refused_peer_that_goes_on_is_cut(node: NodeProcess, direction: str) -
 
 def test_messages_that_nobody_reads_are_bounded(node: NodeProcess) -> None:
     with many(node, 16, receive_buffer=SMALL_BUFFER):
-        before = resident_mib(node)
+        before = memory(node)
         commit_all(node, [f"{i}-{LONG}" for i in range(200)])  # 12 MB, held once for all
-        assert resident_mib(node) - before < 100
+        assert memory(node) - before < 100
 
 
 def test_churn_ends_at_the_baseline(node: NodeProcess) -> None:

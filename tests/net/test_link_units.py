@@ -9,21 +9,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from p2p_sync import Node
 from p2p_sync.net import stream
 from p2p_sync.net.link import Link
-from p2p_sync.net.opening import Opened
 from p2p_sync.net.stream import Stream
 from p2p_sync.net.websocket import FrameReader
-from p2p_sync.settings import Settings
 from tests.harness import raw
+from tests.harness.links import Keeper, Served
 from tests.harness.support import DEADLINE, ROOT, wait_until
 
 
@@ -43,40 +41,18 @@ def test_a_port_in_use_is_an_error_and_not_the_end_of_the_program() -> None:
             pass
 
 
-class _Texts:
-    """A link's owner that has the texts of `queue` sent, and notes which threads ask for them."""
-
-    def __init__(self) -> None:
-        self.queue: deque[str] = deque()
-        self.askers: set[str] = set()
-        self.received_at = 0.0
-
-    def next_messages(self, link: Link) -> tuple[list[str], float]:
-        self.askers.add(threading.current_thread().name)
-        return [self.queue.popleft() for _ in range(len(self.queue))], float("inf")
-
-    def received(self, link: Link, message: str | bytes) -> bool:
-        self.received_at = time.monotonic()
-        return True
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
-
-
 @contextmanager
-def linked() -> Iterator[tuple[_Texts, Link, socket.socket]]:
+def linked() -> Iterator[tuple[Keeper, Link, socket.socket]]:
     ours, theirs = socket.socketpair()
-    texts = _Texts()
-    link = Link(Opened(Stream(ours, 60.0), ("127.0.0.1", 1)), texts, Settings())
-    reader = threading.Thread(target=link.run, daemon=True)
-    reader.start()
+    keeper = Keeper()
+    served = Served(ours, keeper)
     theirs.settimeout(DEADLINE)
-    wait_until(lambda: texts.askers, "the sender has asked")
+    wait_until(lambda: keeper.askers, "the sender has asked")
     try:
-        yield texts, link, theirs
+        yield keeper, served.link, theirs
     finally:
-        link.cut("the test is over")
-        reader.join(DEADLINE)
+        served.link.cut("the test is over")
+        served.join()
         theirs.close()
 
 
@@ -86,11 +62,11 @@ def read_texts(sock: socket.socket, count: int) -> list[str]:
 
 
 def test_a_link_sends_what_its_owner_has_in_order_by_one_thread() -> None:
-    with linked() as (texts, link, theirs):
+    with linked() as (keeper, link, theirs):
 
         def add(name: int) -> None:
             for number in range(200):
-                texts.queue.append(f"{name}.{number}")
+                keeper.texts.append(f"{name}.{number}")
                 link.wake()
 
         threads = [threading.Thread(target=add, args=(name,)) for name in range(4)]
@@ -102,7 +78,7 @@ def test_a_link_sends_what_its_owner_has_in_order_by_one_thread() -> None:
         for name in range(4):
             mine = [text for text in got if text.startswith(f"{name}.")]
             assert mine == [f"{name}.{number}" for number in range(200)]
-        assert texts.askers == {f"send {link}"}
+        assert keeper.askers == {f"send {link}"}
 
 
 def fragments(count: int) -> bytes:
@@ -140,11 +116,11 @@ def test_frames_without_news_use_a_quarter_of_the_readers_time(
     ticks = itertools.count()
     monkeypatch.setattr(time, "thread_time", lambda: next(ticks) / 1000)
     monkeypatch.setattr(stream, "READ_SIZE", piece)
-    with linked() as (texts, _, theirs):
+    with linked() as (keeper, _, theirs):
         began = time.monotonic()
         theirs.sendall(data)
-        wait_until(lambda: texts.received_at)
-        assert texts.received_at - began > 0.9 * 4 * COUNT / 1000
+        wait_until(lambda: keeper.received_at)
+        assert keeper.received_at - began > 0.9 * 4 * COUNT / 1000
 
 
 def test_links_that_flood_use_a_quarter_of_the_time_together(
@@ -159,6 +135,6 @@ def test_links_that_flood_use_a_quarter_of_the_time_together(
         began = time.monotonic()
         for _, _, theirs in ends:
             theirs.sendall(control(raw.PONG, count))
-        wait_until(lambda: all(texts.received_at for texts, _, _ in ends))
-        took = max(texts.received_at for texts, _, _ in ends) - began
+        wait_until(lambda: all(keeper.received_at for keeper, _, _ in ends))
+        took = max(keeper.received_at for keeper, _, _ in ends) - began
         assert took > 1.5 * 4 * count / 1000, "longer than each would take alone"

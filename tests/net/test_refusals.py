@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,26 +16,11 @@ from tests.harness.raw import (
     PING,
     TEXT,
     RawPeer,
-    alone,
     close_payload,
     dial,
     linked,
 )
 from tests.harness.support import NodeProcess, wait_until
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
-    with NodeProcess() as node:
-        yield node
-
-
-@pytest.fixture(params=DIRECTIONS)
-def peer(node: NodeProcess, request: pytest.FixtureRequest) -> Iterator[RawPeer]:
-    """A link in each direction, beside another one that has to survive it."""
-    with alone(request.param, node) as peer:
-        yield peer
-
 
 BAD_CLOSES = {
     **{str(code): close_payload(code) for code in (0, 999, 1004, 1005, 1006, 1015, 1100, 2999)},
@@ -140,6 +125,7 @@ def test_a_peer_that_has_sent_too_much_can_read_why(peer: RawPeer) -> None:
 WRONG_CONTENTS = {
     "a list": b"[]",
     "a number": b"1",
+    "a string": b'"text"',
     "null": b"null",
     "not JSON": b"hello",
     "nothing": b"",

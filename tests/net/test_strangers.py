@@ -18,10 +18,11 @@ from p2p_sync.net.listener import surplus
 from p2p_sync.settings import MAX_UNPROVED
 from tests.harness import raw
 from tests.harness.certificates import Authority
-from tests.harness.raw import CONTINUATION, PING, PONG, TEXT, frame, held
+from tests.harness.member import hello
+from tests.harness.process import held, memory
+from tests.harness.raw import CONTINUATION, PING, PONG, TEXT, frame
+from tests.harness.secret import OLD, OTHER, US, Knower, secret_file
 from tests.harness.support import DEADLINE, ROOT, SCALE, NodeProcess, wait_until
-from tests.net.test_link_load import resident_mib
-from tests.node.test_secret import OLD, OTHER, Member, secret_file
 
 HOSTS = {"one host": [], "several hosts": [f"127.0.0.{n}" for n in range(2, 10)]}
 """From where the strangers come; the honest node comes from 127.0.0.1."""
@@ -57,7 +58,7 @@ def test_an_honest_node_joins_within_two_seconds_of_a_flood(
         pytest.skip("127.0.0.2 is a host of its own on Linux alone")
     secret = ("--secret-file", str(secret_file(tmp_path, OLD)))
     with NodeProcess(*secret) as node:
-        threads, memory = held(node, "task"), resident_mib(node)
+        threads, before = held(node, "task"), memory(node)
         with flood(node, 500, 500, hosts):
             took = []
             for _ in range(3):
@@ -67,7 +68,7 @@ def test_an_honest_node_joins_within_two_seconds_of_a_flood(
                     wait_until(lambda: honest.sockets() == 1)
                     took.append(time.monotonic() - began)
             assert held(node, "task") < threads + 10, "strangers have no threads"
-            assert resident_mib(node) < memory + 50
+            assert memory(node) < before + 50
         assert min(took) < 2.0 * SCALE, took
         refused = [line for line in node.log().splitlines() if "refused" in line]
         assert len(refused) < 100, "lines are bounded"
@@ -82,23 +83,22 @@ def test_silent_strangers_take_no_place_of_a_link(tmp_path: Path) -> None:
         for _ in range(MAX_UNPROVED):
             stack.enter_context(raw.dial(node.address))
         assert held(node, "task") <= threads + 5
-        member = Member(node.address, OLD)
+        member = Knower(node.address, OLD)
         stack.enter_context(member.peer)
         member.prove()
-        hello = {"addresses": [], "id": "ab" * 8, "start": 7, "protocol": 1}
-        member.peer.send_json({"type": "SOCKETS", **hello})
+        member.peer.send_json(hello(id=US, start=7))
         wait_until(lambda: node.sockets() == 1)
 
 
 def test_after_wrong_proofs_a_right_one_of_the_same_host_is_let_in_at_once() -> None:
     with Node(0, secret=OLD) as node:
         for _ in range(50):
-            stranger = Member(node.address, OTHER)
+            stranger = Knower(node.address, OTHER)
             stranger.step()
             assert stranger.peer.read_close()[0] == 4401
         took = []
         for _ in range(5):
-            member = Member(node.address, OLD)
+            member = Knower(node.address, OLD)
             began = time.monotonic()
             member.prove()
             took.append(time.monotonic() - began)
@@ -135,7 +135,7 @@ def test_a_flood_before_the_proof_is_cut(opcode: int, first: bytes, more: bytes)
         with pytest.raises(OSError):
             while time.monotonic() < deadline:
                 peer.send_bytes(more * 100)
-        Member(node.address, OLD).prove()
+        Knower(node.address, OLD).prove()
 
 
 def test_a_stranger_that_is_slow_over_tls_keeps_nobody_out(tmp_path: Path) -> None:

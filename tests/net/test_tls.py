@@ -17,6 +17,7 @@ import pytest
 from p2p_sync import Node, StartError
 from tests.harness import raw
 from tests.harness.certificates import Authority
+from tests.harness.member import hello
 from tests.harness.support import (
     DEADLINE,
     NodeProcess,
@@ -150,9 +151,9 @@ def test_a_wss_dial_of_a_plain_port_says_nothing_in_plaintext(authority: Authori
     with node(authority) as one, raw.RawServer() as plain:
         one.connect(plain.address.replace("ws://127.0.0.1", "wss://localhost"))
         with plain.accept_tcp() as sock:
-            hello = sock.recv(1000)
-            assert hello[:2] == b"\x16\x03", "a TLS handshake"
-            assert b"GET" not in hello
+            first = sock.recv(1000)
+            assert first[:2] == b"\x16\x03", "a TLS handshake"
+            assert b"GET" not in first
             sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
             with contextlib.suppress(ConnectionError):
                 assert b"GET" not in sock.recv(1000)
@@ -160,11 +161,10 @@ def test_a_wss_dial_of_a_plain_port_says_nothing_in_plaintext(authority: Authori
 
 
 def test_learned_ws_addresses_are_not_dialled(authority: Authority) -> None:
-    hello = {"type": "SOCKETS", "id": "ab" * 8, "start": 1, "protocol": 1}
     with node(authority) as one, raw.RawServer() as trap, raw.RawServer() as other:
         peer = tls_peer(authority, one.address)
         secure = other.address.replace("ws:", "wss:")
-        peer.send_json({**hello, "addresses": [trap.address, secure]})
+        peer.send_json(hello(addresses=[trap.address, secure]))
         other.accept_tcp().close()
         trap.listener.settimeout(1.0)
         with pytest.raises(TimeoutError):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import html
-import json
 import os
 import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,8 +19,6 @@ from tests.harness.support import (
     RUN_NODE,
     SCALE,
     NodeProcess,
-    close_code,
-    dial,
     free_port_pair,
     holds,
     request,
@@ -49,21 +45,8 @@ TEXTS = [
     " spaces at both ends ",
     "100% + 1 = ? & # ; /",
 ]
+pytestmark = pytest.mark.usefixtures("unharmed")
 NOT_UTF8 = ["%", "%4", "%zz", "a%", "%ff", "%c0%af", "%e2%82", "%ed%a0%80", "%ed%b0%80"]
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
-    with NodeProcess() as process:
-        yield process
-
-
-@pytest.fixture(autouse=True)
-def unharmed(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that uses the shared node leaves no link, no message and no traceback on it."""
-    yield
-    if "node" in request.fixturenames:
-        request.getfixturevalue("node").assert_unharmed()
 
 
 @pytest.mark.parametrize(
@@ -237,19 +220,3 @@ def test_a_copied_data_directory_is_refused_and_logged_on_both(tmp_path: Path) -
 
         wait_until(logged, "both log the copied data directory")
         holds(lambda: first.sockets() == second.sockets() == 0, "no link between the copies")
-
-
-def test_bad_frames_close_the_link_and_cost_nothing_else(node: NodeProcess) -> None:
-    bad = ["not JSON", "[]", '"text"', '{"type":"SOCKETS","addresses":"x"}', "{}" * 2]
-    bad.append(json.dumps({"type": "SOCKETS", "addresses": [f"ws://h:{n}" for n in range(1, 300)]}))
-    links = [dial(node.address) for _ in ["good", *bad]]
-    for link in links:
-        link.send(json.dumps({"type": "SOCKETS", "addresses": []}))
-    wait_sockets(len(links), node)
-    for link, frame in zip(links[1:], bad, strict=True):
-        link.send(frame)
-        assert close_code(link) in (1002, 1008), frame[:40]
-        link.shutdown()
-    wait_sockets(1, node)
-    links[0].close()
-    wait_sockets(0, node)

@@ -16,16 +16,22 @@ from typing import Any
 
 import pytest
 
-from p2p_sync.wire.logframes import NO_HASH, Entry, chain
 from tests.harness import raw
-from tests.harness.api import post_all
+from tests.harness.api import origins_of, post_all
+from tests.harness.member import HASH, hello, ids, run
+from tests.harness.process import memory
 from tests.harness.proxy import Proxy
 from tests.harness.raw import RawPeer
-from tests.harness.support import SCALE, NodeProcess, holds, run_nodes, wait_sockets, wait_until
-from tests.net.test_link_load import resident_mib
+from tests.harness.support import (
+    SCALE,
+    NodeProcess,
+    equal,
+    holds,
+    run_nodes,
+    wait_sockets,
+    wait_until,
+)
 
-IDS = (f"{number:016x}" for number in itertools.count(0xC1A1))
-HASH = "0123456789abcdef" * 2
 ABSURD = 2**40
 
 
@@ -33,12 +39,12 @@ class Member:
     """A raw peer that says it is a node of ours; a thread of its own reads and keeps frames."""
 
     def __init__(self, address: str) -> None:
-        self.id = next(IDS)
+        self.id = next(ids)
         self.origin = f"{self.id}-1"
         self.frames: list[Any] = []
         self.closed: tuple[int, str] | None = None
         self.peer: RawPeer = raw.dial(address)
-        self.say("SOCKETS", addresses=[], id=self.id, start=1, protocol=1, link=1)
+        self.peer.send_json(hello(id=self.id, link=1))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -51,10 +57,10 @@ class Member:
             ends = last and (not part or part[-1] == list(vector)[-1])
             self.say("HAVE", have={name: [vector[name], HASH] for name in part}, last=ends)
 
-    def ship(self, *origins: str, text: str = "text", after: int = 0, count: int = 1) -> None:
-        """Ship messages after+1 ... after+count of each of these origins."""
+    def ship(self, *origins: str, after: int = 0) -> None:
+        """Ship message after+1 of each of these origins."""
         for part in pieces(origins, 1_000):
-            self.say("MESSAGES", runs=[run(name, text, after, count) for name in part])
+            self.say("MESSAGES", runs=[run(name, after=after) for name in part])
 
     def told(self) -> dict[str, Any]:
         """What it was told by HAVE, or with another frame."""
@@ -97,35 +103,16 @@ def pieces(names: Sequence[str], size: int) -> list[Sequence[str]]:
     return [names[i : i + size] for i in range(0, len(names), size)]
 
 
-def run(origin: str, text: str, after: int, count: int) -> dict[str, Any]:
-    entries = [Entry(n, text) for n in range(1, after + count + 1)]
-    hashes = chain(NO_HASH, entries)
-    return {
-        "origin": origin,
-        "after": after,
-        "previous": hashes[after - 1] if after else NO_HASH,
-        "entries": [list(entry[:2]) for entry in entries[after:]],
-    }
-
-
-def status(node: NodeProcess) -> Any:
-    return json.loads(node.get("/api/v1/status").body)
-
-
 def ready(node: NodeProcess) -> bool:
     return node.get("/readyz").status == 200
 
 
-def equal(*nodes: NodeProcess) -> bool:
-    return len({status(node)["messages"]["digest"] for node in nodes}) == 1
-
-
 def all_in_sync(*nodes: NodeProcess) -> bool:
-    return {status(node)["verdict"]["state"] for node in nodes} == {"in_sync"}
+    return {node.status()["verdict"]["state"] for node in nodes} == {"in_sync"}
 
 
 def verdicts(*nodes: NodeProcess) -> list[str]:
-    return [status(node)["verdict"]["text"] for node in nodes]
+    return [node.status()["verdict"]["text"] for node in nodes]
 
 
 def give_origins(node: NodeProcess, count: int) -> None:
@@ -135,7 +122,7 @@ def give_origins(node: NodeProcess, count: int) -> None:
         names = [f"{n:016x}-1" for n in range(1, count + 1)]
         for part in pieces(names, 1_000):
             member.ship(*part)
-        wait_until(lambda: status(node)["messages"]["count"] >= count, "all is stored")
+        wait_until(lambda: node.count >= count, "all is stored")
     wait_until(lambda: node.sockets() == 0)
 
 
@@ -155,7 +142,7 @@ def test_what_a_peer_holds_when_a_link_opens_is_answered(origins: int) -> None:
             for part in pieces(list(reader.told()), 2_500):
                 member.say("HAVE", have={name: reader.told()[name] for name in part})
             member.say("HAVE", have={}, last=True)
-            wait_until(lambda: status(node)["behind"])
+            wait_until(lambda: node.status()["behind"])
             node.add(honest.address)
             wait_until(lambda: equal(honest, node))
             wait_until(lambda: member.told() == reader.told(), "all is told", 5.0 * SCALE)
@@ -206,9 +193,9 @@ def test_claims_do_not_make_a_node_unready(asked: bool) -> None:
         for _ in range(3):
             liar = stack.enter_context(Member(node.address))
             liar.have({liar.origin: ABSURD, **{f"{n:016x}-9": ABSURD for n in range(5_000)}})
-        wait_until(lambda: status(node)["behind"])
-        holds(lambda: ready(node) and status(node)["behind"] <= 1_000)
-        assert status(node)["verdict"]["text"] == "Catching up: 0 of 1,000"
+        wait_until(lambda: node.status()["behind"])
+        holds(lambda: ready(node) and node.status()["behind"] <= 1_000)
+        assert node.status()["verdict"]["text"] == "Catching up: 0 of 1,000"
 
 
 def test_claims_cost_little_memory() -> None:
@@ -222,12 +209,12 @@ def test_claims_cost_little_memory() -> None:
 
         claim(0)
         wait_until(lambda: node.sockets() == 1)
-        before = resident_mib(node)
+        before = memory(node)
         for number in range(1, 5):
             claim(number)
         wait_sockets(5, node)
         holds(lambda: ready(node))
-        assert resident_mib(node) - before < 4 * 4
+        assert memory(node) - before < 4 * 4
 
 
 @contextlib.contextmanager
@@ -257,22 +244,17 @@ def liars(
         yield members
 
 
-def origins_of(node: NodeProcess) -> list[str]:
-    page = json.loads(node.get("/api/v1/messages?limit=1000").body)["messages"]
-    return sorted({message["origin"] for message in page})
-
-
 @pytest.mark.parametrize("shipping", [False, True], ids=["silent", "shipping a bit"])
 def test_liars_delay_nobody(shipping: bool) -> None:
     with run_nodes(2, "--ephemeral") as (honest, node):
         give_origins(honest, 300)
         post_all(honest.port, [f"text {n}" for n in range(3_000)])
-        count = status(honest)["messages"]["count"]
+        count = honest.count
         with liars(node, origins_of(honest), shipping=shipping):
             wait_sockets(14, node)
             node.add(honest.address)
             began = time.monotonic()
-            wait_until(lambda: status(node)["messages"]["count"] >= count, "it has caught up")
+            wait_until(lambda: node.count >= count, "it has caught up")
             assert time.monotonic() < began + 8.0 * SCALE
             wait_until(lambda: ready(node))
             for n in range(5):
@@ -281,7 +263,7 @@ def test_liars_delay_nobody(shipping: bool) -> None:
                 wait_until(partial(shows, node, f"later {n}"))
                 assert time.monotonic() < began + 3.0 * SCALE
             assert ready(node)
-            assert status(node)["verdict"]["state"] == "catching_up", "not forgotten"
+            assert node.status()["verdict"]["state"] == "catching_up", "not forgotten"
         wait_until(lambda: equal(honest, node) and all_in_sync(honest, node))
 
 
@@ -297,7 +279,7 @@ def test_a_newcomer_among_liars_becomes_ready() -> None:
             liars(node, origins_of(honest)),
         ):
             wait_until(lambda: ready(node), timeout=10.0 * SCALE)
-            assert status(node)["messages"]["count"] == 3_000, "not before it holds all"
+            assert node.count == 3_000, "not before it holds all"
 
 
 def test_a_newcomer_gets_more_origins_than_one_peer_may_claim() -> None:
@@ -307,11 +289,11 @@ def test_a_newcomer_gets_more_origins_than_one_peer_may_claim() -> None:
         wait_until(lambda: equal(one, two))
         newcomer.add(one.address)
         newcomer.add(two.address)
-        wait_until(lambda: status(newcomer)["messages"]["count"])
+        wait_until(lambda: newcomer.count)
         seen: list[tuple[int, str]] = []
 
         def done() -> bool:
-            told = status(newcomer)
+            told = newcomer.status()
             seen.append((told["messages"]["count"], told["verdict"]["state"]))
             return equal(one, newcomer)
 
@@ -341,7 +323,7 @@ def test_asking_again_and_again_is_cut_off() -> None:
                 "it asks again for what it was sent less than a minute ago",
             )
             assert 2_000 <= member.received() <= 4_000
-        assert status(node)["misbehaviour"]["graft"] == 1
+        assert node.status()["misbehaviour"]["graft"] == 1
 
 
 def test_a_slow_line_gets_nobody_blamed() -> None:
@@ -357,8 +339,8 @@ def test_a_slow_line_gets_nobody_blamed() -> None:
             two.commit(f"two {n}")
         wait_until(lambda: equal(one, two), "both hold all", 60.0 * SCALE)
         for node in (one, two):
-            assert not any(status(node)["misbehaviour"].values()), status(node)["misbehaviour"]
-        events = json.loads(two.get("/api/v1/events?after=0&timeout=0").body)["events"]
+            assert not any(node.status()["misbehaviour"].values()), node.status()["misbehaviour"]
+        events = two.api("events?after=0&timeout=0")["events"]
         assert [event["type"] for event in events] == ["joined", "caught_up"]
         copies = two.get("/metrics").text
         assert "p2p_sync_duplicates_received_total 0.0" in copies, "nothing crossed the line twice"

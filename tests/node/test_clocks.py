@@ -3,77 +3,28 @@
 from __future__ import annotations
 
 import html
-import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
 
-from tests.harness.support import NodeProcess, holds, wait_sockets, wait_until
+from tests.harness.clock import Machine
+from tests.harness.support import holds, wait_sockets, wait_until
 
 HOUR = 3600
 DAY = 24 * HOUR
 
-SITE = """
-import os, time
-_time, _time_ns, _path = time.time, time.time_ns, os.environ["TEST_CLOCK"]
-def _offset():
-    with open(_path) as file:
-        return float(file.read() or 0)
-time.time = lambda: _time() + _offset()
-time.time_ns = lambda: _time_ns() + int(_offset() * 1e9)
-"""
-
-
-class Machine(NodeProcess):
-    """A node on a machine whose clock is wrong by some seconds."""
-
-    def __init__(self, directory: Path, offset: float, *options: str) -> None:
-        directory.mkdir()
-        (directory / "sitecustomize.py").write_text(SITE)
-        self._clock = directory / "clock"
-        self.set_clock(offset)
-        super().__init__(
-            *options,
-            environment={"PYTHONPATH": str(directory), "TEST_CLOCK": str(self._clock)},
-        )
-
-    def __enter__(self) -> Machine:
-        return self
-
-    def set_clock(self, offset: float) -> None:
-        new = self._clock.with_name("clock.new")
-        new.write_text(str(offset))
-        new.replace(self._clock)  # at once, for the node reads it at any moment
-
-    def api(self, path: str) -> Any:
-        return json.loads(self.get(f"/api/v1/{path}").body)
-
-    def warnings(self) -> str:
-        return " | ".join(self.api("status")["warnings"])
-
-    def metric(self, name: str) -> float:
-        lines = self.get("/metrics").text.splitlines()
-        return next(
-            float(line.split()[-1]) for line in lines if line.startswith(f"p2p_sync_{name}")
-        )
-
 
 @contextmanager
-def started(directory: Path, *offsets: float) -> Iterator[list[Machine]]:
+def started(*offsets: float) -> Iterator[list[Machine]]:
     """A node for each offset of the clock, which dials nobody by itself."""
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(Machine(directory / str(n), offset, "--target-links", "0"))
-            for n, offset in enumerate(offsets)
-        ]
+        yield [stack.enter_context(Machine(offset, "--target-links", "0")) for offset in offsets]
 
 
 @contextmanager
-def machines(directory: Path, *offsets: float) -> Iterator[list[Machine]]:
+def machines(*offsets: float) -> Iterator[list[Machine]]:
     """A node for each offset of the clock, all linked with each other."""
-    with started(directory, *offsets) as nodes:
+    with started(*offsets) as nodes:
         for n, node in enumerate(nodes):
             for other in nodes[:n]:
                 node.add(other.address)
@@ -81,8 +32,8 @@ def machines(directory: Path, *offsets: float) -> Iterator[list[Machine]]:
         yield nodes
 
 
-def test_a_message_from_beyond_tomorrow_waits_and_all_else_goes_on(tmp_path: Path) -> None:
-    with machines(tmp_path, 0, 3 * DAY) as (here, ahead):
+def test_a_message_from_beyond_tomorrow_waits_and_all_else_goes_on() -> None:
+    with machines(0, 3 * DAY) as (here, ahead):
         ahead.commit("too early")
         ahead.commit("behind it")
         here.commit("from today")
@@ -90,9 +41,9 @@ def test_a_message_from_beyond_tomorrow_waits_and_all_else_goes_on(tmp_path: Pat
         wait_until(lambda: here.metric("waiting_origins") == 1, "the metric shows it")
         assert here.texts() == ["from today"]
         assert "3 days ahead" in here.warnings()
-        assert "3 days ahead" in here.api("peers")["peers"][0]["notice"]
+        assert "3 days ahead" in here.peers()[0]["notice"]
         wait_until(lambda: here.logged("3 days ahead", "waits"), here.log)
-        status = here.api("status")
+        status = here.status()
         assert status["behind"] == 0 and status["verdict"]["state"] == "in_sync"
         assert here.get("/readyz").status == 200
         holds(lambda: here.sockets() == 1 and here.texts() == ["from today"], "nothing is closed")
@@ -104,23 +55,23 @@ def test_a_message_from_beyond_tomorrow_waits_and_all_else_goes_on(tmp_path: Pat
         wait_until(lambda: not here.warnings() and here.metric("waiting_origins") == 0)
 
 
-def test_an_origin_goes_on_by_itself_when_the_clock_catches_up(tmp_path: Path) -> None:
-    with machines(tmp_path, 0, DAY + 4) as (here, ahead):
+def test_an_origin_goes_on_by_itself_when_the_clock_catches_up() -> None:
+    with machines(0, DAY + 4) as (here, ahead):
         ahead.commit("four seconds too early")
         wait_until(lambda: here.metric("waiting_origins") == 1, "it waits")
         wait_until(lambda: here.texts() == ["four seconds too early"], "it has come")
 
 
-def test_a_message_of_less_than_a_day_ahead_sorts_by_its_time(tmp_path: Path) -> None:
-    with machines(tmp_path, 0, DAY - 60) as (here, ahead):
+def test_a_message_of_less_than_a_day_ahead_sorts_by_its_time() -> None:
+    with machines(0, DAY - 60) as (here, ahead):
         ahead.commit("tomorrow")
         wait_until(lambda: here.texts() == ["tomorrow"], "it is accepted")
         here.commit("today")
         assert here.texts() == ["today", "tomorrow"]
 
 
-def test_a_node_learns_that_its_own_clock_is_far_ahead(tmp_path: Path) -> None:
-    with machines(tmp_path, 0, 0, 3 * DAY) as (here, there, ahead):
+def test_a_node_learns_that_its_own_clock_is_far_ahead() -> None:
+    with machines(0, 0, 3 * DAY) as (here, there, ahead):
         ahead.commit("too early")
         wait_until(lambda: "3 days ahead" in ahead.warnings(), ahead.warnings)
         assert "do not accept" in ahead.warnings()
@@ -128,8 +79,8 @@ def test_a_node_learns_that_its_own_clock_is_far_ahead(tmp_path: Path) -> None:
         assert not any("clock seems" in node.warnings() for node in (here, there))
 
 
-def test_a_node_whose_clock_is_behind_suspects_its_own(tmp_path: Path) -> None:
-    with machines(tmp_path, -2 * HOUR, 0, 0) as (behind, *others):
+def test_a_node_whose_clock_is_behind_suspects_its_own() -> None:
+    with machines(-2 * HOUR, 0, 0) as (behind, *others):
         for n, node in enumerate(others):
             node.commit(f"right {n}")
         seems = "this machine's clock seems to be 2 h behind"
@@ -151,8 +102,8 @@ def test_a_node_whose_clock_is_behind_suspects_its_own(tmp_path: Path) -> None:
         wait_until(lambda: not behind.warnings(), behind.warnings)
 
 
-def test_the_dates_of_messages_from_further_away_count_too(tmp_path: Path) -> None:
-    with started(tmp_path, -2 * HOUR, 0, 0) as (behind, neighbour, beyond):
+def test_the_dates_of_messages_from_further_away_count_too() -> None:
+    with started(-2 * HOUR, 0, 0) as (behind, neighbour, beyond):
         neighbour.add(behind.address)
         neighbour.add(beyond.address)
         wait_sockets(2, neighbour)
@@ -167,8 +118,8 @@ def test_the_dates_of_messages_from_further_away_count_too(tmp_path: Path) -> No
         assert not neighbour.warnings() and not beyond.warnings()
 
 
-def test_a_clock_that_is_set_back_while_the_node_runs(tmp_path: Path) -> None:
-    with machines(tmp_path, DAY - 60, 0) as (node, other):
+def test_a_clock_that_is_set_back_while_the_node_runs() -> None:
+    with machines(DAY - 60, 0) as (node, other):
         node.commit("tomorrow")
         wait_until(lambda: other.texts() == ["tomorrow"], "it is accepted")
         node.set_clock(0)
@@ -179,7 +130,7 @@ def test_a_clock_that_is_set_back_while_the_node_runs(tmp_path: Path) -> None:
                 speaker.commit(said[-1])
                 wait_until(lambda: node.texts()[:-1] == said == other.texts()[:-1], "it is there")
         assert node.texts() == [*said, "tomorrow"] == other.texts()
-        assert node.api("status")["messages"] == other.api("status")["messages"]
+        assert node.status()["messages"] == other.status()["messages"]
         first = node.api("messages?order=newest&q=tomorrow")["messages"][0]["origin"]
         assert first not in {
             found["origin"] for found in node.api("messages?order=newest&q=2")["messages"]
@@ -191,11 +142,11 @@ def test_a_clock_that_is_set_back_while_the_node_runs(tmp_path: Path) -> None:
             abs(node.api("messages?order=newest&q=2")["messages"][0]["time"] / 1000 - time.time())
             < 60
         )
-        assert not any(other.api("status")["misbehaviour"][kind] for kind in ("frame", "gap"))
+        assert not any(other.status()["misbehaviour"][kind] for kind in ("frame", "gap"))
 
 
-def test_a_small_correction_of_the_clock_keeps_the_origin(tmp_path: Path) -> None:
-    with Machine(tmp_path / "a", 50) as node:
+def test_a_small_correction_of_the_clock_keeps_the_origin() -> None:
+    with Machine(50) as node:
         node.commit("one")
         node.set_clock(0)
         node.commit("two")

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.harness.api import post_all
 from tests.harness.original import Original
 from tests.harness.support import (
     DEADLINE,
@@ -20,7 +21,6 @@ from tests.harness.support import (
     NodeProcess,
     free_port_pair,
     holds,
-    request,
     run_nodes,
     wait_sockets,
     wait_until,
@@ -49,12 +49,6 @@ def wait_events(node: NodeProcess, kind: str, count: int = 1) -> list[dict[str, 
     return happened(node, kind)
 
 
-def imported(node: NodeProcess, texts: Any) -> None:
-    body = b"".join(json.dumps(text).encode() + b"\n" for text in texts)
-    kind = {"Content-Type": "application/x-ndjson"}
-    assert request(node.port, MESSAGES, "POST", kind, body).status == 201
-
-
 # -- of a node ----------------------------------------------------------------------------------
 
 
@@ -63,7 +57,7 @@ def test_peers_join_and_leave_once_each() -> None:
         one.add(two.address)
         two.add(one.address)  # of two links between them one goes; nobody leaves
         wait_sockets(1, one, two)
-        imported(one, ["text"])
+        post_all(one.port, ["text"])
         wait_until(lambda: "text" in two.messages(), "the log flows")
         for node, other in ((one, two), (two, one)):
             (event,) = wait_events(node, "joined")
@@ -113,12 +107,12 @@ def test_who_turns_a_dial_down_refuses() -> None:
 
 def test_catching_up_is_told_at_its_end() -> None:
     with run_nodes(2, "--ephemeral") as (one, two):
-        imported(one, (f"{n}" for n in range(2500)))
+        post_all(one.port, (f"{n}" for n in range(2500)))
         two.add(one.address)
         (event,) = wait_events(two, "caught_up")
         assert "2,500" in event["text"] and event["peer"] is None
         for n in range(5):
-            imported(one, [f"later {n}"])
+            post_all(one.port, [f"later {n}"])
         wait_until(lambda: "later 4" in two.messages(), "they have arrived")
         assert len(happened(two, "caught_up")) == 1, "single messages are ordinary"
 
@@ -201,7 +195,7 @@ def poll(node: NodeProcess) -> None:
 def node() -> Iterator[NodeProcess]:
     """A node with a log that is longer than one search reads; no test adds to it."""
     with NodeProcess("--ephemeral") as process:
-        imported(process, ["\u00c4 Needle 100% _x_", *(f"hay {n}" for n in range(25_000))])
+        post_all(process.port, ["\u00c4 Needle 100% _x_", *(f"hay {n}" for n in range(25_000))])
         yield process
 
 
@@ -244,7 +238,7 @@ def test_a_search_finds_an_id(node: NodeProcess) -> None:
 
 def test_large_messages_make_short_pages() -> None:
     with NodeProcess("--ephemeral") as node:
-        imported(node, (f"{n} " + "x" * 60_000 for n in range(60)))
+        post_all(node.port, (f"{n} " + "x" * 60_000 for n in range(60)))
         pages = list(back(node))
         assert len(pages) > 2
         assert max(sum(len(m["data"]) for m in page["messages"]) for page in pages) < 1_200_000
@@ -270,7 +264,7 @@ def test_a_bad_question_is_refused(node: NodeProcess, query: str) -> None:
 
 def test_copies_are_counted() -> None:
     with run_nodes(3, "--ephemeral") as nodes:
-        imported(nodes[0], ["alone"])
+        post_all(nodes[0].port, ["alone"])
 
         def copies() -> list[int]:
             page = asked(nodes[0], f"{MESSAGES}?order=newest&limit=10&copies=1")

@@ -5,11 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,11 +16,12 @@ import pytest
 from p2p_sync import Node
 from p2p_sync.errors import StartError
 from tests.harness.api import Load, check_logs, commit, post_all, read_pages, status, wait_equal
-from tests.harness.proxy import Proxy
+from tests.harness.disk import small_disk, small_files
+from tests.harness.members import Proxied
 from tests.harness.support import (
     SCALE,
-    NodeProcess,
     free_port_pair,
+    pause,
     request,
     run_to_end,
     wait_sockets,
@@ -36,77 +34,26 @@ LONGEST = 1.0  # seconds that a fault lasts
 PAGE_BYTES = 4096  # of SQLite
 
 
-def pause(seconds: float) -> None:
-    """Let faults last and load go on; no condition is waited for."""
-    threading.Event().wait(seconds)
-
-
-class Member:
-    """A node that outlives its processes: one port, one directory, and a proxy before it."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.port = free_port_pair()
-        self.directory = directory
-        self.proxy = Proxy(self.port + 1)
-        self.options = ("--advertise", self.proxy.address, *options)
-        self._node: NodeProcess | None = None
-        self._logs: list[str] = []
-
-    @property
-    def address(self) -> str:
-        """Where peers are to dial it: through its proxy."""
-        return self.proxy.address
-
-    @property
-    def node(self) -> NodeProcess:
-        assert self._node is not None, "the node is not running"
-        return self._node
-
-    @property
-    def log(self) -> str:
-        """What all its processes have printed."""
-        return "".join([*self._logs, self._node.log() if self._node else ""])
-
-    def start(self, wait: bool = True) -> None:
-        """Run it, on what its directory holds."""
-        self._node = NodeProcess(*self.options, port=self.port, data_dir=self.directory, wait=wait)
-
-    def stop(self, signum: int = signal.SIGTERM) -> None:
-        """End its process and keep what that has printed."""
-        node, self._node = self.node, None
-        try:
-            code = node.stop(signum)
-            self._logs.append(node.log())
-        finally:
-            node.close()
-        assert code == (0 if signum == signal.SIGTERM else -signum), self.log
-
-    def close(self) -> None:
-        if self._node:
-            self._node.close()
-        self.proxy.close()
-
-
 @contextmanager
 def members(
     directory: Path, count: int, peers: Callable[[int], Sequence[int]], *options: str
-) -> Iterator[list[Member]]:
+) -> Iterator[list[Proxied]]:
     """`count` running nodes, number n given those by hand that `peers` names for n."""
     with ExitStack() as stack:
-        nodes: list[Member] = []
+        nodes: list[Proxied] = []
         for number in range(count):
             given = [word for n in peers(number) for word in ("--peer", nodes[n].address)]
-            member = Member(directory / f"node{number}", *given, *options)
+            member = Proxied(directory / f"node{number}", *given, *options)
             stack.callback(member.close)
             nodes.append(member)
         for member in nodes:
-            member.start(wait=False)
+            member.start()
         for member in nodes:
             member.node.wait_ready()
         yield nodes
 
 
-def ports(nodes: Sequence[Member]) -> list[int]:
+def ports(nodes: Sequence[Proxied]) -> list[int]:
     return [member.port for member in nodes]
 
 
@@ -116,7 +63,7 @@ def ports(nodes: Sequence[Member]) -> list[int]:
 class Faults:
     """The script: which fault hits which node, and when; the seed decides."""
 
-    def __init__(self, nodes: Sequence[Member], seed: int) -> None:
+    def __init__(self, nodes: Sequence[Proxied], seed: int) -> None:
         self._nodes = nodes
         self._seed = seed
         self._rng = random.Random(seed)
@@ -136,29 +83,29 @@ class Faults:
         kind(self._nodes[number], seconds)
         pause(self._rng.uniform(0, LONGEST / 4))
 
-    def kill(self, member: Member, seconds: float) -> None:
+    def kill(self, member: Proxied, seconds: float) -> None:
         """SIGKILL; the restart is not waited for, so that the next fault may hit it."""
         member.stop(signal.SIGKILL)
         pause(seconds / 2)
-        member.start(wait=False)
+        member.start()
 
-    def freeze(self, member: Member, seconds: float) -> None:
+    def freeze(self, member: Proxied, seconds: float) -> None:
         """SIGSTOP and SIGCONT."""
         member.node.process.send_signal(signal.SIGSTOP)
         pause(seconds)
         member.node.process.send_signal(signal.SIGCONT)
 
-    def cut(self, member: Member, seconds: float) -> None:
+    def cut(self, member: Proxied, seconds: float) -> None:
         """All links that lead to the node break, and for a while none can be opened."""
         member.proxy.refuse()
         pause(seconds / 2)
         member.proxy.heal()
 
-    def slow(self, member: Member, seconds: float) -> None:
+    def slow(self, member: Proxied, seconds: float) -> None:
         """What passes is late, until the next fault of the proxy."""
         member.proxy.delay(seconds / 10)
 
-    def dark(self, member: Member, seconds: float) -> None:
+    def dark(self, member: Proxied, seconds: float) -> None:
         """Nothing passes, with the connections open; then they break."""
         member.proxy.stall()
         pause(seconds)
@@ -209,7 +156,7 @@ def test_a_wiped_node_gets_everything_again(tmp_path: Path) -> None:
         shutil.rmtree(wiped.directory)
         with Load([nodes[0].port, nodes[2].port], "without") as without:
             without.wait_for(20)
-            wiped.start()
+            wiped.start(wait=True)
             with Load(ports(nodes), "after") as after:
                 after.wait_for(50)
         acknowledged = before.acknowledged + without.acknowledged + after.acknowledged
@@ -229,7 +176,7 @@ def test_a_node_far_behind_catches_up_while_commits_go_on(tmp_path: Path) -> Non
             post_all(nodes[begin // 5000 % 2].port, texts[begin : begin + 5000])
         timeout = 60 * SCALE + BEHIND / 500
         with Load(ports(nodes[:2]), "meanwhile") as meanwhile:
-            late.start()
+            late.start(wait=True)
             known = len(before.acknowledged) + BEHIND
             wait_until(
                 lambda: status(late.port)["messages"]["count"] > known,
@@ -252,7 +199,7 @@ def test_a_restored_old_copy_joins_again(tmp_path: Path, signum: int) -> None:
         wait_equal(ports(nodes), len(old.acknowledged))
         restored.stop(signum)
         shutil.copytree(restored.directory, tmp_path / "copy")
-        restored.start()
+        restored.start(wait=True)
         with Load(ports(nodes), "new", 0.0) as new:
             new.wait_for(100)
         acknowledged = old.acknowledged + new.acknowledged
@@ -264,7 +211,7 @@ def test_a_restored_old_copy_joins_again(tmp_path: Path, signum: int) -> None:
         # It begins alone: nobody reaches it, and it reaches nobody.
         for member in nodes:
             member.proxy.refuse()
-        restored.start()
+        restored.start(wait=True)
         with Load([restored.port], "alone", 0.0) as alone:
             alone.wait_for(50)
         assert status(restored.port)["sockets"] == 0
@@ -296,7 +243,7 @@ def test_a_line_relays_and_outlives_the_death_of_a_node_in_it(tmp_path: Path) ->
             load.wait_for(20)
             middle.stop(signal.SIGKILL)
             load.wait_for(20)
-            middle.start()
+            middle.start(wait=True)
             load.wait_for(20)
         acknowledged += load.acknowledged
         wait_equal(ports(nodes), len(acknowledged))
@@ -321,7 +268,7 @@ def fill(port: int, acknowledged: list[str]) -> str:
 
 
 def check_recovery(
-    full: Member, peer: Member, acknowledged: list[str], make_room: Callable[[], object]
+    full: Proxied, peer: Proxied, acknowledged: list[str], make_room: Callable[[], object]
 ) -> None:
     """Without room the node goes on reading; with room it is whole again, by itself."""
     acknowledged.append("while there is no room")
@@ -341,25 +288,6 @@ def check_recovery(
     wait_equal(ports([full, peer]), len(acknowledged))
     check_logs(ports([full, peer]), acknowledged)
     assert "Traceback" not in full.log
-
-
-@contextmanager
-def small_disk(directory: Path, size: int) -> Iterator[Callable[[int], object]]:
-    """Mount a disk of `size` bytes at `directory`; yields what changes the size."""
-    directory.mkdir()
-
-    def mount(size: int, *options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs",
-             str(directory)], capture_output=True, text=True,
-        )  # fmt: skip
-
-    if not shutil.which("mount") or mount(size).returncode:
-        pytest.skip("a file system of our own cannot be mounted here")
-    try:
-        yield lambda size: mount(size, "remount")
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 SMALL = 3 * 1024 * 1024
@@ -386,21 +314,12 @@ def test_a_full_disk_is_told_and_outlived(tmp_path: Path, first_room: int) -> No
 
 
 def test_a_disk_with_errors_is_told_and_outlived(tmp_path: Path) -> None:
-    if not hasattr(resource, "prlimit"):
-        pytest.skip("only Linux limits the files of a process that runs")
     acknowledged: list[str] = []
-    with members(tmp_path, 2, lambda n: range(n)) as (full, peer):
+    with members(tmp_path, 2, lambda n: range(n)) as (full, peer), ExitStack() as limit:
         wait_equal(ports([full, peer]))
-        number = full.node.process.pid
-        before = resource.prlimit(number, resource.RLIMIT_FSIZE)
-        resource.prlimit(number, resource.RLIMIT_FSIZE, (1024 * 1024, before[1]))
+        limit.enter_context(small_files(full.node, 1024 * 1024))
         fill(full.port, acknowledged)
-        check_recovery(
-            full,
-            peer,
-            acknowledged,
-            lambda: resource.prlimit(number, resource.RLIMIT_FSIZE, before),
-        )
+        check_recovery(full, peer, acknowledged, limit.close)
 
 
 # -- a damaged database -----------------------------------------------------------------------
@@ -411,10 +330,10 @@ def used_directory(directory: Path, signum: int) -> Path:
 
     After a SIGKILL the newest messages are in the write-ahead log, the others in the database.
     """
-    member = Member(directory)
+    member = Proxied(directory)
     try:
         for number, end in enumerate((signal.SIGTERM, signum)):
-            member.start()
+            member.start(wait=True)
             count = (3000, 300)[number]
             post_all(member.port, [f"{number} {n} " + "x" * (n % 300) for n in range(count)])
             member.stop(end)

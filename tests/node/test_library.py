@@ -13,19 +13,8 @@ from typing import Any
 import pytest
 
 from p2p_sync import MessageError, Node, P2PSyncError
+from tests.harness.library import PROBE, link, texts
 from tests.harness.support import DEADLINE, ROOT, NodeProcess, free_port_pair, wait_until
-
-PROBE = "is the link open?"
-
-
-def texts(node: Node) -> list[str]:
-    return [message.data for message in node.messages() if message.data != PROBE]
-
-
-def link(here: Node, there: Node) -> None:
-    """Connect the two and return when what `here` commits reaches `there`."""
-    here.connect(there.address)
-    wait_until(lambda: here.commit(PROBE) and there.messages(), "the link is open")
 
 
 def test_two_nodes_share_what_is_committed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,23 +12,10 @@ from pathlib import Path
 import pytest
 
 from p2p_sync import LogError, Message, MessageError, Node
+from tests.harness.clock import Machine
+from tests.harness.library import link, texts
 from tests.harness.original import Original
 from tests.harness.support import DEADLINE, SCALE, NodeProcess, wait_until
-
-PROBE = "is the link open?"
-
-
-def texts(node: Node) -> list[str]:
-    return [message.data for message in node.messages() if message.data != PROBE]
-
-
-def link(here: Node, *others: Node) -> None:
-    """Connect `here` with the others, and return when it knows what they hold."""
-    for other in others:
-        here.connect(other.address)
-    wait_until(lambda: here.sockets() == len(others), "all are linked")
-    assert here.commit(PROBE, copies=len(others), timeout=DEADLINE).copies == len(others)
-
 
 # -- copies -----------------------------------------------------------------------------------
 
@@ -257,11 +243,7 @@ def test_callbacks_get_each_of_many_once() -> None:
 @contextmanager
 def shifted(seconds: int, peer: Node) -> Iterator[NodeProcess]:
     """A process whose clock is off by that much, linked with `peer`."""
-    program = (
-        "import sys, time; from p2p_sync.cli import main; now = time.time; "
-        f"time.time = lambda: now() + {seconds}; sys.exit(main())"
-    )
-    with NodeProcess(command=(sys.executable, "-c", program)) as process:
+    with Machine(seconds) as process:
         peer.connect(process.address)
         wait_until(lambda: process.sockets() == 1, "it is linked")
         yield process

@@ -6,39 +6,23 @@ import itertools
 import json
 import re
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from tests.harness.raw import (
     CLOSE,
     CONTINUATION,
-    DIRECTIONS,
     FRAME_LIMIT,
     PING,
     PONG,
     TEXT,
     RawPeer,
-    alone,
     close_payload,
     dial,
 )
 from tests.harness.support import NodeProcess, wait_until
 
 counter = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
-    with NodeProcess() as node:
-        yield node
-
-
-@pytest.fixture(params=DIRECTIONS)
-def peer(node: NodeProcess, request: pytest.FixtureRequest) -> Iterator[RawPeer]:
-    """A link in each direction, beside another one that has to survive it."""
-    with alone(request.param, node) as peer:
-        yield peer
 
 
 @pytest.fixture
@@ -138,7 +122,7 @@ def test_odd_messages_of_original_nodes_are_ignored_and_logged(
     node: NodeProcess, peer: RawPeer, odd: dict[str, object]
 ) -> None:
     def ignored() -> int:
-        status = json.loads(node.get("/api/v1/status").body)
+        status = node.status()
         return int(status["misbehaviour"]["ignored"])
 
     before, count = node.messages(), ignored()

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.harness.api import check_logs, commit, status
-from tests.harness.raw import CLOSE, RawPeer, close_payload, dial, held, tcp
+from tests.harness.api import check_logs, commit
+from tests.harness.member import hello
+from tests.harness.members import Member
+from tests.harness.process import held, memory
+from tests.harness.raw import CLOSE, RawPeer, close_payload, dial, tcp
 from tests.harness.support import (
     SCALE,
     NodeProcess,
+    equal,
     free_port_pair,
-    request,
+    pause,
     wait_sockets,
     wait_until,
 )
@@ -29,57 +29,14 @@ from tests.harness.support import (
 MESH_DEADLINE = 60.0 * SCALE
 CONNECTS = 1000
 AT_A_TIME = 10
-ROOM_KB = 3 * 1024  # by which memory may differ from the baseline
+ROOM = 3.0  # MiB by which memory may differ from the baseline
 SHOWN_LINES = 40  # of each node's log, when a test has failed
-
-
-class Member:
-    """A node that outlives its processes: a port and a data directory."""
-
-    def __init__(self, port: int, directory: Path) -> None:
-        self.port = port
-        self.directory = directory
-        self._node: NodeProcess | None = None
-
-    @property
-    def address(self) -> str:
-        return f"ws://127.0.0.1:{self.port + 1}"
-
-    @property
-    def node(self) -> NodeProcess:
-        assert self._node is not None, "the node is not running"
-        return self._node
-
-    def start(self, *options: str, port: int | None = None) -> None:
-        """Run it on what its directory holds, from now on at `port`; does not wait."""
-        self.port = port or self.port
-        self._node = NodeProcess(*options, port=self.port, data_dir=self.directory, wait=False)
-
-    def end(self, signum: int) -> None:
-        """End its process by `signum`."""
-        node, self._node = self.node, None
-        node.stop(signum)
-        node.close()
-
-    def close(self) -> None:
-        if self._node:
-            self._node.close()
-
-
-def distinct_ports(count: int) -> list[int]:
-    """Ports N such that no N or N+1 is another's: all are chosen before any of them is taken."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = free_port_pair()
-        if all(abs(port - other) > 1 for other in ports):
-            ports.append(port)
-    return ports
 
 
 @contextmanager
 def mesh(directory: Path, count: int) -> Iterator[list[Member]]:
     """`count` nodes, started side by side; each but the first is given the first's address."""
-    members = [Member(port, directory / f"node{n}") for n, port in enumerate(distinct_ports(count))]
+    members = [Member(directory / f"node{n}") for n in range(count)]
     with ExitStack() as stack:
         for member in members:
             stack.callback(member.close)
@@ -89,9 +46,8 @@ def mesh(directory: Path, count: int) -> Iterator[list[Member]]:
             yield members
         except BaseException:
             for member in members:
-                if member._node:
-                    lines = member.node.log().splitlines()[-SHOWN_LINES:]
-                    print(f"-- {member.directory.name}, {member.port}", *lines, sep="\n")
+                lines = member.log.splitlines()[-SHOWN_LINES:]
+                print(f"-- {member.name}, {member.port}", *lines, sep="\n")
             raise
 
 
@@ -105,19 +61,16 @@ def start(members: Iterable[Member], *options: str) -> None:
 
 
 def end(members: Iterable[Member], signum: int) -> None:
-    """Send `signum` to all of `members`, then wait until they have ended."""
-    members = list(members)
+    """End all of `members` by `signum`."""
     for member in members:
-        member.node.process.send_signal(signum)
-    for member in members:
-        member.end(signum)
+        member.stop(signum)
 
 
 def commit_on_each(members: Iterable[Member], text: str) -> list[str]:
     """Commit a text of its own on each of `members`; return the texts."""
     texts = []
     for member in members:
-        texts.append(f"{text} of {member.directory.name}")
+        texts.append(f"{text} of {member.name}")
         assert commit(member.port, texts[-1])
     return texts
 
@@ -127,16 +80,15 @@ def agree(members: Sequence[Member], texts: Sequence[str]) -> None:
     deadline = time.monotonic() + MESH_DEADLINE
     for member in members:
         wait_count(member, len(texts), max(0.0, deadline - time.monotonic()))
-    digests = {status(member.port)["messages"]["digest"] for member in members}
-    assert len(digests) == 1, digests
+    assert equal(*[member.node for member in members])
     check_logs([member.port for member in members], texts)
 
 
 def wait_count(member: Member, count: int, timeout: float) -> None:
     """Wait until `member` holds `count` messages."""
     wait_until(
-        lambda: status(member.port)["messages"]["count"] >= count,
-        lambda: f"{count} messages on {member.directory.name}, got {status(member.port)}",
+        lambda: member.node.count >= count,
+        lambda: f"{count} messages on {member.name}, got {member.node.status()}",
         timeout,
     )
 
@@ -184,14 +136,14 @@ def test_one_that_cannot_be_dialled_takes_part_by_its_own_links(tmp_path: Path) 
     with mesh(tmp_path, 4) as members:
         first = members[0]
         wait_sockets(3, *[member.node for member in members])
-        hidden = Member(free_port_pair(), tmp_path / "hidden")
+        hidden = Member(tmp_path / "hidden")
         with ExitStack() as stack:
             stack.callback(hidden.close)
             start([hidden], "--advertise", "none", "--peer", first.address)
             texts = commit_on_each([*members, hidden], "text")
             agree([*members, hidden], texts)
             wait_sockets(4, hidden.node, *[member.node for member in members])
-            first.end(signal.SIGKILL)  # the only one that it was given
+            first.stop(signal.SIGKILL)  # the only one that it was given
             texts += commit_on_each([*members[1:], hidden], "without the first")
             agree([*members[1:], hidden], texts)
 
@@ -224,7 +176,7 @@ def test_one_whose_address_has_changed_is_taken_back(tmp_path: Path) -> None:
         wait_sockets(3, *[member.node for member in members])
         texts = commit_on_each(members, "before")
         agree(members, texts)
-        moved.end(signal.SIGTERM)
+        moved.stop(signal.SIGTERM)
         texts += commit_on_each([m for m in members if m is not moved], "meanwhile")
         moved.start(port=free_port_pair())
         moved.node.wait_ready()
@@ -236,19 +188,17 @@ def test_one_whose_address_has_changed_is_taken_back(tmp_path: Path) -> None:
 def test_the_list_of_peers_tells_why_one_is_missing(tmp_path: Path) -> None:
     with mesh(tmp_path, 2) as (first, second):
         wait_sockets(1, first.node, second.node)
-        number = status(second.port)["node"]["id"]
+        number = second.node.id
 
         def entry() -> dict[str, Any]:
             """The entry for the second node in the first one's list."""
-            answer = request(first.port, "/api/v1/peers")
-            assert answer.status == 200, answer.text
-            peers = json.loads(answer.body)["peers"]
+            peers = first.node.peers()
             found = [p for p in peers if p["id"] == number or p["address"] == second.address]
             assert len(found) == 1, f"one entry for {number}: {peers}"
             return dict(found[0])
 
         assert (entry()["state"], entry()["address"]) == ("connected", second.address)
-        second.end(signal.SIGKILL)
+        second.stop(signal.SIGKILL)
         wait_until(lambda: entry()["state"] == "waiting" and entry()["attempts"] > 1, entry)
         missing = wait_until(lambda: entry() if entry()["state"] == "waiting" else None, entry)
         assert "refused" in missing["last_error"].lower(), missing
@@ -278,8 +228,7 @@ def say_and_end(peer: RawPeer, rng: random.Random, way: int) -> None:
         peer.send_sockets()
         peer.read_json()
     elif way > 2:  # cannot be dialled, so that no dials disturb the count
-        about = {"id": f"{rng.getrandbits(64):016x}", "start": rng.getrandbits(40), "link": 1}
-        peer.send_json({"type": "SOCKETS", "addresses": [], "protocol": 1, **about})
+        peer.send_json(hello(start=rng.getrandbits(40), link=1))
         assert peer.read_json()["type"] == "SOCKETS"
     if way in (0, 2, 3):
         peer.abort()
@@ -291,38 +240,29 @@ def say_and_end(peer: RawPeer, rng: random.Random, way: int) -> None:
 def least(node: NodeProcess, what: str) -> int:
     """The fewest of `what` within a second: what comes and goes by itself does not count."""
     deadline = time.monotonic() + 1.0
-    pause = threading.Event()
     fewest = held(node, what)
     while time.monotonic() < deadline:
         fewest = min(fewest, held(node, what))
-        pause.wait(0.01)
+        pause(0.01)
     return fewest
 
 
-def memory_kb(node: NodeProcess) -> int:
-    """What of the process is in memory."""
-    text = Path(f"/proc/{node.process.pid}/status").read_text()
-    return int(text.partition("VmRSS:")[2].split()[0])
-
-
 def test_a_thousand_that_come_and_go_leave_nothing_behind() -> None:
-    if not Path("/proc/self/task").is_dir():
-        pytest.skip("counts threads and descriptors in /proc, which is missing here")
     rng = random.Random(1)
     with NodeProcess("--log-level", "error") as node:
         come_and_go(node, rng, 2 * CONNECTS)  # until the tables about strangers are full
         baseline = {what: least(node, what) for what in ("task", "fd")}
-        memory = memory_kb(node)
+        size = memory(node)
         come_and_go(node, rng, CONNECTS)
         wait_until(
             lambda: all(held(node, what) <= count for what, count in baseline.items()),
             lambda: f"{baseline}, got { {what: held(node, what) for what in baseline} }",
         )
         wait_until(
-            lambda: memory_kb(node) <= memory + ROOM_KB,
-            lambda: f"{memory} KB in memory, got {memory_kb(node)}",
+            lambda: memory(node) <= size + ROOM,
+            lambda: f"{size:.1f} MiB in memory, got {memory(node):.1f}",
         )
-        print(f"{baseline}, {memory} KB before, {memory_kb(node)} KB after")
+        print(f"{baseline}, {size:.1f} MiB before, {memory(node):.1f} MiB after")
         node.commit("still there")
         assert node.line() == "No. sockets 0 still there"
         assert "Traceback" not in node.log(), node.log()

@@ -6,7 +6,6 @@ The node is linked with an honest one, and commits flow from the one to the othe
 from __future__ import annotations
 
 import contextlib
-import http.client
 import itertools
 import json
 import socket
@@ -20,19 +19,22 @@ from typing import Any
 import pytest
 
 from p2p_sync import Node
-from p2p_sync.wire.logframes import NO_HASH, Entry, chain
 from tests.harness import raw
-from tests.harness.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, RawServer, frame, held, tcp
+from tests.harness.api import origins_of, read_pages
+from tests.harness.http import Http, commit_bytes, get_bytes
+from tests.harness.library import texts
+from tests.harness.member import HASH, hello, ids, run
+from tests.harness.process import held, memory
+from tests.harness.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, RawServer, frame, tcp
 from tests.harness.support import (
     DEADLINE,
     SCALE,
     NodeProcess,
+    equal,
     holds,
-    run_nodes,
-    wait_sockets,
+    pause,
     wait_until,
 )
-from tests.net.test_link_load import resident_mib
 
 ATTACK = 2.5 * SCALE
 """Seconds that an attack lasts at least, and samples of the delay that are taken meanwhile."""
@@ -43,74 +45,53 @@ FLOOR = 0.012 * SCALE
 """A median delay below this (seconds) is taken for this: noise of a machine with other work."""
 MEMORY = 50.0
 """MiB that an attack may cost."""
-HASH = "0123456789abcdef" * 2
-ids = (f"{number:016x}" for number in itertools.count(0xBAD))
+Pair = list[NodeProcess]
+"""A node, and the honest one that it is linked with."""
 
 
-def status(node: NodeProcess) -> Any:
-    return json.loads(node.get("/api/v1/status").body)
-
-
-def digest(node: NodeProcess) -> str:
-    return str(status(node)["messages"]["digest"])
-
-
-class Load:
-    """Commits on one node, one after the other, each until it shows on the other."""
+class Delays:
+    """Measures how long commits on one node take to show on another; a context manager."""
 
     def __init__(self, here: NodeProcess, there: NodeProcess) -> None:
-        self.here, self.there = here, there
         self.count = 0
-        self.next = "0"
+        _, self.after = read_pages(there.port, "arrival")
+        self.here, self.there = Http(here.port), Http(there.port)
 
-    def delay(self) -> float:
-        """Seconds from a commit to when it is shown on the other node."""
+    def measure(self) -> float:
+        """Seconds from a commit to when it shows on the other node."""
         self.count += 1
         text = f"load-{self.count}"
         began = time.monotonic()
-        self._ask(self.writer, "GET", f"/commit?msg={text}", 302)
+        self.here.ask(commit_bytes(self.here.port, text), 302)
         while time.monotonic() < began + DEADLINE:
-            page = self._ask(
-                self.reader, "GET", f"/api/v1/messages?order=arrival&after={self.next}", 200
-            )
-            found = json.loads(page)
-            self.next = found["next"]
-            if any(message["data"] == text for message in found["messages"]):
+            target = f"/api/v1/messages?order=arrival&after={self.after}"
+            page = json.loads(self.there.ask(get_bytes(self.there.port, target), 200))
+            self.after = page["next"]
+            if any(message["data"] == text for message in page["messages"]):
                 return time.monotonic() - began
         raise AssertionError(f"{text} does not show")
 
-    def _ask(self, link: http.client.HTTPConnection, method: str, target: str, want: int) -> bytes:
-        link.request(method, target)
-        answer = link.getresponse()
-        body = answer.read()
-        assert answer.status == want, body
-        return body
+    def median(self, count: int) -> float:
+        return statistics.median(self.measure() for _ in range(count))
 
-    def __enter__(self) -> Load:
-        self.writer = http.client.HTTPConnection("127.0.0.1", self.here.port, timeout=DEADLINE)
-        self.reader = http.client.HTTPConnection("127.0.0.1", self.there.port, timeout=DEADLINE)
-        while found := json.loads(
-            self._ask(self.reader, "GET", f"/api/v1/messages?order=arrival&after={self.next}", 200)
-        ):
-            self.next = found["next"]
-            if not found["messages"]:
-                return self
-        raise AssertionError
+    def __enter__(self) -> Delays:
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self.writer.close()
-        self.reader.close()
+        self.here.__exit__()
+        self.there.__exit__()
 
 
 class Hostile:
-    """A peer with an id of its own that comes back as soon as it is hung up on."""
+    """A peer with an id of its own that dials again as soon as its link is closed."""
 
-    def __init__(self, address: str, receive_buffer: int = 0) -> None:
+    def __init__(self, address: str, receive_buffer: int = 0, pace: float = 0.0) -> None:
         self.address = address
         self.id = next(ids)
         self.origin = f"{self.id}-1"
         self.receive_buffer = receive_buffer
         self.reading = not receive_buffer
+        self.pace = pace
         self.stopped = threading.Event()
         self.frames = 0  # sent
         self.links = 0
@@ -121,14 +102,14 @@ class Hostile:
         return frame(TEXT, json.dumps({"type": kind, **fields}).encode(), masked=True)
 
     def hello(self, **fields: Any) -> bytes:
-        who = {"addresses": [], "id": self.id, "start": 1, "protocol": 1}
-        return self.text("SOCKETS", **{**who, **fields})
+        return frame(TEXT, json.dumps(hello(id=self.id, **fields)).encode(), masked=True)
 
     def have(self, vector: dict[str, Any], last: bool = False) -> bytes:
         return self.text("HAVE", have=vector, last=last)
 
     def run(self, build: Callable[[Hostile], Iterator[bytes]]) -> None:
-        """Play a row until told to stop: what `build` yields is sent on each new link."""
+        """Play a row until told to stop: what `build` yields is sent on each new link, with a
+        pause of `pace` seconds after each piece."""
         while not self.stopped.is_set():
             with contextlib.suppress(OSError, AssertionError, EOFError):
                 peer = raw.dial(self.address, receive_buffer=self.receive_buffer)
@@ -152,7 +133,7 @@ class Hostile:
             for data in build(self):
                 peer.send_bytes(data)
                 self.frames += 1
-                if self.stopped.is_set():
+                if self.stopped.wait(self.pace):
                     break
         finally:
             if self.reading:
@@ -176,34 +157,34 @@ class Hostile:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[NodeProcess, NodeProcess]]:
-    with run_nodes(2) as (node, honest):
-        honest.add(node.address)
-        wait_sockets(1, node, honest)
-        with Load(node, honest) as load:
-            for _ in range(20):  # all is loaded, and the trees have grown
-                load.delay()
-        yield node, honest
-        for each in (node, honest):
-            assert "Traceback" not in each.log(), each.log()
+def pair(pair: list[NodeProcess]) -> Pair:
+    """The second of two nodes is attacked, for it was not told by hand to keep the link.
+
+    All of both is loaded, and the trees have grown.
+    """
+    honest, node = pair
+    with Delays(node, honest) as delays:
+        delays.median(20)
+    return [node, honest]
 
 
 @contextlib.contextmanager
 def under_attack(
-    pair: tuple[NodeProcess, NodeProcess],
+    pair: Pair,
     build: Callable[[Hostile], Iterator[bytes]],
     *,
     receive_buffer: int = 0,
+    pace: float = 0.0,
 ) -> Iterator[Hostile]:
     """Play a row, and hold the node to what it owes: the delay, the memory, and that all is as
     before in the end."""
     node, honest = pair
-    hostile = Hostile(node.address, receive_buffer)
+    hostile = Hostile(node.address, receive_buffer, pace)
     log = len(node.log())
     medians: list[float] = []
-    with Load(node, honest) as load:
-        before = statistics.median(load.delay() for _ in range(SAMPLES))
-        tasks, memory = held(node, "task"), resident_mib(node)
+    with Delays(node, honest) as load:
+        before = load.median(SAMPLES)
+        tasks, at_first = held(node, "task"), memory(node)
         attacker = threading.Thread(target=hostile.run, args=(build,), daemon=True)
         attacker.start()
         try:
@@ -213,8 +194,8 @@ def under_attack(
                 began = time.monotonic()
                 delays: list[float] = []
                 while len(delays) < SAMPLES or time.monotonic() < began + ATTACK:
-                    delays.append(load.delay())
-                    most = max(most, resident_mib(node))
+                    delays.append(load.measure())
+                    most = max(most, memory(node))
                 medians.append(statistics.median(delays))
             yield hostile
         finally:
@@ -224,33 +205,32 @@ def under_attack(
         told = [f"{median * 1000:.1f}" for median in medians]
         print(
             f"\nmedian delay {before * 1000:.1f} ms, under attack {', '.join(told)} ms; "
-            f"{most - memory:.1f} MiB; {hostile.links} links, {hostile.frames} frames; "
-            f"{status(node)['misbehaviour']}; last closes {hostile.closes[-2:]}"
+            f"{most - at_first:.1f} MiB; {hostile.links} links, {hostile.frames} frames; "
+            f"{node.status()['misbehaviour']}; last closes {hostile.closes[-2:]}"
         )
         assert not attacker.is_alive()
         assert during <= 2 * max(before, FLOOR)
-        assert most - memory < MEMORY
+        assert most - at_first < MEMORY
         wait_until(
-            lambda: statistics.median(load.delay() for _ in range(5)) <= 2 * max(before, FLOOR),
+            lambda: load.median(5) <= 2 * max(before, FLOOR),
             "the delay is what it was",
         )
-    wait_until(lambda: digest(node) == digest(honest), "the same on both")
+    wait_until(lambda: equal(node, honest), "the same on both")
     wait_until(lambda: node.sockets() == 1, "the hostile one is gone, the honest one is linked")
     wait_until(lambda: held(node, "task") <= tasks, f"threads are back at {tasks}")
     lines = [line for line in node.log()[log:].splitlines() if "from " in line]
     assert len([line for line in lines if "linked with" not in line]) < 100, "bounded"
 
 
-def counted(pair: tuple[NodeProcess, NodeProcess], kind: str) -> int:
-    return int(status(pair[0])["misbehaviour"][kind])
+def counted(pair: Pair, kind: str) -> int:
+    return int(pair[0].status()["misbehaviour"][kind])
 
 
 def entry(node: NodeProcess, node_id: str) -> Any:
-    found = json.loads(node.get("/api/v1/peers").body)["peers"]
-    return next((peer for peer in found if peer["id"] == node_id), None)
+    return next((peer for peer in node.peers() if peer["id"] == node_id), None)
 
 
-def check_others_welcome(pair: tuple[NodeProcess, NodeProcess], hostile: Hostile) -> None:
+def check_others_welcome(pair: Pair, hostile: Hostile) -> None:
     """Another node of the same host can link meanwhile, and so can the hostile one."""
     with raw.dial(pair[0].address) as other:
         other.send_bytes(Hostile("").hello())
@@ -261,18 +241,17 @@ def check_others_welcome(pair: tuple[NodeProcess, NodeProcess], hostile: Hostile
 # -- The rows -------------------------------------------------------------------------------------
 
 
-def test_wrong_frames(pair: tuple[NodeProcess, NodeProcess]) -> None:
+def test_wrong_frames(pair: Pair) -> None:
     wrong = itertools.cycle([b"[", b"[]", b'{"type":"HAVE"}', b'{"type":"GRAFT","after":[]}'])
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello()
         yield frame(TEXT, next(wrong), masked=True)
-        while True:  # until it is hung up on
+        while True:  # until its link is closed
             yield frame(PING, b"?", masked=True)
-            time.sleep(0.001)
 
     before = counted(pair, "frame")
-    with under_attack(pair, attack) as hostile:
+    with under_attack(pair, attack, pace=0.001) as hostile:
         check_others_welcome(pair, hostile)
         wait_until(lambda: [code for code, _ in hostile.closes if code == 1002])
     wait_until(lambda: counted(pair, "frame") - before >= hostile.links - 1 > 3, "each is counted")
@@ -293,7 +272,9 @@ FLOODS: dict[str, Callable[[Hostile], list[bytes]]] = {
     "unknown types": lambda hostile: [hostile.text("LATER", pad="x" * 100) * 100],
     "big ones": lambda hostile: [hostile.text("LATER", pad="x" * 900_000)],
     "HAVE": lambda hostile: [hostile.have({f"{n:016x}-5": [3, HASH] for n in range(2_500)})],
-    "the same messages": lambda hostile: [hostile.text("MESSAGES", runs=[own(hostile, 1_000)])],
+    "the same messages": lambda hostile: [
+        hostile.text("MESSAGES", runs=[run(hostile.origin, 1_000)])
+    ],
 }
 
 
@@ -301,20 +282,8 @@ def fragment(opcode: int) -> bytes:
     return frame(opcode, b" ", fin=False, masked=True)
 
 
-def own(hostile: Hostile, count: int, time_ms: int = 1, after: int = 0) -> dict[str, Any]:
-    """A run of messages of the hostile node's own."""
-    entries = [Entry(time_ms, f"{n}") for n in range(1, after + count + 1)]
-    hashes = chain(NO_HASH, entries)
-    return {
-        "origin": hostile.origin,
-        "after": after,
-        "previous": hashes[after - 1] if after else NO_HASH,
-        "entries": [list(entry[:2]) for entry in entries[after:]],
-    }
-
-
 @pytest.mark.parametrize("kind", FLOODS)
-def test_floods(pair: tuple[NodeProcess, NodeProcess], kind: str) -> None:
+def test_floods(pair: Pair, kind: str) -> None:
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello() + hostile.have({}, last=True)
         yield from itertools.cycle(FLOODS[kind](hostile))
@@ -323,8 +292,8 @@ def test_floods(pair: tuple[NodeProcess, NodeProcess], kind: str) -> None:
         pass
 
 
-def test_enormous_vectors(pair: tuple[NodeProcess, NodeProcess]) -> None:
-    """What is more than may be claimed at a time is ignored."""
+def test_enormous_vectors(pair: Pair) -> None:
+    """Claims beyond what one link may claim are ignored."""
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello()
@@ -333,15 +302,14 @@ def test_enormous_vectors(pair: tuple[NodeProcess, NodeProcess]) -> None:
             yield hostile.have({name: [5, HASH] for name in names})
         while True:
             yield frame(PING, b"?", masked=True)
-            time.sleep(0.01)
 
-    with under_attack(pair, attack) as hostile:
+    with under_attack(pair, attack, pace=0.01) as hostile:
         assert hostile.closes == []
-        assert status(pair[0])["behind"] <= 1_000
+        assert pair[0].status()["behind"] <= 1_000
 
 
-def test_vectors_of_which_nothing_is_shipped(pair: tuple[NodeProcess, NodeProcess]) -> None:
-    """As many origins as may be told of, and new ones each time that it comes back."""
+def test_vectors_of_which_nothing_is_shipped(pair: Pair) -> None:
+    """As many origins as one link may claim, and new ones on each link."""
     numbers = itertools.count()
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
@@ -351,51 +319,47 @@ def test_vectors_of_which_nothing_is_shipped(pair: tuple[NodeProcess, NodeProces
             yield hostile.have({name: [5, HASH] for name in names}, last=part == 39)
         for _ in range(20):
             yield frame(PING, b"?", masked=True)
-            time.sleep(0.01)
 
-    with under_attack(pair, attack):
+    with under_attack(pair, attack, pace=0.003):
         pass
-    wait_until(lambda: status(pair[0])["behind"] == 0, "nobody says to hold more")
+    wait_until(lambda: pair[0].status()["behind"] == 0, "nobody says to hold more")
 
 
-def test_sequence_gaps(pair: tuple[NodeProcess, NodeProcess]) -> None:
-    """They are answered with GRAFT; those that follow the answer to it are counted."""
+def test_sequence_gaps(pair: Pair) -> None:
+    """The node answers a gap with GRAFT, and counts gaps that follow the answer to it."""
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello() + hostile.have({}, last=True)
-        gap = hostile.text("MESSAGES", runs=[own(hostile, 5, after=5)])
+        gap = hostile.text("MESSAGES", runs=[run(hostile.origin, 5, after=5)])
         yield gap
         hostile.grafted.wait(5.0)
-        yield hostile.text("MESSAGES", runs=[own(hostile, 1)])
+        yield hostile.text("MESSAGES", runs=[run(hostile.origin)])
         while True:
             yield gap
-            time.sleep(0.002)
 
     before = counted(pair, "gap")
-    with under_attack(pair, attack) as hostile:
+    with under_attack(pair, attack, pace=0.002) as hostile:
         assert hostile.grafted.is_set()
         check_others_welcome(pair, hostile)
     assert counted(pair, "gap") > before
 
 
-def test_identities_with_other_contents(pair: tuple[NodeProcess, NodeProcess]) -> None:
+def test_identities_with_other_contents(pair: Pair) -> None:
     node, _ = pair
-    before = status(node)["conflicts"]
+    before = node.status()["conflicts"]
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello() + hostile.have({}, last=True)
-        first, other = own(hostile, 3), own(hostile, 5, 2)
+        first, other = run(hostile.origin, 3), run(hostile.origin, 5, time_ms=2)
         yield hostile.text("MESSAGES", runs=[first])
-        while not held_of(node, hostile):
-            time.sleep(0.01)
+        wait_until(lambda: held_of(node, hostile))
         while True:
             yield hostile.text("MESSAGES", runs=[other], have={hostile.origin: [3, HASH]})
-            time.sleep(0.01)
             if hostile.frames % 10 == 0:
                 return  # and back again
 
-    with under_attack(pair, attack) as hostile:
-        assert status(node)["conflicts"] > before
+    with under_attack(pair, attack, pace=0.01) as hostile:
+        assert node.status()["conflicts"] > before
         wait_until(lambda: node.logged("conflict", hostile.origin), node.log)
         for each in pair:
             wait_until(partial(holds_first_three, each, hostile))
@@ -408,48 +372,45 @@ def holds_first_three(node: NodeProcess, hostile: Hostile) -> bool:
 def held_of(node: NodeProcess, hostile: Hostile) -> list[Any]:
     """The messages of the hostile one that a node holds; theirs are the oldest."""
     after = f"1.{hostile.origin}.0"
-    page = json.loads(node.get(f"/api/v1/messages?order=time&after={after}").body)["messages"]
+    page = node.api(f"messages?order=time&after={after}")["messages"]
     return [message for message in page if message["origin"] == hostile.origin]
 
 
-def test_times_in_the_far_future(pair: tuple[NodeProcess, NodeProcess]) -> None:
+def test_times_in_the_far_future(pair: Pair) -> None:
     node, _ = pair
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello() + hostile.have({}, last=True)
         for seq in itertools.count():
-            yield hostile.text("MESSAGES", runs=[own(hostile, 1, 2**52, seq)])
-            time.sleep(0.02)
+            yield hostile.text("MESSAGES", runs=[run(hostile.origin, 1, seq, 2**52)])
 
     before = counted(pair, "future")
-    with under_attack(pair, attack) as hostile:
+    with under_attack(pair, attack, pace=0.02) as hostile:
         assert entry(node, hostile.id)["state"] == "connected", "it may be an honest wrong clock"
     assert counted(pair, "future") > before
     node.commit("after the future")
-    newest = json.loads(node.get("/api/v1/messages?order=time&limit=1000").body)["messages"]
+    newest = node.api("messages?order=time&limit=1000")["messages"]
     ours = [message for message in newest if message["data"] == "after the future"]
     assert not ours or abs(ours[0]["time"] - time.time() * 1000) < 60_000, "not followed"
 
 
-def test_graft_storms(pair: tuple[NodeProcess, NodeProcess]) -> None:
+def test_graft_storms(pair: Pair) -> None:
     node, _ = pair
-    page = json.loads(node.get("/api/v1/messages?limit=1000&order=arrival").body)["messages"]
-    origins = sorted({message["origin"] for message in page})
+    origins = origins_of(node)
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello() + hostile.have({}, last=True)
         names = [*origins, *(f"{n:016x}-9" for n in range(2_500 - len(origins)))]
         while True:
             yield hostile.text("GRAFT", after=dict.fromkeys(names, 0))
-            time.sleep(0.002)
 
     before = counted(pair, "graft")
-    with under_attack(pair, attack) as hostile:
+    with under_attack(pair, attack, pace=0.002) as hostile:
         check_others_welcome(pair, hostile)
     assert counted(pair, "graft") > before
 
 
-def test_addresses_by_the_thousand(pair: tuple[NodeProcess, NodeProcess]) -> None:
+def test_addresses_by_the_thousand(pair: Pair) -> None:
     numbers = itertools.count()
 
     def address() -> str:
@@ -463,16 +424,15 @@ def test_addresses_by_the_thousand(pair: tuple[NodeProcess, NodeProcess]) -> Non
                 addresses=[address() for _ in range(256)],
                 leaves=[address() for _ in range(256)],
             )
-            time.sleep(0.005)
 
     before = counted(pair, "addresses")
-    with under_attack(pair, attack):
+    with under_attack(pair, attack, pace=0.005):
         pass
     assert counted(pair, "addresses") > before
 
 
-def test_half_open_links(pair: tuple[NodeProcess, NodeProcess]) -> None:
-    """Handshakes that do not end, and links of which nothing is heard."""
+def test_half_open_links(pair: Pair) -> None:
+    """Handshakes that do not end, and links on which nothing is sent."""
     node, _ = pair
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
@@ -484,29 +444,26 @@ def test_half_open_links(pair: tuple[NodeProcess, NodeProcess]) -> None:
                 stack.enter_context(raw.dial(node.address))
             while True:
                 yield b""
-                time.sleep(0.01)
 
-    with under_attack(pair, attack):
+    with under_attack(pair, attack, pace=0.01):
         pass
 
 
-def test_reading_nothing(pair: tuple[NodeProcess, NodeProcess]) -> None:
+def test_reading_nothing(pair: Pair) -> None:
     node, _ = pair
-    page = json.loads(node.get("/api/v1/messages?limit=1000&order=arrival").body)["messages"]
-    origins = sorted({message["origin"] for message in page})
+    origins = origins_of(node)
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello() + hostile.have({}, last=True)
         while True:
             yield hostile.text("GRAFT", after=dict.fromkeys(origins, 0))
             yield frame(PING, b"x" * 125, masked=True) * 10
-            time.sleep(0.02)
 
-    with under_attack(pair, attack, receive_buffer=4096):
+    with under_attack(pair, attack, receive_buffer=4096, pace=0.01):
         pass
 
 
-def test_one_byte_a_second(pair: tuple[NodeProcess, NodeProcess]) -> None:
+def test_one_byte_a_second(pair: Pair) -> None:
     """Ten of them at once, in the handshake, in a header and in a frame."""
     node, _ = pair
 
@@ -522,9 +479,8 @@ def test_one_byte_a_second(pair: tuple[NodeProcess, NodeProcess]) -> None:
                     with contextlib.suppress(OSError):
                         sock.sendall((b"GET / HTTP/1.1\r\n" if sock in socks else slow)[at:][:1])
                 yield slow[at:][:1]
-                time.sleep(1.0)
 
-    with under_attack(pair, attack):
+    with under_attack(pair, attack, pace=1.0):
         pass
 
 
@@ -539,7 +495,7 @@ def counts(node: Node, kind: str, count: int) -> bool:
     return kinds(node, kind) == count
 
 
-def test_who_takes_for_ever_over_a_frame_is_cut_and_counted() -> None:
+def test_a_peer_that_takes_for_ever_over_a_frame_is_cut_and_counted() -> None:
     with Node(0, heartbeat=0.25) as node, raw.dial(node.address) as peer:
         peer.send_bytes(Hostile("").hello())
         wait_until(lambda: node.sockets() == 1)
@@ -549,12 +505,12 @@ def test_who_takes_for_ever_over_a_frame_is_cut_and_counted() -> None:
                 peer.send_bytes(bytes([byte]))
                 if node.sockets() == 0:
                     break
-                time.sleep(0.02)
+                pause(0.02)
         wait_until(lambda: node.sockets() == 0)
         wait_until(lambda: kinds(node, "slow") == 1)
 
 
-def test_who_reads_nothing_is_cut_and_counted() -> None:
+def test_a_peer_that_reads_nothing_is_cut_and_counted() -> None:
     with Node(0, send_timeout=0.3) as node, raw.dial(node.address, receive_buffer=4096) as peer:
         peer.send_bytes(Hostile("").hello() + Hostile("").have({}, last=True))
         wait_until(lambda: node.sockets() == 1)
@@ -565,22 +521,21 @@ def test_who_reads_nothing_is_cut_and_counted() -> None:
         wait_until(lambda: kinds(node, "deaf") == 1)
 
 
-def test_who_says_nothing_any_more_is_cut_and_counted() -> None:
+def test_a_peer_that_says_nothing_any_more_is_cut_and_counted() -> None:
     with Node(0, heartbeat=0.2) as node, raw.dial(node.address) as peer:
         peer.send_bytes(Hostile("").hello())
         wait_until(lambda: kinds(node, "silent") == 1)
 
 
 def violate(peer: RawPeer, node_id: str) -> None:
-    """Be linked as `node_id`, then break a rule, and be hung up on."""
-    hello = {"addresses": [], "id": node_id, "start": 1, "protocol": 1}
-    peer.send_json({"type": "SOCKETS", **hello})
+    """Be linked as `node_id`, then break a rule, and have the link closed."""
+    peer.send_json(hello(id=node_id))
     peer.send_json({"type": "HAVE"})
     assert peer.read_close() == (1002, "a frame about the log: have is not an object")
 
 
 def test_no_id_and_no_host_is_refused_for_what_it_did_before() -> None:
-    """Whoever uses another node's id to break the rules does not have that node refused."""
+    """A peer that breaks the rules under another node's id does not get that node refused."""
     with Node(0) as honest, Node(0) as node:
         for count in range(1, 21):
             with raw.dial(node.address) as peer:
@@ -629,11 +584,10 @@ def test_two_nodes_with_a_conflict_over_a_third_ones_messages_stay_linked() -> N
     with Node(0) as one, Node(0) as two:
         for node, text in ((one, "one"), (two, "two")):
             with raw.dial(node.address) as peer:
-                hello = {"addresses": [], "id": third, "start": 1, "protocol": 1}
-                peer.send_json({"type": "SOCKETS", **hello})
+                peer.send_json(hello(id=third))
                 peer.send_json({"type": "HAVE", "have": {}, "last": True})
-                run = {"origin": f"{third}-1", "after": 0, "previous": NO_HASH}
-                peer.send_json({"type": "MESSAGES", "runs": [{**run, "entries": [[1, text]]}]})
+                other = {**run(f"{third}-1"), "entries": [[1, text]]}
+                peer.send_json({"type": "MESSAGES", "runs": [other]})
                 wait_until(partial(has_text, node, text))
         one.connect(two.address)
         for count in range(1, 31):  # each news of either side brings the conflict up again
@@ -646,10 +600,6 @@ def test_two_nodes_with_a_conflict_over_a_third_ones_messages_stay_linked() -> N
             assert not any(node.status()["misbehaviour"].values())
             assert "closed" not in str(node.peers()) and len(node.peers()) == 1
         assert {texts(one)[0], texts(two)[0]} == {"one", "two"}, "each keeps what it has"
-
-
-def texts(node: Node) -> list[str]:
-    return [message.data for message in node.messages()]
 
 
 def has_text(node: Node, text: str) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.harness.api import commit, status
 from tests.harness.namespaces import HTTP_PORT, PEER_PORT, Host, lab
-from tests.harness.support import SCALE, wait_until
+from tests.harness.support import SCALE, pause, wait_until
 
 CUT = float(os.environ.get("P2P_SYNC_TEST_CUT", "20"))  # seconds
 PACE = 0.5  # seconds between the rounds of commits during the cut
@@ -100,7 +99,6 @@ def test_hosts_find_each_other_and_a_cut_cable_heals(tmp_path: Path) -> None:
 
         cable.cut()
         sides = {"left": (lefts, list(texts)), "right": (rights, list(texts))}
-        pause = threading.Event()
         end = time.monotonic() + CUT
         number = 0
         while time.monotonic() < end:
@@ -110,7 +108,7 @@ def test_hosts_find_each_other_and_a_cut_cable_heals(tmp_path: Path) -> None:
                 known += new
                 texts += new
                 agree(side, known)  # each half goes on, and hears nothing of the other
-            pause.wait(PACE)
+            pause(PACE)
         cable.plug_in()
         plugged_in = time.monotonic()
         agree(hosts, texts)

@@ -10,6 +10,7 @@ import pytest
 
 from p2p_sync import Node, __version__
 from tests.harness import raw
+from tests.harness.member import hello
 from tests.harness.support import (
     Answer,
     NodeProcess,
@@ -30,9 +31,7 @@ FIELDS = {
 
 
 def peers(node: NodeProcess) -> list[dict[str, Any]]:
-    answer = node.get("/api/v1/peers")
-    assert answer.status == 200, answer.text
-    found: list[dict[str, Any]] = json.loads(answer.body)["peers"]
+    found = node.peers()
     assert all(set(entry) == FIELDS for entry in found), found
     return found
 
@@ -49,10 +48,6 @@ def post(node: NodeProcess, value: object) -> Answer:
 
 def delete(node: NodeProcess, key: str) -> Answer:
     return request(node.port, f"/api/v1/peers/{key}", "DELETE")
-
-
-def node_id(node: NodeProcess) -> str:
-    return str(json.loads(node.get("/api/v1/status").body)["node"]["id"])
 
 
 def test_two_that_are_linked_tell_of_each_other() -> None:
@@ -72,15 +67,15 @@ def test_two_that_are_linked_tell_of_each_other() -> None:
         wait_until(settled, lambda: peers(one))
         (peer,) = peers(one)
         assert peer["key"] == told["key"]
-        assert peer["id"] == node_id(other)
+        assert peer["id"] == other.id
         assert (peer["direction"], peer["state"]) == ("out", "connected")
         assert (peer["attempts"], peer["last_error"], peer["next_try_s"]) == (0, "", None)
         assert peer["sent"]["messages"] == 1 and peer["sent"]["bytes"] > 100
         assert peer["received"]["messages"] == 0 and peer["received"]["bytes"] > 100
         assert (peer["version"], peer["by_hand"]) == (__version__, True)
-        wait_until(lambda: peers(one)[0]["links"] == [node_id(one)], "it tells of its links")
+        wait_until(lambda: peers(one)[0]["links"] == [one.id], "it tells of its links")
         (back,) = peers(other)
-        assert (back["direction"], back["id"]) == ("in", node_id(one))
+        assert (back["direction"], back["id"]) == ("in", one.id)
         assert back["address"] == one.address
         assert back["received"]["messages"] == 1
 
@@ -102,8 +97,7 @@ def test_why_a_peer_is_not_there() -> None:
 
 def test_how_far_a_peer_is_behind() -> None:
     with NodeProcess() as node, raw.dial(node.address) as peer:
-        hello = {"addresses": [], "id": "a" * 16, "start": 1, "protocol": 1}
-        peer.send_json({"type": "SOCKETS", **hello})
+        peer.send_json(hello())
         peer.send_json({"type": "HAVE", "have": {}, "last": True})
         wait_until(lambda: node.sockets() == 1)
         for number in range(3):
@@ -174,15 +168,7 @@ def own_address() -> str:
 def test_addresses_told_by_a_peer_are_dialled_only_where_it_may_send_us() -> None:
     with NodeProcess() as node, raw.RawServer() as trap, raw.dial(node.address) as peer:
         name = "ws://169.254.169.254:80"
-        peer.send_json(
-            {
-                "type": "SOCKETS",
-                "addresses": [name, "ws://224.0.0.1:1", trap.address],
-                "id": "a" * 16,
-                "start": 1,
-                "protocol": 1,
-            }
-        )
+        peer.send_json(hello(id="a" * 16, addresses=[name, "ws://224.0.0.1:1", trap.address]))
         trap.accept().close()
         wait_until(lambda: entry(node, name)["state"] == "refused")
         assert "by hand" in entry(node, name)["last_error"]
@@ -194,8 +180,7 @@ def test_a_peer_that_does_not_send_what_it_says_it_has_is_cut(
 ) -> None:
     monkeypatch.setattr("p2p_sync.core.catch_up.STALLED_AFTER", 1.0)
     with Node(0) as node, raw.dial(node.address) as peer:
-        hello = {"addresses": [], "id": "a" * 16, "start": 1, "protocol": 1}
-        peer.send_json({"type": "SOCKETS", **hello})
+        peer.send_json(hello())
         have = {"b" * 16 + "-1": [5, "c" * 32]}
         peer.send_json({"type": "HAVE", "have": have, "last": True})
         wait_until(lambda: node.sockets() == 1)

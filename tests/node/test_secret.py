@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from p2p_sync import Node
-from p2p_sync.net.credentials import secret_keys
-from p2p_sync.wire.frames import Proof, Sockets, decode, encode
-from p2p_sync.wire.proof import Challenge
 from tests.harness import raw
+from tests.harness.member import hello
+from tests.harness.secret import NEW, OLD, OTHER, US, Knower, secret_file
 from tests.harness.support import (
     SCALE,
     NodeProcess,
@@ -29,16 +25,6 @@ from tests.harness.support import (
     wait_sockets,
     wait_until,
 )
-
-OLD, NEW, OTHER = (f"{word} secret of the tests" for word in ("an old", "a new", "another"))
-US = "ab" * 8
-
-
-def secret_file(folder: Path, *secrets: str, name: str = "secret") -> Path:
-    path = folder / name
-    path.touch(0o600)
-    path.write_text("# of the tests\n\n" + "".join(f"  {secret}\t\n" for secret in secrets))
-    return path
 
 
 @contextmanager
@@ -53,37 +39,6 @@ def members(folder: Path, count: int, *secrets: str) -> Iterator[list[NodeProces
         for node in nodes:
             node.wait_ready()
         yield nodes
-
-
-def entries(node: NodeProcess) -> list[dict[str, Any]]:
-    return list(json.loads(node.get("/api/v1/peers").body)["peers"])
-
-
-class Member:
-    """A dialling raw peer that knows a secret, and keeps what it says."""
-
-    def __init__(self, address: str, secret: str, node: str = US) -> None:
-        self.peer = raw.dial(address)
-        keys = secret_keys(secret, "the test")
-        self.challenge = Challenge(keys, node, 7, os.urandom(32).hex(), True, "")
-        self.said: list[str] = []
-        self._say(self.challenge.open())
-
-    def _say(self, frames: list[Sockets | Proof]) -> None:
-        for frame in frames:
-            self.said.append(encode(frame))
-            self.peer.send(raw.TEXT, self.said[-1].encode())
-
-    def step(self) -> dict[str, Any]:
-        """Read a frame and answer it."""
-        fields = self.peer.read_json()
-        self._say(self.challenge.receive(decode(json.dumps(fields))))
-        return dict(fields)
-
-    def prove(self) -> None:
-        self.step()
-        self.step()
-        assert self.challenge.proved
 
 
 def test_those_who_share_a_secret_form_a_network(tmp_path: Path) -> None:
@@ -103,8 +58,8 @@ def test_a_wrong_secret_is_refused_with_a_sentence_on_both_sides(tmp_path: Path)
         NodeProcess("--secret-file", str(wrong)) as stranger,
     ):
         stranger.add(node.address)
-        wait_until(lambda: entries(stranger)[0]["state"] == "refused")
-        assert "secret" in entries(stranger)[0]["last_error"]
+        wait_until(lambda: stranger.peers()[0]["state"] == "refused")
+        assert "secret" in stranger.peers()[0]["last_error"]
         wait_until(lambda: node.logged("proof is wrong"), node.log)
         wait_until(lambda: stranger.logged("4401", "proof is wrong"), stranger.log)
         holds(lambda: node.sockets() == stranger.sockets() == 0)
@@ -137,17 +92,15 @@ def test_an_original_node_is_told_why_it_is_refused(tmp_path: Path) -> None:
 def test_the_opening_says_nothing_but_who_asks_for_a_proof(tmp_path: Path) -> None:
     with NodeProcess("--secret-file", str(secret_file(tmp_path, OLD))) as node:
         node.commit("for members")
-        known = Member(node.address, OLD)
+        known = Knower(node.address, OLD)
         opening = known.step()
         assert set(opening) == {"type", "addresses", "id", "start", "protocol", "link", "nonce"}
         assert (opening["addresses"], opening["link"]) == ([], 0)
         known.step()
         assert known.challenge.proved and node.sockets() == 0, "it has to introduce itself yet"
-        known.peer.send_json(
-            {"type": "SOCKETS", "addresses": [], "id": US, "start": 7, "protocol": 1, "port": 4321}
-        )
+        known.peer.send_json(hello(id=US, start=7, port=4321))
         wait_until(lambda: node.sockets() == 1)
-        stranger = Member(node.address, OTHER)
+        stranger = Knower(node.address, OTHER)
         assert stranger.step()["addresses"] == []
         assert stranger.peer.read_close()[0] == 4401
         assert node.sockets() == 1
@@ -230,7 +183,7 @@ def test_a_dial_that_waits_for_a_proof_ends(timeout: float) -> None:
 
 def test_replay() -> None:
     with Node(0, secret=OLD) as node:
-        member = Member(node.address, OLD)
+        member = Knower(node.address, OLD)
         member.prove()
         with raw.dial(node.address) as thief:
             thief.send(raw.TEXT, member.said[0].encode())
@@ -242,12 +195,12 @@ def test_replay() -> None:
 
 def test_a_proof_holds_for_the_id_that_it_names() -> None:
     with Node(0, secret=OLD) as node:
-        member = Member(node.address, OLD)
+        member = Knower(node.address, OLD)
         member.prove()
-        other = {"type": "SOCKETS", "addresses": [], "id": "cd" * 8, "start": 1, "protocol": 1}
+        other = hello(id="cd" * 8)
         member.peer.send_json(other)
         assert member.peer.read_close()[0] == 1008
-        member = Member(node.address, OLD)
+        member = Knower(node.address, OLD)
         member.prove()
         member.peer.send_sockets()  # as an original node does
         assert member.peer.read_close()[0] == 1008
@@ -266,15 +219,15 @@ def test_a_secret_is_changed_without_downtime(tmp_path: Path) -> None:
                 wait_until(partial(node.logged, "reloaded", after=mark))
                 drop_links(node)
                 wait_sockets(2, *nodes)
-        Member(nodes[0].address, NEW).prove()
-        late = Member(nodes[0].address, OLD)
+        Knower(nodes[0].address, NEW).prove()
+        late = Knower(nodes[0].address, OLD)
         late.step()
         assert late.peer.read_close()[0] == 4401
 
 
 def drop_links(node: NodeProcess) -> None:
     """Have a node's links opened anew."""
-    for entry in entries(node):
+    for entry in node.peers():
         request(node.port, f"/api/v1/peers/{entry['key']}", "DELETE")
         node.add(entry["address"])
 
@@ -284,12 +237,12 @@ def test_a_broken_secret_file_leaves_all_as_it_was(tmp_path: Path) -> None:
         secret_file(tmp_path, "short", name="secret0")
         node.process.send_signal(signal.SIGHUP)
         wait_until(lambda: node.logged("keeping the old settings", "16 bytes"))
-        Member(node.address, OLD).prove()
+        Knower(node.address, OLD).prove()
 
 
 def test_the_secret_comes_by_the_environment_too(tmp_path: Path) -> None:
     with NodeProcess(environment={"P2P_SYNC_SECRET": OLD}) as node:
-        Member(node.address, OLD).prove()
+        Knower(node.address, OLD).prove()
     twice = run_to_end(
         str(free_port_pair()),
         "--ephemeral",

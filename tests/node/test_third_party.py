@@ -6,12 +6,10 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ import websocket
 from websocket_server import WebsocketServer
 
 from p2p_sync import Node
+from tests.harness.npm import node_modules
 from tests.harness.raw import DIRECTIONS
 from tests.harness.support import (
     DEADLINE,
@@ -37,33 +36,13 @@ def message(text: str) -> str:
     return json.dumps({"type": "MESSAGE", "data": text})
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
-    with NodeProcess() as node:
-        yield node
-        assert "Traceback" not in node.log(), node.log()
-
-
 @pytest.fixture(scope="session")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The directory of Node's packages with ws in it.
-
-    P2P_SYNC_TEST_NODE_MODULES names a directory that keeps them from one run to the next.
-    """
-    for tool in ("node", "npm"):
-        if not shutil.which(tool):
-            pytest.skip(f"{tool} is not on this machine")
-    kept = os.environ.get("P2P_SYNC_TEST_NODE_MODULES")
-    prefix = Path(kept) if kept else tmp_path_factory.mktemp("npm")
-    found = prefix / "node_modules"
-    if not (found / "ws").is_dir():
-        prefix.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(prefix), "ws"]
-        try:
-            subprocess.run(install, check=True, capture_output=True, timeout=120)
-        except (subprocess.SubprocessError, OSError) as error:
-            pytest.skip(f"npm cannot install ws: {error}")
-    return str(found)
+def modules() -> str:
+    """The directory of Node's packages with ws in it."""
+    try:
+        return node_modules("ws")
+    except LookupError as error:
+        pytest.skip(str(error))
 
 
 class WsPeer:
@@ -211,7 +190,12 @@ def test_an_original_node_on_ws_joins_and_is_joined(modules: str, direction: str
         assert "Traceback" not in node.log(), node.log()
 
 
-def test_the_stock_client_joins(node: NodeProcess) -> None:
+Stock = tuple["queue.Queue[Any]", Callable[[str], object]]  # the frames it gets, how to send one
+
+
+@contextlib.contextmanager
+def stock_client(node: NodeProcess) -> Iterator[Stock]:
+    """The app of websocket-client, which dials; in the end it is told what was wrong."""
     got: queue.Queue[Any] = queue.Queue()
     ended: queue.Queue[int | None] = queue.Queue()
     app = websocket.WebSocketApp(
@@ -223,23 +207,17 @@ def test_the_stock_client_joins(node: NodeProcess) -> None:
     thread = threading.Thread(target=lambda: app.run_forever(suppress_origin=True))
     thread.start()
     try:
-        assert got.get(timeout=DEADLINE)["type"] == "SOCKETS"
-        wait_until(lambda: node.sockets() == 1, "the link is counted")
-        node.commit("to the stock client")
-        while (value := got.get(timeout=DEADLINE))["type"] != "MESSAGE":
-            pass
-        assert value["data"] == "to the stock client"
-        app.send(message("from the stock client"))
-        wait_until(lambda: "from the stock client" in node.messages(), "the message is shown")
+        yield got, app.send
         app.send("null")
         assert ended.get(timeout=DEADLINE) in (1002, 1008)
     finally:
         app.close()
         thread.join(DEADLINE)
-    wait_until(lambda: node.sockets() == 0, "the link leaves the list")
 
 
-def test_the_stock_server_is_joined(node: NodeProcess) -> None:
+@contextlib.contextmanager
+def stock_server(node: NodeProcess) -> Iterator[Stock]:
+    """websocket-server, which is dialled."""
     got: queue.Queue[Any] = queue.Queue()
     server = WebsocketServer(host="127.0.0.1", port=0)
     server.set_fn_new_client(lambda client, server: server.send_message(client, SOCKETS))
@@ -247,14 +225,23 @@ def test_the_stock_server_is_joined(node: NodeProcess) -> None:
     server.run_forever(threaded=True)
     try:
         node.add(f"ws://127.0.0.1:{server.port}")
-        assert got.get(timeout=DEADLINE)["type"] == "SOCKETS"
-        wait_until(lambda: node.sockets() == 1, "the link is counted")
-        node.commit("to the stock server")
-        while (value := got.get(timeout=DEADLINE))["type"] != "MESSAGE":
-            pass
-        assert value["data"] == "to the stock server"
-        server.send_message_to_all(message("from the stock server"))
-        wait_until(lambda: "from the stock server" in node.messages(), "the message is shown")
+        yield got, server.send_message_to_all
     finally:
         server.shutdown_gracefully()
+
+
+@pytest.mark.parametrize("stock", [stock_client, stock_server])
+def test_the_stock_libraries_exchange_messages(
+    node: NodeProcess, stock: Callable[[NodeProcess], contextlib.AbstractContextManager[Stock]]
+) -> None:
+    name = stock.__name__
+    with stock(node) as (got, send):
+        assert got.get(timeout=DEADLINE)["type"] == "SOCKETS"
+        wait_until(lambda: node.sockets() == 1, "the link is counted")
+        node.commit(f"to the {name}")
+        while (value := got.get(timeout=DEADLINE))["type"] != "MESSAGE":
+            pass
+        assert value["data"] == f"to the {name}"
+        send(message(f"from the {name}"))
+        wait_until(lambda: f"from the {name}" in node.messages(), "the message is shown")
     wait_until(lambda: node.sockets() == 0, "the link leaves the list")

@@ -12,8 +12,8 @@ from p2p_sync import Node
 from p2p_sync.wire.frames import PROTOCOL_VERSION
 from tests.harness import raw
 from tests.harness.raw import RawPeer, RawServer
+from tests.harness.secret import OLD, US, secret_file
 from tests.harness.support import NodeProcess, holds, wait_until
-from tests.node.test_secret import OLD, US, secret_file
 
 OURS = f"this node speaks {PROTOCOL_VERSION}"
 OTHERS = [2, 99, 2**53 - 1]

@@ -1,15 +1,21 @@
-"""The ground that the other tests stand on."""
+"""The harness of the tests, and rules that all tests keep."""
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from tests.harness.support import DEADLINE, ROOT, NodeProcess
+from tests.harness import support
+from tests.harness.support import DEADLINE, ROOT, NodeProcess, free_port_pair
+from tests.project.documents import table
 
 IGNORING = ["sh", "-c", """trap '' INT QUIT HUP; exec "$@" """, "sh"]
 """Starts a command as a shell starts a background job, and nohup one."""
@@ -52,3 +58,39 @@ def test_another_node_on_the_same_port_is_not_taken_for_the_one_that_starts() ->
         node = NodeProcess("--ephemeral", port=other.port, wait=False)
         with closing(node), pytest.raises(AssertionError, match="in use"):
             node.wait_ready()
+
+
+@pytest.mark.parametrize("which", ["HTTP", "peer"])
+def test_a_node_whose_port_is_taken_before_it_starts_gets_another(
+    monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    with NodeProcess("--ephemeral") as other:
+        ports = iter([other.port if which == "HTTP" else other.port - 1, free_port_pair()])
+        monkeypatch.setattr(support, "free_port_pair", lambda: next(ports))
+        with NodeProcess("--ephemeral") as node:
+            assert node.id != other.id
+            assert node.address == f"ws://127.0.0.1:{node.port + 1}"
+            assert "in use" not in node.log()
+
+
+def sleeps(path: Path) -> Iterator[str]:
+    """Where the file sleeps: by `time`, or by an event that nothing sets."""
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and re.fullmatch(
+            r"(time\.|asyncio\.)?sleep|(threading\.)?Event\(\)\.wait", ast.unparse(call.func)
+        ):
+            yield f"{path.relative_to(ROOT)}:{call.lineno}"
+
+
+def test_tests_wait_for_what_they_expect_and_do_not_sleep() -> None:
+    """`pause` of the harness alone sleeps. The benchmarks pace what they measure on their own."""
+    files = [path for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "bench"]
+    found = [place for path in files for place in sleeps(path)]
+    assert [place.partition(":")[0] for place in found] == ["tests/harness/support.py"], found
+
+
+def test_the_document_of_the_tests_lists_what_they_share() -> None:
+    cells = table("file in `tests/harness/`", "what tests share")
+    listed = sorted(name for cell in cells for name in re.findall(r"`([^`]+)`", cell))
+    files = [path for path in (ROOT / "tests" / "harness").iterdir() if path.is_file()]
+    assert listed == sorted(path.name for path in files if path.stat().st_size)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness.api import post_all
+from tests.harness.api import post_all, problem
+from tests.harness.member import hello
+from tests.harness.raw import RawPeer, dial
 from tests.harness.support import (
-    Answer,
     NodeProcess,
-    dial,
     holds,
     request,
     run_nodes,
@@ -25,21 +24,6 @@ from tests.harness.support import (
 )
 
 PEER = "fedcba9876543210"
-
-
-@pytest.fixture(scope="module")
-def node() -> Any:
-    with NodeProcess("--ephemeral") as process:
-        yield process
-
-
-def problem(answer: Answer, status: int) -> dict[str, Any]:
-    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
-    told = json.loads(answer.body)
-    assert isinstance(told, dict)
-    assert (told["type"], told["status"]) == ("about:blank", status)
-    assert told["title"] == HTTPStatus(status).phrase and len(told["detail"]) > 10
-    return told
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1", "/api/v1/nothing", "/api/v2/status"])
@@ -103,7 +87,7 @@ def test_news_change_the_tag(node: NodeProcess) -> None:
 
 
 def verdict(node: NodeProcess) -> dict[str, Any]:
-    told = json.loads(node.get("/api/v1/status").body)["verdict"]
+    told = node.status()["verdict"]
     assert isinstance(told, dict)
     return told
 
@@ -144,7 +128,7 @@ def test_which_peer_is_unreachable_and_since_when() -> None:
 
 def entry_of(node: NodeProcess, other: NodeProcess, attempts: int) -> Any:
     """The entry of a peer once it was dialled in vain as often as that."""
-    peers = json.loads(node.get("/api/v1/peers").body)["peers"]
+    peers = node.peers()
     fits = [peer for peer in peers if peer["address"] == other.address]
     return next((peer for peer in fits if peer["attempts"] >= attempts), None)
 
@@ -172,24 +156,22 @@ def test_a_peer_that_comes_back_by_itself_has_a_clean_entry(tmp_path: Path) -> N
 def test_a_learned_address_that_never_worked_does_not_count() -> None:
     with NodeProcess("--ephemeral") as node:
         link = dial(node.address)
-        hello = {"type": "SOCKETS", "addresses": ["ws://127.0.0.1:1"], "id": PEER, "start": 1}
-        link.send(json.dumps({**hello, "protocol": 1, "link": 1}))
-        link.send(json.dumps({"type": "HAVE", "have": {}, "last": True}))
+        link.send_json(hello(addresses=["ws://127.0.0.1:1"], link=1))
+        link.send_json({"type": "HAVE", "have": {}, "last": True})
 
         def tried() -> bool:
-            peers = json.loads(node.get("/api/v1/peers").body)["peers"]
+            peers = node.peers()
             return any(peer["address"] == "ws://127.0.0.1:1" and peer["attempts"] for peer in peers)
 
         wait_until(tried, "it was dialled in vain")
         assert verdict(node)["text"] == "In sync with 1 of 1 peer"
-        link.shutdown()
+        link.close()
 
 
 def test_a_link_that_delivers_nothing_is_not_in_sync() -> None:
     with NodeProcess("--ephemeral") as node:
         link = dial(node.address)
-        hello = {"type": "SOCKETS", "addresses": [], "id": PEER, "start": 1, "protocol": 1}
-        link.send(json.dumps({**hello, "link": 1}))
+        link.send_json(hello(link=1))
         wait_sockets(1, node)
         seen: set[str] = set()
 
@@ -200,26 +182,22 @@ def test_a_link_that_delivers_nothing_is_not_in_sync() -> None:
         wait_until(degraded, "it has said nothing for a while")
         assert "in_sync" not in seen
         assert "has not said" in verdict(node)["unreachable"][0]["reason"]
-        link.send(json.dumps({"type": "HAVE", "have": {}, "last": True}))
+        link.send_json({"type": "HAVE", "have": {}, "last": True})
         wait_until(lambda: verdict(node)["state"] == "in_sync", lambda: str(verdict(node)))
-        link.shutdown()
+        link.close()
 
 
 # -- ready ------------------------------------------------------------------------------------
 
 
-def claim(node: NodeProcess, count: int) -> Any:
+def claim(node: NodeProcess, count: int) -> RawPeer:
     """A peer that says to hold `count` messages, and ships none."""
     link = dial(node.address)
-    link.send(
-        json.dumps(
-            {"type": "SOCKETS", "addresses": [], "id": PEER, "start": 1, "protocol": 1, "link": 1}
-        )
-    )
+    link.send_json(hello(id=PEER, link=1))
     have = {f"{PEER}-1": [count, "0" * 32]}
-    link.send(json.dumps({"type": "HAVE", "have": have, "last": True}))
+    link.send_json({"type": "HAVE", "have": have, "last": True})
     wait_sockets(1, node)
-    wait_until(lambda: json.loads(node.get("/api/v1/status").body)["behind"] == count)
+    wait_until(lambda: node.status()["behind"] == count)
     return link
 
 
@@ -232,7 +210,7 @@ def test_a_node_that_catches_up_is_not_ready() -> None:
         answer = node.get("/readyz")
         assert (answer.status, "10 messages" in answer.text) == (503, True)
         assert verdict(node)["text"] == "Catching up: 0 of 10"
-        link.shutdown()
+        link.close()
         wait_until(lambda: node.get("/readyz").status == 200, "it is alone again")
 
 
@@ -241,11 +219,11 @@ def test_a_node_that_was_ready_stays_so_while_it_lacks_few() -> None:
         assert node.get("/readyz").text == "ready\n"
         link = claim(node, 10)
         assert node.get("/readyz").status == 200
-        link.shutdown()
+        link.close()
         wait_sockets(0, node)
         link = claim(node, 1000)
         assert node.get("/readyz").status == 200
-        link.shutdown()
+        link.close()
 
 
 def test_a_node_waits_for_the_peers_it_knows_but_not_for_ever() -> None:
@@ -262,7 +240,7 @@ def test_a_node_waits_for_the_peers_it_knows_but_not_for_ever() -> None:
 def test_lines_that_are_held_are_skipped() -> None:
     with NodeProcess("--ephemeral") as node:
         post_all(node.port, ["a", "b"])
-        held = json.loads(node.get("/api/v1/messages").body)["messages"]
+        held = node.api("messages")["messages"]
         new = [{"data": "c"}, {"data": "d", "id": held[0]["origin"] + ":3"}]
         odd = [{"data": f"odd {n}", "id": value} for n, value in enumerate((7, "x", "", ":1", [1]))]
         body = "".join(json.dumps(value) + "\n" for value in [*held, *new, *odd])

@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -19,12 +18,16 @@ from urllib.parse import quote
 import pytest
 
 from p2p_sync import __version__
+from tests.harness.api import post_all, problem
+from tests.harness.clock import Machine
 from tests.harness.original import Original
+from tests.harness.process import peak_memory
 from tests.harness.support import (
     DEADLINE,
     SCALE,
     Answer,
     NodeProcess,
+    equal,
     request,
     run_nodes,
     wait_sockets,
@@ -36,41 +39,12 @@ NDJSON = "application/x-ndjson"
 TEXTS = ["plain", "", "a,b", "\0", "\U0001f600", "line\nbreak", "\u202etfel", '{"data":"x"}', " "]
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
-    """A node alone, for tests that do not mind what others have committed."""
-    with NodeProcess() as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[list[NodeProcess]]:
-    """Two linked nodes, for the same kind of tests."""
-    with run_nodes(2) as nodes:
-        link(*nodes)
-        yield nodes
-
-
 def link(*nodes: NodeProcess) -> None:
     """Add all others to the first, and wait until each knows what the others hold."""
     for other in nodes[1:]:
         nodes[0].add(other.address)
     wait_until(lambda: nodes[0].sockets() == len(nodes) - 1, "all are linked")
     posted(nodes[0], "is the link open?", f"?copies={len(nodes) - 1}&timeout={DEADLINE:g}")
-
-
-def fetched(node: NodeProcess, target: str) -> dict[str, Any]:
-    """The JSON object that is answered to a GET."""
-    answer = node.get(target)
-    assert answer.status == 200, answer.text
-    assert answer.headers["content-type"].startswith("application/json")
-    value = json.loads(answer.body)
-    assert isinstance(value, dict)
-    return value
-
-
-def status(node: NodeProcess) -> dict[str, Any]:
-    return fetched(node, "/api/v1/status")
 
 
 def post(node: NodeProcess, body: bytes, query: str = "", kind: str = "application/json") -> Answer:
@@ -90,30 +64,12 @@ def lines_of(values: Iterable[object]) -> bytes:
     return b"".join(json.dumps(value).encode() + b"\n" for value in values)
 
 
-def imported(node: NodeProcess, values: Iterable[object], query: str = "") -> dict[str, Any]:
-    """Commit many; return what is answered."""
-    answer = post(node, lines_of(values), query, NDJSON)
-    assert answer.status == 201, answer.text
-    value = json.loads(answer.body)
-    assert isinstance(value, dict)
-    return value
-
-
-def problem(answer: Answer, status: int) -> str:
-    """The `detail` of a JSON problem with that status."""
-    assert answer.status == status, answer.text
-    assert "json" in answer.headers["content-type"]
-    value = json.loads(answer.body)
-    assert isinstance(value["detail"], str) and value["detail"]
-    return str(value["detail"])
-
-
 def pages(
     node: NodeProcess, order: str, limit: int, after: str = ""
 ) -> Iterator[tuple[list[dict[str, Any]], str]]:
     """Page by page from `after` to the end, each with its `next`."""
     while True:
-        page = fetched(node, f"{MESSAGES}?order={order}&limit={limit}&after={quote(after)}")
+        page = node.api(f"messages?order={order}&limit={limit}&after={quote(after)}")
         after = page["next"]
         assert isinstance(after, str)
         if page["messages"]:
@@ -140,7 +96,7 @@ def place(message: dict[str, Any]) -> tuple[int, str, int]:
 def test_status_tells_what_the_node_is_and_holds() -> None:
     before = time.time() * 1000
     with NodeProcess() as node:
-        told = status(node)
+        told = node.status()
         assert re.fullmatch("[0-9a-f]{16}", told["node"]["id"])
         assert told["node"]["address"] == node.address
         assert told["node"]["version"] == __version__
@@ -151,7 +107,7 @@ def test_status_tells_what_the_node_is_and_holds() -> None:
         empty = told["messages"]["digest"]
         assert re.fullmatch("[0-9a-f]{64}", empty)
         message = posted(node, "text")
-        told = status(node)
+        told = node.status()
         assert message["origin"].startswith(told["node"]["id"])
         assert told["messages"]["count"] == 1 and told["messages"]["digest"] != empty
 
@@ -160,11 +116,11 @@ def test_linked_nodes_come_to_equal_digests(pair: list[NodeProcess]) -> None:
     here, there = pair
     for n in range(20):
         posted(pair[n % 2], f"digest {n}")
-    wait_until(lambda: status(here)["messages"] == status(there)["messages"], "equal digests")
+    wait_until(lambda: here.status()["messages"] == there.status()["messages"], "equal digests")
     assert listed(here) == listed(there)
-    assert status(here)["sockets"] == status(there)["sockets"] == 1
-    assert status(here)["behind"] == status(there)["behind"] == 0
-    assert status(here)["node"]["id"] != status(there)["node"]["id"]
+    assert here.status()["sockets"] == there.status()["sockets"] == 1
+    assert here.status()["behind"] == there.status()["behind"] == 0
+    assert here.id != there.id
 
 
 def test_status_counts_what_is_shown() -> None:
@@ -179,11 +135,11 @@ def test_status_counts_what_is_shown() -> None:
             lambda: all("heard by both" in node.messages() for node in nodes), "both have heard"
         )
         wait_until(
-            lambda: len({status(node)["messages"]["digest"] for node in nodes}) == 1,
+            lambda: equal(*nodes),
             "equal digests",
         )
         for node in nodes:
-            assert status(node)["messages"]["count"] == 2 == len(listed(node))
+            assert node.count == 2 == len(listed(node))
             assert len(listed(node, "arrival")) == 2
 
 
@@ -236,22 +192,22 @@ def test_json_may_escape_or_not(node: NodeProcess) -> None:
     ids=lambda body: repr(body[:30]),
 )
 def test_a_wrong_body_is_refused_and_nothing_is_stored(node: NodeProcess, body: bytes) -> None:
-    count = status(node)["messages"]["count"]
+    count = node.count
     problem(post(node, body), 400)
-    assert status(node)["messages"]["count"] == count
+    assert node.count == count
 
 
 @pytest.mark.parametrize("text", ["x" * 65_537, "\u20ac" * 21_846])
 def test_a_text_that_is_too_long_is_refused(node: NodeProcess, text: str) -> None:
-    count = status(node)["messages"]["count"]
-    assert "65536" in problem(post(node, json.dumps({"data": text}).encode()), 413)
-    assert status(node)["messages"]["count"] == count
+    count = node.count
+    assert "65536" in problem(post(node, json.dumps({"data": text}).encode()), 413)["detail"]
+    assert node.count == count
 
 
 def test_the_limit_of_a_message_is_a_setting() -> None:
     with NodeProcess("--ephemeral", "--max-message-bytes", "10") as node:
         posted(node, "x" * 10)
-        assert "10" in problem(post(node, b'{"data":"xxxxxxxxxxx"}'), 413)
+        assert "10" in problem(post(node, b'{"data":"xxxxxxxxxxx"}'), 413)["detail"]
         assert datas(listed(node)) == ["x" * 10]
 
 
@@ -260,7 +216,7 @@ def test_the_limit_of_a_message_is_a_setting() -> None:
 
 def test_many_lines_are_strings_and_objects(node: NodeProcess) -> None:
     values = [text if n % 2 else {"data": text} for n, text in enumerate(TEXTS)]
-    answer = imported(node, values)
+    answer = post_all(node.port, values)
     assert answer["count"] == len(TEXTS)
     messages = listed(node, "arrival")[-len(TEXTS) :]
     assert datas(messages) == TEXTS, "in the order of the lines"
@@ -276,10 +232,10 @@ def test_the_last_line_needs_no_end(node: NodeProcess) -> None:
 
 
 def test_no_lines_are_no_messages(node: NodeProcess) -> None:
-    count = status(node)["messages"]["count"]
+    count = node.count
     answer = post(node, b"", "", NDJSON)
     assert (answer.status, json.loads(answer.body)["count"]) == (201, 0)
-    assert status(node)["messages"]["count"] == count
+    assert node.count == count
 
 
 @pytest.mark.parametrize(
@@ -291,55 +247,48 @@ def test_no_lines_are_no_messages(node: NodeProcess) -> None:
 def test_a_bad_line_is_named_and_those_before_it_are_stored(
     node: NodeProcess, bad: bytes, before: int
 ) -> None:
-    count = status(node)["messages"]["count"]
+    count = node.count
     good = [f"good {n}" for n in range(before)]
-    detail = problem(post(node, lines_of(good) + bad + b'\n"after it"\n', "", NDJSON), 400)
+    detail = problem(post(node, lines_of(good) + bad + b'\n"after it"\n', "", NDJSON), 400)[
+        "detail"
+    ]
     assert re.findall(r"\d+", detail)[0] == str(before + 1), "the number of the line"
     assert re.search(rf"\b{before}\b", detail), "and how many before it are stored"
-    assert status(node)["messages"]["count"] == count + before
+    assert node.count == count + before
     assert datas(listed(node))[count:] == good
 
 
 def test_a_line_that_is_too_long_is_a_bad_line(node: NodeProcess) -> None:
-    count = status(node)["messages"]["count"]
+    count = node.count
     body = lines_of(["good", "x" * 65_537, "after it"])
     answer = post(node, body, "", NDJSON)
     assert answer.status in (400, 413)
-    detail = problem(answer, answer.status)
+    detail = problem(answer, answer.status)["detail"]
     assert "line 2" in detail and re.search(r"\b1\b", detail)
-    assert status(node)["messages"]["count"] == count + 1
+    assert node.count == count + 1
 
 
 def test_ten_thousand_lines_take_a_moment() -> None:
     with NodeProcess() as node:
         texts = [f"line {n}" for n in range(10_000)]
         before = time.monotonic()
-        assert imported(node, texts)["count"] == 10_000
+        assert post_all(node.port, texts)["count"] == 10_000
         spent = time.monotonic() - before
         assert spent < 5 * SCALE, f"{spent:.1f} s for 10,000 lines"
         assert datas(listed(node)) == texts
-        assert status(node)["messages"]["count"] == 10_000
+        assert node.count == 10_000
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_a_body_of_many_megabytes_is_taken_and_never_held_whole() -> None:
     size, count = 60_000, 700
     with NodeProcess() as node:
-        imported(node, ["x" * size] * 20)
+        post_all(node.port, ["x" * size] * 20)
         before = peak_memory(node)
-        answer = imported(node, (f"{n:06d}" + "x" * (size - 6) for n in range(count)))
+        answer = post_all(node.port, (f"{n:06d}" + "x" * (size - 6) for n in range(count)))
         assert answer["count"] == count
         grown = peak_memory(node) - before
-        assert grown < size * count // 2, f"{grown >> 20} MiB more for {size * count >> 20} MiB"
-        assert status(node)["messages"]["count"] == 20 + count
-
-
-def peak_memory(node: NodeProcess) -> int:
-    """The most memory that the process has had, in bytes."""
-    text = Path(f"/proc/{node.process.pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", text)
-    assert found
-    return int(found[1]) * 1024
+        assert grown < size * count / 2**21, f"{grown:.0f} MiB more for {size * count >> 20} MiB"
+        assert node.count == 20 + count
 
 
 # -- copies -----------------------------------------------------------------------------------
@@ -355,7 +304,7 @@ def test_a_commit_waits_until_others_hold_it(pair: list[NodeProcess]) -> None:
 
 def test_many_lines_wait_until_others_hold_the_last(pair: list[NodeProcess]) -> None:
     here, there = pair
-    answer = imported(here, [f"many {n}" for n in range(1500)], "?copies=1&timeout=20")
+    answer = post_all(here.port, [f"many {n}" for n in range(1500)], "?copies=1&timeout=20")
     assert answer["count"] == 1500
     assert answer["last"] in {message["id"] for message in listed(there)}
 
@@ -411,11 +360,11 @@ def test_what_a_stopped_peer_does_not_hold_is_no_copy() -> None:
     ],
 )
 def test_bad_copies_and_timeouts_are_refused(node: NodeProcess, query: str) -> None:
-    count = status(node)["messages"]["count"]
+    count = node.count
     query = "?" + quote(query, safe="=&")
     problem(post(node, b'{"data":"x"}', query), 400)
     problem(post(node, b'"x"\n', query, NDJSON), 400)
-    assert status(node)["messages"]["count"] == count
+    assert node.count == count
 
 
 # -- pages ------------------------------------------------------------------------------------
@@ -427,7 +376,7 @@ def filled() -> Iterator[NodeProcess]:
     with NodeProcess() as process:
         for n in range(4):
             posted(process, f"single {n}")
-        imported(process, [f"many {n}" for n in range(1230)])
+        post_all(process.port, [f"many {n}" for n in range(1230)])
         yield process
 
 
@@ -449,16 +398,16 @@ def test_pages_hold_all_once_and_only_the_last_is_shorter(
 
 
 def test_a_page_has_100_messages_and_the_order_is_that_of_arrival(filled: NodeProcess) -> None:
-    page = fetched(filled, MESSAGES)
+    page = filled.api("messages")
     assert len(page["messages"]) == 100
-    assert page == fetched(filled, MESSAGES + "?limit=100&order=arrival")
+    assert page == filled.api("messages?limit=100&order=arrival")
 
 
 @pytest.mark.parametrize("order", ["arrival", "time"])
 def test_the_end_is_an_empty_page_whose_next_stays(filled: NodeProcess, order: str) -> None:
     *_, (_, after) = pages(filled, order, 1000)
     for _ in range(2):
-        page = fetched(filled, f"{MESSAGES}?order={order}&after={quote(after)}")
+        page = filled.api(f"messages?order={order}&after={quote(after)}")
         assert page["messages"] == []
         after = page["next"]
 
@@ -466,10 +415,10 @@ def test_the_end_is_an_empty_page_whose_next_stays(filled: NodeProcess, order: s
 @pytest.mark.parametrize("order", ["arrival", "time"])
 def test_next_of_an_empty_log_is_its_beginning(order: str) -> None:
     with NodeProcess("--ephemeral") as node:
-        page = fetched(node, f"{MESSAGES}?order={order}")
+        page = node.api(f"messages?order={order}")
         assert page["messages"] == []
         posted(node, "first")
-        page = fetched(node, f"{MESSAGES}?order={order}&after={quote(page['next'])}")
+        page = node.api(f"messages?order={order}&after={quote(page['next'])}")
         assert datas(page["messages"]) == ["first"]
 
 
@@ -511,8 +460,8 @@ def test_a_bad_page_is_refused(filled: NodeProcess, query: str) -> None:
 @pytest.mark.parametrize("order", ["arrival", "time"])
 def test_next_works_across_a_restart(tmp_path: Path, order: str) -> None:
     with NodeProcess(data_dir=tmp_path / "data") as node:
-        imported(node, [f"old {n}" for n in range(50)])
-        found = fetched(node, f"{MESSAGES}?limit=20&order={order}")
+        post_all(node.port, [f"old {n}" for n in range(50)])
+        found = node.api(f"messages?limit=20&order={order}")
         assert node.stop() == 0
     with NodeProcess(data_dir=tmp_path / "data") as node:
         posted(node, "new")
@@ -537,7 +486,7 @@ def test_who_follows_arrivals_while_commits_go_on_misses_none() -> None:
         after = ""
         deadline = time.monotonic() + 3 * DEADLINE
         while len(seen) < 4 * count + 1 and time.monotonic() < deadline:
-            page = fetched(nodes[1], f"{MESSAGES}?order=arrival&limit=7&after={quote(after)}")
+            page = nodes[1].api(f"messages?order=arrival&limit=7&after={quote(after)}")
             seen += page["messages"]
             after = page["next"]
         for thread in committers:
@@ -566,7 +515,7 @@ def test_the_shared_order_is_the_same_everywhere() -> None:
         for thread in committers:
             thread.join()
         wait_until(
-            lambda: len({status(node)["messages"]["digest"] for node in nodes}) == 1,
+            lambda: equal(*nodes),
             "equal digests",
         )
         shown = [listed(node, "time", 90) for node in nodes]
@@ -582,10 +531,10 @@ def test_the_shared_order_is_the_same_everywhere() -> None:
 def test_the_line_holds_all_of_a_large_log_in_order() -> None:
     with NodeProcess() as node:
         texts = [f"text {n}" for n in range(20_000)]
-        imported(node, texts[:9000])
+        post_all(node.port, texts[:9000])
         for text in texts[9000:9005]:
             posted(node, text)
-        imported(node, texts[9005:])
+        post_all(node.port, texts[9005:])
         assert node.line() == "No. sockets 0 " + ",".join(texts)
 
 
@@ -594,7 +543,7 @@ def test_the_line_holds_all_of_a_large_log_in_order() -> None:
 )
 def test_the_line_holds_empty_messages_too(texts: list[str]) -> None:
     with NodeProcess("--ephemeral") as node:
-        imported(node, texts)
+        post_all(node.port, texts)
         assert node.line() == "No. sockets 0 " + ",".join(texts)
         posted(node, "")
         assert node.line() == "No. sockets 0 " + ",".join([*texts, ""])
@@ -607,7 +556,7 @@ def shown_on_page(page: str) -> list[str]:
 def test_the_page_shows_the_newest_and_goes_back_by_a_link() -> None:
     with NodeProcess() as node:
         texts = [f"text <{n}> & more" for n in range(450)]
-        imported(node, texts)
+        post_all(node.port, texts)
         found: list[str] = []
         sizes: list[int] = []
         target = "/"
@@ -645,7 +594,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
             text = f"{name} {n}"
             try:
                 if name == "m":
-                    imported(node, [f"{text} {i}" for i in range(50)])
+                    post_all(node.port, [f"{text} {i}" for i in range(50)])
                 elif name == "c":
                     assert node.commit(text).status == 302
                 else:
@@ -681,15 +630,15 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
 def test_a_late_joiner_gets_all_history() -> None:
     with run_nodes(2) as (here, there):
         link(here, there)
-        imported(here, [f"here {n}" for n in range(3000)])
-        imported(there, [f"there {n}" for n in range(2000)])
+        post_all(here.port, [f"here {n}" for n in range(3000)])
+        post_all(there.port, [f"there {n}" for n in range(2000)])
         with NodeProcess() as late:
             late.add(there.address)
-            wait_until(lambda: status(late)["messages"]["count"] == 5001, "it has all")
+            wait_until(lambda: late.count == 5001, "it has all")
             wait_until(
-                lambda: status(late)["messages"] == status(here)["messages"], "equal digests"
+                lambda: late.status()["messages"] == here.status()["messages"], "equal digests"
             )
-            assert status(late)["behind"] == 0
+            assert late.status()["behind"] == 0
             assert listed(late) == listed(here)
 
 
@@ -704,10 +653,7 @@ def test_a_node_gets_what_it_missed_and_gives_what_it_has(tmp_path: Path) -> Non
         with NodeProcess("--peer", here.address, data_dir=tmp_path / "data") as back:
             posted(back, "back")
             wait_until(
-                lambda: (
-                    status(here)["messages"] == status(back)["messages"]
-                    and status(here)["messages"]["count"] == 4
-                ),
+                lambda: here.status()["messages"] == back.status()["messages"] and here.count == 4,
                 "both hold all",
             )
             assert listed(here) == listed(back)
@@ -718,9 +664,9 @@ def test_a_node_that_lost_its_disk_gets_back_even_its_own() -> None:
     with NodeProcess() as here:
         with NodeProcess() as lost:
             link(here, lost)
-            imported(lost, [f"its own {n}" for n in range(100)], "?copies=1&timeout=10")
+            post_all(lost.port, [f"its own {n}" for n in range(100)], "?copies=1&timeout=10")
         with NodeProcess("--peer", here.address) as wiped:
-            wait_until(lambda: status(wiped)["messages"]["count"] == 101, "it has all")
+            wait_until(lambda: wiped.count == 101, "it has all")
             assert listed(wiped) == listed(here)
 
 
@@ -759,7 +705,7 @@ def test_an_original_gets_many_commits_in_order() -> None:
         original.add(node.address)
         wait_until(lambda: node.sockets() == 1, "it is linked")
         texts = [f"text {n}" for n in range(500)]
-        imported(node, texts)
+        post_all(node.port, texts)
         wait_until(lambda: len(original.messages) >= 500, "it hears all")
         assert original.messages == texts
 
@@ -767,14 +713,14 @@ def test_an_original_gets_many_commits_in_order() -> None:
 def test_an_ephemeral_node_keeps_nothing(tmp_path: Path) -> None:
     with NodeProcess("--ephemeral", cwd=tmp_path) as node:
         posted(node, "text")
-        imported(node, ["more"] * 100)
+        post_all(node.port, ["more"] * 100)
         assert len(listed(node)) == 101
-        port, origin = node.port, status(node)["node"]["id"]
+        port, origin = node.port, node.id
         assert node.stop() == 0
     assert list(tmp_path.iterdir()) == []
     with NodeProcess("--ephemeral", cwd=tmp_path, port=port) as node:
         assert listed(node) == []
-        assert status(node)["node"]["id"] != origin
+        assert node.id != origin
 
 
 # -- the rest of HTTP -------------------------------------------------------------------------
@@ -812,7 +758,7 @@ def test_a_browser_gets_a_problem_of_the_api_as_json_too(node: NodeProcess) -> N
 def test_a_clock_that_is_ahead_is_followed_by_a_reply() -> None:
     """One that is a minute and more ahead is not, but its messages are kept."""
     for ahead, followed in ((30, True), (3600, False)):
-        with shifted(ahead) as fast, NodeProcess() as slow:
+        with Machine(ahead) as fast, NodeProcess() as slow:
             link(fast, slow)
             question = posted(fast, "question")
             wait_until(lambda: "question" in slow.messages(), "it has arrived")
@@ -825,17 +771,8 @@ def test_a_clock_that_is_ahead_is_followed_by_a_reply() -> None:
 
 
 def test_the_clock_is_taken_up_again_from_the_log(tmp_path: Path) -> None:
-    with shifted(30, data_dir=tmp_path / "data") as node:
+    with Machine(30, data_dir=tmp_path / "data") as node:
         first = posted(node, "first")
     with NodeProcess(data_dir=tmp_path / "data") as node:
         assert place(posted(node, "second")) > place(first)
         assert datas(listed(node)) == ["first", "second"]
-
-
-def shifted(seconds: int, **options: Any) -> NodeProcess:
-    """A node whose clock is ahead by that much."""
-    program = (
-        "import sys, time; from p2p_sync.cli import main; now = time.time; "
-        f"time.time = lambda: now() + {seconds}; sys.exit(main())"
-    )
-    return NodeProcess(command=(sys.executable, "-c", program), **options)

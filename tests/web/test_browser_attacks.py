@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +11,13 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.harness.browser import browser, missing
+from tests.harness.browser import missing
 from tests.harness.support import DEADLINE, NodeProcess, holds, wait_until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 
 STRANGER = "ws://stranger.invalid:8001"
 ADD = "/add?address=" + quote(STRANGER, safe="")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as running:
-        yield running
 
 
 @pytest.fixture
@@ -64,10 +57,6 @@ def elsewhere(content: str, redirect: str = "") -> Iterator[str]:
             thread.join()
 
 
-def known(node: NodeProcess) -> list[str]:
-    return [entry["address"] for entry in json.loads(node.get("/api/v1/peers").body)["peers"]]
-
-
 def test_no_page_can_use_another_spelling_of_this_machine(page: Any) -> None:
     names = ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "2130706433"]
     names += ["127.1", "0x7f000001", "017700000001", "127.0.0.2", "0.0.0.0", "localhost."]
@@ -80,7 +69,7 @@ def test_no_page_can_use_another_spelling_of_this_machine(page: Any) -> None:
             content += f'<video src="{url}"></video><object data="{url}"></object>'
         with elsewhere(content) as url:
             page.goto(url)
-            holds(lambda: known(node) == [])
+            holds(lambda: node.addresses() == [])
         assert "stranger" not in node.log()
 
 
@@ -88,14 +77,14 @@ def test_a_redirect_from_a_typed_address_asks_and_the_button_connects(page: Any)
     with NodeProcess("--ephemeral") as node:
         with elsewhere("", f"http://127.0.0.1:{node.port}{ADD}") as url:
             page.goto(url)
-        assert STRANGER in page.inner_text("main") and known(node) == []
+        assert STRANGER in page.inner_text("main") and node.addresses() == []
         page.click("text=Cancel")
         page.wait_for_selector("#add")
-        assert known(node) == []
+        assert node.addresses() == []
         page.goto(f"http://127.0.0.1:{node.port}{ADD}")
         page.click("button")
         page.wait_for_selector("#peer-rows tr")
-        wait_until(lambda: known(node) == [STRANGER])
+        wait_until(lambda: node.addresses() == [STRANGER])
         page.goto(f"http://127.0.0.1:{node.port}{ADD}")
         assert page.query_selector("#add"), "it is known now"
 
@@ -106,7 +95,7 @@ def test_the_form_of_the_page_asks_nothing(page: Any) -> None:
         page.fill("#address-in", STRANGER)
         page.click("#add button")
         page.wait_for_selector("#peer-rows tr")
-        assert known(node) == [STRANGER]
+        assert node.addresses() == [STRANGER]
 
 
 def test_a_browser_that_comes_over_plain_http_can_press_the_button(page: Any) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import pytest
 
 from p2p_sync import LogError, LogFull, Node
 from p2p_sync.disk.log import Log
-from tests.harness.api import read_pages
+from tests.harness.api import bulk, read_pages
+from tests.harness.disk import small_disk
 from tests.harness.support import (
     DEADLINE,
     RUN_NODE,
@@ -32,11 +32,6 @@ from tests.harness.support import (
 )
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
-
-
-def bulk(port: int, texts: list[str], query: str = "") -> Answer:
-    body = "".join(f"{json.dumps(text)}\n" for text in texts).encode()
-    return request(port, f"/api/v1/messages{query}", "POST", NDJSON, body)
 
 
 def told(answer: Answer, status: int) -> tuple[int, str | None]:
@@ -55,35 +50,23 @@ def assert_stored(port: int, texts: list[str], stored: int, last: str | None) ->
     assert last == (messages[-1]["id"] if messages else None)
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("kill", [False, True], ids=["", "killed then"])
-@pytest.mark.parametrize("size", ["3m", "6m", "8m"])
-def test_a_full_disk(tmp_path: Path, size: str, kill: bool) -> None:
+@pytest.mark.parametrize("size", [3, 6, 8], ids=lambda size: f"{size} MiB")
+def test_a_full_disk(tmp_path: Path, size: int, kill: bool) -> None:
     """The smallest one has no room for the body either."""
     texts = [f"{n:06d}" + "y" * 94 for n in range(40_000)]
-    with small_disk(tmp_path / "disk", size) as disk:
-        node = NodeProcess(data_dir=disk / "data")
+    data = tmp_path / "disk" / "data"
+    with small_disk(data.parent, size << 20) as resize:
+        node = NodeProcess(data_dir=data)
         try:
             answer = bulk(node.port, texts)
             stored, last = told(answer, 507)
-            assert 0 <= stored < len(texts) and (stored > 0) == (size != "3m")
-            command = ["mount", "-o", "remount,size=60m", str(disk)]
-            subprocess.run(command, check=True)
+            assert 0 <= stored < len(texts) and (stored > 0) == (size != 3)
+            resize(60 << 20)
             if kill:
                 node.stop(signal.SIGKILL)
                 node.close()
-                node = NodeProcess(data_dir=disk / "data")
+                node = NodeProcess(data_dir=data)
             wait_until(lambda: node.commit("again").status == 302, "it takes messages again")
             assert_stored(node.port, texts, stored, last)
             assert bulk(node.port, texts[stored:]).status == 201
@@ -248,13 +231,13 @@ def test_commands_say_what_is_stored_and_the_last_id(tmp_path: Path, name: str) 
 def test_commands_say_what_is_stored_when_the_disk_is_full(tmp_path: Path) -> None:
     lines = b"".join(b"%06d%s\n" % (n, b"y" * 94) for n in range(40_000))
     with (
-        small_disk(tmp_path / "disk", "4m") as disk,
-        NodeProcess(data_dir=disk / "data") as node,
+        small_disk(tmp_path / "disk", 4 << 20) as resize,
+        NodeProcess(data_dir=tmp_path / "disk" / "data") as node,
     ):
         code, said = command(node, "commit", "--timeout", "30", stdin=lines)
         (count, last) = re.findall(r"([\d,]+) messages? (?:is|are) stored, up to (\S+)$", said)[0]
         assert code == 6
-        subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
+        resize(60 << 20)
         held = read_pages(node.port, "arrival")[0]
         assert (len(held), held[-1]["id"]) == (int(count.replace(",", "")), last)
 

@@ -8,15 +8,13 @@ import json
 import logging
 import os
 import re
-import resource
 import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
@@ -28,14 +26,16 @@ from p2p_sync.settings import HTTP_MAX_BODY as MAX_BODY
 from p2p_sync.settings import HTTP_MAX_BULK_BODY as MAX_LINES
 from p2p_sync.web import bodies
 from p2p_sync.web.guard import Guard, guarded, host_of
-from p2p_sync.web.serve import HttpServer
 from p2p_sync.web.token import kept_token, read_token
+from tests.harness import raw
+from tests.harness.disk import small_files
+from tests.harness.http import exchange, hello, serving
+from tests.harness.process import peak_memory
 from tests.harness.support import (
     DEADLINE,
     SCALE,
     Answer,
     NodeProcess,
-    dial,
     free_port_pair,
     holds,
     is_open,
@@ -50,20 +50,7 @@ MESSAGES = "/api/v1/messages"
 NDJSON = {"Content-Type": "application/x-ndjson"}
 PAGE = {"Accept": "text/html,*/*"}
 NAME = "node.example"
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
-    """A node as it starts with no options; no test here leaves anything on it."""
-    with NodeProcess() as process:
-        yield process
-
-
-@pytest.fixture(autouse=True)
-def unharmed(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if "node" in request.fixturenames:
-        request.getfixturevalue("node").assert_unharmed()
+pytestmark = pytest.mark.usefixtures("unharmed")
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +62,6 @@ def public() -> Iterator[NodeProcess]:
 
 def token_of(node: NodeProcess) -> str:
     return (node.data_dir / "http-token").read_text().strip()
-
-
-def raw(port: int, sent: bytes) -> bytes:
-    """Send bytes, and return what is answered until the node closes, maybe in the midst of it."""
-    with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
-        answer = b""
-        with suppress(ConnectionError):
-            sock.sendall(sent)
-            while piece := sock.recv(65536):
-                answer += piece
-        return answer
 
 
 # -- another origin's page ----------------------------------------------------------------------
@@ -196,10 +172,6 @@ OPENED = {
 }
 
 
-def known(node: NodeProcess) -> list[str]:
-    return [entry["address"] for entry in json.loads(node.get("/api/v1/peers").body)["peers"]]
-
-
 @pytest.mark.parametrize("headers", OPENED.values(), ids=OPENED)
 def test_a_browser_is_asked_before_its_node_connects_to_a_stranger(headers: dict[str, str]) -> None:
     with NodeProcess("--ephemeral") as node, silent_listener() as (near, _):
@@ -207,10 +179,10 @@ def test_a_browser_is_asked_before_its_node_connects_to_a_stranger(headers: dict
         for address in (*strangers, "ws://localhost.example:1", "ws://0.0.0.0:1"):
             answer = node.get("/add?address=" + quote(address), **headers)
             assert answer.status == 200 and '<form method="post" action="/add">' in answer.text
-            assert answer.headers["cache-control"] == "no-store" and known(node) == []
+            assert answer.headers["cache-control"] == "no-store" and node.addresses() == []
         assert node.get("/add?address=" + quote(near), **headers).status == 302
         assert node.get("/add?address=10.0.0.1:x", **headers).status == 400
-        assert known(node) == [near]
+        assert node.addresses() == [near]
         assert node.add(STRANGER).status == 302, "curl is not asked"
         assert node.get("/add?address=" + quote(STRANGER), **headers).status == 302, "it is known"
         own = {**headers, "Sec-Fetch-Site": "same-origin"}
@@ -234,10 +206,10 @@ def test_the_button_works_on_the_nodes_own_page_alone() -> None:
         own_page = {**form, "Origin": own}
         for wrong in (b"", b"address=", b"address=%zz", b"address=x&address=y"):
             assert request(node.port, "/add", "POST", own_page, wrong).status == 400
-        assert known(node) == []
+        assert node.addresses() == []
         answer = request(node.port, "/add", "POST", own_page, body)
         assert (answer.status, answer.headers["location"]) == (302, "/")
-        assert known(node) == [STRANGER]
+        assert node.addresses() == [STRANGER]
 
 
 # -- another name -------------------------------------------------------------------------------
@@ -265,7 +237,7 @@ def test_a_host_that_cannot_be_one(node: NodeProcess, host: str) -> None:
 def test_no_host_or_two(node: NodeProcess) -> None:
     for head in (b"HTTP/1.0", b"HTTP/1.1\r\nHost: localhost\r\nHost: localhost"):
         sent = b"GET / " + head + b"\r\nConnection: close\r\n\r\n"
-        assert raw(node.port, sent).startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
+        assert exchange(node.port, sent).startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
 
 
 @pytest.mark.parametrize(
@@ -394,16 +366,12 @@ def test_browsers_that_tell_no_site_are_held_off_by_the_strict_cookie(public: No
 
 
 def test_a_node_that_cannot_write_its_log_is_not_ready() -> None:
-    if not hasattr(resource, "prlimit"):
-        pytest.skip("only Linux limits the files of a process that runs")
     with NodeProcess() as node:
-        before = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (100_000, before[1]))
-        wait_until(lambda: node.commit("x" * 60_000).status in (503, 507), "nothing can be stored")
-        answer = node.get("/readyz")
-        assert answer.status == 503 and "log" in answer.text
-        assert node.get("/healthz").status == 200
-        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, before)
+        with small_files(node, 100_000):
+            wait_until(lambda: node.commit("x" * 60_000).status in (503, 507), "nothing is stored")
+            answer = node.get("/readyz")
+            assert answer.status == 503 and "log" in answer.text
+            assert node.get("/healthz").status == 200
         wait_until(lambda: node.get("/readyz").status == 200, "it is ready again")
 
 
@@ -539,13 +507,13 @@ def test_a_log_line_forged_through_a_message_a_close_reason_or_a_path() -> None:
     with NodeProcess("--ephemeral", "--log-level", "debug") as node:
         node.commit(f"text\n{FORGED}")
         node.get("/" + quote(f"nothing\n{FORGED}"))
-        link = dial(node.address)
-        link.send('{"type":"SOCKETS","addresses":[]}')
-        wait_sockets(1, node)
-        link.send(json.dumps({"type": f"X\n{FORGED}", "addresses": [f"ws://h:1\n{FORGED}"]}))
-        link.send(json.dumps({"type": "MESSAGE", "data": f"text\n{FORGED}"}))
-        link.close(1000, f"\n{FORGED}".encode())
-        wait_sockets(0, node)
+        with raw.dial(node.address) as link:
+            link.send_sockets()
+            wait_sockets(1, node)
+            link.send_json({"type": f"X\n{FORGED}", "addresses": [f"ws://h:1\n{FORGED}"]})
+            link.send_message(f"text\n{FORGED}")
+            link.send(raw.CLOSE, raw.close_payload(1000, f"\n{FORGED}"))
+            wait_sockets(0, node)
         assert not re.search(r"(?m)^2001", node.log()), node.log()
 
 
@@ -631,27 +599,19 @@ def test_large_bodies_are_refused_also_in_chunks(node: NodeProcess, kind: str) -
     assert request(node.port, "/", "GET", {}, body).status == 413
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells in /proc")
 def test_a_bulk_commit_is_never_whole_in_memory() -> None:
     line = b" " * 100_000 + b"\n"
+    chunked = {**NDJSON, "Transfer-Encoding": "chunked"}
     with NodeProcess("--ephemeral") as node:
-
-        def peak() -> int:
-            told = Path(f"/proc/{node.process.pid}/status").read_text()
-            return int(re.findall(r"VmHWM:\s+(\d+) kB", told)[0])
-
-        before = peak()
-        assert (
-            send_chunked(node.port, [line] * 1000, {**NDJSON, "Transfer-Encoding": "chunked"})
-            == 201
-        )
+        before = peak_memory(node)
+        assert send_chunked(node.port, [line] * 1000, chunked) == 201
         assert request(node.port, MESSAGES, "POST", NDJSON, line * 1000).status == 201
-        assert peak() - before < 20_000, "kB more for 100 MB"
+        assert peak_memory(node) - before < 20, "MiB more for 100 MB"
 
 
 def test_more_than_the_longest_bulk_commit_is_refused_at_its_head(node: NodeProcess) -> None:
     head = f"POST {MESSAGES} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
-    answer = raw(node.port, f"{head}Content-Length: {MAX_LINES + 1}\r\n\r\n".encode())
+    answer = exchange(node.port, f"{head}Content-Length: {MAX_LINES + 1}\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 413")
 
 
@@ -668,7 +628,7 @@ def test_more_than_the_longest_bulk_commit_is_refused_at_its_head(node: NodeProc
 )
 def test_heads_without_end_or_meaning(node: NodeProcess, text: str) -> None:
     # The kernel may take the answer back, where more was sent than read before the end.
-    assert raw(node.port, text.encode())[:12] in (b"", b"HTTP/1.0 400", b"HTTP/1.1 400")
+    assert exchange(node.port, text.encode())[:12] in (b"", b"HTTP/1.0 400", b"HTTP/1.1 400")
 
 
 def test_a_request_line_holds_the_largest_message_and_no_more() -> None:
@@ -677,33 +637,8 @@ def test_a_request_line_holds_the_largest_message_and_no_more() -> None:
         headers = {"X-Filler": "x" * 30_000}
         assert request(node.port, target, headers=headers).status == 302
         sent = f"GET {target}{'%78' * 30_000} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        assert raw(node.port, sent.encode())[:12] in (b"", b"HTTP/1.0 431", b"HTTP/1.1 431")
+        assert exchange(node.port, sent.encode())[:12] in (b"", b"HTTP/1.0 431", b"HTTP/1.1 431")
         assert len(node.messages()) == 131072
-
-
-@contextmanager
-def serving(application: Any, room: Callable[[Any], int] = lambda head: 0) -> Iterator[int]:
-    """An HTTP server in this process, with what `settings` says now."""
-    port = free_port_pair()
-    server = HttpServer("127.0.0.1", port)
-
-    def run() -> None:
-        with suppress(Exception):  # all is closed under it in the end
-            server.run(application, room)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield port
-    finally:
-        server.end()
-        thread.join(DEADLINE)
-        server.stop()
-
-
-def hello(environ: Any, start_response: Any) -> Iterable[bytes]:
-    start_response("200 OK", [("Content-Length", "2")])
-    return [b"ok"]
 
 
 def test_bodies_that_dribble_hold_no_thread(node: NodeProcess) -> None:
@@ -742,23 +677,6 @@ def test_a_body_that_moves_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         sock.settimeout(DEADLINE)
         sock.sendall(b"x")
         assert sock.recv(12) == b"HTTP/1.1 200"
-
-
-def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "HTTP_STUCK", 0.5)
-    ended = threading.Event()
-
-    def endless(environ: Any, start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [])
-        try:
-            while True:
-                yield b"x" * 1_000_000
-        finally:
-            ended.set()
-
-    with serving(endless) as port, socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert ended.wait(DEADLINE), "the thread is free again"
 
 
 def test_silent_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:

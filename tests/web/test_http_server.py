@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import socket
@@ -12,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ import pytest
 from p2p_sync import Node, settings
 from p2p_sync.web import places
 from p2p_sync.web.app import create_app
-from p2p_sync.web.serve import HttpServer
+from tests.harness.disk import small_files
+from tests.harness.http import exchange, hello, serving
+from tests.harness.process import cpu
 from tests.harness.support import (
     DEADLINE,
     RUN_NODE,
     NodeProcess,
-    free_port_pair,
     holds,
     is_open,
     request,
@@ -37,32 +37,8 @@ from tests.harness.support import (
 MESSAGES = "/api/v1/messages"
 JSON = {"Content-Type": "application/json"}
 _LARGE = 8 * 1024 * 1024  # more than all buffers of a connection take
+pytestmark = pytest.mark.usefixtures("unharmed")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, or all of 127.0.0.0/8")
-
-
-@contextmanager
-def serving(
-    application: Any, directory: Path | None = None, known: Callable[[Any], bool] | None = None
-) -> Iterator[int]:
-    """The port of an HTTP server in this process, with the limits that `settings` has now."""
-    port = free_port_pair()
-    server = HttpServer("127.0.0.1", port, str(directory) if directory else None)
-    keep = 1 << 30
-    thread = threading.Thread(target=lambda: server.run(application, lambda _: keep, None, known))
-    thread.start()
-    try:
-        yield port
-    finally:
-        server.end()
-        thread.join(DEADLINE)
-        server.stop()
-
-
-def hello(environ: Any, start_response: Any) -> Iterable[bytes]:
-    """Answers with the length of the body."""
-    answer = b"%d" % len(environ["wsgi.input"].read())
-    start_response("200 OK", [("Content-Length", f"{len(answer)}")])
-    return [answer]
 
 
 def ask(sock: socket.socket, head: str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") -> bytes:
@@ -101,26 +77,14 @@ DISPUTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
-    with NodeProcess("--ephemeral") as process:
-        yield process
-        process.assert_unharmed()
-
-
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("fields", DISPUTED.values(), ids=DISPUTED)
 def test_a_request_whose_end_is_disputed_is_the_last(
     node: NodeProcess, fields: str, version: str
 ) -> None:
     smuggled = "GET /commit?msg=smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", node.port), DEADLINE) as sock:
-        head = f"POST / HTTP/{version}\r\nHost: localhost\r\nConnection: keep-alive\r\n{fields}"
-        sock.sendall(f"{head}\r\n\r\n{CHUNKS}{smuggled}".encode())
-        answer = b""
-        with suppress(ConnectionError):  # the rest is not read, and may be answered by a reset
-            while piece := sock.recv(65536):
-                answer += piece
+    head = f"POST / HTTP/{version}\r\nHost: localhost\r\nConnection: keep-alive\r\n{fields}"
+    answer = exchange(node.port, f"{head}\r\n\r\n{CHUNKS}{smuggled}".encode())
     assert answer.count(b"HTTP/1.") == 1 and answer.split()[1] in (b"400", b"501")
     head, body = answer.decode().split("\r\n\r\n", 1)
     assert "connection: close" in head.lower() and "x-content-type-options" in head.lower()
@@ -262,7 +226,7 @@ def test_many_hosts_leave_room_for_each_other_this_machine_and_the_token(
         for host in range(1, 31):
             held += [stack.enter_context(distant(port, host)) for _ in range(3)]
             newest = stack.enter_context(distant(port, 200))
-            assert ask(newest).startswith(b"HTTP/1.1 200"), "who comes now is answered"
+            assert ask(newest).startswith(b"HTTP/1.1 200"), "a new connection is answered"
             newest.close()
         wait_until(lambda: sum(map(is_open, held)) <= 12, "the oldest make room")
         assert ask(member, TOKEN).startswith(b"HTTP/1.1 200"), "the token has places of its own"
@@ -313,7 +277,7 @@ def test_answers_that_strangers_do_not_read_hold_no_place(distant: Callable[...,
                 assert begun.acquire(timeout=DEADLINE)
                 assert sock.recv(1, socket.MSG_PEEK)
         newcomer = stack.enter_context(distant(port, 200))
-        assert ask(newcomer).startswith(b"HTTP/1.1 200"), "who comes now is answered"
+        assert ask(newcomer).startswith(b"HTTP/1.1 200"), "a new connection is answered"
         member = stack.enter_context(distant(port, 201))
         assert ask(member, TOKEN).startswith(b"HTTP/1.1 200"), "so is a client with the token"
 
@@ -339,7 +303,7 @@ def test_strangers_that_go_on_asking_leave_room_for_others_of_their_host(
             assert begun.acquire(timeout=DEADLINE)
         for head in ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", TOKEN):
             newcomer = stack.enter_context(distant(port, 1))
-            assert ask(newcomer, head).startswith(b"HTTP/1.1 200"), "who comes now is answered"
+            assert ask(newcomer, head).startswith(b"HTTP/1.1 200"), "a new connection is answered"
 
 
 # -- clocks -------------------------------------------------------------------------------------
@@ -363,8 +327,8 @@ def test_a_clock_that_steps_neither_keeps_nor_closes_connections(
         wait_until(lambda: not is_open(sock), "it is closed in time", 10)
 
 
-@pytest.mark.parametrize("seconds", [-3600, 3600])
-def test_a_clock_that_steps_does_not_keep_an_answer_that_nobody_reads(
+@pytest.mark.parametrize("seconds", [0, -3600, 3600])
+def test_an_answer_that_nobody_reads_is_given_up_also_when_the_clock_steps(
     monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     monkeypatch.setattr(settings, "HTTP_STUCK", 2.0)
@@ -423,12 +387,6 @@ def limited(limit: str) -> list[str]:
     return ["bash", "-c", f'ulimit -{limit}; exec "$0" "$@"', *RUN_NODE]
 
 
-def cpu(node: NodeProcess) -> float:
-    """The seconds of CPU that a node has used."""
-    fields = Path(f"/proc/{node.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 @LINUX
 @pytest.mark.parametrize("offset", [0, 1], ids=["http", "peers"])
 def test_without_descriptors_a_port_waits_and_says_so_once(offset: int) -> None:
@@ -472,7 +430,7 @@ SIZES = [65_535, 65_536, 65_537, 200_000, 3_000_000]
 @pytest.mark.usefixtures("no_temporary_directory")
 @pytest.mark.parametrize("size", SIZES)
 def test_large_bodies_are_kept_in_the_directory(tmp_path: Path, size: int) -> None:
-    with serving(hello, tmp_path) as port:
+    with serving(hello, directory=tmp_path) as port:
         assert request(port, "/", "POST", {}, b"x" * size).text == f"{size}"
     assert list(tmp_path.iterdir()) == [], "the files have no names"
 
@@ -480,7 +438,7 @@ def test_large_bodies_are_kept_in_the_directory(tmp_path: Path, size: int) -> No
 @pytest.mark.usefixtures("no_temporary_directory")
 @pytest.mark.parametrize("directory", [None, Path("/proc/nothing"), Path("/dev/null")])
 def test_a_body_that_cannot_be_kept_is_answered_507(directory: Path | None) -> None:
-    with serving(hello, directory) as port:
+    with serving(hello, directory=directory) as port:
         small = b"x" * 60_000
         for path, kind in ((MESSAGES, "application/problem+json"), ("/add", "text/plain")):
             answer = request(port, path, "POST", {}, b"x" * 3_000_000)
@@ -489,16 +447,13 @@ def test_a_body_that_cannot_be_kept_is_answered_507(directory: Path | None) -> N
             assert request(port, path, "POST", {}, small).text == "60000"
 
 
-@LINUX
 def test_a_disk_that_fills_up_while_a_body_arrives() -> None:
     text = "\\u00e9" * 20_000
     with NodeProcess() as node:
-        before = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (80_000, before[1]))
         body = f'{{"data":"{text}"}}'.encode()
-        answer = request(node.port, MESSAGES, "POST", JSON, body)
-        assert answer.status == 507 and "kept" in json.loads(answer.body)["detail"]
-        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, before)
+        with small_files(node, 80_000):
+            answer = request(node.port, MESSAGES, "POST", JSON, body)
+            assert answer.status == 507 and "kept" in json.loads(answer.body)["detail"]
         assert request(node.port, MESSAGES, "POST", JSON, body).status == 201
         assert node.messages() == "\u00e9" * 20_000
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from p2p_sync.settings import HTTP_WAITING
-from tests.harness.browser import browser, missing
+from tests.harness.browser import missing
 from tests.harness.proxy import Proxy
 from tests.harness.support import (
     DEADLINE,
@@ -70,12 +70,6 @@ addEventListener("DOMContentLoaded", () => {
   });
 });
 """
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as running:
-        yield running
 
 
 Open = Callable[..., Any]
@@ -725,4 +719,4 @@ def test_without_javascript_an_empty_message_is_refused_too(open_page: Open) -> 
         assert page.url.endswith(f":{node.port}/"), "the browser asks for a text"
         page.fill("#msg", "text")
         page.click("#send button")
-        wait_until(lambda: len(json.loads(node.get("/api/v1/messages").body)["messages"]) == 2)
+        wait_until(lambda: len(node.api("messages")["messages"]) == 2)

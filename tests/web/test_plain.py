@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,25 +21,13 @@ from p2p_sync.web.app import create_app
 from p2p_sync.web.guard import Guard, guarded
 from p2p_sync.web.plain import STORED, begin
 from p2p_sync.web.serve import HttpServer
-from tests.harness.support import DEADLINE, NodeProcess, free_port_pair, wait_until
+from tests.harness.http import exchange, serving
+from tests.harness.support import DEADLINE, NodeProcess, pause, wait_until
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
-    with NodeProcess() as process:
-        yield process
-
-
-def exchange(port: int, request: str) -> bytes:
-    """Send these bytes, and return all that comes back until the other side closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
-        sock.sendall(request.encode())
-        return b"".join(iter(lambda: sock.recv(1 << 16), b""))
-
-
-def get(port: int, target: str, *fields: str, version: str = "1.1") -> str:
+def get(port: int, target: str, *fields: str, version: str = "1.1") -> bytes:
     lines = [f"GET {target} HTTP/{version}", f"Host: localhost:{port}", *fields]
-    return "\r\n".join([*lines, "", ""])
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
@@ -64,7 +52,7 @@ def test_answers_come_in_the_order_of_the_requests() -> None:
         targets = [f"/commit?msg={n}" if n % 3 else "/api/v1/status" for n in range(30)]
         requests = [get(node.port, target) for target in targets]
         requests.append(get(node.port, "/healthz", "Connection: close"))
-        answers = re.split(rb"(?=HTTP/1\.1 )", exchange(node.port, "".join(requests)))[1:]
+        answers = re.split(rb"(?=HTTP/1\.1 )", exchange(node.port, b"".join(requests)))[1:]
         assert len(answers) == len(requests)
         committed = 0
         for target, answer in zip(targets, answers, strict=False):
@@ -84,7 +72,7 @@ def test_a_commit_behind_another_request_is_made_once() -> None:
             return None
         made.append("begun")
         then()
-        threading.Event().wait(0.2)
+        pause(0.2)
         return STORED.safe
 
     def application(environ: Any, start_response: Any) -> list[bytes]:
@@ -92,18 +80,10 @@ def test_a_commit_behind_another_request_is_made_once() -> None:
         start_response("200 OK", [("Content-Length", "0")])
         return []
 
-    port = free_port_pair()
-    server = HttpServer("127.0.0.1", port)
-    loop = threading.Thread(target=server.run, args=(application, lambda _: 0, begin_slowly))
-    loop.start()
-    try:
+    with serving(application, begin=begin_slowly) as port:
         answers = exchange(port, get(port, "/") + get(port, "/plain", "Connection: close"))
-        assert answers.count(b"HTTP/1.1 ") == 2
-        assert len(made) == 2, f"each once: {made}"
-    finally:
-        server.end()
-        loop.join(DEADLINE)
-        server.stop()
+    assert answers.count(b"HTTP/1.1 ") == 2
+    assert len(made) == 2, f"each once: {made}"
 
 
 def test_what_the_guard_refuses_is_not_begun() -> None:

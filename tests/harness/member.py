@@ -1,0 +1,32 @@
+"""What a raw peer says that plays a node of ours: who it is, and messages of its own."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from p2p_sync.wire.logframes import NO_HASH, Entry, chain
+
+HASH = "0123456789abcdef" * 2
+"""A hash of nothing in particular."""
+
+ids = (f"{number:016x}" for number in itertools.count(0xBAD0))
+"""Ids of nodes, a new one each time."""
+
+
+def hello(**fields: Any) -> dict[str, Any]:
+    """The first frame of a node: `fields` replace or add some, and its id is new without one."""
+    first = {"type": "SOCKETS", "addresses": [], "start": 1, "protocol": 1, **fields}
+    return first if "id" in first else {"id": next(ids), **first}
+
+
+def run(origin: str, count: int = 1, after: int = 0, time_ms: int = 1) -> dict[str, Any]:
+    """The messages after+1 ... after+count of an origin, as a MESSAGES frame has them."""
+    entries = [Entry(time_ms, f"{n}") for n in range(1, after + count + 1)]
+    hashes = chain(NO_HASH, entries)
+    return {
+        "origin": origin,
+        "after": after,
+        "previous": hashes[after - 1] if after else NO_HASH,
+        "entries": [list(entry[:2]) for entry in entries[after:]],
+    }
