@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from p2p_sync.codes import TRY_AGAIN_LATER
+from p2p_sync.codes import NORMAL, TRY_AGAIN_LATER
 from p2p_sync.settings import GOOD_LINK, SLOW_DIAL, Settings
 from p2p_sync.wire.frames import Sockets
-from tests.core.rig import LOCAL, Rig, dial_original, due, joins, learn, overlay
+from tests.core.rig import LOCAL, Rig, closes, dial_original, due, joins, learn, overlay
 
 
 def test_redialling_backs_off_with_full_jitter_from_a_second_to_a_minute() -> None:
@@ -145,3 +145,17 @@ def test_a_long_link_that_ends_with_a_violation_does_not_make_its_address_good()
         node.hello(1, Sockets(node="b" * 16, start=2), 0.0)
         node.closed(1, "the end", 2 * GOOD_LINK, code)
         assert known.attempts == attempts, code
+
+
+def test_an_address_that_is_forgotten_during_a_dial_is_not_connected() -> None:
+    node = overlay("a")
+    for port, now in ((1, 0.0), (2, 1.0)):
+        known = node.book.add(f"ws://10.0.0.2:{port}", now)
+        assert due(node, now) == [known.address]
+        node.book.forget(known)
+    assert node.resolved("ws://10.0.0.2:1", (("10.0.0.2", 1),), 2.0) == ()
+    dial = node.dial("ws://10.0.0.2:2", 2.0)
+    work = node.dialled(1, "ws://10.0.0.2:2", dial, ("10.0.0.2", 2), 2.0)
+    assert closes(work) == [(1, NORMAL)]
+    node.closed(1, "forgotten", 3.0)
+    assert due(node, 100.0) == []
