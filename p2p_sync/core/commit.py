@@ -12,10 +12,11 @@ from ..wire.logframes import Entry
 
 @dataclass(slots=True, eq=False)
 class Commit:
-    """Messages of this node that were given their identities and are on their way to the disk.
+    """Messages of this node that have their ids and are on their way to the disk.
 
-    `texts` are those in the `entry`, whose sequence numbers begin with `first`. `future` belongs to
-    the shell: those who wait for the commit wait for it. `begun` is when, on the monotonic clock.
+    `texts` are the messages in `entry`, whose sequence numbers begin with `first`. `future` belongs
+    to the shell, whose threads wait for it. `begun` is the time of the commit on the monotonic
+    clock.
     """
 
     origin: str

@@ -1,8 +1,8 @@
-"""What the dates of messages and the words of peers say about clocks, this machine's among them.
+"""Which clocks are wrong, judged by the times of messages and by the clocks that peers send.
 
-A message dated more than MAX_AHEAD_MS ahead of this machine's clock is kept, but its time is not
-followed; see clock.py. Either clock may be the wrong one. If most nodes are ahead of this machine,
-it suspects its own clock, and blames no peer.
+A message dated more than MAX_AHEAD_MS ahead of this machine's clock is kept, but later commits need
+not sort after it; see clock.py. Either clock may be wrong. If most nodes are ahead of this machine,
+its own clock is suspected, and no peer is blamed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Dates:
     """Compares dates with this machine's clock. Part of the core."""
 
     def __init__(self, newest: int, wall: int, effects: Effects) -> None:
-        """`newest` is the newest time in the log (ms since the epoch) that may be followed."""
+        """`newest` is the newest time in the log that is not too far ahead; ms since the epoch."""
         self.clock = HybridClock()
         self.clock.observe(newest, wall)
         self._skew = Skew()
@@ -28,8 +28,8 @@ class Dates:
         self._suspected = 0  # by how much this machine's clock seemed to be off, ms
 
     def next(self, wall: int) -> tuple[int, bool]:
-        """Return the time of a commit, and whether it needs a new origin since the clock was set
-        back: along an origin times do not go down."""
+        """Return the time of a commit, and whether it needs a new origin because the clock was set
+        back: the times of one origin never decrease."""
         back = self.clock.corrected(wall)
         if back:
             self._note(
@@ -39,25 +39,26 @@ class Dates:
         return self.clock.tick(wall), back > 0
 
     def follow(self, newest: int, runs: Sequence[Run], wall: int) -> None:
-        """Follow the times of messages that others committed, as far as the clock's rule allows."""
+        """Messages of other nodes have arrived: let later commits sort after them, except for those
+        too far ahead."""
         if not self.clock.observe(newest, wall):
             for run in runs:
                 for entry in run.entries:
                     self.clock.observe(entry.time, wall)
 
     def announced(self, node: str, clock: int, wall: int, now: float) -> None:
-        """A node has said what its clock shows."""
+        """A node has sent what its clock shows."""
         self._skew.announced(node, clock, now)
         self._suspect(wall, now)
 
     def compare(
         self, frame: Messages, early: Collection[str], wall: int, now: float
     ) -> tuple[str, int]:
-        """Take note of messages that are dated ahead of this machine's clock. `early` are the
+        """Messages have arrived that may be dated ahead of this machine's clock. `early` are the
         origins that wait for it.
 
-        Returns what is wrong with the peer's messages and of how many origins; nothing where this
-        machine's clock seems to be the wrong one.
+        Return a sentence about such messages, and the number of their origins; ("", 0) if there are
+        none, or if this machine's clock seems to be wrong.
         """
         ahead: dict[str, int] = {}
         for run in frame.runs:
@@ -80,19 +81,20 @@ class Dates:
         return sentence, len(ahead)
 
     def difference(self, wall: int, now: float) -> int:
-        """Return by how many ms this machine's clock seems to be ahead of others' (below 0: behind
-        them); 0 while it seems to be right."""
+        """Return how many ms this machine's clock seems to be ahead of most others (negative:
+        behind); 0 if it seems to be right."""
         return self._skew.suspicion(wall, now)[0]
 
     def warnings(self, early: Mapping[str, int], wall: int, now: float) -> list[str]:
-        """Return what is wrong with clocks now, a sentence each. `early` maps the origins that wait
-        for this machine's clock to the time of their next message."""
+        """Return a sentence about each clock problem. `early` maps the origins that wait for this
+        machine's clock to the time of their next message."""
         off, nodes = self._skew.suspicion(wall, now)
         notice = early_notice(early, wall)
         return [*([suspicion_text(off, nodes)] if off else []), *([notice] if notice else [])]
 
     def _suspect(self, wall: int, now: float) -> int:
-        """Return by how much this machine's clock seems to be off; note when that changes."""
+        """Return how many ms this machine's clock seems to be wrong; report when that begins and
+        ends."""
         off, nodes = self._skew.suspicion(wall, now)
         if off and not self._suspected:
             self._note(suspicion_text(off, nodes), "suspected")

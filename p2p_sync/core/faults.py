@@ -1,8 +1,8 @@
-"""What peers may do wrong: which kinds of faults there are, and which of them close the link.
+"""The kinds of faults of peers, and which of them close the link.
 
-A violation closes the link. An address that this node dialled is then dialled again with the usual
-backoff. Nothing else follows from it: no node is refused for what it did before, so nobody can have
-an honest node refused.
+A violation closes the link. If this node had dialled the address, it dials it again after the usual
+backoff. There are no further penalties: no node is refused for what it did before, so no peer can
+cause an honest node to be refused.
 """
 
 from __future__ import annotations

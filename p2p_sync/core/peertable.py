@@ -1,6 +1,5 @@
-"""What is known of every peer, for people who ask why: one entry per node, with all addresses that
-lead to it, and one per address of which no node is known. A name of several nodes is an address of
-each of them.
+"""The table of peers for people: one entry for each node, with all its addresses, and one for each
+address of which no node is known. A host name of several nodes is an address of each of them.
 
 Pure: the facts go in, the table comes out.
 """
@@ -24,29 +23,29 @@ class Traffic:
     sent: tuple[int, int] = (0, 0)  # messages, bytes
     received: tuple[int, int] = (0, 0)
     behind: int | None = None  # None: it has not said yet what it holds
-    notice: str = ""  # what people should know of it: why its messages wait
+    notice: str = ""  # why its messages wait, if they do
 
 
 @dataclass
 class Entry:
     """One node, or one address of which no node is known yet."""
 
-    names: list[str]  # what it goes by: the address that it is shown with comes first
+    names: list[str]  # its addresses and its id; the address that people see is the first
     known: list[Known] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
     dialling: bool = False
 
     @property
     def key(self) -> str:
-        """What names the entry in a URL."""
+        """The name of the entry in a URL."""
         return key_of(self.names[0])
 
     def has(self, key: str) -> bool:
-        """Return whether the entry has that key, or had it before more was known of the node."""
+        """Return whether the entry has this key, or had it when less was known of the node."""
         return any(key_of(name) == key for name in self.names)
 
     def fields(self, traffic: Mapping[Peer, Traffic], now: float, wall: float) -> dict[str, Any]:
-        """Return the entry as the API tells it; `now` and `wall` are the same moment, seconds."""
+        """Return the entry as in the API; `now` and `wall` are the same moment, in seconds."""
         peer = next((peer for peer in self.peers if peer.introduced), None)
         opening = peer is None and (self.peers or self.dialling)
         known = min(self.known, key=lambda known: known.next_try, default=None)
@@ -96,10 +95,10 @@ def entries(
     dialling: Collection[str],
     node_at: Callable[[Endpoint], str | None],
 ) -> list[Entry]:
-    """Return an entry for each node and address, those with a link first.
+    """Return an entry for each node and address; connected nodes come first.
 
-    `node_at` returns the id of the node that was found at an endpoint. An address of this node
-    itself has an entry if it was given by hand.
+    `node_at` returns the id of the node that last answered at an endpoint. An address of this node
+    itself has an entry only if it was given by hand.
     """
     table: list[Entry] = []
     by_name: dict[str, Entry] = {}
@@ -135,8 +134,7 @@ def _add(
     names: Iterable[str | None],
     also: Iterable[str | None] = (),
 ) -> Entry:
-    """Return the entry that goes by one of `names` or `also`, a new one if there is none; from now
-    on it goes by all `names`."""
+    """Return the entry with one of `names` or `also`, or a new one, and give it all `names`."""
     own = [name for name in names if name]
     entry = next((by_name[name] for name in (*own, *also) if name and name in by_name), None)
     if entry is None:
