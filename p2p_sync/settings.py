@@ -59,12 +59,6 @@ MAX_OPENING_BYTES: Bytes = 4096
 MAX_KNOWN_ADDRESSES: Count = 1000
 """Addresses that a node remembers."""
 
-STRANGERS_AT_ONCE: Count = 64
-"""Dials in a row to addresses that only the peers of one remote host have sent."""
-
-STRANGERS_A_MINUTE: Count = 12
-"""Such dials in each minute after that."""
-
 SPARE_PEERS: Count = 16
 """Links accepted above `--max-peers`; such a peer receives addresses and is closed."""
 
@@ -115,10 +109,6 @@ NODE_LASTS: Seconds = 600.0
 SURPLUS_PAUSE: Seconds = 60.0
 """After a link was closed because one side has enough links, its address is dialled again after
 this time."""
-
-MAX_DIAL_SOURCES: Count = 1000
-"""Remote hosts with a limit of their own on dials to the addresses that they have sent. Further
-hosts share one limit."""
 
 GRAFT_DELAY: Seconds = 0.1
 """A node that learns that it is behind waits this long, and a hop, for its feeder."""

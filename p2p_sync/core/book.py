@@ -4,8 +4,7 @@ An address has one endpoint (an IP address and a port) or, with a host name, sev
 belong to several nodes: one name may stand for a whole network.
 
 - An address given by hand is never forgotten, and its range is not restricted.
-- Peers may add up to MAX_ADDRESSES addresses for each remote host that have never worked. They may
-  make this node dial STRANGERS_AT_ONCE such addresses in a row, then STRANGERS_A_MINUTE.
+- Peers may add up to MAX_ADDRESSES addresses for each remote host that have never worked.
 - A full book drops addresses in this order: never worked and failing; never worked; worked once and
   failing. It keeps those that work, those given by hand and those in use.
 - A learned address to which every dial has failed for GIVE_UP is forgotten.
@@ -25,13 +24,10 @@ from ..errors import DialError
 from ..settings import (
     GIVE_UP,
     MAX_ADDRESSES,
-    MAX_DIAL_SOURCES,
     MAX_ENDPOINTS,
     MAX_KNOWN_ADDRESSES,
     NODE_LASTS,
     ONESELF_PAUSE,
-    STRANGERS_A_MINUTE,
-    STRANGERS_AT_ONCE,
     SURPLUS_PAUSE,
     Settings,
 )
@@ -114,8 +110,6 @@ class AddressBook:
         self._own: set[tuple[str, int]] = set()
         # The id of the node that last answered at an endpoint (it may be this node), and when.
         self._found: dict[Endpoint, tuple[str, float]] = {}
-        # Remote host -> when it may again make this node dial STRANGERS_AT_ONCE strangers in a row.
-        self._rested_at: dict[str, float] = {}
 
     # -- learning and forgetting ----------------------------------------------------------------
 
@@ -257,27 +251,6 @@ class AddressBook:
         return node if now < when + NODE_LASTS else None
 
     # -- dialling -------------------------------------------------------------------------------
-
-    def take_allowance(self, known: Known, now: float) -> float:
-        """Count a dial to `known` against the limit of the host that sent it; return `now`.
-
-        If that host has reached its limit, nothing is counted, and the result is the time at which
-        the dial will be allowed. Addresses that have worked or were given by hand have no limit.
-        """
-        if not known.stranger:
-            return now
-        host = known.host
-        if host not in self._rested_at and len(self._rested_at) >= MAX_DIAL_SOURCES:
-            self._rested_at = {name: at for name, at in self._rested_at.items() if at > now}
-            if len(self._rested_at) >= MAX_DIAL_SOURCES:
-                host = ""  # further hosts share one limit
-        pause = 60.0 / STRANGERS_A_MINUTE
-        rested_at = max(now, self._rested_at.get(host, now))
-        allowed_at = rested_at - (STRANGERS_AT_ONCE - 1) * pause
-        if allowed_at > now:
-            return allowed_at
-        self._rested_at[host] = rested_at + pause
-        return now
 
     @staticmethod
     def may_dial(known: Known, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

@@ -116,10 +116,6 @@ class Dialling:
                 break
             if places[known.is_name, known.by_hand] <= 0:
                 continue  # the end of a dial makes room
-            allowed_at = self._book.take_allowance(known, now)
-            if allowed_at > now:
-                again = min(again, allowed_at)
-                continue
             self.dial(known, purpose)
             places = self._places()
             room -= 1

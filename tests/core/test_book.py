@@ -23,61 +23,6 @@ def learn(known: AddressBook, addresses: list[str], source: str = "a", at: float
     known.learn(addresses, source, at, over_loopback=False)
 
 
-def dials(known: AddressBook, now: float, seconds: float = 0.0) -> int:
-    """How many of the addresses learned the node may dial, each failing at once."""
-    made = 0
-    until = now + seconds
-    while now <= until:
-        again = float("inf")
-        for entry in list(known.known.values()):
-            at = max(entry.next_try, now)
-            if at == now:
-                at = known.take_allowance(entry, now)
-            if at == now:
-                made += 1
-                known.failed(entry, "refused", now)
-                at = entry.next_try
-                entry.attempts = 0  # backoff is another rule
-            again = min(again, at)
-        now = max(again, now + 0.01)
-    return made
-
-
-def test_one_source_makes_a_node_dial_64_strangers_at_once_and_12_a_minute_after_that() -> None:
-    known = book()
-    learn(known, many(256))
-    assert dials(known, 0.0) == 64
-    assert dials(known, 0.1, 600.0) == pytest.approx(120, abs=1)
-
-
-def test_a_liar_does_not_use_up_what_others_may_tell() -> None:
-    known = book()
-    learn(known, many(256), "a")
-    assert dials(known, 0.0) == 64
-    learn(known, many(5, 2), "b")
-    assert dials(known, 0.0) == 5, "the second source has an allowance of its own"
-
-
-def test_ever_new_sources_share_an_allowance_in_the_end() -> None:
-    known = book()
-    total = 0
-    for n in range(1100):
-        learn(known, [f"ws://10.3.{n // 250}.{n % 250}:1"], f"{n:016x}")
-        total += known.take_allowance(list(known.known.values())[-1], 0.0) == 0.0
-    assert total <= 1000 + 64
-
-
-def test_what_has_worked_needs_no_allowance() -> None:
-    known = book()
-    learn(known, many(100))
-    *strangers, good = known.known.values()
-    known.worked(good, 1.0)
-    assert [known.take_allowance(entry, 0.0) for entry in strangers[:64]] == [0.0] * 64
-    assert known.take_allowance(good, 2.0) == 2.0
-    assert known.take_allowance(strangers[64], 2.0) == 5.0, "five seconds after the last"
-    assert known.take_allowance(strangers[64], 5.0) == 5.0
-
-
 def test_one_source_is_remembered_with_256_addresses_at_most() -> None:
     known = book()
     for network in range(3):

@@ -100,10 +100,10 @@ def test_a_node_with_no_other_link_does_not_wait_that_long() -> None:
 
 
 def strangers(node: Rig, *hosts: str) -> int:
-    """Peers with ever new ids on `hosts` each send 40 addresses; return how many are dialled."""
+    """Peers with ever new ids on `hosts` each send 60 addresses; return how many are dialled."""
     for link, host in enumerate(hosts, 1):
         node.accepted(link, (host, 50000 + link), LOCAL, 0)
-        told = tuple(f"ws://10.{link}.0.{number}:1" for number in range(1, 41))
+        told = tuple(f"ws://10.{link}.0.{number}:1" for number in range(1, 61))
         node.hello(link, Sockets(told, f"{link:016x}", 1), 0)
     now, made = 10.0, 0
     for _ in range(1000):
@@ -117,9 +117,9 @@ def strangers(node: Rig, *hosts: str) -> int:
 
 def test_the_addresses_of_one_host_are_limited_whatever_ids_its_peers_have() -> None:
     settings = Settings(target_links=1000)
-    assert strangers(overlay("a", settings), *["10.0.9.9"] * 6) <= 64 + 2
-    assert strangers(overlay("a", settings), *[f"2001:db8::{n}" for n in range(1, 7)]) <= 64 + 2
-    assert strangers(overlay("a", settings), "10.0.9.9", "10.0.9.8", "10.0.9.7") == 120
+    assert strangers(overlay("a", settings), *["10.0.9.9"] * 6) == 256
+    assert strangers(overlay("a", settings), *[f"2001:db8::{n}" for n in range(1, 7)]) == 256
+    assert strangers(overlay("a", settings), *[f"10.0.9.{n}" for n in range(6)]) == 360
 
 
 def test_dials_that_are_not_answered_do_not_keep_a_node_from_trying_others() -> None:

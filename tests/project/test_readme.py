@@ -185,8 +185,8 @@ FIGURES = {
     r"must arrive at (\d+) KiB/s": "LEAST_RATE / 1024",
     r"does not ship for (\d+) s what": "STALLED_AFTER",
     r"takes (\d+) more, each just to send it addresses": "SPARE_PEERS",
-    r"(\d+) unknown addresses are dialled at once": "STRANGERS_AT_ONCE",
-    r"dialled at once and (\d+) a minute": "STRANGERS_A_MINUTE",
+    r"(\d+) addresses that have never worked": "MAX_ADDRESSES",
+    r"dials at most (\d+) of them at a time": "MAX_DIALS",
     # clocks and original nodes
     r"dated more than (\d+) s ahead of the reader's clock": "MAX_AHEAD_MS / 1000",
     r"more than (\d+) copies of one text in 10 s": "MAX_MATCHED",
