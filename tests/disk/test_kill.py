@@ -12,7 +12,7 @@ from typing import Any
 from tests.harness.api import Load, check_log, read_pages
 from tests.harness.support import NodeProcess, pause
 
-ROUNDS = int(os.environ.get("P2P_SYNC_TEST_KILLS", "50"))
+ROUNDS = int(os.environ.get("P2P_SYNC_TEST_KILLS", "30"))
 WRITERS = 4
 LONGEST = 0.3  # seconds of commits before a kill
 

@@ -20,6 +20,7 @@ from tests.harness.disk import small_disk, small_files
 from tests.harness.members import Proxied
 from tests.harness.support import (
     SCALE,
+    NodeProcess,
     free_port_pair,
     pause,
     request,
@@ -325,22 +326,32 @@ def test_a_disk_with_errors_is_told_and_outlived(tmp_path: Path) -> None:
 # -- a damaged database -----------------------------------------------------------------------
 
 
-def used_directory(directory: Path, signum: int) -> Path:
-    """The data directory of a node that has ended twice, by `signum` at last; where its log is.
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int], Path]:
+    """Copies the data directory of a node that has ended twice, by a signal at last; returns where
+    its log is.
 
     After a SIGKILL the newest messages are in the write-ahead log, the others in the database.
     """
-    member = Proxied(directory)
-    try:
-        for number, end in enumerate((signal.SIGTERM, signum)):
-            member.start(wait=True)
+    made: dict[int, Path] = {}
+
+    def copy(directory: Path, signum: int) -> Path:
+        if signum not in made:
+            made[signum] = tmp_path_factory.mktemp("used") / "data"
+            use(made[signum], signum)
+        return shutil.copytree(made[signum], directory) / "node.db"
+
+    return copy
+
+
+def use(directory: Path, signum: int) -> None:
+    """Run a node twice in a directory; it is ended by `signum` at last."""
+    for number, end in enumerate((signal.SIGTERM, signum)):
+        with NodeProcess(data_dir=directory) as node:
             count = (3000, 300)[number]
-            post_all(member.port, [f"{number} {n} " + "x" * (n % 300) for n in range(count)])
-            member.stop(end)
-    finally:
-        member.close()
+            post_all(node.port, [f"{number} {n} " + "x" * (n % 300) for n in range(count)])
+            node.stop(end)
     assert (directory / "node.db-wal").exists() == (signum == signal.SIGKILL)
-    return directory / "node.db"
 
 
 def damage(path: Path, begin: int, end: int) -> None:
@@ -358,8 +369,10 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("where", ["the first page", "the first pages", "the middle", "the end"])
-def test_a_damaged_database_is_refused(tmp_path: Path, where: str, signum: int) -> None:
-    database = used_directory(tmp_path / "data", signum)
+def test_a_damaged_database_is_refused(
+    tmp_path: Path, used: Callable[[Path, int], Path], where: str, signum: int
+) -> None:
+    database = used(tmp_path / "data", signum)
     pages = database.stat().st_size // PAGE_BYTES
     begin, end = {
         "the first page": (0, 1),
@@ -377,8 +390,10 @@ def test_a_damaged_database_is_refused(tmp_path: Path, where: str, signum: int) 
     assert contents(database.parent) == before, "the files are left as they are"
 
 
-def test_a_damaged_page_ends_in_a_sentence_wherever_it_is(tmp_path: Path) -> None:
-    database = used_directory(tmp_path / "data", signal.SIGTERM)
+def test_a_damaged_page_ends_in_a_sentence_wherever_it_is(
+    tmp_path: Path, used: Callable[[Path, int], Path]
+) -> None:
+    database = used(tmp_path / "data", signal.SIGTERM)
     pages = database.stat().st_size // PAGE_BYTES
     for page in [*range(16), *range(16, pages, 16)]:
         copy = tmp_path / f"page{page}"
