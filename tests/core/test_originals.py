@@ -120,3 +120,18 @@ def test_a_dial_to_an_original_that_has_dialled_us_is_given_up() -> None:
     assert isinstance(last, Close) and last.link == 2
     node.closed(2, last.reason, 0)
     assert due(node, 100.0) == []
+
+
+def test_guests_that_come_and_go_cause_one_check_a_minute() -> None:
+    node = overlay("a")
+    address = "ws://10.0.2.1:7001"
+    join(node, 1, "b")
+    node.hello(1, Sockets((), "b" * 16, 1, leaves=(address,)), 0)
+    made = []
+    for second in range(1, 180):
+        original_dials(node, second + 1, "10.0.2.1")
+        if address in node.due(float(second))[0]:
+            made.append(second)
+            node.failed(address, "refused", float(second))
+        node.closed(second + 1, "cut", float(second))
+    assert made == [1, 61, 121]
