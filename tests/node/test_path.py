@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +24,14 @@ from p2p_sync.web.app import create_app
 from p2p_sync.web.engine import Channel
 from p2p_sync.web.guard import Guard, guarded
 from p2p_sync.web.plain import begin
-from p2p_sync.web.serve import HttpServer
-from tests.harness.support import DEADLINE, ROOT, free_port_pair, request, wait_until
+from tests.harness.http import serving
+from tests.harness.support import ROOT, request, wait_until
 from tests.project.documents import Document
 
 PACKAGE = ROOT / "p2p_sync"
 MOST = 17
 HERE, THERE = "here", "there"
+LOOP = "Thread"  # in the program it is the main thread
 STREAM = "net/stream.py"
 
 
@@ -75,11 +75,9 @@ class Trace:
     def _note(self, source: str, target: str) -> None:
         thread = threading.current_thread()
         kind = re.split("[ -]", thread.name)[0]
-        node = {
-            "loop": thread.name[5:],
-            "waitress": THERE,
-            "writer": self.writers.get(thread.ident),
-        }
+        # The loop of the HTTP server here takes the message, a worker there makes the page.
+        writer = self.writers.get(thread.ident)
+        node = {LOOP: HERE, "waitress": THERE, "writer": writer}
         # The node there has dialled: only then its peer does not mask what it sends.
         node |= dict.fromkeys(("send", "dial"), THERE if "ws:" in thread.name else HERE)
         if source and target and source != target and kind in node:
@@ -142,21 +140,11 @@ def caller(frame: FrameType) -> str:
     return station(back) if back else ""
 
 
-@contextmanager
-def serving(node: Node, name: str) -> Iterator[int]:
-    """The port of the HTTP server of a node, as the program runs it; its thread is `loop NAME`."""
-    port = free_port_pair()
-    guard = Guard(port, "t" * 40)
-    http = HttpServer("127.0.0.1", port)
-    rules = guarded(create_app(node), guard), guard.room, partial(begin, node, guard)
-    loop = threading.Thread(target=http.run, args=rules, name=f"loop {name}")
-    loop.start()
-    try:
-        yield port
-    finally:
-        http.end()
-        loop.join(DEADLINE)
-        http.stop()
+def site(node: Node) -> AbstractContextManager[int]:
+    """The port of the HTTP server of a node, as the program runs it."""
+    guard = Guard(8000, "t" * 40)
+    application = guarded(create_app(node), guard)
+    return serving(application, guard.room, begin=partial(begin, node, guard))
 
 
 def test_a_message_takes_the_documented_way_of_17_hops() -> None:
@@ -168,7 +156,7 @@ def test_a_message_takes_the_documented_way_of_17_hops() -> None:
             nodes = {}
             for name in (HERE, THERE):
                 nodes[name] = node = stack.enter_context(Node(0))
-                ports[name] = stack.enter_context(serving(node, name))
+                ports[name] = stack.enter_context(site(node))
                 for thread in threading.enumerate():
                     if thread.name == "writer":
                         trace.writers.setdefault(thread.ident, name)
@@ -193,7 +181,7 @@ def documented() -> list[Hop]:
     (rows,) = [
         rows for rows in Document(PACKAGE / "node" / "README.md").tables if rows[0][0] == "hop"
     ]
-    kinds = {"main": "loop", "a": "waitress"}
+    kinds = {"main": LOOP, "a": "waitress"}
     hops = []
     for number, (hop, file, thread, _) in enumerate(rows[2:], 1):
         assert hop == str(number)
