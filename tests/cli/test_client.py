@@ -8,12 +8,12 @@ import pty
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -425,43 +425,55 @@ def stopped_node() -> Iterator[NodeProcess]:
 
 @contextmanager
 def dribbling_node() -> Iterator[str]:
-    """What sends a byte of its answer now and then, for ever."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        over = threading.Event()
+    """A server that sends a byte of each answer now and then, for ever."""
+    over = threading.Event()
 
-        def serve() -> None:
+    class Dribbling(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
             with suppress(OSError):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-                    while not over.wait(0.2):
-                        connection.sendall(b" ")
+                while not over.wait(0.2):
+                    self.wfile.write(b" ")
 
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dribbling) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
         over.set()
+        server.shutdown()
+        serving.join()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "seconds"),
-    [
-        (("status", "--wait", "2"), 2),
-        (("status", "--wait", "0"), 1),
-        (("add", "ws://127.0.0.1:1", "--wait", "2"), 2),
-        (("commit", "text", "--timeout", "1"), 4),
-        (("peers",), 10),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-@pytest.mark.parametrize("silent", ["stopped", "dribbling"])
-def test_the_whole_command_keeps_to_its_time(
-    silent: str, arguments: tuple[str, ...], seconds: float
-) -> None:
-    with stopped_node() if silent == "stopped" else dribbling_node() as node:
-        begin = monotonic()
-        done = run(node, *arguments)
-        assert done.returncode == 3 and "timed out" in done.stderr
-        assert monotonic() - begin < seconds + 8 * SCALE, "and the start of the program"
+LIMITED = {
+    ("status", "--wait", "2"): 2,
+    ("status", "--wait", "0"): 1,
+    ("add", "ws://127.0.0.1:1", "--wait", "2"): 2,
+    ("commit", "text", "--timeout", "1"): 4,
+    ("peers",): 10,
+}
+"""Commands, and the seconds that each has against a node that does not answer."""
+
+
+@pytest.mark.parametrize("silent", [stopped_node, dribbling_node])
+def test_each_command_keeps_to_its_time(silent: Callable[[], AbstractContextManager[Any]]) -> None:
+    with silent() as node, ThreadPoolExecutor(len(LIMITED)) as pool:
+
+        def took(arguments: tuple[str, ...]) -> float:
+            begin = monotonic()
+            done = run(node, *arguments)
+            assert done.returncode == 3 and "timed out" in done.stderr, arguments
+            return monotonic() - begin
+
+        for (arguments, limit), seconds in zip(
+            LIMITED.items(), pool.map(took, LIMITED), strict=True
+        ):
+            assert seconds < limit + 8 * SCALE, f"{arguments}, with the start of the program"
 
 
 def test_a_node_that_stops_while_status_waits_leaves_the_last_answer() -> None:
