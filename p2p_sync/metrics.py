@@ -23,7 +23,7 @@ class Times(NamedTuple):
 
 
 class Counters:
-    """Counts by name and labels, and times by name. For any thread, with any lock held.
+    """Counts by name and labels, and times by name. For any thread.
 
     A name is that of the metric (see web/metrics.py) without `p2p_sync_`. Labels come in the same
     order as there; their values come from small sets in this program, never from peers.

@@ -1,10 +1,12 @@
-"""Locks never nest: a thread that holds one of this project's locks takes no other.
+"""Locks never nest: a thread that holds one of this project's locks takes no other. And each thread
+takes no lock but those that the READMEs of the folders list for it.
 
 Every lock that the project makes is traced while real nodes do what they do.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import traceback
@@ -20,18 +22,21 @@ from p2p_sync import Node
 from p2p_sync.errors import P2PSyncError
 from tests.harness.certificates import Authority
 from tests.harness.original import Original
-from tests.harness.support import wait_until
+from tests.harness.support import ROOT, wait_until
+from tests.project.documents import Document
 
 _Lock, _Condition = threading.Lock, threading.Condition
 _held = threading.local()
 
 
 class Tracer:
-    """What was seen of locks: where they were made, and which were taken within another."""
+    """What was seen of locks: of which classes they are, which were taken within another, and
+    which by which thread (by the first word of its name)."""
 
     def __init__(self) -> None:
         self.made = Counter[str]()
         self.nested: list[str] = []
+        self.taken: dict[str, set[str]] = {}
 
 
 class TracedLock:
@@ -51,6 +56,8 @@ class TracedLock:
         got = self._lock.acquire(blocking, timeout)
         if got:
             held.append(self._name)
+            thread = threading.current_thread().name.split()[0]
+            self._tracer.taken.setdefault(thread, set()).add(self._name)
         return got
 
     def release(self) -> None:
@@ -74,18 +81,24 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracer]:
     tracer = Tracer()
 
     def maker() -> str:
-        """Where the lock is made, if one of the project's modules makes it."""
+        """The class whose lock this is, if one of the project's modules makes it."""
         frame = sys._getframe(2)
-        name = str(frame.f_globals.get("__name__", ""))
-        return f"{name}:{frame.f_code.co_name}" if name.startswith("p2p_sync") else ""
+        if not str(frame.f_globals.get("__name__", "")).startswith("p2p_sync"):
+            return ""
+        for owner in type(frame.f_locals["self"]).__mro__:
+            method = vars(owner).get(frame.f_code.co_name)
+            if getattr(method, "__code__", None) is frame.f_code:
+                return owner.__name__
+        raise AssertionError("a lock that no class makes")
 
     def lock() -> Any:
         name = maker()
         return TracedLock(tracer, name) if name else _Lock()
 
     def condition(lock: Any = None) -> Any:
-        name = maker()
-        return _Condition(cast(Any, lock or (TracedLock(tracer, name) if name else None)))
+        if lock is None and (name := maker()):
+            lock = TracedLock(tracer, name)
+        return _Condition(cast(Any, lock))
 
     monkeypatch.setattr(threading, "Lock", lock)
     monkeypatch.setattr(threading, "Condition", condition)
@@ -138,4 +151,23 @@ def test_locks_never_nest(tracer: Tracer, tmp_path: Path, tls: bool) -> None:
         ]
         use(nodes, original)
     assert not tracer.nested, "\n".join([str(len(tracer.nested)), *tracer.nested[:3]])
-    assert tracer.made["p2p_sync.node.state:__init__"] == 3
+    assert tracer.made["State"] == 3
+    for thread, locks in documented().items():
+        taken = tracer.taken.get(thread, set())
+        assert "State" in taken, f"what does the thread {thread!r} do?"
+        assert taken <= locks, f"the READMEs do not say that the thread {thread!r} takes these"
+
+
+def documented() -> dict[str, set[str]]:
+    """Which locks each thread may take, by the tables of the folders: the classes with these."""
+    turn = {"State", "Link", "Journal", "Counters"}
+    found: dict[str, set[str]] = {}
+    locks: set[str] = set()
+    for folder in ("node", "net"):
+        for rows in Document(ROOT / "p2p_sync" / folder / "README.md").tables:
+            for name, _, cell in rows[2:] if rows[0] == ["thread", "does", "may take"] else ():
+                before = locks if "the same" in cell else set()
+                names = {text.split(".")[0] for text in re.findall(r"`([^`]+)`", cell)}
+                locks = before | names | (turn if "a turn" in cell else set())
+                found[name.strip("`").split()[0]] = locks
+    return found

@@ -181,7 +181,7 @@ FIGURES = {
     r"A PING goes out each (\d+) s": "heartbeat",
     r"a link that is silent for (\d+) s": "2 * heartbeat",
     r"takes nothing for (\d+) s": "send_timeout",
-    r"a write has not moved for (\d+) s": "send_timeout",
+    r"its peer has read nothing for (\d+) s": "send_timeout",
     r"must arrive at (\d+) KiB/s": "LEAST_RATE / 1024",
     r"does not ship for (\d+) s what": "STALLED_AFTER",
     r"takes (\d+) more, each just to send it addresses": "SPARE_PEERS",
