@@ -29,7 +29,9 @@ Factor: TypeAlias = float
 
 MAX_MESSAGE_BYTES: Bytes = 128 * 1024
 """A message from another node, in UTF-8. Not a setting: with different limits, nodes could never
-agree on which messages exist."""
+agree on which messages exist. What can be committed here is the setting `max_message_bytes`. With
+another value also change MAX_ENTRY_BYTES, BATCH_BYTES, `max_frame_bytes`, HTTP_MAX_BODY and the
+number of the protocol."""
 
 MAX_ADDRESSES: Count = 256
 """Addresses in one SOCKETS frame, and addresses that one remote host may add to the address book
@@ -48,8 +50,12 @@ MAX_SHIPPED: Count = 2 * MAX_BATCH
 """Messages in one frame."""
 
 MAX_ENTRY_BYTES: Bytes = 160 * 1024
-"""The texts in one entry of the log, in UTF-8. Six times as much, each byte escaped, stays below
-the limit of a frame."""
+"""The texts in one entry of the log, in UTF-8: at least one message. Six times as much, each byte
+escaped, stays below the limit of a frame."""
+
+BATCH_BYTES: Bytes = 160 * 1024
+"""Text in one MESSAGES frame. Six times as much, each byte escaped, stays below the limit of a
+frame."""
 
 MAX_OPENING_BYTES: Bytes = 4096
 """A frame before the proof of the secret."""
@@ -58,6 +64,16 @@ MAX_OPENING_BYTES: Bytes = 4096
 
 MAX_KNOWN_ADDRESSES: Count = 1000
 """Addresses that a node remembers."""
+
+MAX_DIALS: Count = 8
+"""Dials at a time to addresses given by hand, and as many to all others: peers can name any number
+of addresses that do not answer, and these must not delay the dials that the operator wants."""
+
+MAX_LOOKUPS: Count = 16
+"""Host names that are resolved at a time. Names learned from peers get half of the places."""
+
+MAX_ENDPOINTS: Count = 8
+"""IP addresses of one host name that one dial tries."""
 
 SPARE_PEERS: Count = 16
 """Links accepted above `--max-peers`; such a peer receives addresses and is closed."""
@@ -144,8 +160,8 @@ LATE: Seconds = 3.0
 """A peer that does not hold a message after this time is behind, for people."""
 
 HAVE_INTERVAL: Seconds = 1.0
-"""HAVE is sent this often on a link: for news, the first of which goes at once after a quiet
-second, and to confirm what the peer has sent, once it is on disk here."""
+"""On a link HAVE is sent at most this often. After a quiet second the next change is announced at
+once."""
 
 MANY_LINKS: Count = 8
 """With more links than this, HAVE is sent less often on each, in proportion, so that the cost of a
@@ -263,11 +279,11 @@ CLOCK_PAUSE: Seconds = 1.0
 corrected."""
 
 LONG_LAG: Seconds = 2.0
-"""Some missing messages are ordinary. That they have arrived is an event after the opening of a
-link, or if it took this long."""
+"""Catching up is an event after a link has opened, or if it took this long: a few missing messages
+are ordinary."""
 
 MANY_MISSING: Count = 1000
-"""That missing messages have arrived is an event if they were this many."""
+"""Catching up is an event, too, if so many messages were missing."""
 
 # -- disk ------------------------------------------------------------------------------------------
 
@@ -386,16 +402,6 @@ READ_SIZE: Bytes = 64 * 1024
 LEAST_RATE: BytesPerSecond = 1024
 """A frame that has begun must arrive at this rate, once two heartbeats have passed."""
 
-MAX_DIALS: Count = 8
-"""Dials at a time to addresses given by hand, and as many to all others: peers can name any number
-of addresses that do not answer, and these must not delay the dials that the operator wants."""
-
-MAX_LOOKUPS: Count = 16
-"""Host names that are resolved at a time. Names learned from peers get half of the places."""
-
-MAX_ENDPOINTS: Count = 8
-"""IP addresses of one host name that one dial tries."""
-
 ACCEPT_PAUSE: Seconds = 1.0
 """A port that cannot accept a connection, for lack of descriptors or threads, accepts none for this
 time."""
@@ -446,10 +452,6 @@ CLOSE_PATIENCE: Seconds = 0.7
 
 STOP_TIMEOUT: Seconds = 2.0
 """A node that stops waits this long for the disk to store what waits for it."""
-
-BATCH_BYTES: Bytes = 160 * 1024
-"""Text in one MESSAGES frame. Six times as much, each byte escaped, stays below the limit of a
-frame."""
 
 ORIGINAL_BATCH: Count = 20
 """Messages that an original is sent at a time, a frame each."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -114,6 +115,8 @@ def _values(body: list[ast.stmt], values: dict[str, Any]) -> Iterator[tuple[Any,
             continue
         if isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
             name, unit = ast.unparse(statement.target), ast.unparse(statement.annotation)
+            if values[name] == math.inf:
+                continue  # no limit: the time of what is never due
             yield statement.lineno, f"`{name}`", _shown(values[name], unit), below.value.value
 
 
@@ -125,7 +128,8 @@ def _shown(value: Any, unit: str) -> str:
                 size, name = size / 1024, larger
         return f"{size:g} {name}{'/s' if unit == 'BytesPerSecond' else ''}"
     if unit == "Seconds":
-        return f"{value:g} s" if value < 86_400 else f"{value / 86_400:g} days"
+        days = value / 86_400
+        return f"{value:g} s" if days < 1 else f"{days:g} day{'s' if days > 1 else ''}"
     if unit == "Milliseconds":
         return _shown(value / 1000, "Seconds")
     text = f"{value:,}" if type(value) is int else f"{value}"

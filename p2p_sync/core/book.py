@@ -260,8 +260,8 @@ class AddressBook:
         allowed = tuple(end for end in endpoints if known.by_hand or _is_safe(end[0], known.local))
         if not allowed:
             raise DialError(
-                "it leads to an address that peers may not have this node dial "
-                "(loopback, link-local or multicast); add it by hand if it is right",
+                "it leads to a loopback, link-local or multicast address, which is dialled only if "
+                "it is added by hand",
                 refused=True,
             )
         return allowed

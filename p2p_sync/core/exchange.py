@@ -28,8 +28,8 @@ from .turn import COPIES, Turn
 from .verdict import numbered
 
 _CONFLICT = (
-    "conflict: two different messages have the id {0.origin}:{0.seq}, or one before it; this node "
-    "does not take the one that node {0.peer} holds"
+    "conflict: node {0.peer} holds another message than this node with the id {0.origin}:{0.seq}, "
+    "or before it; this node keeps its own"
 )
 
 

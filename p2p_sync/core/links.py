@@ -53,7 +53,7 @@ class Links:
             return f"This node is full: it accepts {settings.max_peers} links."
         limit = settings.max_peers_per_host
         if hosts.count(site(host)) >= limit and not is_loopback(host):
-            return f"This node accepts {limit} links of one host, and has them of yours."
+            return f"This node accepts {limit} links from one host, and has as many from yours."
         return ""
 
     def opened(

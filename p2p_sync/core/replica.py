@@ -174,10 +174,13 @@ class Replica:
         for origin in self.vector.unstage():
             name = origin.name
             catch_up.early.pop(name, None)
-            if name == self.origin:
+            if name == self.origin:  # nobody else holds what was dropped, whatever a peer claims
                 self._own.waits = min(self._own.waits, origin.n)
-                continue
-            catch_up.claim_again(name, now)
+                for link in self.links:
+                    if link.progress.held(name) > origin.n:
+                        link.progress.unclaim(name, origin.n)
+            else:
+                catch_up.claim_again(name, now)
             if name in catch_up.gaps:
                 catch_up.gaps[name].seen = min(catch_up.gaps[name].seen, origin.n)
             catch_up.forget(name)

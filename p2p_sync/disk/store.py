@@ -388,5 +388,8 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        full = "full" in str(error)
-        raise (LogFull if full else LogError)(f"the log cannot be used: {error}") from None
+        if "full" in str(error):
+            raise LogFull(
+                "the disk is full; make room on it, and commits work again by themselves"
+            ) from None
+        raise LogError(f"the log cannot be used: {error}") from None

@@ -96,7 +96,8 @@ class Journal:
         self._stopped = False
         self._failures: OrderedDict[str, _Failures] = OrderedDict()  # the latest last
         self._minute = 0.0
-        self._lines: Counter[str] = Counter()  # in this minute, by host
+        # In this minute, by host; what is only an event is counted apart from lines.
+        self._lines: Counter[tuple[str, bool]] = Counter()
 
     # -- what happens ---------------------------------------------------------------------------
 
@@ -126,8 +127,9 @@ class Journal:
             if now - self._minute >= 60.0:
                 self._minute = now
                 self._lines.clear()
-            self._lines[note.about] += 1
-            if self._lines[note.about] > MAX_LINES_OF_A_HOST:
+            counted = note.about, _LEVELS.get(note.kind, True) is None
+            self._lines[counted] += 1
+            if self._lines[counted] > MAX_LINES_OF_A_HOST:
                 return False, ""
             more = f", after {numbered(in_vain.count, 'dial')} in vain" if in_vain else ""
             return True, note.text + more

@@ -130,7 +130,7 @@ def refusal_of(head: Head, error: Exception, progress: Progress | None = None) -
     elif isinstance(error, CursorGone):
         more["next"] = error.next
     elif isinstance(error, LogError) and not isinstance(error, LogGone) and not progress:
-        sentence += "; nothing that was acknowledged is lost, try again later"
+        sentence += "; nothing that was acknowledged is lost"
     if progress:
         line, stored, last = progress
         more |= {"reason": sentence, "stored": stored, "last": last}

@@ -692,6 +692,17 @@ def test_Failed_ThenRoom_AskedAgain() -> None:
     assert bench.arrive(link, run(O, 0, 3)) == [run(O, 0, 3)]
 
 
+def test_Failed_OwnCommitThatAPeerClaims_Forgotten() -> None:
+    bench = Bench()
+    link = bench.link()
+    own = bench.replica.commit([Entry(1, "text")], bench.now)
+    bench.receive(link, Have({US: (1, own.hashes[0])}))
+    assert bench.replica.copies(US, 1) == {"peer"}
+    bench.replica.failed(bench.now)
+    assert not bench.replica.copies(US, 1)
+    assert not bench.replica.trees.get(US), "nothing is held of it"
+
+
 def test_Failed_OwnCommits_NumbersUsedAgain() -> None:
     bench = Bench()
     bench.replica.commit([Entry(1, "lost")], bench.now)

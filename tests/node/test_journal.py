@@ -141,6 +141,17 @@ def test_what_a_host_causes_at_any_rate_is_bounded(caplog: pytest.LogCaptureFixt
     assert len(told) == MAX_LINES_OF_A_HOST + 1 and told[-1] == "another"
 
 
+def test_what_is_only_an_event_leaves_the_lines_of_a_host_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = Journal(START)
+    for n in range(3 * MAX_LINES_OF_A_HOST):
+        journal.note(Note(JOINED, f"{n} connected", "10.0.0.1"))
+    assert journal.wait(0, 0)[1] == MAX_LINES_OF_A_HOST, "events are bounded, too"
+    journal.note(Note(ENDED, "the link ended", "10.0.0.1"))
+    assert lines(caplog) == ["the link ended"]
+
+
 def test_a_line_names_the_peer_for_programs(caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(START)
     journal.note(Note(LINKED, "linked", "a", address="ws://a:1", node="0123456789abcdef"))

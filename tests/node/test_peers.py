@@ -150,7 +150,7 @@ def test_one_remote_host_cannot_take_all_places() -> None:
         with raw.dial(address), raw.dial(address):
             answer = raw.ask(address, raw.handshake(f"{host}:{node.port + 1}"))
             assert answer.status == 503
-            assert b"2 links of one host" in answer.body
+            assert b"2 links from one host" in answer.body
             with raw.dial(node.address), raw.dial(node.address), raw.dial(node.address):
                 pass  # this very machine is exempt
 
