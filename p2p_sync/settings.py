@@ -243,7 +243,8 @@ COPY_STRETCH: Milliseconds = 6 * COPY_WINDOW
 """Matching of copies starts afresh at least once in such a stretch of time."""
 
 MAX_MATCHED: Count = 800
-"""Copies of one text that are matched in each `COPY_WINDOW` of the clock."""
+"""Copies of one text that are matched in each `COPY_WINDOW` of the clock; and commits of one text
+that are remembered for one original."""
 
 VERDICT_ANSWER: Milliseconds = 5_000
 """A peer that has not said within this time of its connection what it holds counts as
@@ -259,9 +260,9 @@ MAX_PENDING: Count = 20_000
 """Messages that wait for the disk. While there are more, threads that bring further ones wait."""
 
 MAX_COPIES: Count = 10_000
-"""Commits of originals, and copies of these, that are remembered for one original."""
+"""Texts of originals, and copies of commits, that are remembered for one original."""
 
-MAX_SOURCES: Count = 20_000
+MAX_SOURCES: Count = 5000
 """Messages whose original is remembered, since they may have to be passed on."""
 
 MAX_CONFLICTS: Count = 1000

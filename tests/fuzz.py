@@ -467,7 +467,7 @@ class Rules:
             assert link.missing == sum(lacks) and all(lack > 0 for lack in lacks)
             assert link.feeds.keys() | link.eager.keys() | ready.keys() <= trees.keys()
             assert not holds.keys() & link.refused
-            announced, held_back = link.announcing._confirm, link.shipping._held
+            announced, held_back = link.announcing._confirm, link.shipping._withheld
             assert all(len(table) <= 200 for table in (link.grafts, link.prunes, link.pruned))
             assert all(len(t) <= 200 for t in (announced, held_back, link.progress.cursor))
 

@@ -16,7 +16,7 @@ until then.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..settings import (
@@ -32,6 +32,7 @@ from ..settings import (
     STALLED_AFTER,
 )
 from ..wire.logframes import Run
+from .announcing import pop
 from .replica_link import Own, ReplicaLink
 from .trees import Tree, Trees
 from .vector import VersionVector
@@ -73,6 +74,7 @@ class CatchUp:
         ] = {}  # origins that wait for the clock -> time of the next message
         self.gaps: dict[str, Gap] = {}
         self.timers: list[tuple[float, str]] = []  # a heap: when to look at a gap
+        self._orphans: dict[str, None] = {}  # origins that have lost their feeder, to be treated
         self._own = own
         self._vector = vector
         self._trees = trees
@@ -227,6 +229,19 @@ class CatchUp:
             if link is not None:
                 self.ask(tree, link, now)
 
+    def orphaned(self, names: Iterable[str], now: float) -> None:
+        """These origins have lost their feeder, with its link: look for others. Of very many, some
+        now and the rest at the next ticks."""
+        self._orphans.update(dict.fromkeys(names))
+        self._find_feeders(now)
+
+    def _find_feeders(self, now: float) -> None:
+        if not self.paused:
+            for name in pop(self._orphans, MAX_TICKS):
+                tree = self._trees.get(name)
+                if tree and tree.feeder is None:
+                    self.find_feeder(tree, now)
+
     def _look_again(self, tree: Tree, gap: Gap, link: ReplicaLink | None, now: float) -> None:
         """Set the time by which `link`, the feeder or one that was asked, has to have shipped."""
         gap.seen = tree.origin.staged
@@ -267,10 +282,13 @@ class CatchUp:
     @property
     def deadline(self) -> float:
         """When `tick` is due; infinity with nothing to wait for."""
-        return self.timers[0][0] if self.timers and not self.paused else NEVER
+        if self.paused:
+            return NEVER
+        return -NEVER if self._orphans else self.timers[0][0] if self.timers else NEVER
 
     def tick(self, now: float) -> None:
         """Ask other links for what did not come."""
+        self._find_feeders(now)
         if self.paused:
             return  # no link is asked now; the timers stay for when it goes on
         for _ in range(MAX_TICKS):

@@ -132,7 +132,7 @@ class Copies:
     """
 
     def __init__(self) -> None:
-        self._of_text: dict[str, list[Copied]] = {}
+        self._of_text: dict[int, list[Copied]] = {}  # by a hash of the text, which may be long
         self._of_copy: dict[tuple[str, int], Copied] = {}
 
     def of(self, message: Message) -> Copied:
@@ -140,10 +140,8 @@ class Copies:
         identity = message.origin, message.seq
         if identity in self._of_copy:
             return self._of_copy[identity]
-        node = node_of(message.origin)
-        recent = [
-            c for c in self._of_text.pop(message.data, []) if message.time - c.time <= COPY_WINDOW
-        ]
+        node, text = node_of(message.origin), hash(message.data)
+        recent = [c for c in self._of_text.pop(text, []) if message.time - c.time <= COPY_WINDOW]
         fitting = (
             c for c in recent if node not in c.nodes and c.time - message.time <= COPY_WINDOW
         )
@@ -152,7 +150,7 @@ class Copies:
             commit = Copied(message.time, set())
             recent.append(commit)
         commit.nodes.add(node)
-        self._of_text[message.data] = recent
+        self._of_text[text] = recent[-MAX_MATCHED:]
         self._of_copy[identity] = commit
         if len(self._of_text) > MAX_COPIES:
             del self._of_text[next(iter(self._of_text))]

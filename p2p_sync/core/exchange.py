@@ -100,11 +100,8 @@ class Exchange:
     def take(self, peer: Peer) -> Work:
         """Return what the sender of a peer has to send next. Call it again until there is nothing,
         then wait until the time that it says, or until the peer is woken."""
-        if peer.handed:
-            work, peer.handed = peer.handed, None
-            return work
-        work = NOTHING
-        if peer.log and peer in self._links and not peer.leaving:
+        work, peer.handed = peer.handed or NOTHING, None
+        if work is NOTHING and peer.log and peer in self._links and not peer.leaving:
             work = peer.log.take(self._turn.now)
             # Most often all of it fits into a frame; see `correct` for the rest.
             peer.log.shipped(work.ships, self._turn.now)

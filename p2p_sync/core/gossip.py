@@ -26,7 +26,7 @@ from ..settings import (
 from ..wire.frames import Sockets
 from .book import AddressBook
 from .originals import Originals
-from .peer import Peer, Place, Status, count
+from .peer import Peer, Status, count
 from .turn import Turn
 
 
@@ -108,12 +108,10 @@ class Gossip:
         """Return the addresses in the opening frame to a peer."""
         if not self._gets_addresses(peer):
             return []
-        listed: frozenset[Place] = frozenset() if peer.ours else peer.lists
         return [
             str(other.address)
             for other in self._peers
             if other.introduced and other is not peer and self._may_send(other, peer)
-            if place(str(other.address)) not in listed
         ]
 
     def _gets_addresses(self, peer: Peer) -> bool:

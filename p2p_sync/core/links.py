@@ -21,6 +21,7 @@ from ..errors import ProtocolError
 from ..settings import FIRST_RTT, MANY_ADDRESSES, SPARE_PEERS, Settings
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
+from .deduplication import Copies
 from .effects import ENDED, JOINED, LEFT, LINKED, NOT_LINKED, Note
 from .faults import KINDS, VIOLATIONS
 from .overlay import Overlay
@@ -139,7 +140,7 @@ class Links:
     def fault(self, peer: Peer, kind: str, sentence: str, times: int = 1) -> None:
         """A peer did something wrong. If that violates the protocol, its link is closed."""
         self.faults[kind] += times
-        about = f"{kind} {peer.node or peer.remote[0]}"
+        about = f"{kind} {peer.node or site(peer.remote[0])}"
         self._note(kind, f"from {peer.name}: {sentence}", peer, about, sentence)
         if kind in VIOLATIONS:
             self._turn.effects.close(peer, POLICY_VIOLATION, sentence)
@@ -163,6 +164,7 @@ class Links:
         self._overlay.closed(peer, reason, code)
         if peer.log:
             self._replica.close(peer.log, self._turn.now)
+        peer.copies = Copies()  # the record may be kept as the source of what it has sent
         self._note_end(peer, reason, code)
         self._turn.changed |= {LINKS, COPIES}
         self._turn.look()
@@ -177,11 +179,11 @@ class Links:
             self._note(LEFT, f"{_where(peer)} disconnected: {reason}", peer)
         elif code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER):
             text = f"{peer.name} and this node do not link: {reason}"
-            about = f"links {peer.dialled or peer.remote[0]}"
+            about = f"links {peer.dialled or site(peer.remote[0])}"
             self._note(NOT_LINKED, text, peer, about, reason)
         failing = peer.dialled if peer.dialled and not peer.linked else None
         text = f"the link with {peer.name} ended: {reason}"
-        self._note(ENDED, text, peer, failing or peer.remote[0], reason if failing else "")
+        self._note(ENDED, text, peer, failing or "", reason if failing else "")
 
     def _linked(self, peer: Peer) -> None:
         """A peer has introduced itself: report it once, if the link stays. If the peer is an
@@ -193,10 +195,10 @@ class Links:
         way = "dialled" if peer.known else "accepted"
         kind = "" if peer.node else ", an original node"
         text = f"linked with {peer.name}, {way}{kind}"
-        self._note(LINKED, text, peer, peer.dialled or peer.remote[0])
+        self._note(LINKED, text, peer, peer.dialled or "")
 
     def _note(self, kind: str, text: str, peer: Peer, about: str = "", reason: str = "") -> None:
-        about = about or peer.remote[0]
+        about = about or site(peer.remote[0])  # what one host may cause is limited
         self._turn.effects.add(Note(kind, text, about, reason, _where(peer), peer.node))
 
 

@@ -76,6 +76,8 @@ class Originals:
         now, again = self._turn.now, NEVER
         self._checks = {a: known for a, known in self._checks.items() if known.next_try > now}
         for address in sorted(self._doubtful()):
+            if self._is_dialled_anyway(address):
+                continue
             known = self._checks.get(address) or Known(address, local=True)
             again = min(again, self._dialling.start([known], 1, CHECK))
             if address in self._dialling.under_way:
@@ -85,7 +87,9 @@ class Originals:
 
     def _doubtful(self) -> set[str]:
         """Return the addresses of leaves that may be guests whose address is not known."""
-        nameless = self._nameless()
+        nameless: dict[str, list[Peer]] = {}  # by host
+        for guest in self._nameless():
+            nameless.setdefault(host_of(guest), []).append(guest)
         if not nameless:
             return set()
         leaves = {end: _address(end) for peer in self._peers for end in peer.leaves}
@@ -97,8 +101,13 @@ class Originals:
         return {
             address
             for end, address in leaves.items()
-            if any(host_of(guest) == end[0] and end not in guest.not_at for guest in nameless)
+            if any(end not in guest.not_at for guest in nameless.get(end[0], ()))
         }
+
+    def _is_dialled_anyway(self, address: str) -> bool:
+        """Return whether an address was given by hand and is not connected."""
+        connected = any(peer.dialled == address for peer in self._peers)
+        return address in self._book.by_hand and not connected
 
     def _nameless(self) -> list[Peer]:
         """Return the guests whose address is not known."""

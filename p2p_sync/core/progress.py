@@ -44,6 +44,11 @@ class Progress:
             if self.cursor.get(name, NEVER) <= n:
                 del self.cursor[name]
 
+    def clear(self) -> None:
+        """The link has ended."""
+        for table in (self.holds, self.cursor, self.ready):
+            table.clear()
+
     def unclaim(self, name: str, n: int) -> None:
         """Forget that the peer holds more than `n` messages of an origin."""
         if n:

@@ -67,7 +67,7 @@ class Receiver:
         The runs that are new are to be stored in the order in which this returns them, across all
         links: hand them to the writer before the lock is released. A message dated after `latest`
         (ms since the epoch) is not accepted, nor what follows it of its origin, until
-        `CatchUp.clock_at` says that the clock has got there. Raises ProtocolError.
+        `CatchUp.clock_at` says that the clock has got there.
         """
         self._conflicts, self._offences = [], Counter()
         runs: list[Run] = []

@@ -14,8 +14,9 @@ Nothing here has a lock, a thread, a socket, a clock or randomness of its own. A
 called with the state's lock held, are quick, and take `now`, monotonic seconds. Who calls them:
 
     reader of a link   `receiver.receive`: a frame has come in; the new runs go to the writer
-    writer             `stored` or `failed`, after its transaction; `resume` when there is room
-    sender of a link   `link.take` until there is nothing, `link.shipped` after a MESSAGES frame
+    writer             `stored` or `failed`, after its transaction; `catch_up.resume` when there is
+                       room again
+    sender of a link   `link.take` until there is nothing, and `link.shipped` in the same turn
     a timer            `catch_up.tick`, not later than `catch_up.deadline`
     anyone             `open`, `close`, `commit`, and the questions
 
@@ -61,8 +62,9 @@ class Replica:
         return self._own.name
 
     def renew(self, origin: str) -> None:
-        """Commit under another origin from now on, after a conflict over our own (a snapshot of a
-        running machine came back to life); what others hold of the old one is then pulled."""
+        """Commit under another origin from now on: numbers of the old one may be used already
+        (after a conflict over it, a failure or damage of the disk), or the clock was set back. What
+        others hold of the old one is then pulled."""
         for link in self.links:
             link.refused.discard(self.origin)
         self._own.name, self._own.waits = origin, 0
@@ -92,9 +94,8 @@ class Replica:
             tree.feed(None)
         self.woken.pop(link, None)
         self.catch_up.close(link)
-        for tree in orphans:
-            if self.trees.get(tree.origin.name):
-                self.catch_up.find_feeder(tree, now)
+        link.progress.clear()  # records of earlier questions may keep the link
+        self.catch_up.orphaned([tree.origin.name for tree in orphans], now)
 
     # -- commits and the writer -----------------------------------------------------------------
 

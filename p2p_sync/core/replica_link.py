@@ -37,8 +37,8 @@ from .vector import VersionVector
 
 class Work(NamedTuple):
     """What a link's sender has to do, in this order: send `frames` as they are; read `ships` and
-    send them as one MESSAGES frame with `have` and `ack`, as far as its bytes allow, then call
-    `shipped`. With neither, there is nothing to do before `until`, or until the link is woken."""
+    send them as one MESSAGES frame with `have` and `ack`, as far as its bytes allow. With neither,
+    there is nothing to do before `until`, or until the link is woken."""
 
     frames: Sequence[Sockets | LogFrame]
     ships: Sequence[Ship]
@@ -196,7 +196,7 @@ class ReplicaLink:
                 have = self.announcing.news(now, bool(ships or frames))
             ack = self._own.waits > 0 and self._waits(ships, have)
             if have and not ships:
-                if frames:
+                if frames and not isinstance(frames[0], Have):  # an answer stays as it is
                     frames[0] = replace(frames[0], have=have, ack=ack)
                 else:
                     frames.append(Have(have, ack=ack))
@@ -205,7 +205,7 @@ class ReplicaLink:
         return Work(frames, ships, have, ack, self.announcing.rest(until, now))
 
     def shipped(self, ships: Sequence[Ship], now: float) -> None:
-        """These pieces of the log have been sent, `upto` being where the frame was full."""
+        """These pieces of the log are being sent; `shipping.correct` says where less fitted."""
         self.shipping.shipped(ships, self.rtt, now)
 
     def _asks(self) -> bool:

@@ -43,7 +43,7 @@ class Shipping:
         self._announcing = announcing
         self._vector = progress.vector
         # Flooded origin -> when to ship more than its first message (0: nothing shipped).
-        self._held: dict[str, float] = {}
+        self._withheld: dict[str, float] = {}
         self._resent: dict[str, tuple[int, float]] = {}  # origin -> sent again up to, and when
 
     # -- what is to be shipped ------------------------------------------------------------------
@@ -55,11 +55,11 @@ class Shipping:
 
     def flood(self, name: str) -> None:
         """A new origin floods this link: hold back what follows its first message."""
-        self._held[name] = 0.0
+        self._withheld[name] = 0.0
 
     def withhold(self, name: str, now: float) -> None:
         """Ship no more of an origin."""
-        self._held.pop(name, None)
+        self._withheld.pop(name, None)
         if name in self._progress.ready:
             del self._progress.ready[name]  # it was left out of HAVE, for it was to be shipped
             if self._progress.position(name) < self._vector.origins[name].n:
@@ -75,7 +75,7 @@ class Shipping:
         self._progress.cursor[name] = after
         if self._progress.held(name) > after:
             self._progress.unclaim(name, after)
-        self._held.pop(name, None)
+        self._withheld.pop(name, None)
         return True
 
     def _may_resend(self, name: str, after: int, now: float) -> bool:
@@ -92,7 +92,7 @@ class Shipping:
 
     def lose(self, name: str) -> None:
         """Less of an origin is whole than was announced: do not ship what was due."""
-        self._held.pop(name, None)
+        self._withheld.pop(name, None)
         self._progress.ready.pop(name, None)
 
     # -- what to send ---------------------------------------------------------------------------
@@ -112,14 +112,14 @@ class Shipping:
                     self._announcing.confirm(name, now)  # it has it from elsewhere
                 continue
             upto = min(n, after + share)
-            held = self._held.get(name)
-            if held == 0.0:
+            free_at = self._withheld.get(name)
+            if free_at == 0.0:
                 upto = after + 1
-            elif held:
-                if now < held:
-                    until = min(until, held)
+            elif free_at:
+                if now < free_at:
+                    until = min(until, free_at)
                     continue
-                del self._held[name]
+                del self._withheld[name]
             ships.append(Ship(name, after, upto))
             if len(ships) == MAX_BATCH:
                 break
@@ -137,8 +137,8 @@ class Shipping:
                 del ready[name]
                 if upto < self._vector.origins[name].n:
                     ready[name] = None  # the others first
-            if name in self._held:
-                self._held[name] = now + HOLD_TRIPS * rtt + HOLD_MARGIN
+            if name in self._withheld:
+                self._withheld[name] = now + HOLD_TRIPS * rtt + HOLD_MARGIN
 
     def correct(self, name: str, assumed: int, end: int, now: float) -> None:
         """What was shipped of an origin ends at `end`, and not where `shipped` has `assumed`."""

@@ -109,15 +109,15 @@ class Trees:
                 tree.attach(link)
                 link.shipping.flood(tree.origin.name)
 
-    def best(self, tree: Tree, most: int, besides: Collection[ReplicaLink]) -> ReplicaLink | None:
-        """Return the link to ask for an origin, of those that hold at least `most`: one that is not
+    def best(self, tree: Tree, least: int, besides: Collection[ReplicaLink]) -> ReplicaLink | None:
+        """Return the link to ask for an origin, of those that hold `least` or more: one that is not
         doubted, if there is one, then one that holds most; chance decides between equals."""
         name = tree.origin.name
         best: list[ReplicaLink] = []
-        rank = (False, most)
+        rank = (False, least)
         for link in self._links:
             n = link.progress.position(name)
-            if n < most or link in besides or name in link.refused:
+            if n < least or link in besides or name in link.refused:
                 continue
             this = (not link.doubted, n)
             if this > rank or not best:

@@ -195,7 +195,7 @@ class Openings:
     def __init__(self) -> None:
         self._poll = select.poll()
         self._openings: dict[int, Opening] = {}  # by descriptor
-        self._fresh: list[int] = []  # those that need not wait for an event
+        self._fresh: list[int] = []  # those that have not begun, and so wait for no event
 
     def __iter__(self) -> Iterator[Opening]:
         return iter(list(self._openings.values()))
@@ -210,9 +210,11 @@ class Openings:
     def add(self, opening: Opening) -> None:
         """Serve an opening, too."""
         self._openings[opening.descriptor] = opening
-        if not opening.event:
+        if opening.event:
+            self._poll.register(opening.descriptor, opening.event)
+        else:
+            # Not polled yet: a socket that is not connected would be reported as hung up.
             self._fresh.append(opening.descriptor)
-        self._poll.register(opening.descriptor, opening.event)
 
     def end(self, opening: Opening) -> None:
         """Close the connection of an opening, and forget it."""
@@ -248,8 +250,11 @@ class Openings:
             self._forget(opening)
             yield opening, None
         elif opening.event != before:
-            self._poll.modify(opening.descriptor, opening.event)
+            self._poll.register(opening.descriptor, opening.event)  # or change what is waited for
 
     def _forget(self, opening: Opening) -> None:
         del self._openings[opening.descriptor]
-        self._poll.unregister(opening.descriptor)
+        if opening.descriptor in self._fresh:
+            self._fresh.remove(opening.descriptor)
+        elif opening.event:
+            self._poll.unregister(opening.descriptor)

@@ -20,6 +20,7 @@ from ..metrics import Counters
 from ..net.credentials import Credentials
 from ..net.listener import Listener
 from ..settings import (
+    DISK_RETRY,
     MAX_AHEAD_MS,
     MAX_MESSAGE_BYTES,
     STOP_TIMEOUT,
@@ -92,6 +93,8 @@ class Node:
             parts = _Parts(self._peer_port, self._data_dir, self._settings)
             parts.start(self._callbacks)
             self._parts = parts
+            if self._callbacks:  # one may have come while the parts started
+                parts.listen()
         except BaseException as error:
             if parts:
                 parts.stop()
@@ -293,9 +296,11 @@ class _Parts:
         self.credentials = Credentials(settings)
         self.counters = Counters()
         self.store = Store(data_dir)
+        start, wall = secrets.randbelow(MAX_NUMBER), wall_ms()
         try:
-            self.server = Listener(port, settings, self.credentials)
             self.log = Log(self.store)
+            newest = self.log.newest_time(wall + MAX_AHEAD_MS)
+            self.server = Listener(port, settings, self.credentials)
         except OSError as error:
             self.store.close()
             raise StartError(
@@ -305,14 +310,13 @@ class _Parts:
         except BaseException:
             self.store.close()
             raise
-        start, wall = secrets.randbelow(MAX_NUMBER), wall_ms()
         core = Core(
             self.store.node,
             start,
             self.server.port,
             settings,
             self.log.vector(),
-            self.log.newest_time(wall + MAX_AHEAD_MS),
+            newest,
             wall,
             random.SystemRandom(),
         )
@@ -330,6 +334,7 @@ class _Parts:
         self.started = wall
         self._delivered = 0  # the last arrival that was handed on
         self._listened = threading.Event()  # there is somebody to call back
+        self._stopping = threading.Event()
         self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)
 
     def start(self, callbacks: list[Callable[[Message], object]]) -> None:
@@ -350,6 +355,7 @@ class _Parts:
 
     def stop(self) -> None:
         self.journal.stop()
+        self._stopping.set()
         self._listened.set()
         self.shell.stop()
         self.server.stop()
@@ -361,12 +367,20 @@ class _Parts:
     def _deliver(self) -> None:
         """The thread `callbacks`: hand on each message, in order of arrival."""
         self._listened.wait()  # else each message would wake this thread for nothing
-        try:
-            for page in follow(self.state, self._delivered, None):
-                for _, message in page:
-                    self._call_back(message)
-        except LogError as error:
-            logger.error("messages could not be read for callbacks: %s", error)
+        failing = False
+        while not self._stopping.is_set():
+            try:
+                for page in follow(self.state, self._delivered, None):
+                    failing = False
+                    for arrival, message in page:
+                        self._delivered = arrival
+                        self._call_back(message)
+                return  # the node stops
+            except LogError as error:
+                if not failing:
+                    logger.error("callbacks wait, since messages cannot be read: %s", error)
+                failing = True
+                self._stopping.wait(DISK_RETRY)
 
     def _call_back(self, message: Message) -> None:
         for callback in list(self._callbacks):

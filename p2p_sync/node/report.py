@@ -170,10 +170,8 @@ class Report:
             )
             volumes = [core.links.carried, *(peer.link.volume for peer in core.peers)]
             sent, received = map(sum, zip(*volumes, strict=True))
-            lags = {
-                (peer.log.peer[:8],): core.replica.lag(peer.log) for peer in core.peers if peer.log
-            }
-            return {
+            peers = [peer for peer in core.peers if peer.log]
+            counts: Counts = {
                 "links": dict(links),
                 "link_bytes_total": {("out",): sent, ("in",): received},
                 "duplicates_received_total": {(): core.replica.receiver.duplicates},
@@ -182,8 +180,14 @@ class Report:
                 "waiting_origins": {(): len(core.replica.catch_up.early)},
                 "clock_difference": {(): core.dates.difference(core.wall, core.now) / 1000},
                 "misbehaviour_total": {(kind,): count for kind, count in core.links.faults.items()},
-                "peer_lag_messages": dict(sorted(lags.items(), key=lambda lag: -lag[1])[:MAX_LAGS]),
             }
+        lags: dict[tuple[str, ...], int] = {}
+        for peer in peers:  # a turn each, for it takes time that grows with the origins
+            with self._state.turn() as core:
+                if peer.log and peer in core.peers:
+                    lags[peer.log.peer[:8],] = core.replica.lag(peer.log)
+        most = sorted(lags.items(), key=lambda lag: -lag[1])[:MAX_LAGS]
+        return counts | {"peer_lag_messages": dict(most)}
 
     def _messages(self) -> Counts:
         with self._state.turn() as core:

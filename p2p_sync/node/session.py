@@ -139,7 +139,8 @@ class Session:
 
     def _take(self) -> tuple[Work, int | None]:
         """Return the core's work for the peer, and for an original the last arrival it has got."""
-        if work := self.peer.handed:  # it is this thread's: see Exchange.hand
+        work = self.peer.handed  # it is this thread's: see Exchange.hand
+        if work and not self.peer.leaving:
             self.peer.handed = None
             return work, None
         with self._state.turn() as core:

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_sync.core.deduplication import node_of
+from p2p_sync.core.deduplication import Copies, node_of
 from p2p_sync.settings import COPY_WINDOW, MAX_MATCHED
 from p2p_sync.wire.frames import Message
 from tests.harness.deduplication import shown
@@ -88,6 +88,14 @@ def test_a_text_that_is_committed_for_ever_is_shown_once_each_time() -> None:
         for origin, late in ((A, 0), (B, 50), (C, 200))
     ]
     assert shown(messages) == messages[::3]
+
+
+def test_what_is_remembered_of_one_text_is_bounded() -> None:
+    copies = Copies()
+    for n in range(MAX_MATCHED + 50):
+        copies.of(heard(A, n, 7))
+    (recent,) = copies._of_text.values()
+    assert len(recent) == MAX_MATCHED
 
 
 def test_copies_beyond_the_limit_are_shown_and_those_below_it_are_not() -> None:

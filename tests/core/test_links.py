@@ -11,7 +11,7 @@ from p2p_sync.core.effects import JOINED, LEFT, Note
 from p2p_sync.core.peer import Peer
 from p2p_sync.settings import Settings
 from p2p_sync.wire.frames import Frame, Heard, Ignored, Message, Proof, Sockets
-from p2p_sync.wire.logframes import Have
+from p2p_sync.wire.logframes import Entry, Have
 
 US, THEM = "0" * 16, "1" * 16
 HERE, THERE = ("127.0.0.1", 1001), ("127.0.0.1", 2001)
@@ -112,3 +112,20 @@ def test_only_what_an_original_commits_is_news_beside_the_log(
 ) -> None:
     """A link is read more slowly while its frames bring nothing new."""
     assert core.received(talking(core, 0), frame) is new
+
+
+def test_frames_that_wait_go_out_with_the_work_that_a_sender_was_handed(core: Core) -> None:
+    """So a peer whose link is closed as surplus gets the addresses in any case."""
+    core.tick()
+    peer = linked(core, 1)
+    while not peer.idle:
+        core.exchange.take(peer)
+    core.commits.commit(Entry.of(0, ["text"]), ["text"], None)
+    core.stored(core.commits.to_store())
+    assert peer.handed
+    core.links.greet(peer)
+    frame = Sockets((ADDRESS,), US, 1)
+    peer.outbox.append(frame)
+    peer.leaving = True
+    work = core.exchange.take(peer)
+    assert frame in work.frames and work.ships

@@ -968,6 +968,39 @@ def test_Vector_AskedForAgain_ToldInPieces(monkeypatch: pytest.MonkeyPatch) -> N
             pass
 
 
+def test_Vector_AskedForAgainWhileThereIsNews_AnsweredWhole() -> None:
+    bench = Bench()
+    source, link = bench.link("source"), bench.link("asks")
+    bench.arrive(source, *(run(name, 0, 1) for name in FAKES[:3]))
+    bench.later(1.0)
+    bench.sent(link)
+    bench.arrive(source, run(FAKES[3], 0, 1))
+    bench.receive(link, Prune((FAKES[3],)))  # so that it is announced soon
+    bench.receive(link, Graft({}, more=0))
+    bench.later(0.5)
+    (answer,) = [f for f in bench.sent(link) if isinstance(f, Have) and f.next is not None]
+    assert answer.have.keys() == set(FAKES[:4])
+
+
+def test_Close_FeederOfVeryManyOrigins_SomeAreAskedForAtATime(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catch_up, "MAX_TICKS", 2)
+    bench = Bench()
+    feeder, other = bench.link("feeder"), bench.link("other")
+    names = FAKES[:5]
+    bench.arrive(feeder, *(run(name, 0, 1) for name in names))
+    bench.receive(other, Have({name: entry(1) for name in names}))
+    bench.sent(other)
+    bench.replica.close(feeder, bench.now)
+    asked: list[int] = []
+    while (deadline := bench.replica.catch_up.deadline) <= bench.now:
+        asked.append(sum(len(f.after) for f in bench.sent(other) if isinstance(f, Graft)))
+        bench.replica.catch_up.tick(bench.now)
+    asked.append(sum(len(f.after) for f in bench.sent(other) if isinstance(f, Graft)))
+    assert asked == [2, 2, 1] and deadline > bench.now
+
+
 def test_Claims_NeverShipped_HinderNoOtherLink(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (replica_link, pieces):
         monkeypatch.setattr(module, "MAX_AHEAD", 10)

@@ -28,6 +28,7 @@ from tests.harness.support import (
     SCALE,
     NodeProcess,
     free_port_pair,
+    pause,
     silent_listener,
     wait_until,
 )
@@ -125,6 +126,39 @@ def test_dials_leave_nothing_behind_in_memory() -> None:
             tracemalloc.stop()
             thread.join(DEADLINE)
     assert growth < 100_000, f"50 dials have left {growth:,} bytes behind"
+
+
+def test_a_dial_waits_for_a_connection_that_takes_a_while() -> None:
+    """A full backlog drops the first SYN, so the connection comes with the second, a second later:
+    as over any network, it is not there at once."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind((HOST, 0))
+        server.listen(0)
+        port = server.getsockname()[1]
+        waiting = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex((HOST, port))
+
+        def serve() -> None:
+            pause(0.2)  # the SYN of the dial has been dropped by then
+            while True:
+                sock, _ = server.accept()
+                stack.enter_context(sock)
+                sock.settimeout(DEADLINE)
+                with contextlib.suppress(OSError, AssertionError):
+                    if sock.getpeername()[1] not in ports:
+                        sock.sendall(welcome(read_head(sock)[0]))
+                        return
+
+        ports = [sock.getsockname()[1] for sock in waiting]
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        dialer = Dialer(Settings(), Credentials(Settings()))
+        opened = dialer.dial(parse_address(f"ws://{HOST}:{port}"), ((HOST, port),))
+        opened.stream.close()
+        thread.join(DEADLINE)
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])

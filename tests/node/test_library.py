@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import MessageError, Node, P2PSyncError
+from p2p_sync import LogError, MessageError, Node, P2PSyncError
+from p2p_sync.disk.pages import Pages
+from p2p_sync.node.shell import Shell
 from tests.harness.library import PROBE, link, texts
 from tests.harness.support import DEADLINE, ROOT, NodeProcess, free_port_pair, wait_until
 
@@ -82,6 +84,45 @@ def test_callbacks_run_in_order_in_a_thread_of_their_own(caplog: pytest.LogCaptu
     assert len(threads) == 1 and threading.main_thread() not in threads
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert any("no text 0 today" in caplog.handler.format(record) for record in errors)
+
+
+def test_callbacks_go_on_after_the_log_could_not_be_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, failures = Pages.arrivals, [LogError("the log is busy")]
+
+    def arrivals(*args: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return read(*args, **options)
+
+    with Node(0) as node:
+        got: list[str] = []
+        node.on_message(lambda message: got.append(message.data))
+        monkeypatch.setattr(Pages, "arrivals", arrivals)
+        node.commit("one")
+        node.commit("two")
+        wait_until(lambda: got == ["one", "two"], lambda: got)
+    assert [r.getMessage() for r in caplog.records if "callbacks" in r.getMessage()] == [
+        "callbacks wait, since messages cannot be read: the log is busy"
+    ]
+
+
+def test_a_callback_that_is_given_while_the_node_starts_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    got: list[str] = []
+    node = Node(0)
+    start = Shell.start
+
+    def starting(shell: Shell) -> None:
+        start(shell)
+        node.on_message(lambda message: got.append(message.data))
+
+    monkeypatch.setattr(Shell, "start", starting)
+    with node:
+        node.commit("text")
+        wait_until(lambda: got == ["text"], lambda: got)
 
 
 def test_a_slow_callback_delays_nobody() -> None:
