@@ -21,7 +21,7 @@ from .dates import Dates
 from .effects import Settle
 from .peer import Peer
 from .replica import Replica
-from .turn import ROOM, WORK, Turn
+from .turn import COPIES, ROOM, WORK, Turn
 
 
 class Commits:
@@ -97,6 +97,11 @@ class Commits:
             del self._sources[next(iter(self._sources))]
         return commit
 
+    def has_failed(self, commit: Commit) -> bool:
+        """Return whether the disk has failed since a commit; if it was not stored before, it never
+        will be."""
+        return self._failures > commit.failures
+
     def source(self, message: Message) -> Peer | None:
         """Return the original that has committed a message, if it is one of the latest."""
         return self._sources.get((message.origin, message.seq))
@@ -141,6 +146,7 @@ class Commits:
         """
         self._failures += 1
         self.failure = error
+        self._turn.changed.add(COPIES)  # those who wait for copies wait in vain
         self._replica.failed(self._turn.now)
         self.renew()
         self.to_store()

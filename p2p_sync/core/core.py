@@ -142,8 +142,8 @@ class Core:
         peer.received += heard
         return heard
 
-    def stored(self, runs: Sequence[Run]) -> None:
-        """The runs are on disk."""
+    def stored(self, runs: Sequence[Run], arrivals: tuple[int, int] = (0, 0)) -> None:
+        """The runs are on disk. `arrivals` are the last one before them, and now."""
         self.transactions += 1
         self.commits.stored(runs)
         for peer in self.peers:
@@ -152,6 +152,7 @@ class Core:
         self.exchange.note_caught_up()
         self._turn.changed.add(ARRIVAL)
         if sum(run.count for run in runs) <= HANDED_MESSAGES:
+            self.exchange.hand_originals(self.peers, runs, *arrivals)
             woken = [link.owner for link in self.replica.woken]
             self.exchange.hand(woken[:HANDED_LINKS])
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
 from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_CONFLICTS, MAX_EARLY_MS
-from ..wire.frames import Message
-from ..wire.logframes import Have, LogFrame, Messages
+from ..wire.frames import Message, messages_in
+from ..wire.logframes import Have, LogFrame, Messages, Run
 from .commits import Commits
 from .dates import Dates
 from .effects import CAUGHT_UP, CONFLICT, Note
@@ -98,30 +98,49 @@ class Exchange:
     # -- what a peer gets -----------------------------------------------------------------------
 
     def take(self, peer: Peer) -> Work:
-        """Return what the sender of a peer has to send next. Call it again until there is nothing,
-        then wait until the time that it says, or until the peer is woken."""
+        """Return what the sender of a peer has to send next. It asks again at the time that this
+        says, or when the peer is woken."""
         work, peer.handed = peer.handed or NOTHING, None
         if work is NOTHING and peer.log and peer in self._links and not peer.leaving:
             work = peer.log.take(self._turn.now)
             # Most often all of it fits into a frame; see `correct` for the rest.
             peer.log.shipped(work.ships, self._turn.now)
             peer.sent += sum(ship.upto - ship.after for ship in work.ships)
+            if peer.log.has_more and (work.frames or work.ships):
+                work = work._replace(until=self._turn.now)
         if peer.outbox:
             work = work._replace(frames=[*peer.outbox, *work.frames])
             peer.outbox.clear()
-        peer.idle = not work.frames and not work.ships
+        # Of ships, less may fit than was planned: then what comes next has to wait for `correct`.
+        peer.idle = not work.ships and work.until > self._turn.now
         return work
 
     def hand(self, peers: Iterable[Peer]) -> None:
         """Take for the senders of these peers that wait, so that each has its work when it wakes.
 
-        A sender that waits has got nothing from `take`, and nobody but this gives it work then; so
-        its frames stay in order.
+        A sender that waits, or sends the last that there was, does not ask `take` by itself. Only
+        this gives it work then, once, and only the sender takes that; so its frames stay in order.
         """
         for peer in peers:
-            if peer.idle and not peer.leaving:
+            if peer.idle and peer.handed is None and not peer.leaving:
                 work = self.take(peer)
-                peer.handed = None if peer.idle else work
+                peer.handed = work if work.frames or work.ships else None
+
+    def hand_originals(
+        self, peers: Iterable[Peer], runs: Sequence[Run], before: int, last: int
+    ) -> None:
+        """Give the senders of originals their part of the runs that were just stored, as arrivals
+        `before`+1 to `last`. Those that lack something else, too, read all of it themselves."""
+        waiting = [
+            peer for peer in peers if peer.handed is None and self.waits_after(peer) == before
+        ]
+        if not waiting or last - before != sum(run.count for run in runs):
+            return  # a copy that was hidden has arrived once more
+        messages = [message for run in runs for message in messages_in(run)]
+        for peer in waiting:
+            found = self.pass_on(peer, enumerate(messages, before + 1), last)
+            if found:
+                peer.handed = NOTHING._replace(frames=found)
 
     def correct(self, peer: Peer, planned: Sequence[Ship], ships: Sequence[Ship]) -> None:
         """The sender of a peer could not send what it was to, but `ships`: the frame was full, or
@@ -143,7 +162,9 @@ class Exchange:
     ) -> list[Message]:
         """Return those of the arrivals that an original gets. All up to `upto` count as sent."""
         found = []
-        for _, message in arrivals:
+        for number, message in arrivals:
+            if number <= peer.arrival:
+                continue  # it was handed over while the sender read it, too
             own = message.origin == self._replica.origin
             is_history = not own and message.time < peer.since - MAX_AHEAD_MS
             copied = peer.copies.of(message) if message.heard else None
@@ -153,7 +174,7 @@ class Exchange:
                 found.append(message)
                 if copied:
                     copied.sent = True
-        peer.arrival = upto
+        peer.arrival = max(peer.arrival, upto)
         peer.sent += len(found)
         return found
 

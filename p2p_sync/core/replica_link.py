@@ -26,7 +26,7 @@ from ..settings import (
     SHIPPED_PERIOD,
     TIMES_SHIPPED,
 )
-from ..wire.frames import Sockets
+from ..wire.frames import Message, Sockets
 from ..wire.logframes import Graft, Have, LogFrame, Prune, Vector
 from .announcing import Announcing, pop
 from .pieces import Pieces
@@ -37,10 +37,10 @@ from .vector import VersionVector
 
 class Work(NamedTuple):
     """What a link's sender has to do, in this order: send `frames` as they are; read `ships` and
-    send them as one MESSAGES frame with `have` and `ack`, as far as its bytes allow. With neither,
-    there is nothing to do before `until`, or until the link is woken."""
+    send them as one MESSAGES frame with `have` and `ack`, as far as its bytes allow. Then there is
+    nothing to do before `until`, or until the link is woken."""
 
-    frames: Sequence[Sockets | LogFrame]
+    frames: Sequence[Sockets | Message | LogFrame]
     ships: Sequence[Ship]
     have: Vector
     ack: bool
@@ -203,6 +203,12 @@ class ReplicaLink:
         asked = self.pieces.answer_at
         until = until if asked is None else min(until, asked)
         return Work(frames, ships, have, ack, self.announcing.rest(until, now))
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is more to send than fitted into the last frames."""
+        waits = self.progress.ready or self.grafts or self.prunes or self.refusals
+        return bool(waits) or self._asks()
 
     def shipped(self, ships: Sequence[Ship], now: float) -> None:
         """These pieces of the log are being sent; `shipping.correct` says where less fitted."""

@@ -24,7 +24,6 @@ from . import damage
 from .copies import count_copies, rematch
 from .damage import GAP, Found
 from .pages import Page, Pages, Place, logger
-from .recent import Recent
 from .rows import COLUMNS, Row, is_whole, packed, stored
 from .store import Database, Store
 
@@ -37,7 +36,6 @@ class Log(Pages):
     def __init__(self, store: Store) -> None:
         """Read what the database holds; raises LogError."""
         super().__init__(store)
-        self._recent = Recent()
         # Origins with a damaged entry: its number, and the last number that the log held before.
         # Only the writer changes it.
         self._damaged: dict[str, tuple[int, int]] = {}
@@ -51,6 +49,7 @@ class Log(Pages):
             ends, last, bad = damage.survey(database, store.small)
             query = "SELECT coalesce(max(arrival), 0) FROM entries"
             (self._arrival,) = database.execute(query).fetchone()
+            self._recent.forget_arrivals(self._arrival)
             self._copies, self._hidden = count_copies(database)
         self._total = sum(last.values())
         self._note(bad)
@@ -71,11 +70,11 @@ class Log(Pages):
 
     # -- the writer's thread --------------------------------------------------------------------
 
-    def append(self, runs: Sequence[Run]) -> None:
+    def append(self, runs: Sequence[Run]) -> tuple[int, int]:
         """Store `runs`, which begin where their origins end, in one transaction.
 
-        When this returns, they are on disk. Raises LogFull or LogError; then none of them is
-        stored.
+        When this returns, they are on disk. Returns the last arrival before them, and now. Raises
+        LogFull or LogError; then none of them is stored.
         """
         arrival, hidden = self._arrival, self._hidden
         stored_runs: list[tuple[Run, list[Row], list[PackedRun]]] = []
@@ -99,18 +98,21 @@ class Log(Pages):
                 hidden += more
             counted = count_copies(database) if mended else None
         with self._lock:
-            self._arrival, self._hidden = arrival, hidden
-            for run, _, entries in stored_runs:
+            before, self._arrival, self._hidden = self._arrival, arrival, hidden
+            for run, rows, entries in stored_runs:
                 if run.origin in self._damaged:
                     _, last = self._damaged.pop(run.origin)
                     if last > run.end:
                         self._damaged[run.origin] = (run.end + 1, last)
                 self._total += run.count
-                self._recent.add(entries)
+                self._recent.add(entries, [row[-1] for row in rows])
                 if copies:
                     self._copies[run.origin] += sum(entry.heard for entry in run.entries)
+            if copies or mended:  # some copies are hidden, or have arrived once more
+                self._recent.forget_arrivals(arrival)
             if counted:
                 self._copies, self._hidden = counted
+        return before, arrival
 
     def losses(self) -> list[tuple[str, int, str]]:
         """Return the origins in which damage was found, each with the number of messages before the
@@ -142,7 +144,7 @@ class Log(Pages):
             if held > n:
                 self._damaged[name] = (n + 1, last)
                 self._total -= held - n
-                self._recent.clear()
+                self._recent.clear(self._arrival)
         if held > n:
             with suppress(LogError), self._store.writing() as database:
                 database.execute("INSERT OR IGNORE INTO damage VALUES (?, ?)", (name, n + 1))

@@ -18,10 +18,11 @@ from typing import TypeAlias, TypeVar
 from .. import settings
 from ..codes import MAX_NUMBER
 from ..errors import CursorGone
-from ..wire.frames import Message
+from ..wire.frames import Message, messages_in
 from .copies import SHOWN
 from .damage import Found, found
 from .folding import folded
+from .recent import Recent
 from .rows import COLUMNS, is_whole, messages_of
 from .store import Database, Store
 
@@ -49,6 +50,7 @@ class Pages:
         self._store = store
         self._lock = threading.Lock()  # guards what follows, and the counts of the log
         self._arrival = 0  # the last one
+        self._recent = Recent()
         self._found: set[Found] = set()  # damaged entries, for the writer
         self._named: set[str] = set()  # those that were logged
 
@@ -64,6 +66,12 @@ class Pages:
         are shown, or with `hidden` all."""
         page: Page[tuple[int, Message]] = Page()
         bad: list[Found] = []
+        with self._lock:
+            recent = self._recent.arrived(after, limit)
+        if recent is not None:
+            for last, entry in recent:
+                page += _numbered(messages_in(entry), last, after)
+            return self._finished(page, limit, bad)
         query = f"SELECT {COLUMNS} FROM entries WHERE arrival > ?"
         query += " ORDER BY arrival" if hidden else f" AND {SHOWN} ORDER BY arrival"
         with self._store.reading() as database:
@@ -71,9 +79,7 @@ class Pages:
                 if not is_whole(row):
                     bad.append(found(row))
                     continue
-                messages = messages_of(row)
-                numbered = enumerate(messages, row[-1] - len(messages) + 1)
-                page += [(number, message) for number, message in numbered if number > after]
+                page += _numbered(messages_of(row), row[-1], after)
                 if len(page) >= limit:
                     break
         return self._finished(page, limit, bad)
@@ -211,3 +217,10 @@ def _backwards(database: Database, before: Place, bad: list[Found]) -> Iterator[
         for message in reversed(messages_of(row)):
             if message.order < before:
                 yield message
+
+
+def _numbered(messages: list[Message], last: int, after: int) -> list[tuple[int, Message]]:
+    """Return the messages of an entry that arrived after `after`, with their numbers; `last` is
+    that of the last one."""
+    numbered = enumerate(messages, last - len(messages) + 1)
+    return [(number, message) for number, message in numbered if number > after]

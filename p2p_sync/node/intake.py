@@ -39,11 +39,13 @@ class Intake:
         `timeout` seconds have passed."""
         self._check(text)
         commit = self._commit([text], ack=copies > 0)
-        self._finish(commit)
         message = commit.message()
-        if not copies:
-            return message
-        return replace(message, copies=self._wait_copies(message, copies, timeout))
+        if copies:
+            # This thread waits once, for all: to wake for the disk would delay those who send.
+            held = self._wait_copies(message, copies, timeout, commit)
+            message = replace(message, copies=held)
+        self._finish(commit)
+        return message
 
     def begin(self, text: str, then: Callable[[], object]) -> Callable[[], None] | None:
         """Begin to commit a message. Return what waits for the end and raises an error if there was
@@ -88,13 +90,21 @@ class Intake:
             core.replica.expect_copies(message.origin, message.seq)
         return self._wait_copies(message, copies, timeout)
 
-    def _wait_copies(self, message: Message, copies: int, timeout: float) -> int:
-        def count(core: Core) -> int:
-            return len(core.replica.copies(message.origin, message.seq))
+    def _wait_copies(
+        self, message: Message, copies: int, timeout: float, commit: Commit | None = None
+    ) -> int:
+        """As `wait_copies`. The message may be on its way to the disk, by that `commit`."""
+        origin, seq = message.origin, message.seq
 
-        with self._state.turn(
-            COPIES, lambda core: core.stopped or count(core) >= copies, timeout
-        ) as core:
+        def count(core: Core) -> int:
+            return len(core.replica.copies(origin, seq))
+
+        def is_over(core: Core) -> bool:
+            if core.stopped or core.replica.vector.held(origin) >= seq:
+                return core.stopped or count(core) >= copies
+            return commit is not None and core.commits.has_failed(commit)
+
+        with self._state.turn(COPIES, is_over, timeout) as core:
             return count(core)
 
     def _commit(

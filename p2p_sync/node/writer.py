@@ -57,7 +57,7 @@ class Writer:
         try:
             self._drop_damaged()
             if runs:
-                self._log.append(runs)
+                arrivals = self._log.append(runs)
             else:
                 self._log.check()
         except LogError as error:
@@ -70,7 +70,7 @@ class Writer:
         if not runs:
             return []
         with self._state.turn() as core:
-            core.stored(runs)
+            core.stored(runs, arrivals)
             return core.commits.to_store()
 
     def _drop_damaged(self) -> None:

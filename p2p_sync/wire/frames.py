@@ -14,6 +14,7 @@ Pure: text in, frame out, and back.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from ..address import parse_address
 from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
 from ..errors import AddressError, ProtocolError
 from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES
-from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, from_dict, to_json
+from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, PackedRun, Run, from_dict, to_json
 from .logframes import encode as encode_json
 
 PROTOCOL_VERSION = 1
@@ -114,6 +115,16 @@ class Ignored:
 
 
 Frame = Sockets | Proof | Message | Heard | Ignored | LogFrame
+
+
+def messages_in(run: Run | PackedRun) -> list[Message]:
+    """Return the messages of a run."""
+    found: list[Message] = []
+    for entry in run.entries:
+        seqs = itertools.count(run.after + 1 + len(found))
+        texts = zip(seqs, entry.texts, strict=False)
+        found += [Message(run.origin, seq, entry.time, text, entry.heard) for seq, text in texts]
+    return found
 
 
 def encode(frame: Sockets | Proof | Message | LogFrame) -> str:
