@@ -129,3 +129,51 @@ def test_frames_that_wait_go_out_with_the_work_that_a_sender_was_handed(core: Co
     peer.leaving = True
     work = core.exchange.take(peer)
     assert frame in work.frames and work.ships
+
+
+def stored(core: Core, before: int) -> list[str]:
+    """Commit and store a message that arrives after that many; return its text."""
+    core.commits.commit(Entry.of(0, ["text"]), ["text"], None)
+    core.stored(core.commits.to_store(), (before, before + 1))
+    return ["text"]
+
+
+def sent(peer: Peer) -> list[str]:
+    """Return the texts that the sender of an original was handed, which takes them."""
+    work, peer.handed = peer.handed, None
+    return [frame.data for frame in work.frames if isinstance(frame, Message)] if work else []
+
+
+def test_an_original_is_handed_what_was_just_stored_once(core: Core) -> None:
+    core.tick()
+    peer = core.links.opened("link", THERE, HERE, arrival=7)
+    core.received(peer, Sockets(()))
+    core.exchange.take(peer)
+    texts = stored(core, 7)
+    assert sent(peer) == texts
+    assert core.exchange.waits_after(peer) == 8
+    message = Message(core.replica.origin, 1, 1, "text")
+    assert core.exchange.pass_on(peer, [(8, message)], 8) == [], "its sender has read it, too"
+
+
+def test_an_original_that_lacks_more_is_handed_nothing(core: Core) -> None:
+    core.tick()
+    peer = core.links.opened("link", THERE, HERE, arrival=7)
+    core.received(peer, Sockets(()))
+    core.exchange.take(peer)
+    stored(core, 8)
+    assert sent(peer) == [] and core.exchange.waits_after(peer) == 7
+    core.end()
+    stored(core, 9)
+    assert list(core.end()[0].woken) == [peer], "its sender reads all of it"
+
+
+def test_a_sender_asks_again_at_once_only_if_there_is_more(core: Core) -> None:
+    core.tick()
+    peer = linked(core, 1)
+    while core.exchange.take(peer).until <= core.now:
+        pass
+    core.exchange.take(peer)
+    core.commits.commit(Entry.of(0, ["text"]), ["text"], None)
+    core.stored(core.commits.to_store())
+    assert peer.handed and peer.handed.ships and peer.handed.until > core.now

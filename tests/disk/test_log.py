@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2p_sync.core import deduplication as hearings
+from p2p_sync.disk import recent
 from p2p_sync.disk.log import Log, Place
 from p2p_sync.disk.store import Store
 from p2p_sync.errors import LogError, LogFull
@@ -262,6 +263,31 @@ def test_arrivals_come_in_the_order_in_which_they_were_appended(
             log.append([feed.run(origin, *entries) for origin, entries in runs[n : n + together]])
         assert followed(log, limit) == feed.messages
         assert log.count() == (len(feed.messages), 0)
+
+
+@given(RUNS, st.integers(1, 4), st.integers(0, 8))
+def test_the_arrivals_in_memory_are_those_on_disk(
+    runs: list[tuple[str, list[Entry]]], limit: int, kept: int
+) -> None:
+    feed = Feed()
+    with opened() as (_, log), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recent, "RECENT_MESSAGES", kept)
+        for origin, entries in runs:
+            log.append([feed.run(origin, *entries)])
+        numbers = range(len(feed.messages) + 1)
+        in_memory = [log.arrivals(after, limit) for after in numbers]
+        patch.setattr(recent.Recent, "arrived", lambda *_: None)
+        assert in_memory == [log.arrivals(after, limit) for after in numbers]
+
+
+def test_what_has_just_arrived_is_read_without_the_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed = Feed()
+    with opened() as (store, log):
+        log.append([feed.run(A, Entry(1, "one")), feed.run(B, Entry.of(2, ["two", "three"]))])
+        monkeypatch.setattr(store, "reading", None)
+        assert [message for _, message in log.arrivals(1, 9)] == feed.messages[1:]
 
 
 @given(RUNS, st.integers(1, 4))

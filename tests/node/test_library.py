@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import LogError, MessageError, Node, P2PSyncError
+from p2p_sync import LogError, LogFull, MessageError, Node, P2PSyncError
+from p2p_sync.disk.log import Log
 from p2p_sync.disk.pages import Pages
 from p2p_sync.node.shell import Shell
 from tests.harness.library import PROBE, link, texts
@@ -123,6 +124,21 @@ def test_a_callback_that_is_given_while_the_node_starts_is_called(
     with node:
         node.commit("text")
         wait_until(lambda: got == ["text"], lambda: got)
+
+
+def test_who_waits_for_copies_is_told_when_the_message_cannot_be_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> None:
+        raise LogFull("the disk is full")
+
+    with Node(0) as one, Node(0) as other:
+        link(one, other)
+        monkeypatch.setattr(Log, "append", full)
+        began = time()
+        with pytest.raises(LogFull):
+            one.commit("text", copies=1, timeout=60)
+        assert time() - began < DEADLINE / 2
 
 
 def test_a_slow_callback_delays_nobody() -> None:
