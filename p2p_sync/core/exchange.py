@@ -98,33 +98,30 @@ class Exchange:
     # -- what a peer gets -----------------------------------------------------------------------
 
     def take(self, peer: Peer) -> Work:
-        """Return what the sender of a peer has to send next. It asks again at the time that this
-        says, or when the peer is woken."""
+        """Return what the sender of a peer has to send next. It asks again until there is nothing,
+        and then at the time that this says, or when the peer is woken."""
         work, peer.handed = peer.handed or NOTHING, None
         if work is NOTHING and peer.log and peer in self._links and not peer.leaving:
             work = peer.log.take(self._turn.now)
             # Most often all of it fits into a frame; see `correct` for the rest.
             peer.log.shipped(work.ships, self._turn.now)
             peer.sent += sum(ship.upto - ship.after for ship in work.ships)
-            if peer.log.has_more and (work.frames or work.ships):
-                work = work._replace(until=self._turn.now)
         if peer.outbox:
             work = work._replace(frames=[*peer.outbox, *work.frames])
             peer.outbox.clear()
-        # Of ships, less may fit than was planned: then what comes next has to wait for `correct`.
-        peer.idle = not work.ships and work.until > self._turn.now
+        peer.idle = not work.frames and not work.ships
         return work
 
     def hand(self, peers: Iterable[Peer]) -> None:
         """Take for the senders of these peers that wait, so that each has its work when it wakes.
 
-        A sender that waits, or sends the last that there was, does not ask `take` by itself. Only
-        this gives it work then, once, and only the sender takes that; so its frames stay in order.
+        A sender that waits has got nothing from `take`, and nobody but this gives it work then; so
+        its frames stay in order.
         """
         for peer in peers:
-            if peer.idle and peer.handed is None and not peer.leaving:
+            if peer.idle and not peer.leaving:
                 work = self.take(peer)
-                peer.handed = work if work.frames or work.ships else None
+                peer.handed = None if peer.idle else work
 
     def hand_originals(
         self, peers: Iterable[Peer], runs: Sequence[Run], before: int, last: int

@@ -37,8 +37,8 @@ from .vector import VersionVector
 
 class Work(NamedTuple):
     """What a link's sender has to do, in this order: send `frames` as they are; read `ships` and
-    send them as one MESSAGES frame with `have` and `ack`, as far as its bytes allow. Then there is
-    nothing to do before `until`, or until the link is woken."""
+    send them as one MESSAGES frame with `have` and `ack`, as far as its bytes allow. With neither,
+    there is nothing to do before `until`, or until the link is woken."""
 
     frames: Sequence[Sockets | Message | LogFrame]
     ships: Sequence[Ship]
@@ -203,12 +203,6 @@ class ReplicaLink:
         asked = self.pieces.answer_at
         until = until if asked is None else min(until, asked)
         return Work(frames, ships, have, ack, self.announcing.rest(until, now))
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there is more to send than fitted into the last frames."""
-        waits = self.progress.ready or self.grafts or self.prunes or self.refusals
-        return bool(waits) or self._asks()
 
     def shipped(self, ships: Sequence[Ship], now: float) -> None:
         """These pieces of the log are being sent; `shipping.correct` says where less fitted."""

@@ -58,8 +58,8 @@ class Handler(Protocol):
         """The link has ended, for `reason`. Called once, whatever happened."""
 
     def next_messages(self, link: Link) -> tuple[Sequence[str | bytes], float]:
-        """Return the next messages to send, text or binary, and when the link asks again at the
-        latest, once they are sent: on the monotonic clock, infinity for never.
+        """Return the next messages to send, text or binary, and if there are none, when the link
+        asks again at the latest: on the monotonic clock, infinity for never.
 
         The sender's thread calls this, for the last time before a CLOSE goes out.
         """
@@ -331,7 +331,7 @@ class Link:
         with self._changed:
             self._awake = False
         messages, again = self._handler.next_messages(self)
-        return b"".join(map(self._message, messages)), again
+        return b"".join(map(self._message, messages)), 0.0 if messages else again
 
     # -- shared ---------------------------------------------------------------------------------
 

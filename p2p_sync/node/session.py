@@ -127,15 +127,12 @@ class Session:
         """Return the next frames, and if there are none, when to ask again at the latest."""
         try:
             work, after = self._take()
-            texts, until = [self._encode(frame) for frame in work.frames], work.until
+            texts = [self._encode(frame) for frame in work.frames]
             if work.ships:
-                shipped, is_all = self._ship(work)
-                texts += shipped
-                until = until if is_all else 0.0
-            elif after is not None and (passed := self._pass_on(after)):
-                texts += passed
-                until = 0.0
-            return texts, until
+                texts += self._ship(work)
+            elif after is not None:
+                texts += self._pass_on(after)
+            return texts, work.until
         except LogError as error:
             link.cut(str(error))
             return [], NEVER
@@ -149,7 +146,7 @@ class Session:
         with self._state.turn() as core:
             return core.exchange.take(self.peer), core.exchange.waits_after(self.peer)
 
-    def _ship(self, work: Work) -> tuple[list[str], bool]:
+    def _ship(self, work: Work) -> list[str]:
         """Read messages for a peer from the log; return the frames."""
         runs, ships, room = fill(work.ships, self._log.read, BATCH_BYTES)
         if ships != work.ships:
@@ -160,10 +157,7 @@ class Session:
         texts = [messages_to_json(runs, have, work.ack)]
         if work.have and not have:
             texts.append(self._encode(Have(work.have, ack=work.ack)))
-        if ships != work.ships:
-            return texts, False
-        self.peer.idle = True  # nothing is left to correct: see Exchange.hand
-        return texts, True
+        return texts
 
     def _pass_on(self, after: int) -> list[str]:
         """Read the messages after an arrival; return the frames for an original."""

@@ -166,14 +166,3 @@ def test_an_original_that_lacks_more_is_handed_nothing(core: Core) -> None:
     core.end()
     stored(core, 9)
     assert list(core.end()[0].woken) == [peer], "its sender reads all of it"
-
-
-def test_a_sender_asks_again_at_once_only_if_there_is_more(core: Core) -> None:
-    core.tick()
-    peer = linked(core, 1)
-    while core.exchange.take(peer).until <= core.now:
-        pass
-    core.exchange.take(peer)
-    core.commits.commit(Entry.of(0, ["text"]), ["text"], None)
-    core.stored(core.commits.to_store())
-    assert peer.handed and peer.handed.ships and peer.handed.until > core.now

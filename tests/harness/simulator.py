@@ -582,7 +582,9 @@ class End:
                 self.busy = True
                 later = self.sim.now + self.sim.rng.uniform(0.0, node.slow)
                 self.sim.at(later, self._ship_late, work)
-            elif (not work.ships or self._ship(work)) and work.until > self.sim.now:
+            elif work.ships:
+                self._ship(work)
+            elif not work.frames:
                 if work.until < self.timer:
                     self.timer = work.until
                     self.sim.at(work.until, self._wake)
@@ -595,14 +597,11 @@ class End:
             self._ship(work)
             self.send()
 
-    def _ship(self, work: Work) -> bool:
-        """Send what fits; return whether that is all."""
+    def _ship(self, work: Work) -> None:
         runs, ships, _ = fill(work.ships, self.node.read, self.node.batch)
         if ships != work.ships:
             self.core.exchange.correct(self.peer, work.ships, ships)
         self._put(Messages(tuple(runs), work.have, work.ack))
-        self.peer.idle = self.peer.idle or ships == work.ships
-        return ships == work.ships
 
     def _wake(self) -> None:
         self.timer = NEVER
