@@ -86,6 +86,19 @@ def holds(condition: Callable[[], Any], what: What = "", duration: float = 1.5 *
         pause(0.02)
 
 
+def settle(condition: Callable[[], Any], what: What = "") -> None:
+    """Wait until `condition` holds and stays so: links that are not needed come and go before."""
+
+    def stays() -> bool:
+        try:
+            holds(condition)
+        except AssertionError:
+            return False
+        return True
+
+    wait_until(lambda: condition() and stays(), what)
+
+
 def free_port_pair() -> int:
     """A port N such that N and N+1 are free now; no pair comes twice before all have come."""
     for port in _PAIRS:

@@ -19,7 +19,7 @@ from p2p_sync.web.app import create_app
 from tests.harness import raw
 from tests.harness.certificates import Authority
 from tests.harness.member import hello
-from tests.harness.support import DEADLINE, SCALE, holds, wait_until
+from tests.harness.support import DEADLINE, SCALE, holds, settle, wait_until
 
 NAME = "mesh.example"
 
@@ -188,8 +188,7 @@ def test_further_names_of_a_connected_peer_are_addresses_of_its_entry(
         def folded() -> bool:
             return len(node.peers()) == 1 and set(entries(node)) == {other.address, *more}
 
-        wait_until(folded, lambda: node.peers())
-        holds(lambda: folded() and node.sockets() == 1 and missed(node) == 0)
+        settle(lambda: folded() and node.sockets() == 1 and missed(node) == 0, lambda: node.peers())
         assert node.peers()[0]["state"] == "connected"
         assert node.peers()[0]["last_error"] == ""
 

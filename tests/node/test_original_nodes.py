@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
@@ -14,7 +13,7 @@ from p2p_sync.disk.log import Log
 from tests.harness import raw
 from tests.harness.member import hello
 from tests.harness.original import Original
-from tests.harness.support import NodeProcess, holds, run_nodes, wait_sockets, wait_until
+from tests.harness.support import NodeProcess, holds, run_nodes, settle, wait_sockets, wait_until
 
 # Orders of joining: A, B and C are ours, X and Y original nodes, "X>A=3" says that X is told to
 # dial A, after which there are 3 links in all. With each order: the links of each node in the end.
@@ -62,19 +61,6 @@ def shown(node: Member) -> list[str]:
 def has_joined(original: Original, links: int) -> bool:
     """Has `original` that many links, and a frame over each?"""
     return original.links() >= links and len(original.frames) >= links
-
-
-def settle(condition: Callable[[], bool], what: Callable[[], object]) -> None:
-    """Wait until `condition` holds and stays so: links that are not needed come and go before."""
-
-    def stays() -> bool:
-        try:
-            holds(condition)
-        except AssertionError:
-            return False
-        return True
-
-    wait_until(lambda: condition() and stays(), what)
 
 
 def agree(nodes: list[Member], texts: list[str]) -> None:
