@@ -16,6 +16,7 @@ from .errors import AddressError
 _SECURE = {"ws": False, "http": False, "wss": True, "https": True}
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _LONGEST = 300
+_ZONE = re.compile(r"[0-9A-Za-z._~-]{1,32}")  # of an IPv6 address: the name of an interface
 _EXAMPLE = "an address looks like ws://host:8001, the peer port of a node"
 
 
@@ -56,9 +57,14 @@ def _host(host: str, text: str) -> str:
         raise AddressError(f"{text[:80]!r} has an invalid host name: {_EXAMPLE}")
     bracketed = host.startswith("[") and host.endswith("]")
     try:
-        return str(ipaddress.ip_address(host[1:-1] if bracketed else host))
+        found = str(ipaddress.ip_address(host[1:-1] if bracketed else host))
     except ValueError:
         pass
+    else:
+        _, zoned, zone = found.partition("%")
+        if zoned and not _ZONE.fullmatch(zone):  # ipaddress takes anything, no text included
+            raise AddressError(f"{text[:80]!r} has an invalid zone: {_EXAMPLE}")
+        return found
     try:
         name = host.encode("idna").decode("ascii").lower()
     except UnicodeError:

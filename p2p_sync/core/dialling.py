@@ -276,13 +276,14 @@ class _Connected:
         self._book = book
         self._now = now
         self._addresses: set[str | None] = set()
-        self._claimed: set[str | None] = set()  # only peers that dialled this node say so
+        self._claimed: set[str | None] = set()  # only the peers themselves say so
         self._nodes: set[str | None] = set()
         self._endpoints: set[Endpoint] = set()
         for peer in peers:
             self._nodes.add(peer.node)
             if peer.known:
-                self._addresses |= {peer.dialled, peer.address}
+                self._addresses.add(peer.dialled)
+                self._claimed.add(peer.address)
                 self._endpoints.add(peer.remote)
                 continue
             (self._claimed if peer.ours else self._addresses).add(peer.address)

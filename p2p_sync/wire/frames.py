@@ -240,6 +240,8 @@ def _addresses(values: Any, name: str) -> tuple[str, ...]:
         )
     found: dict[str, None] = {}
     for value in values:
+        if not value.isascii():  # to encode a name takes long, and nodes send the encoded form
+            continue
         try:
             found[str(parse_address(value))] = None
         except AddressError:

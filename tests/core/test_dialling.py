@@ -76,6 +76,16 @@ def test_a_name_that_leads_where_a_link_leads_already_is_not_dialled() -> None:
     assert due(node, 100.0) == [name], "by then it may lead elsewhere, too"
 
 
+def test_an_address_by_hand_is_dialled_although_a_peer_that_was_dialled_claims_it() -> None:
+    node = overlay("a")
+    node.book.add("ws://10.0.0.2:1", 0.0)
+    dial = node.dial("ws://10.0.0.2:1", 0.0)
+    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0)
+    node.hello(1, Sockets((), "b" * 16, 1, address="ws://10.0.0.9:1"), 0.0)
+    node.book.add("ws://10.0.0.9:1", 0.0)
+    assert due(node, 1.0) == ["ws://10.0.0.9:1"]
+
+
 def test_the_address_of_a_surplus_link_is_tried_again_in_a_minute() -> None:
     node = overlay("a")
     node.book.add("ws://10.0.0.2:1", 0.0)

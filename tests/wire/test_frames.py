@@ -107,6 +107,13 @@ def test_what_is_no_json_object_closes_the_link(text: str) -> None:
     assert caught.value.code == 1002
 
 
+def test_what_is_no_address_in_the_form_of_the_wire_is_left_out() -> None:
+    odd = ["ws://b\u00fccher.example:1", "ws://[fd00::1%\ud800]:80", "ws://\ud800:1", "ws://x"]
+    frame = decode(json.dumps({"type": "SOCKETS", "addresses": [*odd, "ws://h:1"]}))
+    assert frame == Sockets(("ws://h:1",))
+    encode(frame).encode()
+
+
 def test_as_many_addresses_as_fit_are_taken() -> None:
     addresses = [f"ws://a:{port}" for port in range(1, MAX_ADDRESSES + 1)]
     frame = decode(json.dumps({"type": "SOCKETS", "addresses": addresses}))
