@@ -20,9 +20,10 @@ about original nodes.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 
-from ..address import Address, place
+from ..address import Address, place, site
 from ..codes import NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
 from ..errors import ProtocolError
 from ..settings import DIAL_JITTER, Settings
@@ -251,20 +252,31 @@ class Overlay:
             self._close_surplus(self._rng.choice(others))
 
     def _surplus(self) -> Peer | None:
-        """Return the newest peer that has enough links, else the oldest; None if all must stay."""
+        """Return the newest peer that has enough links, else the oldest; None if all must stay.
+
+        It is one of the remote host with the most links, so that no host can push the others out.
+        """
         peers = self._closable()
+        links = Counter(site(peer.remote[0]) for peer in peers)
+        most = max(links.values(), default=0)
+        peers = [peer for peer in peers if links[site(peer.remote[0])] == most]
         enough = [peer for peer in peers if peer.enough]
         return enough[-1] if enough else peers[0] if peers else None
 
     def _closable(self) -> list[Peer]:
         """Return the peers whose links may be closed as surplus, the oldest first."""
-        by_hand = self.book.by_hand
         return [
             peer
             for peer in self.peers
-            if peer.introduced and peer.ours and not peer.leaving
-            if peer.dialled not in by_hand and peer.address not in by_hand
+            if peer.introduced and peer.ours and not peer.leaving and not self._is_by_hand(peer)
         ]
+
+    def _is_by_hand(self, peer: Peer) -> bool:
+        """Return whether a link leads to an address that was given by hand. What an accepted peer
+        says about its address counts only if this node has found it there."""
+        by_hand = self.book.by_hand
+        known = by_hand.get(peer.address or "")
+        return peer.dialled in by_hand or (known is not None and known.node == peer.node)
 
     def _close_surplus(self, peer: Peer) -> None:
         reason = "not needed: both nodes have enough links"

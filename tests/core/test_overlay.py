@@ -153,6 +153,19 @@ def test_if_none_has_enough_the_oldest_is_closed_but_none_by_hand_and_no_origina
     assert closes(joins(node, range(6, 7), enough=False)) == [(3, TRY_AGAIN_LATER)]
 
 
+def test_a_crowd_of_one_host_pushes_only_its_own_links_out() -> None:
+    """Whatever its peers claim: to want more links, or to be at an address given by hand."""
+    node = overlay("a", Settings(target_links=2))
+    node.book.add("ws://10.0.9.1:8001", 0)
+    joins(node, range(1, 3))
+    for link in range(10, 30):
+        node.accepted(link, ("10.0.7.7", link), LOCAL, 0)
+        address = "ws://10.0.9.1:8001" if link % 2 else None
+        node.hello(link, Sockets((), f"{link:016x}", 1, address=address), 0)
+    stay = {link for link, peer in node.peers.items() if not peer.leaving}
+    assert {1, 2} <= stay and len(stay) == 4
+
+
 def test_a_crowd_of_originals_pushes_nobody_out() -> None:
     node = overlay("a", Settings(target_links=2))
     joins(node, range(1, 5))
