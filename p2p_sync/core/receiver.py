@@ -180,10 +180,13 @@ class Receiver:
                 return
         tree.prune(link, now)
 
-    def _refuse(self, tree: Tree, link: ReplicaLink, seq: int, now: float) -> None:
+    def _refuse(
+        self, tree: Tree, link: ReplicaLink, seq: int, now: float, proved: bool = True
+    ) -> None:
         """The peer has other contents under the same identities: take no more of this origin."""
         name = tree.origin.name
-        self._conflicts.append(Conflict(link.peer, name, seq))
+        if proved:
+            self._conflicts.append(Conflict(link.peer, name, seq))
         self._catch_up.withdraw(name, link)
         link.refuse(name)
         tree.detach(link, now)
@@ -202,7 +205,9 @@ class Receiver:
         for name in frame.refused:
             tree = self._trees.get(name)
             if tree and tree.origin.staged and name not in link.refused:
-                self._refuse(tree, link, tree.origin.n, now)
+                # A word is no evidence: were it for our own origin, a peer could have us renew it
+                # again and again. If our numbers were used twice, its HAVE shows it.
+                self._refuse(tree, link, tree.origin.n, now, proved=name != self._own.name)
 
     def _grafted(self, link: ReplicaLink, name: str, after: int, now: float) -> None:
         """The peer asks to be shipped an origin from `after` on."""

@@ -714,6 +714,18 @@ def test_Failed_OwnCommits_NumbersUsedAgain() -> None:
 # -- Conflicts ------------------------------------------------------------------------------------
 
 
+def test_Refused_OurOwnOriginWithoutEvidence_NothingIsShippedAndNoConflict() -> None:
+    bench = Bench()
+    link = bench.link()
+    bench.commit()
+    bench.sent(link)
+    bench.receive(link, Prune((), (US,)))
+    assert not bench.conflicts
+    bench.commit()
+    bench.later(5.0)
+    assert not any(isinstance(frame, tuple) for frame in bench.sent(link))
+
+
 def test_Conflict_EqualNumberOtherHash_RefusedOnThatLinkOnly() -> None:
     bench = Bench(O=3)
     bad, good = bench.link("bad"), bench.link("good", O=3)
