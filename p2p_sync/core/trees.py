@@ -99,6 +99,8 @@ class Trees:
             del link.eager[name]
         tree.eager = ()
         tree.feed(None)
+        for link in self._links:  # a peer may have asked for it by GRAFT
+            link.progress.cursor.pop(name, None)
         del self._trees[name]
         self._vector.drop(name)
 

@@ -184,6 +184,8 @@ class Link:
                 self._stream.cut()
                 sender.join()
             self._stream.close()
+            # What has come of an unfinished message: the record of the peer may be kept for long.
+            del self._frames
 
     def _receive_all(self) -> str:
         """Read until the link ends; return the reason."""

@@ -1013,6 +1013,17 @@ def test_Close_FeederOfVeryManyOrigins_SomeAreAskedForAtATime(
     assert asked == [2, 2, 1] and deadline > bench.now
 
 
+def test_Claims_OriginsThatAnotherPeerAsksFor_ForgottenWithTheClaims() -> None:
+    bench = Bench()
+    liar, other = bench.link("liar"), bench.link("other")
+    for _ in range(3):
+        bench.receive(liar, Have({name: entry(2) for name in FAKES}))
+        bench.receive(other, Graft(dict.fromkeys(FAKES, 0)))
+        bench.replica.close(liar, bench.now)
+        assert not other.progress.cursor and not [*bench.replica.trees]
+        liar = bench.link("liar")
+
+
 def test_Claims_NeverShipped_HinderNoOtherLink(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (replica_link, pieces):
         monkeypatch.setattr(module, "MAX_AHEAD", 10)
