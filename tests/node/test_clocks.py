@@ -47,7 +47,8 @@ def test_a_message_from_beyond_tomorrow_waits_and_all_else_goes_on() -> None:
         assert status["behind"] == 0 and status["verdict"]["state"] == "in_sync"
         assert here.get("/readyz").status == 200
         holds(lambda: here.sockets() == 1 and here.texts() == ["from today"], "nothing is closed")
-        assert here.log().count("3 days ahead") == 1, "the log is not flooded"
+        # The two messages may come in two frames: the 1st, 2nd, 4th ... of a fault is logged.
+        assert here.log().count("3 days ahead") <= 2, "the log is not flooded"
 
         here.set_clock(2.5 * DAY)
         wait_until(lambda: len(here.texts()) == 3, "it goes on when the clock is corrected")
