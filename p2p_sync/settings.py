@@ -40,8 +40,8 @@ before any of them has worked."""
 MAX_LINKS_NAMED: Count = 64
 """Ids of connected nodes in one SOCKETS frame."""
 
-MAX_ORIGINS_NAMED: Count = 2_500
-"""Origins in one frame. At about 90 bytes each that stays below 256 KiB."""
+MAX_ORIGINS_NAMED: Count = 2_400
+"""Origins in one frame. At about 106 bytes each that stays below 256 KiB."""
 
 MAX_BATCH: Count = 1_000
 """Messages in one entry of the log. A frame that holds as many takes no further entry."""

@@ -40,13 +40,13 @@ from p2p_sync.wire.logframes import (
 )
 from tests.harness.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
 
-A, B = "a" * 16 + "-1", "b" * 16 + "-9007199254740991"
+A, B = "a" * 32 + "-1", "b" * 32 + "-9007199254740991"
 HASH = "0123456789abcdef" * 2
 
 FRAMES: list[Any] = [
     {"type": "SOCKETS", "addresses": ["ws://127.0.0.1:8001", "ws://[::1]:9001", "ws://h.example:1"]},
     {
-        "type": "SOCKETS", "addresses": ["ws://192.0.2.1:1"], "id": "c" * 16, "start": 4711,
+        "type": "SOCKETS", "addresses": ["ws://192.0.2.1:1"], "id": "c" * 32, "start": 4711,
         "protocol": 1, "port": 8001, "link": 3, "version": "1.0", "enough": True,
         "leaves": ["ws://192.0.2.1:1"], "guests": ["ws://192.0.2.4:1"], "address": "ws://h:1",
     },
@@ -164,7 +164,7 @@ def _stretch(value: Any, rng: random.Random) -> None:
             value[name] = (item * length)[:length]
         elif isinstance(item, dict) and item:
             some = next(iter(item.values()))
-            value[name] = {f"{n:016x}-1": some for n in range(length)}
+            value[name] = {f"{n:032x}-1": some for n in range(length)}
 
 
 class Codec:
@@ -261,8 +261,8 @@ class Reader:
 
 # -- The rules of the log -------------------------------------------------------------------------
 
-OWN = "0" * 16 + "-1"
-NAMES = [OWN, *(f"{n:016x}-{n}" for n in range(1, 12))]
+OWN = "0" * 32 + "-1"
+NAMES = [OWN, *(f"{n:032x}-{n}" for n in range(1, 12))]
 LENGTH = 6
 """Messages of an origin."""
 MAX_ORIGINS, MAX_AHEAD = 9, 2
@@ -346,7 +346,7 @@ class Rules:
         return Graft(after, have, ack, rng.choice((None, 0, 5, MAX_NUMBER)))
 
     def _some(self) -> list[str]:
-        names = [*NAMES, self.replica.origin, f"{self.rng.randrange(50):016x}-77"]
+        names = [*NAMES, self.replica.origin, f"{self.rng.randrange(50):032x}-77"]
         return self.rng.sample(names, self.rng.choice((0, 1, 1, 2, 4)))
 
     def _claim(self, name: str) -> tuple[int, str]:
@@ -406,7 +406,7 @@ class Rules:
 
     def _open(self) -> str:
         if len(self.links) < 5:
-            peer = f"{self.rng.randrange(8):016x}"
+            peer = f"{self.rng.randrange(8):032x}"
             self.links.append(self.replica.open(peer, 0.05, self.now))
         return "opened"
 
@@ -429,7 +429,7 @@ class Rules:
 
     def _renew(self) -> None:
         self.starts += 1
-        self.replica.renew(f"{0:016x}-{self.starts}")
+        self.replica.renew(f"{0:032x}-{self.starts}")
 
     # -- Invariants
 
@@ -447,7 +447,7 @@ class Rules:
         assert trees.keys() == vector.origins.keys()
         assert set(replica.links) == set(links)
         staged = {run.origin for run in self.writing}
-        own = {name for name in trees if name.startswith("0" * 16)}
+        own = {name for name in trees if name.startswith("0" * 32)}
         claimed = trees.keys() - held.keys() - staged - own
         assert claimed <= gaps.keys(), "what is only claimed is forgotten when nobody claims it"
         assert len(replica.catch_up.timers) <= 2 * MAX_ORIGINS + 10 * len(gaps) + 100

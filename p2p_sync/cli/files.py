@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from ..core.verdict import numbered
+from ..disk.private import sync_directory
 from ..settings import CLI_CHUNK, CLI_MAX_LINE
 from .api import Api, Failure
 from .exits import USAGE
@@ -137,11 +138,7 @@ def replaced(name: str) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the name, too
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)  # the name, too
 
 
 def _unusable(name: str, error: OSError) -> Failure:

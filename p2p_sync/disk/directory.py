@@ -20,11 +20,14 @@ DATABASE = "node.db"
 NEW_DATABASE = [f"node.db.new{ending}" for ending in ("", "-wal", "-shm", "-journal")]
 """The files of a database that is being made, the database first."""
 
+KEY_FILE = "node-key.pem"
+"""The file with the private key of the node."""
+
 _WAL = "node.db-wal"
 _OPEN = (DATABASE, _WAL, "node.db-shm")
-_TOKENS = ("http-token", "http-token.part")
+_PRIVATE = ("http-token", "http-token.part", KEY_FILE, "node-key.part")
 # What may be left where somebody has put the database aside.
-_BESIDE = {"lock", "node.db-shm", *_TOKENS, *NEW_DATABASE}
+_BESIDE = {"lock", "node.db-shm", *_PRIVATE, *NEW_DATABASE}
 
 
 def claim(directory: Path) -> int:
@@ -38,9 +41,9 @@ def claim(directory: Path) -> int:
     lock = open_private_file(directory / "lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for name in _TOKENS:
+        for name in _PRIVATE:
             check_private_file(directory / name)
-        for name in _OPEN:
+        for name in (*_OPEN, KEY_FILE):
             if check_private_file(directory / name):
                 # Now: while SQLite has it open, closing it again would end SQLite's locks.
                 os.close(open_private_file(directory / name, os.O_RDONLY))

@@ -11,6 +11,7 @@ import os
 import pwd
 import select
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from .. import settings
@@ -79,6 +80,38 @@ def open_private_file(path: Path, flags: int) -> int:
         os.close(handle)
         raise
     return handle
+
+
+def kept_file(path: Path, make: Callable[[], bytes], what: str) -> str:
+    """Return the text of a file in the data directory; if there is none, it is made with what
+    `make` returns, complete or not at all.
+
+    Raises StartError, which names `what` the file holds, if it cannot be written, or as
+    `read_private` does.
+    """
+    if check_private_file(path) is None:
+        part = path.with_suffix(".part")
+        try:
+            part.unlink(missing_ok=True)  # from a start that was killed here
+            handle = open_private_file(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            with os.fdopen(handle, "wb") as file:
+                file.write(make())
+                file.flush()
+                os.fsync(handle)
+            part.replace(path)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise StartError(f"cannot write the {what} to {path} ({error.strerror})") from None
+    return read_private(path, what)
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names in a directory to the disk; raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _check_file(path: Path, found: os.stat_result) -> None:

@@ -7,11 +7,9 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 6
+VERSION = 7
 
 TABLES = (
-    # One row: the id of this node.
-    "CREATE TABLE identity (node TEXT NOT NULL)",
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
     """CREATE TABLE starts (
         number INTEGER PRIMARY KEY,

@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import re
 import secrets
 import sqlite3
 import threading
@@ -37,8 +36,9 @@ from ..address import parse_address
 from ..core.book import Known
 from ..cursors import Cursors
 from ..errors import InputError, LogError, LogFull, LogGone, StartError
-from .directory import DATABASE, NEW_DATABASE, Watch, claim
-from .private import open_private_file
+from ..wire.identity import Identity
+from .directory import DATABASE, KEY_FILE, NEW_DATABASE, Watch, claim
+from .private import kept_file, open_private_file, sync_directory
 from .schema import APPLICATION_ID, PRAGMAS, STATEMENTS, VERSION
 
 logger = logging.getLogger("p2p_sync")
@@ -46,7 +46,6 @@ logger = logging.getLogger("p2p_sync")
 Database: TypeAlias = sqlite3.Connection
 """A connection. It returns texts as bytes, since a damaged one may be no UTF-8."""
 
-_NODE_ID = re.compile(r"[0-9a-f]{16}")
 # What is kept of an address beside its times: the first fields of Known, in their order.
 _FACTS = "address, by_hand, local, source, node, attempts, last_error"
 
@@ -84,11 +83,13 @@ class Store:
 
     def _open(self) -> None:
         if self.directory is None:
+            self.identity = Identity.new()
             self._writer = _connect(":memory:")
             _fill(self._writer)
         else:
             place = self.directory.absolute()  # the process may change its working directory
             self._directory_lock = claim(place)
+            self.identity = _kept_identity(place)
             path = place / DATABASE
             if not path.exists():
                 _create(place)
@@ -98,11 +99,15 @@ class Store:
             for _ in range(settings.READERS):
                 self._readers.put(_connect(path))
             self._watch = Watch(place)
-        self.node = _identity(self._writer)
         self.start = secrets.token_hex(4)  # the name of this start, see cursors.py
         self.cursors = Cursors(_note_start(self._writer, self.start))
 
     # -- for any thread -------------------------------------------------------------------------
+
+    @property
+    def node(self) -> str:
+        """The id of this node."""
+        return self.identity.node
 
     @contextmanager
     def writing(self) -> Iterator[Database]:
@@ -275,17 +280,12 @@ def _create(place: Path) -> None:
     with closing(_connect(new)) as database:
         _fill(database)
     new.replace(place / DATABASE)
-    handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_directory(place)
 
 
 def _fill(database: Database) -> None:
     """Make the tables of a new database."""
     database.executescript(f"BEGIN; {'; '.join(STATEMENTS)}; {PRAGMAS}; COMMIT")
-    database.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
 
 
 def _check(path: Path, small: bool) -> bool:
@@ -339,17 +339,17 @@ def _problem(database: Database, small: bool) -> tuple[str, bool]:
     return ("", True) if problem == b"ok" else (str(_text(problem)), False)
 
 
-def _identity(database: Database) -> str:
-    """Return the id of this node. Peers would refuse a damaged one, so it gets a new one."""
-    rows = [str(_text(node)) for (node,) in database.execute("SELECT node FROM identity")]
-    if len(rows) == 1 and _NODE_ID.fullmatch(rows[0]):
-        return rows[0]
-    node = secrets.token_hex(8)
-    logger.error("the id of this node is damaged, check the disk; its new id is %s", node)
-    with suppress(sqlite3.OperationalError):  # on a full disk the log can be read still
-        database.execute("DELETE FROM identity")
-        database.execute("INSERT INTO identity VALUES (?)", (node,))
-    return node
+def _kept_identity(place: Path) -> Identity:
+    """Return the key in the data directory, a new one if there is none."""
+    path = place / KEY_FILE
+    text = kept_file(path, lambda: Identity.new().to_pem(), "key")
+    try:
+        return Identity.from_pem(text.encode())
+    except ValueError as error:
+        raise StartError(
+            f"the key file {path} is damaged ({error}); bring it back, or delete it: then this "
+            "node gets a new key and a new id"
+        ) from None
 
 
 def _note_start(database: Database, start: str) -> list[tuple[str, int]]:

@@ -261,7 +261,7 @@ class Node:
 
     @property
     def id(self) -> str:
-        """The node's id: 16 hexadecimal digits, kept in the data directory."""
+        """The node's id: 32 hexadecimal digits, derived from its key in the data directory."""
         return self._running().store.node
 
     @property

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from pathlib import Path
 
-from ..disk.private import check_private_file, open_private_file, read_private
+from ..disk.private import kept_file, read_private
 from ..errors import StartError
 
 # The characters that RFC 6750 allows after "Bearer"; a cookie needs no quotes for them.
@@ -33,14 +32,5 @@ def kept_token(directory: str | None) -> str:
     if directory is None:
         return secrets.token_urlsafe(32)
     path = Path(directory, "http-token")
-    if check_private_file(path) is None:
-        part = path.with_suffix(".part")
-        try:
-            part.unlink(missing_ok=True)  # from a start that was killed here
-            handle = open_private_file(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            with os.fdopen(handle, "w") as file:
-                file.write(f"{secrets.token_urlsafe(32)}\n")
-            part.replace(path)
-        except OSError as error:
-            raise StartError(f"cannot write the token to {path} ({error.strerror})") from None
+    kept_file(path, lambda: f"{secrets.token_urlsafe(32)}\n".encode(), "token")
     return read_token(path)

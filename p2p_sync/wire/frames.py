@@ -25,12 +25,13 @@ from ..address import parse_address
 from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
 from ..errors import AddressError, ProtocolError
 from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES
+from .identity import NODE_ID
 from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, PackedRun, Run, from_dict, to_json
 from .logframes import encode as encode_json
 
 PROTOCOL_VERSION = 1
 
-_NODE_ID = re.compile(r"[0-9a-f]{16}")
+_NODE_ID = re.compile(NODE_ID)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
@@ -274,7 +275,7 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         address = next(iter(_addresses([fields["address"]], "address")), None)
     return Sockets(
         addresses,
-        _text(fields, "id", _NODE_ID, "16 hexadecimal digits"),
+        _text(fields, "id", _NODE_ID, "32 hexadecimal digits"),
         _number(fields, "start"),
         PROTOCOL_VERSION,
         _number(fields, "port", 1, 65535) if "port" in fields else None,

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ..codes import MAX_NUMBER, PROTOCOL_ERROR
 from ..errors import ProtocolError
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES, MAX_ORIGINS_NAMED, MAX_SHIPPED
+from .identity import NODE_ID
 
 NO_HASH = ""
 """The running hash over no messages."""
@@ -35,7 +36,7 @@ NO_HASH = ""
 Vector: TypeAlias = Mapping[str, tuple[int, str]]
 """origin -> (number of messages held, running hash over them)"""
 
-ORIGIN = re.compile(r"[0-9a-f]{16}-[0-9]{1,16}")
+ORIGIN = re.compile(NODE_ID + r"-[0-9]{1,16}")
 """A node's id, a dash and the number of its start."""
 _HASH = re.compile(r"[0-9a-f]{32}")
 

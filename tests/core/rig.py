@@ -143,10 +143,10 @@ class Rig:
 
 
 def overlay(digit: str, settings: Settings | None = None, start: int = 1) -> Rig:
-    return Rig(digit * 16, start, settings or Settings())
+    return Rig(digit * 32, start, settings or Settings())
 
 
-def learn(node: Rig, address: str, now: float, source: str = "b" * 16) -> None:
+def learn(node: Rig, address: str, now: float, source: str = "b" * 32) -> None:
     node.book.learn([address], source, now, over_loopback=False)
 
 
@@ -167,7 +167,7 @@ def original_dials(node: Rig, link: int, host: str, *listed: str) -> list[str]:
 def join(node: Rig, link: int, digit: str, *listed: str) -> list[Work]:
     """Another node of ours, on host 10.0.1.`link`, dials `node`; return the work."""
     node.accepted(link, (f"10.0.1.{link}", 50000), LOCAL, 0)
-    return node.hello(link, Sockets(listed, digit * 16, 1, port=8001), 0)
+    return node.hello(link, Sockets(listed, digit * 32, 1, port=8001), 0)
 
 
 def sent_to(work: list[Work], link: int) -> list[str]:
@@ -187,7 +187,7 @@ def joins(node: Rig, links: range, enough: bool = True) -> list[Work]:
     work: list[Work] = []
     for link in links:
         node.accepted(link, (f"10.0.{link}.1", 50000), LOCAL, 0)
-        hello = Sockets((), f"{link:016x}", 1, port=8001, enough=enough)
+        hello = Sockets((), f"{link:032x}", 1, port=8001, enough=enough)
         work += node.hello(link, hello, 0)
     return work
 
@@ -203,4 +203,4 @@ def probe(node: Rig, link: int, digit: str, now: float, enough: bool) -> list[Wo
     assert due(node, now) == [address]
     dial = node.dial(address, now)
     node.dialled(link, address, dial, (f"10.7.{link}.1", 8001), now)
-    return node.hello(link, Sockets((), digit * 16, 1, port=8001, enough=enough), now)
+    return node.hello(link, Sockets((), digit * 32, 1, port=8001, enough=enough), now)

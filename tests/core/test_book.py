@@ -34,7 +34,7 @@ def test_a_thousand_addresses_are_remembered_and_the_least_useful_go_first() -> 
     known = book()
     known.add("ws://by.hand:1", 0.0)
     for source in range(4):
-        learn(known, many(250, source), f"{source:016x}", at=float(source))
+        learn(known, many(250, source), f"{source:032x}", at=float(source))
     assert len(known.known) == MAX_KNOWN_ADDRESSES
     entries = list(known.known.values())
     good, failed, linked = entries[1:4]
@@ -45,7 +45,7 @@ def test_a_thousand_addresses_are_remembered_and_the_least_useful_go_first() -> 
     for source in range(10, 13):
         known.learn(
             many(250, source),
-            f"{source:016x}",
+            f"{source:032x}",
             10.0,
             over_loopback=False,
             in_use=lambda: {linked.address},
@@ -59,7 +59,7 @@ def test_a_thousand_addresses_are_remembered_and_the_least_useful_go_first() -> 
 def test_a_book_full_of_what_works_takes_no_more() -> None:
     known = book()
     for source in range(4):
-        learn(known, many(250, source), f"{source:016x}")
+        learn(known, many(250, source), f"{source:032x}")
     for entry in known.known.values():
         known.worked(entry, 1.0)
     learn(known, ["ws://10.9.9.9:1"], "b")

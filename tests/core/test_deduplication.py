@@ -12,7 +12,7 @@ from p2p_sync.settings import COPY_WINDOW, MAX_MATCHED
 from p2p_sync.wire.frames import Message
 from tests.harness.deduplication import shown
 
-A, B, C = (f"{digit * 16}-1" for digit in "abc")
+A, B, C = (f"{digit * 32}-1" for digit in "abc")
 
 
 def heard(origin: str, seq: int, time: int, data: str = "text") -> Message:
@@ -99,6 +99,6 @@ def test_what_is_remembered_of_one_text_is_bounded() -> None:
 
 
 def test_copies_beyond_the_limit_are_shown_and_those_below_it_are_not() -> None:
-    crowd = [heard(f"{n:016x}-1", 1, 7) for n in range(MAX_MATCHED + 50)]
+    crowd = [heard(f"{n:032x}-1", 1, 7) for n in range(MAX_MATCHED + 50)]
     assert shown(crowd[:MAX_MATCHED]) == crowd[:1]
     assert shown(crowd) == [crowd[0], *crowd[MAX_MATCHED:]]

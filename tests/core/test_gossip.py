@@ -18,17 +18,17 @@ def test_an_address_that_could_not_be_dialled_is_not_sent_until_it_works() -> No
     node.closed(1, "cut", 1.0)
     dial = node.dial(address, 10.0)
     node.dialled(3, address, dial, ("10.0.1.1", 8001), 10.0)
-    node.hello(3, Sockets((), "b" * 16, 2, port=8001), 10.0)
+    node.hello(3, Sockets((), "b" * 32, 2, port=8001), 10.0)
     assert sent_to(join(node, 4, "d"), 4) == ["ws://10.0.1.2:8001", address]
 
 
 def test_loopback_addresses_are_sent_over_loopback_alone() -> None:
     node = overlay("a")
     node.accepted(1, ("127.0.0.1", 50000), LOCAL, 0)
-    node.hello(1, Sockets((), "b" * 16, 1, port=9001), 0)
+    node.hello(1, Sockets((), "b" * 32, 1, port=9001), 0)
     assert sent_to(join(node, 2, "c"), 2) == []
     node.accepted(3, ("127.0.0.1", 50001), LOCAL, 0)
-    work = node.hello(3, Sockets((), "d" * 16, 1, port=9003), 0)
+    work = node.hello(3, Sockets((), "d" * 32, 1, port=9003), 0)
     assert sent_to(work, 3) == ["ws://127.0.0.1:9001", "ws://10.0.1.2:8001"]
 
 
@@ -46,7 +46,7 @@ def test_changed_links_are_announced_to_our_nodes_after_a_while() -> None:
     joins(node, range(1, 3))
     assert node.news(10.0)[0] == []
     frames, again = node.news(node.news(10.0)[1])
-    ids = (f"{1:016x}", f"{2:016x}")
+    ids = (f"{1:032x}", f"{2:032x}")
     assert [(sent.link, sent.frame.links) for sent in frames] == [(1, ids), (2, ids)]
     assert {(sent.frame.addresses, sent.frame.enough) for sent in frames} == {((), True)}
     assert again == float("inf")

@@ -13,7 +13,7 @@ from p2p_sync.settings import Settings
 from p2p_sync.wire.frames import Frame, Heard, Ignored, Message, Proof, Sockets
 from p2p_sync.wire.logframes import Entry, Have
 
-US, THEM = "0" * 16, "1" * 16
+US, THEM = "0" * 32, "1" * 32
 HERE, THERE = ("127.0.0.1", 1001), ("127.0.0.1", 2001)
 ADDRESS = "ws://127.0.0.1:2001"
 SOCKETS = Sockets(node=THEM, start=1, port=THERE[1])
@@ -101,7 +101,7 @@ def test_the_sender_of_an_original_wakes_when_it_is_known_for_one(
     ("frame", "new"),
     [
         (Heard("text"), True),
-        (Message("2" * 16 + "-1", 1, 1, "text"), False),
+        (Message("2" * 32 + "-1", 1, 1, "text"), False),
         (Proof("0" * 64), False),
         (Ignored("a frame of an unknown type"), False),
     ],

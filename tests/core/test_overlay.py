@@ -129,7 +129,7 @@ def test_a_copied_data_directory_is_refused_by_both() -> None:
     for node in (one, other):
         node.accepted(1, ("10.0.0.9", 1), LOCAL, 0)
     for node, start in ((one, 2), (other, 1)):
-        *_, last = node.hello(1, Sockets((), "a" * 16, start), 0)
+        *_, last = node.hello(1, Sockets((), "a" * 32, start), 0)
         assert isinstance(last, Close) and last.code == SAME_NODE
 
 
@@ -148,7 +148,7 @@ def test_if_none_has_enough_the_oldest_is_closed_but_none_by_hand_and_no_origina
     node.book.add("ws://10.0.9.1:8001", 0)
     dial = node.dial("ws://10.0.9.1:8001", 0)
     node.dialled(2, "ws://10.0.9.1:8001", dial, ("10.0.9.1", 8001), 0)
-    node.hello(2, Sockets((), "9" * 16, 1, port=8001), 0)
+    node.hello(2, Sockets((), "9" * 32, 1, port=8001), 0)
     assert closes(joins(node, range(3, 6), enough=False)) == []
     assert closes(joins(node, range(6, 7), enough=False)) == [(3, TRY_AGAIN_LATER)]
 
@@ -161,7 +161,7 @@ def test_a_crowd_of_one_host_pushes_only_its_own_links_out() -> None:
     for link in range(10, 30):
         node.accepted(link, ("10.0.7.7", link), LOCAL, 0)
         address = "ws://10.0.9.1:8001" if link % 2 else None
-        node.hello(link, Sockets((), f"{link:016x}", 1, address=address), 0)
+        node.hello(link, Sockets((), f"{link:032x}", 1, address=address), 0)
     stay = {link for link, peer in node.peers.items() if not peer.leaving}
     assert {1, 2} <= stay and len(stay) == 4
 
@@ -215,6 +215,6 @@ def test_a_changed_address_of_a_node_replaces_the_old_one() -> None:
     assert "ws://10.0.1.1:8001" in node.book.known
     node.closed(1, "cut", 1.0)
     node.accepted(2, ("10.0.5.5", 50000), LOCAL, 2)
-    node.hello(2, Sockets((), "b" * 16, 2, port=8001), 2)
+    node.hello(2, Sockets((), "b" * 32, 2, port=8001), 2)
     assert "ws://10.0.5.5:8001" in node.book.known
     assert "ws://10.0.1.1:8001" not in node.book.known

@@ -18,9 +18,9 @@ from p2p_sync.core.vector import digest
 from p2p_sync.settings import MAX_ORIGINS_NAMED, NEVER, PIECE_PAUSE
 from p2p_sync.wire.logframes import NO_HASH, Entry, Graft, Have, Messages, Prune, Run, chain
 
-US = "0" * 16 + "-1"
-O = "a" * 16 + "-1"  # noqa: E741 - an origin
-P = "b" * 16 + "-1"
+US = "0" * 32 + "-1"
+O = "a" * 32 + "-1"  # noqa: E741 - an origin
+P = "b" * 32 + "-1"
 RTT = 0.2
 
 
@@ -220,7 +220,7 @@ def test_Opening_PeersVectorUnknown_NothingShipped() -> None:
 
 
 def test_Opening_LargeVector_ToldInPiecesTheLastMarked() -> None:
-    names = [f"{n:016x}-1" for n in range(MAX_ORIGINS_NAMED + 1)]
+    names = [f"{n:032x}-1" for n in range(MAX_ORIGINS_NAMED + 1)]
     replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
     link = replica.open("peer", RTT, 0.0)
     pieces = [link.take(0.0).frames[0] for _ in range(2)]
@@ -317,7 +317,7 @@ def test_Have_ComesWhileItIsToBeShipped_PeerToldThatWeHoldItToo() -> None:
 def test_Have_ThreeThousandOrigins_AllAnsweredWithinASecond() -> None:
     bench = Bench()
     source, other = bench.link("source"), bench.link("other")
-    names = [f"{n:016x}-1" for n in range(1, 3_001)]
+    names = [f"{n:032x}-1" for n in range(1, 3_001)]
     for i in range(0, 3_000, 500):
         for link in (source, other):
             bench.receive(link, Have({name: entry(1) for name in names[i : i + 500]}))
@@ -616,7 +616,7 @@ def test_Have_IdleLink_EachHalfMinute() -> None:
 
 def test_Have_LargeVector_AuditedPieceByPiece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announcing, "AUDIT_NAMED", 2)
-    names = [f"{n:016x}-1" for n in range(5)]
+    names = [f"{n:032x}-1" for n in range(5)]
     replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
     link = replica.open("peer", RTT, 0.0)
     told = []
@@ -631,7 +631,7 @@ def test_Have_LargeVector_AuditedPieceByPiece(monkeypatch: pytest.MonkeyPatch) -
 def test_Have_VeryManyChangesAtOnce_AllTold() -> None:
     bench = Bench()
     feeder, lazy = bench.link(O=1), bench.link()
-    names = [f"{n:016x}-1" for n in range(1, 4_001)]
+    names = [f"{n:032x}-1" for n in range(1, 4_001)]
     for i in range(0, 4_000, 400):
         bench.receive(feeder, Have({name: entry(1) for name in names[i : i + 400]}))
         bench.arrive(feeder, *(run(name, 0, 1) for name in names[i : i + 400]))
@@ -854,7 +854,7 @@ def test_Digest_OrderOfArrival_DoesNotMatter() -> None:
 def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
     bench = Bench(O=1)
     link, other = bench.link(), bench.link()
-    names = [f"{n:016x}-1" for n in range(1, 100)]
+    names = [f"{n:032x}-1" for n in range(1, 100)]
     bench.receive(link, Have({name: entry(1) for name in names}))
     bench.receive(other, Have({names[0]: entry(1)}))
     bench.replica.close(link, bench.now)
@@ -923,7 +923,7 @@ def test_Stalled_DiskFullHere_NotThePeersFault() -> None:
 
 # -- Peers that misbehave -------------------------------------------------------------------------
 
-FAKES = [f"{n:016x}-7" for n in range(1, 51)]
+FAKES = [f"{n:032x}-7" for n in range(1, 51)]
 
 
 def test_Claims_TooManyAtATime_AskedForAgainWhenSomeAreShipped(

@@ -10,11 +10,11 @@ from p2p_sync.core.verdict import verdict
 
 
 def linked(behind: int = 0) -> dict[str, Any]:
-    return {"state": "connected", "behind": behind, "by_hand": False, "id": "a" * 16, "attempts": 0}
+    return {"state": "connected", "behind": behind, "by_hand": False, "id": "a" * 32, "attempts": 0}
 
 
 def away(by_hand: bool = False, known: bool = False, attempts: int = 1) -> dict[str, Any]:
-    identity = "b" * 16 if known else None
+    identity = "b" * 32 if known else None
     return {
         "state": "waiting",
         "behind": 0,

@@ -20,6 +20,11 @@ from tests.harness.support import SCALE, NodeProcess, holds, run_to_end, wait_un
 TEXTS = [f"single-{n:03d}-abcdefghij" for n in range(40)]
 MANY = [f"many-{n:03d}-abcdefghij" for n in range(40)]
 ALL = sorted([*TEXTS, *MANY])
+OTHER_KIND = """-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VuBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f
+-----END PRIVATE KEY-----
+"""
+"""A private key of another kind, X25519, which signs nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "previous": (f"UPDATE entries SET previous = x'00' {HIT}", ["single-010"]),
     "checksum": (f"UPDATE entries SET sum = sum + 1 {HIT}", ["single-010"]),
     "sequence number": (f"UPDATE entries SET seq = 1000 {HIT}", ["single-010"]),
-    "origin": (f"UPDATE entries SET origin = '{'f' * 16}-1' {HIT}", ["single-010"]),
+    "origin": (f"UPDATE entries SET origin = '{'f' * 32}-1' {HIT}", ["single-010"]),
     "an origin that is none": (
         f"UPDATE entries SET origin = CAST(x'ff' AS TEXT) {HIT}", ["single-010"]
     ),
@@ -172,7 +177,7 @@ def test_it_comes_again_from_a_peer_and_nobody_conflicts(
 
 
 ORIGINS = {
-    "the name": f"UPDATE origins SET origin = '{'f' * 16}-1'",
+    "the name": f"UPDATE origins SET origin = '{'f' * 32}-1'",
     "no name": "UPDATE origins SET origin = CAST(x'ff' AS TEXT)",
     "a row that is gone": "DELETE FROM origins",
     "a place without damage": "INSERT INTO damage SELECT origin, 7 FROM origins",
@@ -353,19 +358,23 @@ def test_a_damaged_name_of_a_table_or_column_is_refused(whole: Path, directory: 
                 Node(0, directory).start()
 
 
-@pytest.mark.parametrize("id", ["x123456789abcdef", "012345678", b"\xff123456789abcd", 5, None])
-def test_a_damaged_id_is_replaced(directory: Path, id: object) -> None:
-    with closing(sqlite3.connect(directory / "node.db")) as database, database:
-        if id is None:
-            database.execute("DELETE FROM identity")
-        else:
-            database.execute("UPDATE identity SET node = ?", (id,))
-    with Node(0, directory) as node, Node(0) as peer:
-        peer.connect(node.address)
-        wait_until(lambda: texts(peer) == ALL, "they understand each other")
+@pytest.mark.parametrize("text", ["", "x", "short", "-----BEGIN PRIVATE KEY-----\n", OTHER_KIND])
+def test_a_damaged_key_is_refused_and_a_deleted_one_replaced(directory: Path, text: str) -> None:
+    path = directory / "node-key.pem"
+    with Node(0, directory) as node:
         first = node.id
+    kept = path.read_text()
+    path.write_text(text)
+    with pytest.raises(StartError, match=r"node-key.pem is damaged .* delete it: then this node"):
+        Node(0, directory).start()
+    path.write_text(kept)
     with Node(0, directory) as node:
         assert node.id == first
+    path.unlink()
+    with Node(0, directory) as node, Node(0) as peer:
+        assert node.id != first
+        peer.connect(node.address)
+        wait_until(lambda: texts(peer) == ALL, "they understand each other")
 
 
 def test_a_disk_that_fails_at_the_start_is_reported(

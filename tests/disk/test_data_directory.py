@@ -28,7 +28,15 @@ from tests.harness.support import (
 )
 
 NOBODY = 65534
-FILES = ["lock", "node.db", "node.db-wal", "node.db-shm", "http-token", "http-token.part"]
+FILES = [
+    "lock",
+    "node-key.pem",
+    "node.db",
+    "node.db-wal",
+    "node.db-shm",
+    "http-token",
+    "http-token.part",
+]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 

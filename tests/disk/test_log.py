@@ -26,7 +26,7 @@ from p2p_sync.wire.logframes import NO_HASH, Entry, PackedRun, Run, chain
 from tests.harness.deduplication import shown
 from tests.harness.support import SCALE, wait_until
 
-A, B, C = (f"{digit * 16}-1" for digit in "abc")
+A, B, C = (f"{digit * 32}-1" for digit in "abc")
 START: Place = (-1, "", 0)
 PLENTY = 1 << 40
 
@@ -227,7 +227,7 @@ def test_old_messages_are_read_though_memory_keeps_the_newest_only(tmp_path: Pat
 
 # -- orders ---------------------------------------------------------------------------------------
 
-ORIGINS = st.sampled_from([A, B, C, f"{'a' * 16}-2", f"{'a' * 16}-10"])
+ORIGINS = st.sampled_from([A, B, C, f"{'a' * 32}-2", f"{'a' * 32}-10"])
 # Runs as they come in: of which origin, and the entries; few times, so that many are equal.
 RUNS = st.lists(
     st.tuples(
@@ -348,7 +348,7 @@ def test_the_newest_time_leaves_out_what_is_too_far_ahead() -> None:
 STEPS = st.sampled_from(
     [0, 1, 2500, 4999, 5000, COPY_WINDOW - 1, COPY_WINDOW, COPY_WINDOW + 1, 3 * COPY_WINDOW]
 )
-HEARERS = [f"{digit * 16}-{start}" for digit in "abc" for start in (1, 2)]
+HEARERS = [f"{digit * 32}-{start}" for digit in "abc" for start in (1, 2)]
 # What comes in: of which origin, how far in time from that origin's last, the text, heard or not,
 # and whether a transaction ends behind it.
 ARRIVALS = st.lists(
@@ -478,9 +478,9 @@ def test_who_follows_arrivals_gets_every_shown_hearing() -> None:
     with opened() as (_, log):
         for run in (
             feed.run(A, Entry(1000, "x", True)),
-            feed.run(f"{'b' * 16}-2", Entry(1005, "x", True)),
+            feed.run(f"{'b' * 32}-2", Entry(1005, "x", True)),
             feed.run(C, Entry(1010, "y")),
-            feed.run(f"{'b' * 16}-1", Entry(1003, "x", True)),
+            feed.run(f"{'b' * 32}-1", Entry(1003, "x", True)),
         ):
             log.append([run])
             for number, message in log.arrivals(after, 10):
@@ -508,7 +508,7 @@ def flood(log: Log, feed: Feed, copies: Sequence[tuple[str, int]], text: str = "
         log.append(merged([feed.run(o, Entry(time, text, True)) for o, time in chunk]))
 
 
-NODES = [f"{n:016x}-1" for n in range(4000)]
+NODES = [f"{n:032x}-1" for n in range(4000)]
 FLOODS = {
     "one node, one time": [(A, 1_000_000)] * 8000,
     "many nodes, one time": [(origin, 1_000_000) for origin in NODES] * 2,
@@ -532,7 +532,7 @@ def test_a_flood_of_copies_of_one_text_does_not_make_later_ones_slow(
         spent = []
         # Before all others, in the midst of them, and in one transaction at both ends.
         for times in ([999_000], [1_000_000], [999_500, copies[-1][1]], [0, 2**53 - 1]) * 5:
-            run = feed.run(f"{0:016x}-0", *(Entry(time, "same", True) for time in times))
+            run = feed.run(f"{0:032x}-0", *(Entry(time, "same", True) for time in times))
             begun = time.thread_time()
             log.append([run])
             spent.append(time.thread_time() - begun)

@@ -21,7 +21,7 @@ from tests.harness.support import DEADLINE, ROOT
 def test_identity_and_addresses_outlive_a_restart(tmp_path: Path) -> None:
     first = Store(tmp_path / "node")
     given = Known("ws://a:1", by_hand=True, local=True)
-    learned = Known("ws://b:2", False, False, "a" * 16, "b" * 16, 3, "refused", 90.0, 95.0)
+    learned = Known("ws://b:2", False, False, "a" * 32, "b" * 32, 3, "refused", 90.0, 95.0)
     first.keep_addresses([given, learned], 40.0)
     first.close()
     second = Store(tmp_path / "node")
@@ -128,7 +128,7 @@ def test_a_start_that_was_killed_while_it_made_the_database_is_made_up_for(tmp_p
     for ending in ("", "-wal", "-shm", "-journal"):
         (tmp_path / f"node.db.new{ending}").write_bytes(b"half of it")
     Store(tmp_path).close()
-    assert {file.name for file in tmp_path.iterdir()} == {"lock", "node.db"}
+    assert {file.name for file in tmp_path.iterdir()} == {"lock", "node-key.pem", "node.db"}
 
 
 @pytest.mark.parametrize("when", ["the first start", "a later start"])

@@ -9,11 +9,11 @@ import json
 from typing import Any
 
 HASH = "0123456789abcdef" * 2
-ME = "c" * 16
+ME = "c" * 32
 
 TEXTS: dict[str, str] = {
     "a number in a start that JSON readers with doubles cannot hold": json.dumps(
-        {"type": "HAVE", "have": {f"{'a' * 16}-{'9' * 20}": [1, HASH]}}
+        {"type": "HAVE", "have": {f"{'a' * 32}-{'9' * 20}": [1, HASH]}}
     ),
     "more leaves than a frame may name": json.dumps(
         {
@@ -27,7 +27,7 @@ TEXTS: dict[str, str] = {
 LONG_HOST = {"type": "SOCKETS", "addresses": ["ws://" + "\u00e9" * 900_000 + ":1"]}
 """An address that took long to be found wrong."""
 
-UNKNOWN = [f"{number:016x}-1" for number in range(1, 200)]
+UNKNOWN = [f"{number:032x}-1" for number in range(1, 200)]
 
 
 def storm() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from p2p_sync.wire.logframes import NO_HASH, Entry, chain
 HASH = "0123456789abcdef" * 2
 """A hash of nothing in particular."""
 
-ids = (f"{number:016x}" for number in itertools.count(0xBAD0))
+ids = (f"{number:032x}" for number in itertools.count(0xBAD0))
 """Ids of nodes, a new one each time."""
 
 

@@ -184,7 +184,7 @@ class Node:
         ahead; `given`: addresses given by hand."""
         self.sim = sim
         self.number = number
-        self.id = f"{number:016x}"
+        self.id = f"{number:032x}"
         self.host = f"10.{1 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
         self.address = f"ws://{self.host}:{PORT}"
         self.side = 0
@@ -640,7 +640,7 @@ class End:
 
 def short(origin: str) -> str:
     """Return an origin without its leading zeros, for the trace."""
-    return origin.lstrip("0") if not origin.startswith("0" * 16) else "0" + origin[16:]
+    return origin.lstrip("0") if not origin.startswith("0" * 32) else "0" + origin[32:]
 
 
 def describe(frame: Frame) -> str:

@@ -29,7 +29,7 @@ def opening(number: int) -> bytes:
     hello = {
         "type": "SOCKETS",
         "addresses": [],
-        "id": f"{number:016x}",
+        "id": f"{number:032x}",
         "start": 1,
         "protocol": 1,
         "nonce": "ab" * 32,

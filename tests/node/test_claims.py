@@ -119,7 +119,7 @@ def give_origins(node: NodeProcess, count: int) -> None:
     """Make a node hold a message of each of so many origins."""
     with Member(node.address) as member:
         member.have({})
-        names = [f"{n:016x}-1" for n in range(1, count + 1)]
+        names = [f"{n:032x}-1" for n in range(1, count + 1)]
         for part in pieces(names, 1_000):
             member.ship(*part)
         wait_until(lambda: node.count >= count, "all is stored")
@@ -192,7 +192,7 @@ def test_claims_do_not_make_a_node_unready(asked: bool) -> None:
         assert not asked or ready(node)
         for _ in range(3):
             liar = stack.enter_context(Member(node.address))
-            liar.have({liar.origin: ABSURD, **{f"{n:016x}-9": ABSURD for n in range(5_000)}})
+            liar.have({liar.origin: ABSURD, **{f"{n:032x}-9": ABSURD for n in range(5_000)}})
         wait_until(lambda: node.status()["behind"])
         holds(lambda: ready(node) and node.status()["behind"] <= 1_000)
         assert node.status()["verdict"]["text"] == "Catching up: 0 of 1,000"

@@ -154,12 +154,14 @@ def test_what_is_only_an_event_leaves_the_lines_of_a_host_alone(
 
 def test_a_line_names_the_peer_for_programs(caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(START)
-    journal.note(Note(LINKED, "linked", "a", address="ws://a:1", node="0123456789abcdef"))
+    journal.note(
+        Note(LINKED, "linked", "a", address="ws://a:1", node="0123456789abcdef0123456789abcdef")
+    )
     journal.note(Note(CLOCK, "this clock is wrong"))
     one, other = caplog.records
     assert (one.levelname, vars(one)["address"], vars(one)["peer"]) == (
         "INFO",
         "ws://a:1",
-        "0123456789abcdef",
+        "0123456789abcdef0123456789abcdef",
     )
     assert (other.levelname, vars(other)["address"]) == ("WARNING", None)

@@ -46,7 +46,7 @@ def test_the_first_frame_is_sockets_with_addresses(node: NodeProcess, peer: RawP
     assert isinstance(opening["addresses"], list)
     assert all(isinstance(address, str) for address in opening["addresses"])
     further = [value for name, value in opening.items() if name not in ("type", "addresses")]
-    assert [v for v in further if isinstance(v, str) and re.fullmatch("[0-9a-f]{16}", v)], "its id"
+    assert [v for v in further if isinstance(v, str) and re.fullmatch("[0-9a-f]{32}", v)], "its id"
     assert node.port + 1 in further, "where it accepts peers"
 
 

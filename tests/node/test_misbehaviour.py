@@ -273,7 +273,7 @@ FLOODS: dict[str, Callable[[Hostile], list[bytes]]] = {
     ],
     "unknown types": lambda hostile: [hostile.text("LATER", pad="x" * 100) * 100],
     "big ones": lambda hostile: [hostile.text("LATER", pad="x" * 900_000)],
-    "HAVE": lambda hostile: [hostile.have({f"{n:016x}-5": [3, HASH] for n in range(2_500)})],
+    "HAVE": lambda hostile: [hostile.have({f"{n:032x}-5": [3, HASH] for n in range(2_400)})],
     "the same messages": lambda hostile: [
         hostile.text("MESSAGES", runs=[run(hostile.origin, 1_000)])
     ],
@@ -300,7 +300,7 @@ def test_enormous_vectors(pair: Pair) -> None:
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello()
         for part in range(41):
-            names = (f"{part:08x}{n:08x}-7" for n in range(2_500))
+            names = (f"{part:08x}{n:08x}-7" for n in range(2_400))
             yield hostile.have({name: [5, HASH] for name in names})
         while True:
             yield frame(PING, b"?", masked=True)
@@ -317,7 +317,7 @@ def test_vectors_of_which_nothing_is_shipped(pair: Pair) -> None:
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello()
         for part in range(40):
-            names = (f"{next(numbers):016x}-7" for _ in range(2_500))
+            names = (f"{next(numbers):032x}-7" for _ in range(2_400))
             yield hostile.have({name: [5, HASH] for name in names}, last=part == 39)
         for _ in range(20):
             yield frame(PING, b"?", masked=True)
@@ -402,7 +402,7 @@ def test_graft_storms(pair: Pair) -> None:
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello() + hostile.have({}, last=True)
-        names = [*origins, *(f"{n:016x}-9" for n in range(2_500 - len(origins)))]
+        names = [*origins, *(f"{n:032x}-9" for n in range(2_400 - len(origins)))]
         while True:
             yield hostile.text("GRAFT", after=dict.fromkeys(names, 0))
 
@@ -582,7 +582,7 @@ def failed_dials(node: Node, count: int) -> bool:
 
 def test_two_nodes_with_a_conflict_over_a_third_ones_messages_stay_linked() -> None:
     """The third gave each of them another message under one id; neither of them is to blame."""
-    third = f"{0x3:016x}"
+    third = f"{0x3:032x}"
     with Node(0) as one, Node(0) as two:
         for node, text in ((one, "one"), (two, "two")):
             with raw.dial(node.address) as peer:

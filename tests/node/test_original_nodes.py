@@ -262,7 +262,7 @@ def test_no_peer_can_stop_a_dial_to_an_original() -> None:
     with NodeProcess() as node, raw.dial(node.address) as liar, Original() as original:
         lies = {kind: [original.address] for kind in ("leaves", "guests", "originals")}
         introduced = {original.address: "127.0.0.1"}
-        liar.send_json(hello(id="0" * 16, introduced=introduced, **lies))
+        liar.send_json(hello(id="0" * 32, introduced=introduced, **lies))
         wait_sockets(1, node)
         node.add(original.address)
         wait_sockets(2, node)

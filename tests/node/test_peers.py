@@ -168,11 +168,11 @@ def own_address() -> str:
 def test_addresses_told_by_a_peer_are_dialled_only_where_it_may_send_us() -> None:
     with NodeProcess() as node, raw.RawServer() as trap, raw.dial(node.address) as peer:
         name = "ws://169.254.169.254:80"
-        peer.send_json(hello(id="a" * 16, addresses=[name, "ws://224.0.0.1:1", trap.address]))
+        peer.send_json(hello(id="a" * 32, addresses=[name, "ws://224.0.0.1:1", trap.address]))
         trap.accept().close()
         wait_until(lambda: entry(node, name)["state"] == "refused")
         assert "by hand" in entry(node, name)["last_error"]
-        assert entry(node, name)["source"] == "a" * 16
+        assert entry(node, name)["source"] == "a" * 32
 
 
 def test_a_peer_that_does_not_send_what_it_says_it_has_is_cut(
@@ -181,7 +181,7 @@ def test_a_peer_that_does_not_send_what_it_says_it_has_is_cut(
     monkeypatch.setattr("p2p_sync.core.catch_up.STALLED_AFTER", 1.0)
     with Node(0) as node, raw.dial(node.address) as peer:
         peer.send_json(hello())
-        have = {"b" * 16 + "-1": [5, "c" * 32]}
+        have = {"b" * 32 + "-1": [5, "c" * 32]}
         peer.send_json({"type": "HAVE", "have": have, "last": True})
         wait_until(lambda: node.sockets() == 1)
         wait_until(lambda: node.sockets() == 0, "the stalled link is cut")

@@ -43,7 +43,7 @@ def test_a_json_line_tells_whom_it_is_about() -> None:
             "msg": "linked with %s\n",
             "args": ("10.0.0.1:7 (01234567)",),
             "address": "10.0.0.1:7",
-            "peer": "0123456789abcdef",
+            "peer": "0123456789abcdef0123456789abcdef",
         }
     )
     line = JsonLine().format(record)
@@ -53,5 +53,5 @@ def test_a_json_line_tells_whom_it_is_about() -> None:
     assert (told["level"], told["address"], told["peer"]) == (
         "info",
         "10.0.0.1:7",
-        "0123456789abcdef",
+        "0123456789abcdef0123456789abcdef",
     )

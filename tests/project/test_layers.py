@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 
 LAYERS = [
     Layer("", {}),
-    Layer("wire", {}, pure=True),
+    Layer("wire", {"cryptography": "identity"}, pure=True),
     Layer("core", {}, pure=True),
     Layer("disk", {"sqlite3": "store"}),
     Layer("net", {"websocket": "websocket", "websocket_server": "listener"}),

@@ -97,7 +97,7 @@ def test_status_tells_what_the_node_is_and_holds() -> None:
     before = time.time() * 1000
     with NodeProcess() as node:
         told = node.status()
-        assert re.fullmatch("[0-9a-f]{16}", told["node"]["id"])
+        assert re.fullmatch("[0-9a-f]{32}", told["node"]["id"])
         assert told["node"]["address"] == node.address
         assert told["node"]["version"] == __version__
         assert type(told["node"]["protocol"]) is int
@@ -446,9 +446,9 @@ BIG = "9" * 19
         "order=time&after=1",
         "order=time&after=1.x",
         "order=time&after=x.x.1",
-        f"order=time&after={BIG}.{'a' * 16}-1.1",
-        f"order=time&after=1.{'a' * 16}-1.{BIG}",
-        f"order=time&after={'9' * 5000}.{'a' * 16}-1.1",
+        f"order=time&after={BIG}.{'a' * 32}-1.1",
+        f"order=time&after=1.{'a' * 32}-1.{BIG}",
+        f"order=time&after={'9' * 5000}.{'a' * 32}-1.1",
         "order=arrival&after=1.x.1",
     ],
     ids=lambda query: query[:40],
@@ -576,7 +576,7 @@ def test_the_page_shows_the_newest_and_goes_back_by_a_link() -> None:
         assert target != "/" and "/" in links, "and there is a way back to the newest"
 
 
-@pytest.mark.parametrize("before", ["x", "1", f"{BIG}.{'a' * 16}-1.1", f"1.{'a' * 16}-1.{BIG}"])
+@pytest.mark.parametrize("before", ["x", "1", f"{BIG}.{'a' * 32}-1.1", f"1.{'a' * 32}-1.{BIG}"])
 def test_a_bad_link_to_older_messages_is_refused(node: NodeProcess, before: str) -> None:
     answer = node.get(f"/?before={before}", Accept="text/html")
     assert answer.status == 400

@@ -14,7 +14,7 @@ from p2p_sync.errors import ProtocolError
 from p2p_sync.settings import MAX_ADDRESSES, MAX_MESSAGE_BYTES, Settings
 from p2p_sync.wire.frames import Heard, Ignored, Message, Sockets, decode, encode
 
-ORIGIN = "0123456789abcdef-42"
+ORIGIN = "0123456789abcdef0123456789abcdef-42"
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -38,15 +38,15 @@ def test_the_largest_message_fits_a_frame_though_each_byte_is_escaped() -> None:
 
 def test_sockets_survive() -> None:
     frame = Sockets(
-        ("ws://a:1", "ws://[::1]:2"), "0123456789abcdef", 7, 1, 8001, "wss://b:3", 4,
-        "1.2.3", True, ("f" * 16,),
+        ("ws://a:1", "ws://[::1]:2"), "0123456789abcdef" * 2, 7, 1, 8001, "wss://b:3", 4,
+        "1.2.3", True, ("f" * 32,),
         ("ws://c:1",), ("ws://d:1",),
     )  # fmt: skip
     assert decode(encode(frame)) == frame
 
 
 def test_an_original_reads_what_it_knows_in_our_frames() -> None:
-    sockets = json.loads(encode(Sockets(("ws://a:1",), "0123456789abcdef")))
+    sockets = json.loads(encode(Sockets(("ws://a:1",), "0123456789abcdef0123456789abcdef")))
     assert (sockets["type"], sockets["addresses"]) == ("SOCKETS", ["ws://a:1"])
     message = json.loads(encode(Message(ORIGIN, 1, 1, "text")))
     assert (message["type"], message["data"]) == ("MESSAGE", "text")
@@ -65,7 +65,7 @@ MESSAGE: dict[str, Any] = {
     "type": "MESSAGE", "data": "text", "origin": ORIGIN, "seq": 1, "time": 1,
 }  # fmt: skip
 SOCKETS: dict[str, Any] = {
-    "type": "SOCKETS", "addresses": [], "id": "0123456789abcdef", "start": 1, "protocol": 1,
+    "type": "SOCKETS", "addresses": [], "id": "0123456789abcdef" * 2, "start": 1, "protocol": 1,
 }  # fmt: skip
 
 

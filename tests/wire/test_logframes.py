@@ -33,10 +33,10 @@ from p2p_sync.wire.logframes import (
     chain,
 )
 
-A, B = "a" * 16 + "-1", "b" * 16 + "-4711"
+A, B = "a" * 32 + "-1", "b" * 32 + "-4711"
 HASH = "0123456789abcdef" * 2
 
-ORIGINS = st.from_regex(r"[0-9a-f]{16}-[0-9]{1,16}", fullmatch=True)
+ORIGINS = st.from_regex(r"[0-9a-f]{32}-[0-9]{1,16}", fullmatch=True)
 HASHES = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 ENTRIES = st.one_of(
@@ -166,10 +166,10 @@ WRONG: list[dict[str, Any]] = [
     {"type": "HAVE", "have": {A: [1, HASH + "0"]}},
     {"type": "HAVE", "have": {A: [1, None]}},
     {"type": "HAVE", "have": {"": [1, HASH]}},
-    {"type": "HAVE", "have": {"a" * 16: [1, HASH]}},
+    {"type": "HAVE", "have": {"a" * 32: [1, HASH]}},
     {"type": "HAVE", "have": {A.upper(): [1, HASH]}},
     {"type": "HAVE", "have": {A + "\n": [1, HASH]}},
-    {"type": "HAVE", "have": {"a" * 16 + "-\u0661": [1, HASH]}},
+    {"type": "HAVE", "have": {"a" * 32 + "-\u0661": [1, HASH]}},
     {"type": "HAVE", "have": {}, "last": 1},
     {"type": "HAVE", "have": {}, "last": "true"},
     {"type": "HAVE", "have": {}, "ack": 0},
@@ -287,7 +287,7 @@ def test_any_field_of_a_run_is_good_or_breaks_the_protocol(name: str, value: Any
 
 
 def origins(count: int) -> list[str]:
-    return [f"{n:016x}-1" for n in range(count)]
+    return [f"{n:032x}-1" for n in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -369,6 +369,6 @@ def test_what_is_at_a_limit_is_taken_and_what_is_over_it_is_not(
 
 
 def test_a_whole_vector_stays_below_256_kib_a_frame() -> None:
-    longest = [f"{n:016x}-{MAX_NUMBER}" for n in range(MAX_ORIGINS_NAMED)]
+    longest = [f"{n:032x}-{MAX_NUMBER}" for n in range(MAX_ORIGINS_NAMED)]
     frame = Have(dict.fromkeys(longest, (MAX_NUMBER, HASH)), True, True)
     assert len(encode(frame).encode()) <= 256 * 1024
