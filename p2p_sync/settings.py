@@ -37,6 +37,9 @@ MAX_ADDRESSES: Count = 256
 """Addresses in one SOCKETS frame, and addresses that one remote host may add to the address book
 before any of them has worked."""
 
+MAX_NAME: Characters = 32
+"""The name of a node, for people."""
+
 MAX_LINKS_NAMED: Count = 64
 """Ids of connected nodes in one SOCKETS frame."""
 
@@ -77,6 +80,9 @@ MAX_ENDPOINTS: Count = 8
 
 SPARE_PEERS: Count = 16
 """Links accepted above `--max-peers`; such a peer receives addresses and is closed."""
+
+SHORT_ID: Characters = 8
+"""The beginning of a node's id that people see."""
 
 NEVER: Seconds = float("inf")
 """The time of what is not due at all."""
@@ -635,7 +641,7 @@ has a line each `API_STREAM_PAUSE`."""
 
 # -- settings --------------------------------------------------------------------------------------
 
-Form: TypeAlias = Literal["text", "file", "peer", "advertised", "host name"]
+Form: TypeAlias = Literal["text", "name", "file", "peer", "advertised", "host name"]
 
 
 class Option(NamedTuple):
@@ -720,6 +726,16 @@ class Program:
 @dataclass(frozen=True)
 class Settings:
     """Settings of a node."""
+
+    name: str | None = option(
+        None,
+        "Name of this node, for people.",
+        "At most 32 characters. All nodes show it. Two nodes may have one name: the id tells them "
+        "apart.",
+        form="name",
+        metavar="TEXT",
+        shown="the host name",
+    )
 
     host: str = option("127.0.0.1", "Address to listen on for peers.")
 

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from ..address import parse_address
 from ..errors import InputError
+from ..names import checked_name
 from ..settings import Form, Option, Program, Settings
 
 _PREFIX = "P2P_SYNC"
@@ -62,6 +63,7 @@ def _host_name(text: str) -> str:
 
 _CALLBACKS: dict[Form, Callback] = {
     "text": _checked(),
+    "name": _checked(checked_name),
     "file": _checked(),
     "peer": _checked(lambda text: str(parse_address(text))),
     "advertised": _checked(_advertised),

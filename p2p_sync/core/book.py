@@ -49,8 +49,9 @@ class Known:
     local: bool = False
     # The peer that sent it: the id of a node, or a host.
     source: str = ""
-    # The id of the node that last answered there.
+    # The id of the node that last answered there, and what it calls itself.
     node: str | None = None
+    name: str = ""
     # Dials that failed and links that ended since the last link that lasted.
     attempts: int = 0
     last_error: str = ""

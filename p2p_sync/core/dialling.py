@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from ..address import Address
 from ..codes import GOING_AWAY, NORMAL, TRY_AGAIN_LATER
 from ..errors import DialError
+from ..names import label
 from ..settings import GOOD_LINK, MAX_DIALS, MAX_LOOKUPS, NEVER, SLOW_DIAL, Settings
 from .book import AddressBook, Endpoint, Known
 from .effects import DIAL_FAILED, REFUSED, UNNEEDED, Dial, Note
@@ -205,7 +206,7 @@ class Dialling:
         if dial.further and self._connected().leads_to(known):
             known.further_at = turn.now + self._settings.redial_longest
             return
-        name = f"{address} ({known.node[:8]})" if known.node else address
+        name = f"{label(known.node, known.name)} at {address}" if known.node else address
         text = f"dialling {name} failed: {error}"
         kind = REFUSED if error.refused else DIAL_FAILED
         turn.effects.add(Note(kind, text, address, str(error), address, known.node))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..address import is_loopback, site
+from ..address import host_and_port, is_loopback, site
 from ..codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, TRY_AGAIN_LATER
 from ..errors import ProtocolError
 from ..settings import FIRST_RTT, MANY_ADDRESSES, SPARE_PEERS, Settings
@@ -133,15 +133,15 @@ class Links:
         known = any(other.joined and _leads_to(other, peer) for other in self._overlay.peers)
         peer.joined = True
         if not known:
-            kind = f"node {peer.node[:8]}" if peer.node else "an original node"
+            kind = "" if peer.node else ", an original node"
             way = "outgoing" if peer.known else "incoming"
-            self._note(JOINED, f"{_where(peer)} connected: {kind}, {way}", peer)
+            self._note(JOINED, f"{peer.label_at(_where(peer))} connected{kind}, {way}", peer)
 
     def fault(self, peer: Peer, kind: str, sentence: str, times: int = 1) -> None:
         """A peer did something wrong. If that violates the protocol, its link is closed."""
         self.faults[kind] += times
         about = f"{kind} {peer.node or site(peer.remote[0])}"
-        self._note(kind, f"from {peer.name}: {sentence}", peer, about, sentence)
+        self._note(kind, f"from {peer.label}: {sentence}", peer, about, sentence)
         if kind in VIOLATIONS:
             self._turn.effects.close(peer, POLICY_VIOLATION, sentence)
 
@@ -176,13 +176,13 @@ class Links:
         if peer.joined and heir:
             heir.joined = True
         elif peer.joined:
-            self._note(LEFT, f"{_where(peer)} disconnected: {reason}", peer)
+            self._note(LEFT, f"{peer.label_at(_where(peer))} disconnected: {reason}", peer)
         elif code not in (None, NORMAL, GOING_AWAY, TRY_AGAIN_LATER):
-            text = f"{peer.name} and this node do not link: {reason}"
+            text = f"{peer.label} and this node do not link: {reason}"
             about = f"links {peer.dialled or site(peer.remote[0])}"
             self._note(NOT_LINKED, text, peer, about, reason)
         failing = peer.dialled if peer.dialled and not peer.linked else None
-        text = f"the link with {peer.name} ended: {reason}"
+        text = f"the link with {peer.label} ended: {reason}"
         self._note(ENDED, text, peer, failing or "", reason if failing else "")
 
     def _linked(self, peer: Peer) -> None:
@@ -194,7 +194,7 @@ class Links:
         self._turn.effects.wake(peer)
         way = "dialled" if peer.known else "accepted"
         kind = "" if peer.node else ", an original node"
-        text = f"linked with {peer.name}, {way}{kind}"
+        text = f"linked with {peer.label}, {way}{kind}"
         self._note(LINKED, text, peer, peer.dialled or "")
 
     def _note(self, kind: str, text: str, peer: Peer, about: str = "", reason: str = "") -> None:
@@ -213,4 +213,4 @@ def _leads_to(other: Peer, peer: Peer) -> bool:
 
 def _where(peer: Peer) -> str:
     """Return what the table of peers calls a peer: its address, as far as it is known."""
-    return peer.dialled or peer.address or peer.name
+    return peer.dialled or peer.address or host_and_port(peer.remote)

@@ -67,6 +67,7 @@ class Overlay:
             address=str(settings.advertise) if settings.advertise else None,
             version=__version__,
             secure=bool(settings.tls_cert),
+            name=settings.name or "",
         )
         self.gossip = Gossip(turn, own, self.peers, book, self.originals, settings, rng)
         if settings.advertise:
@@ -104,7 +105,7 @@ class Overlay:
         if peer.ours and frame.node != peer.node:
             raise ProtocolError(POLICY_VIOLATION, "a node has one id as long as its link lasts")
         first = not peer.introduced or (frame.node is not None and not peer.ours)
-        peer.enough, peer.links = frame.enough, frame.links
+        peer.enough, peer.links, peer.name = frame.enough, frame.links, frame.name
         if first:
             peer.lists = frozenset(map(place, frame.addresses))
             refusal = self._identify(peer, frame)
@@ -155,7 +156,7 @@ class Overlay:
         elif frame.port:
             peer.address = str(Address(peer.remote[0], frame.port, frame.secure))
         if peer.known:
-            peer.known.node = frame.node
+            peer.known.node, peer.known.name = frame.node, frame.name
             self.book.found(peer.remote, frame.node, self._turn.now)
         else:
             peer.dial = frame.link
@@ -183,7 +184,7 @@ class Overlay:
         self._learn(peer, [address])
         known = self.book.known.get(address)
         if known and not known.by_hand:
-            known.node = peer.node
+            known.node, known.name = peer.node, peer.name
             known.attempts, known.last_error = 0, ""  # dialling it may still fail
         self.book.moved(str(peer.node), address, self._in_use)
 

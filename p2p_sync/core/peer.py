@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..address import host_and_port, is_loopback
+from ..names import label
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
 from .deduplication import Copies
@@ -66,6 +67,8 @@ class Peer:
     node: str | None = None
     start: int = 0
     version: str = ""
+    # What it calls itself.
+    name: str = ""
     # It says that it has enough links, and to which nodes they lead.
     enough: bool = False
     links: tuple[str, ...] = ()
@@ -126,10 +129,14 @@ class Peer:
         return self.original and self.known is None
 
     @property
-    def name(self) -> str:
-        """What people call it: the address that was dialled, or where it comes from."""
-        where = self.dialled or host_and_port(self.remote)
-        return f"{where} ({self.node[:8]})" if self.node else where
+    def label(self) -> str:
+        """What the log calls it: its name and id as far as they are known, and the address that
+        was dialled, or where it comes from."""
+        return self.label_at(self.dialled or host_and_port(self.remote))
+
+    def label_at(self, where: str) -> str:
+        """Return its name and id as far as they are known, and an address."""
+        return f"{label(self.node, self.name)} at {where}" if self.node else where
 
 
 def count(peers: Iterable[Peer]) -> int:

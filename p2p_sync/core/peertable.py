@@ -64,10 +64,13 @@ class Entry:
         carried = traffic.get(peer, Traffic()) if peer else Traffic()
         next_try = known.next_try if known and state not in ("connected", "dialling") else None
         first = [peer.address] if peer and peer.address else []
+        node = (peer and peer.node) or next((k.node for k in self.known if k.node), None)
+        names = [peer.name] if peer and peer.node else [k.name for k in self.known if k.node]
         addresses = dict.fromkeys([*first, *(known.address for known in self.known)])
         return {
             "key": self.key,
-            "id": (peer and peer.node) or next((k.node for k in self.known if k.node), None),
+            "id": node,
+            "name": next(filter(None, names), None),
             "address": (peer and peer.address) or (known.address if known else None),
             "addresses": list(addresses),
             "direction": ("out" if peer.known else "in") if peer else None,

@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 7
+VERSION = 8
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -22,6 +22,7 @@ TABLES = (
         local INTEGER NOT NULL,      -- learned over loopback, or given by hand
         source TEXT NOT NULL,        -- the node or host that sent it
         node TEXT,                   -- the id of the node found there
+        name TEXT NOT NULL,          -- what that node calls itself
         attempts INTEGER NOT NULL,
         last_error TEXT NOT NULL,
         worked REAL,                 -- seconds since the epoch: when a node last answered

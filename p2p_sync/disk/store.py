@@ -47,7 +47,7 @@ Database: TypeAlias = sqlite3.Connection
 """A connection. It returns texts as bytes, since a damaged one may be no UTF-8."""
 
 # What is kept of an address beside its times: the first fields of Known, in their order.
-_FACTS = "address, by_hand, local, source, node, attempts, last_error"
+_FACTS = "address, by_hand, local, source, node, name, attempts, last_error"
 
 
 class Store:

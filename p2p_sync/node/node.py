@@ -17,6 +17,7 @@ from ..disk.log import Log, Page
 from ..disk.store import Store
 from ..errors import InputError, LogError, NotRunning, StartError
 from ..metrics import Counters
+from ..names import checked_name, host_name
 from ..net.credentials import Credentials
 from ..net.listener import Listener
 from ..settings import (
@@ -50,6 +51,7 @@ class Node:
         peer_port: int,
         data_dir: str | os.PathLike[str] | None = None,
         *,
+        name: str | None = None,
         peers: Sequence[str] = (),
         advertise: str | None = None,
         **settings: Any,
@@ -57,9 +59,10 @@ class Node:
         """Make a node that will accept peers on `peer_port` (0: any free port).
 
         `data_dir` is for the log, the node's identity and the addresses it knows; None: keep
-        nothing. `peers` are addresses to dial. `advertise` is the address that the node announces
-        ("none": it cannot be dialled; None: peers form it from the connection). Further options
-        are the fields of `settings.Settings`. Raises InputError for an invalid value.
+        nothing. `name` is what people call the node; None: the host name. `peers` are addresses to
+        dial. `advertise` is the address that the node announces ("none": it cannot be dialled;
+        None: peers form it from the connection). Further options are the fields of
+        `settings.Settings`. Raises InputError for an invalid value.
         """
         if not 0 <= peer_port <= 65535:
             raise InputError(f"{peer_port} is no port; ports go up to 65535")
@@ -70,6 +73,7 @@ class Node:
             peers=tuple(parse_address(peer) for peer in peers),
             advertise=parse_address(advertise) if advertise and dialable else None,
             dialable=dialable,
+            name=host_name() if name is None else checked_name(name),
             **settings,
         )
         self._peer_port = peer_port
@@ -194,6 +198,7 @@ class Node:
         parts = self._running()
         node = {
             "id": parts.store.node,
+            "name": self._settings.name,
             "address": parts.address,
             "version": __version__,
             "protocol": PROTOCOL_VERSION,

@@ -105,7 +105,7 @@ class Session:
                 core.commits.hear(self.peer, draft, frame.data, future)
             future.result()
         except LogError as error:
-            name = self.peer.name
+            name = self.peer.label
             logger.error("a message of the original node %s is lost here: %s", name, error)
         return True
 

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from ..address import parse_address
 from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
 from ..errors import AddressError, ProtocolError
+from ..names import name_from
 from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES
 from .identity import NODE_ID
 from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, PackedRun, Run, from_dict, to_json
@@ -75,7 +76,7 @@ class Sockets:
     which counts the sender's dials, its `version`, whether it has `enough` links, the ids of the
     nodes at their ends (`links`), and the addresses of the original nodes that it has dialled
     (`leaves`) or that have dialled it (`guests`; see gossip.py). `secure`: the port speaks TLS.
-    `nonce`: the sender asks for a proof (see proof.py).
+    `nonce`: the sender asks for a proof (see proof.py). `name` is what the sender calls itself.
     """
 
     addresses: tuple[str, ...] = ()
@@ -92,6 +93,7 @@ class Sockets:
     guests: tuple[str, ...] = ()
     secure: bool = False
     nonce: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
             "guests": list(frame.guests),
             "secure": frame.secure,
             "nonce": frame.nonce,
+            "name": frame.name,
         }
         fields.update({name: value for name, value in optional.items() if value})
     return fields
@@ -288,6 +291,7 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         _addresses(fields.get("guests", []), "guests"),
         fields.get("secure") is True,
         _text(fields, "nonce", _DIGEST, "64 hexadecimal digits") if "nonce" in fields else "",
+        name_from(fields.get("name")),
     )
 
 

@@ -21,7 +21,7 @@ from tests.harness.support import DEADLINE, ROOT
 def test_identity_and_addresses_outlive_a_restart(tmp_path: Path) -> None:
     first = Store(tmp_path / "node")
     given = Known("ws://a:1", by_hand=True, local=True)
-    learned = Known("ws://b:2", False, False, "a" * 32, "b" * 32, 3, "refused", 90.0, 95.0)
+    learned = Known("ws://b:2", False, False, "a" * 32, "b" * 32, "web-2", 3, "refused", 90.0, 95.0)
     first.keep_addresses([given, learned], 40.0)
     first.close()
     second = Store(tmp_path / "node")
@@ -114,7 +114,7 @@ def test_a_write_ahead_log_without_its_database_is_no_new_node(tmp_path: Path) -
     )
     Store(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / "node.db")) as database:
-        database.execute("INSERT INTO addresses VALUES ('ws://a:1', 1, 1, '', 0, 0, '', 0, 0)")
+        database.execute("INSERT INTO addresses VALUES ('ws://a:1', 1, 1, '', 0, '', 0, '', 0, 0)")
         database.commit()
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=DEADLINE)
     (tmp_path / "node.db").unlink()

@@ -24,9 +24,9 @@ from tests.harness.support import (
 )
 
 FIELDS = {
-    "key", "id", "address", "addresses", "direction", "state", "since", "rtt_ms", "attempts",
-    "last_error", "next_try_s", "sent", "received", "behind", "version", "links", "by_hand",
-    "source", "notice", "worked",
+    "key", "id", "name", "address", "addresses", "direction", "state", "since", "rtt_ms",
+    "attempts", "last_error", "next_try_s", "sent", "received", "behind", "version", "links",
+    "by_hand", "source", "notice", "worked",
 }  # fmt: skip
 
 

@@ -1,0 +1,75 @@
+"""Names of nodes, for people.
+
+A name is only what a node calls itself. Two nodes may have one name, on purpose or not, so a name
+decides nothing: a node is known by its id. Where people read a name, they can see the id, too.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+
+from .errors import InputError
+from .settings import MAX_NAME, SHORT_ID
+
+# An id or a part of one, or an address: a node with such a name could pass for another one.
+_MISLEADING = re.compile(r"[0-9a-f]{8}|[:/]|\d+\.\d+\.\d+")
+
+
+def checked_name(text: str) -> str:
+    """Return a name without spaces around it. Raises InputError if it cannot be one."""
+    name = text.strip(" ")
+    if problem := _problem(name):
+        raise InputError(f"the name of a node {problem}; choose another")
+    return name
+
+
+def name_from(value: object) -> str:
+    """Return the name that a peer has sent; "" if it is none."""
+    return value if isinstance(value, str) and not _problem(value) else ""
+
+
+def host_name() -> str:
+    """Return the name of this machine without its domain, which is how people call it."""
+    text = socket.gethostname().partition(".")[0]
+    return "".join(filter(str.isprintable, text))[:MAX_NAME].strip() or "node"
+
+
+def label(node: str, name: str) -> str:
+    """Return what the log calls a node: its name and its shortened id."""
+    return f"{name} ({node[:SHORT_ID]})" if name else node[:SHORT_ID]
+
+
+def labels(names: Mapping[str, str]) -> dict[str, str]:
+    """Return what a list calls each of its nodes. `names` are their names ("": unknown) by id.
+
+    It is the name, and the shortened id as well if two of them have that name or if it looks like
+    an id or an address. A node without a name is called by its shortened id.
+    """
+    count = Counter(map(_alike, names.values()))
+    return {
+        node: name
+        if name and count[_alike(name)] == 1 and not _MISLEADING.search(_alike(name))
+        else label(node, name)
+        for node, name in names.items()
+    }
+
+
+def _problem(name: str) -> str:
+    """Return why a text cannot be a name; "" if it can."""
+    if not name.strip():
+        return "is empty"
+    if len(name) > MAX_NAME:
+        return f"has at most {MAX_NAME} characters; this one has {len(name)}"
+    if not name.isprintable():
+        wrong = next(character for character in name if not character.isprintable())
+        return f"is printable text in one line; this one has the character U+{ord(wrong):04X}"
+    return ""
+
+
+def _alike(name: str) -> str:
+    """Return a form in which names that look the same are equal."""
+    return unicodedata.normalize("NFKC", name).casefold()
