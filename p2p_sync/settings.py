@@ -245,12 +245,14 @@ MAX_CLOCKS: Count = 1000
 COPY_WINDOW: Milliseconds = 10_000
 """Two nodes may log copies of one commit of an original this far apart."""
 
-COPY_STRETCH: Milliseconds = 6 * COPY_WINDOW
-"""Matching of copies starts afresh at least once in such a stretch of time."""
+COPY_STRETCH: Milliseconds = 3 * COPY_WINDOW
+"""Matching of copies starts afresh at least once in such a stretch of time, which is longer than
+two windows. So a new copy can change what is shown of those in three stretches."""
 
-MAX_MATCHED: Count = 800
+MAX_MATCHED: Count = 400
 """Copies of one text that are matched in each `COPY_WINDOW` of the clock; and commits of one text
-that are remembered for one original."""
+that are remembered for one original. With `COPY_STRETCH` it bounds how many copies a new one causes
+to be matched again: 3,600, which takes about 15 ms."""
 
 VERDICT_ANSWER: Milliseconds = 5_000
 """A peer that has not said within this time of its connection what it holds counts as
