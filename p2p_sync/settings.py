@@ -87,9 +87,6 @@ SHORT_ID: Characters = 8
 NEVER: Seconds = float("inf")
 """The time of what is not due at all."""
 
-MAX_OUTBOX: Count = 256
-"""Frames with addresses that wait for one peer's sender. A peer that lets more wait is cut."""
-
 MAX_ADDRESSES_SENT: Count = 4 * MAX_ADDRESSES
 """Addresses that a node remembers as sent to one peer."""
 
@@ -229,8 +226,8 @@ SHIPPED_PERIOD: Seconds = 15.0
 """What a peer has shipped lately is counted over the present and the last of these periods."""
 
 MAX_AHEAD_MS: Milliseconds = 60_000
-"""A time further ahead of the wall clock is not followed: one node whose clock is years ahead would
-drag all others along. Clocks that differ by less count as equal."""
+"""A time this far ahead of the wall clock is not followed: one node whose clock is years ahead
+would drag all others along. Clocks that differ by less count as equal."""
 
 MAX_EARLY_MS: Milliseconds = 24 * 3600 * 1000
 """A message dated further ahead is not accepted until the clock gets there, or it would stay on top
@@ -272,6 +269,10 @@ MAX_COPIES: Count = 10_000
 
 MAX_SOURCES: Count = 5000
 """Messages whose original is remembered, since they may have to be passed on."""
+
+MAX_SOURCE_PEERS: Count = 300
+"""Originals that have committed these messages: more than are connected at a time. The records of
+those whose links have ended are large."""
 
 MAX_CONFLICTS: Count = 1000
 """Conflicts that are remembered, to be counted."""
@@ -520,6 +521,12 @@ HTTP_MAX_HEAD_BYTES: Bytes = 3 * MAX_MESSAGE_BYTES + 64 * 1024
 """An HTTP request line and its headers: the largest message, each byte percent-encoded, and
 headers."""
 
+HTTP_MAX_QUERY: Bytes = 8 * 1024
+"""The query string of an HTTP request, except for a commit, which has the message in it."""
+
+HTTP_MAX_PARAMETERS: Count = 32
+"""Parameters in a query string. No request has as many; to take very many apart takes long."""
+
 HTTP_MAX_CHUNK_HEAD: Bytes = 16 * 1024
 """The size of a chunk with its extensions, and the trailer after the last chunk."""
 
@@ -765,7 +772,8 @@ class Settings:
     target_links: int = option(
         8,
         "Dial learned addresses while there are fewer links.",
-        "Links are closed above twice as many. 0: neither, the mesh is laid out by hand.",
+        "Links are closed above twice as many. Links with original nodes do not count. 0: neither, "
+        "the mesh is laid out by hand.",
         least=0,
     )
 

@@ -29,10 +29,11 @@ class HybridClock:
     def observe(self, time: int, wall: int) -> bool:
         """A message with this `time` has arrived while the wall clock shows `wall`.
 
-        Return whether later commits sort after it: not if it is more than MAX_AHEAD_MS ahead. When
-        the node starts, call this with the newest time in the log.
+        Return whether later commits sort after it: not if it is MAX_AHEAD_MS ahead, or more, since
+        the next commit would be even further ahead. When the node starts, call this with the newest
+        time in the log.
         """
-        if time > wall + MAX_AHEAD_MS:
+        if time >= wall + MAX_AHEAD_MS:
             return False
         self._newest = max(self._newest, time)
         return True
@@ -43,7 +44,7 @@ class HybridClock:
         If it was set back, this clock starts again at the wall clock, and the caller must commit
         under a new origin, because the times of one origin never decrease.
         """
-        if self._newest > wall + MAX_AHEAD_MS:
+        if self._newest >= wall + MAX_AHEAD_MS:
             self._newest = 0
         ahead = self._last - wall
         if ahead <= MAX_AHEAD_MS:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..codes import MAX_NUMBER
 from ..errors import LogError
-from ..settings import MAX_PENDING, MAX_SOURCES
+from ..settings import MAX_PENDING, MAX_SOURCE_PEERS, MAX_SOURCES
 from ..wire.frames import Message
 from ..wire.logframes import Entry, Run
 from .commit import Commit
@@ -39,6 +39,7 @@ class Commits:
         self._messages = 0  # in these runs
         # The originals that committed the latest of their messages, by the ids that these got.
         self._sources: dict[tuple[str, int], Peer] = {}
+        self._originals: dict[Peer, None] = {}  # these originals, the latest last
         self._turn = turn
         self._node = node
         self._replica = replica
@@ -95,6 +96,12 @@ class Commits:
         self._sources[commit.origin, commit.first] = peer
         if len(self._sources) > MAX_SOURCES:
             del self._sources[next(iter(self._sources))]
+        self._originals.pop(peer, None)
+        self._originals[peer] = None
+        if len(self._originals) > MAX_SOURCE_PEERS:
+            oldest = next(iter(self._originals))
+            del self._originals[oldest]
+            self._sources = {id: peer for id, peer in self._sources.items() if peer is not oldest}
         return commit
 
     def has_failed(self, commit: Commit) -> bool:

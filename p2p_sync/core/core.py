@@ -67,7 +67,7 @@ class Core:
     ) -> None:
         """`node` is this node's id, `start` the number of this start, `port` the peer port.
 
-        `vector` is what the log holds and `newest` its newest time up to MAX_AHEAD_MS ahead of
+        `vector` is what the log holds and `newest` its newest time less than MAX_AHEAD_MS ahead of
         `wall`, what this machine's clock shows (both in ms since the epoch).
         """
         self._turn = turn = Turn(wall=wall)

@@ -27,7 +27,7 @@ from ..names import label
 from ..settings import GOOD_LINK, MAX_DIALS, MAX_LOOKUPS, NEVER, SLOW_DIAL, Settings
 from .book import AddressBook, Endpoint, Known
 from .effects import DIAL_FAILED, REFUSED, UNNEEDED, Dial, Note
-from .peer import CHECK, NEEDED, PROBE, Peer, count
+from .peer import CHECK, NEEDED, PROBE, Peer, count, nodes
 from .turn import Turn
 
 
@@ -80,7 +80,8 @@ class Dialling:
                 names.append(known)
         again = self.start(new, MAX_DIALS + MAX_LOOKUPS)
         young = sum(now < dial.began + SLOW_DIAL for dial in self.under_way.values())
-        room, purpose = settings.target_links - count(self._peers) - young, NEEDED
+        young += sum(peer.known is not None and not peer.introduced for peer in self._peers)
+        room, purpose = settings.target_links - nodes(self._peers) - young, NEEDED
         if settings.target_links:
             if now >= self._probe_at:
                 self._probe_at = now + settings.probe * (0.5 + self._rng.random())

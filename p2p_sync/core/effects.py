@@ -1,16 +1,16 @@
 """What the rules decide: collected while the state's lock is held, carried out after it is free.
 
 Two threads may carry out what two turns have decided in either order. So nothing whose order
-matters is an effect: frames wait in `Peer.outbox` and in the log until that peer's sender takes
-them, and the effect is only to wake the sender.
+matters is an effect: a frame waits in `Peer.outbox` and messages in the log until that peer's
+sender takes them, and the effect is only to wake the sender.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from ..settings import MAX_OUTBOX
+from ..settings import MANY_ADDRESSES
 from ..wire.frames import Sockets
 from .commit import Commit
 from .peer import Peer
@@ -18,13 +18,11 @@ from .peer import Peer
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close the link to `peer` with a close code and a reason, after what waits in its outbox.
-    With `cut` the connection ends at once: nothing can be sent to it."""
+    """Close the link to `peer` with a close code and a reason, after what waits in its outbox."""
 
     peer: Peer
     code: int
     reason: str
-    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +102,13 @@ class Effects:
         self.woken[peer] = None
 
     def send(self, peer: Peer, frame: Sockets) -> None:
-        """Send `frame` to a peer, after those before it. A peer that takes none is cut."""
-        if len(peer.outbox) >= MAX_OUTBOX:
-            peer.leaving = True
-            self.add(Close(peer, 0, "too much waited to be sent to it", cut=True))
-            return
-        peer.outbox.append(frame)
+        """Send `frame` to a peer. What waits for its sender becomes one frame, with the newest
+        addresses if they would be so many that the peer counts that as a fault."""
+        if before := peer.outbox:
+            most = max(MANY_ADDRESSES, len(before.addresses), len(frame.addresses))
+            addresses = tuple(dict.fromkeys(before.addresses + frame.addresses))[-most:]
+            frame = replace(frame, addresses=addresses, link=before.link or frame.link)
+        peer.outbox = frame
         self.wake(peer)
 
     def close(self, peer: Peer, code: int, reason: str) -> None:

@@ -107,8 +107,8 @@ class Exchange:
             peer.log.shipped(work.ships, self._turn.now)
             peer.sent += sum(ship.upto - ship.after for ship in work.ships)
         if peer.outbox:
-            work = work._replace(frames=[*peer.outbox, *work.frames])
-            peer.outbox.clear()
+            work = work._replace(frames=[peer.outbox, *work.frames])
+            peer.outbox = None
         peer.idle = not work.frames and not work.ships
         return work
 

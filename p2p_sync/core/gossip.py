@@ -26,7 +26,7 @@ from ..settings import (
 from ..wire.frames import Sockets
 from .book import AddressBook
 from .originals import Originals
-from .peer import Peer, Status, count
+from .peer import Peer, Status, nodes
 from .turn import Turn
 
 
@@ -155,7 +155,7 @@ class Gossip:
 
     def _status(self) -> Status:
         """Return what SOCKETS says of this node now."""
-        enough = count(self._peers) >= self._settings.target_links
+        enough = nodes(self._peers) >= self._settings.target_links
         ids = {str(peer.node) for peer in self._peers if peer.ours and not peer.leaving}
         return Status(enough, tuple(sorted(ids)[:MAX_LINKS_NAMED]), *self._originals.places())
 

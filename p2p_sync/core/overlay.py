@@ -10,6 +10,7 @@ about original nodes.
 - With more than twice `target_links` links to nodes of ours, it closes a *surplus* link: the newest
   to a node that has enough links, else the oldest. It never closes a link to an address given by
   hand or to an original, and sends the peer addresses before it closes the link.
+- It keeps up to `target_links` links to originals at learned addresses, which come on top.
 - A probe (see dialling.py) that finds a node with enough links is surplus if this node has enough,
   too: now both know that the other is alive, and have exchanged addresses. But once in `exchange`
   seconds the link stays, and another surplus link is closed instead. So the overlay stays well
@@ -33,7 +34,7 @@ from .book import AddressBook, Endpoint
 from .dialling import Dialling
 from .gossip import Gossip
 from .originals import Originals
-from .peer import PROBE, Peer, count
+from .peer import CHECK, PROBE, Peer, count, nodes
 from .turn import Turn
 
 
@@ -234,11 +235,14 @@ class Overlay:
         target = self._settings.target_links
         if not target:
             return
-        if peer.purpose == PROBE and peer.enough and self.count() > target:
+        leaves = [p for p in self.peers if p.leaf and not (p.leaving or self._is_by_hand(p))]
+        if peer in leaves and len(leaves) > target and peer.purpose != CHECK:
+            self._turn.effects.close(peer, TRY_AGAIN_LATER, f"{target} original nodes are enough")
+        if peer.purpose == PROBE and peer.enough and nodes(self.peers) > target:
             self._exchange(peer)
         # Originals do not count here: many of them, or many links on which nothing is said, would
         # push out the nodes from which messages come.
-        while count(p for p in self.peers if p.ours) > 2 * target and (other := self._surplus()):
+        while nodes(self.peers) > 2 * target and (other := self._surplus()):
             self._close_surplus(other)
 
     def _exchange(self, probe: Peer) -> None:

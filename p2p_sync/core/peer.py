@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -46,8 +45,8 @@ class Peer:
     opened: float
     # The id that it has proved with the secret of the network.
     proved: str | None = None
-    # Frames that its sender takes before anything else.
-    outbox: deque[Sockets] = field(default_factory=deque)
+    # The frame that its sender takes before anything else.
+    outbox: Sockets | None = None
     # What it holds of the log and is sent of it, once it is known to be a node of ours.
     log: ReplicaLink | None = None
     # Its sender waits: it has got nothing to send. What it is given when it wakes.
@@ -137,6 +136,12 @@ class Peer:
     def label_at(self, where: str) -> str:
         """Return its name and id as far as they are known, and an address."""
         return f"{label(self.node, self.name)} at {where}" if self.node else where
+
+
+def nodes(peers: Iterable[Peer]) -> int:
+    """Return the number of connected nodes of ours. Only these count for `target_links`: else idle
+    connections, which are taken for originals, would stop the dials."""
+    return count(peer for peer in peers if peer.ours)
 
 
 def count(peers: Iterable[Peer]) -> int:

@@ -304,7 +304,7 @@ class _Parts:
         start, wall = secrets.randbelow(MAX_NUMBER), wall_ms()
         try:
             self.log = Log(self.store)
-            newest = self.log.newest_time(wall + MAX_AHEAD_MS)
+            newest = self.log.newest_time(wall + MAX_AHEAD_MS - 1)
             self.server = Listener(port, settings, self.credentials)
         except OSError as error:
             self.store.close()

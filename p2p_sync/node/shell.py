@@ -118,10 +118,7 @@ class Shell:
     def _close(self, effect: Close) -> None:
         if effect.code in _REFUSALS:
             self._counters.add("refusals_total", _REFUSALS[effect.code])
-        if effect.cut:
-            effect.peer.link.cut(effect.reason, "deaf")
-        else:
-            effect.peer.link.close(effect.code, effect.reason)
+        effect.peer.link.close(effect.code, effect.reason)
 
     def _begin_dial(self, effect: Dial) -> None:
         thread = threading.Thread(

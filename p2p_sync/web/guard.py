@@ -1,8 +1,9 @@
 """Decides by the head of an HTTP request alone whether this node answers it.
 
-It asks four questions, in this order. Is the request meant for this node, or has a page made its
+It asks five questions, in this order. Is the request meant for this node, or has a page made its
 own name point here (`Host`)? Does a person or a script send it, and not a page of another origin?
-Does it have the token, if one is needed? Does the node take a body of that size?
+Is its query short? Does it have the token, if one is needed? Does the node take a body of that
+size?
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
 from ..address import is_ip
-from ..settings import HTTP_COOKIE_AGE, HTTP_MAX_BODY, HTTP_MAX_BULK_BODY
+from ..settings import (
+    HTTP_COOKIE_AGE,
+    HTTP_MAX_BODY,
+    HTTP_MAX_BULK_BODY,
+    HTTP_MAX_PARAMETERS,
+    HTTP_MAX_QUERY,
+)
 from .answers import HTML_TYPE, Answer, Fields, Head, is_bulk, page, refusal, safe, wants_page
 
 Application: TypeAlias = Callable[[Any, Any], Iterable[bytes]]
@@ -118,7 +125,7 @@ class Guard:
                 "cross-origin request refused: a page of another origin may not do this; "
                 "type the address, or use curl",
             )
-        return self._login(head, host) or _size(head)
+        return _query(head) or self._login(head, host) or _size(head)
 
     def room(self, head: Head) -> int:
         """Return how many bytes of the request's body are worth keeping."""
@@ -277,6 +284,20 @@ def _navigates(head: Head) -> bool:
     path = str(head["PATH_INFO"])
     mode = str(head.get("HTTP_SEC_FETCH_MODE", "navigate"))
     return (path in ("/", *_PROBES) or path.startswith("/static/")) and mode == "navigate"
+
+
+def _query(head: Head) -> Refusal | None:
+    query = head["QUERY_STRING"]
+    if len(query) > HTTP_MAX_QUERY and head["PATH_INFO"] != "/commit":
+        sentence = f"the query string may have at most {HTTP_MAX_QUERY} bytes; shorten it"
+        return Refusal(HTTPStatus.BAD_REQUEST, sentence)
+    if query.count("&") >= HTTP_MAX_PARAMETERS:
+        sentence = (
+            f"the query string may have at most {HTTP_MAX_PARAMETERS} parameters; "
+            "an & in a message is written %26"
+        )
+        return Refusal(HTTPStatus.BAD_REQUEST, sentence)
+    return None
 
 
 def _size(head: Head) -> Refusal | None:

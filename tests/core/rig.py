@@ -127,8 +127,9 @@ class Rig:
     def _work(self) -> list[Work]:
         work: list[Work] = []
         for peer in self._turn.effects.woken:
-            work += [Sent(peer.link, frame) for frame in peer.outbox]
-            peer.outbox.clear()
+            if peer.outbox:
+                work.append(Sent(peer.link, peer.outbox))
+            peer.outbox = None
         for effect in self._taken(effects.Close):
             work.append(Close(effect.peer.link, effect.code, effect.reason))
         return work

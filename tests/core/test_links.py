@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 import pytest
 
 from p2p_sync.core.core import Core
 from p2p_sync.core.effects import JOINED, LEFT, Note
 from p2p_sync.core.peer import Peer
-from p2p_sync.settings import Settings
+from p2p_sync.settings import MANY_ADDRESSES, MAX_SOURCE_PEERS, Settings
 from p2p_sync.wire.frames import Frame, Heard, Ignored, Message, Proof, Sockets
 from p2p_sync.wire.logframes import Entry, Have
 
@@ -125,10 +127,42 @@ def test_frames_that_wait_go_out_with_the_work_that_a_sender_was_handed(core: Co
     assert peer.handed
     core.links.greet(peer)
     frame = Sockets((ADDRESS,), US, 1)
-    peer.outbox.append(frame)
+    peer.outbox = frame
     peer.leaving = True
     work = core.exchange.take(peer)
     assert frame in work.frames and work.ships
+
+
+def test_what_waits_for_a_peer_that_reads_slowly_is_one_frame_and_the_peer_stays(
+    core: Core,
+) -> None:
+    peer = linked(core, 1)
+    first = core.exchange.take(peer).frames[0]
+    assert isinstance(first, Sockets) and first.link == 1, "its opening frame"
+    for number in range(1, 1000):
+        core.links.opened("link", (f"10.0.{number // 250}.{number % 250}", 40000), HERE)
+        *_, other = core.peers
+        core.received(other, Sockets(node=f"{number:032x}", start=1, port=8001))
+        core.links.closed(other, "gone")
+    assert not peer.leaving
+    sockets = [frame for frame in core.exchange.take(peer).frames if isinstance(frame, Sockets)]
+    assert len(sockets) == 1
+    assert sockets[0].addresses[-1] == "ws://10.0.3.249:8001", "the newest"
+    assert len(sockets[0].addresses) <= MANY_ADDRESSES, "not so many that it counts as a fault"
+
+
+def test_what_is_remembered_of_originals_that_are_gone_is_bounded(core: Core) -> None:
+    gone = []
+    for number in range(2 * MAX_SOURCE_PEERS):
+        peer = core.links.opened("link", ("10.0.0.1", number), HERE)
+        core.received(peer, Heard("text"))
+        core.commits.hear(peer, Entry.of(0, ["text"], heard=True), "text", None)
+        core.links.closed(peer, "gone")
+        core.end()
+        gone.append(weakref.ref(peer))
+    del peer
+    gc.collect()
+    assert sum(found() is not None for found in gone) == MAX_SOURCE_PEERS
 
 
 def stored(core: Core, before: int) -> list[str]:

@@ -12,6 +12,7 @@ from tests.core.rig import (
     Sent,
     Work,
     closes,
+    dial_original,
     due,
     join,
     joins,
@@ -173,6 +174,28 @@ def test_a_crowd_of_originals_pushes_nobody_out() -> None:
         original_dials(node, link, "10.0.7.7")
     assert {1, 2, 3, 4} <= node.peers.keys()
     assert not any(peer.leaving for peer in node.peers.values())
+
+
+def test_originals_do_not_keep_a_node_from_dialling_nor_from_asking_for_addresses() -> None:
+    node = overlay("a", Settings(target_links=2))
+    for link in range(1, 20):
+        original_dials(node, link, "10.0.7.7")
+    work = join(node, 30, "b")
+    assert not any(sent.frame.enough for sent in work if isinstance(sent, Sent))
+    for host in range(1, 4):
+        learn(node, f"ws://10.0.8.{host}:1", 0.0)
+    assert len(due(node, 20.0)) == 1
+
+
+def test_of_the_originals_at_learned_addresses_as_many_stay_as_the_target() -> None:
+    node = overlay("a", Settings(target_links=2))
+    dial_original(node)  # which was given by hand
+    for host in range(1, 5):
+        address = f"ws://10.0.8.{host}:1"
+        learn(node, address, 0.0)
+        node.dialled(host, address, node.dial(address, 1.0), (f"10.0.8.{host}", 1), 1.0)
+        node.hello(host, Sockets(()), 1.0)
+    assert [link for link, peer in node.peers.items() if peer.leaving] == [3, 4]
 
 
 def test_a_target_of_none_neither_dials_learned_addresses_nor_closes_links() -> None:

@@ -229,7 +229,7 @@ class Node:
         vector = {name: (len(log), self.hashes[name][-1]) for name, log in self.log.items()}
         wall = self.wall()
         times = [log[-1].time for log in self.log.values()]
-        newest = max((time for time in times if time <= wall + MAX_AHEAD_MS), default=0)
+        newest = max((time for time in times if time < wall + MAX_AHEAD_MS), default=0)
         number = int(start or self.starts)
         rng = self.sim.rng
         self.core = Core(self.id, number, PORT, self.settings, vector, newest, wall, rng)
@@ -422,7 +422,7 @@ class Node:
         for name, log in self.log.items():
             if name == self.replica.origin:
                 assert log[-1].time <= message.time
-            elif log[-1].time <= limit:
+            elif log[-1].time < limit:
                 assert log[-1].time < message.time, f"{self} commits before {name}"
 
     # -- Dials -----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from p2p_sync.errors import (
     MessageTooLong,
     NotRunning,
 )
+from p2p_sync.settings import HTTP_MAX_PARAMETERS, HTTP_MAX_QUERY, MAX_MESSAGE_BYTES
 from p2p_sync.web.answers import PROBLEM_TYPE, refusal, refusal_of
 from p2p_sync.web.guard import Guard, is_foreign, is_guess, is_opened, is_own
 from tests.harness.support import ROOT
@@ -35,6 +36,28 @@ def status(head: dict[str, str], guard: Guard = GUARD) -> int:
 def asked(path: str, host: str = "localhost:8000", **fields: str) -> dict[str, str]:
     head = {"PATH_INFO": path, "QUERY_STRING": "", "REQUEST_URI": path, "HTTP_HOST": host}
     return head | {f"HTTP_{name}": value for name, value in fields.items()}
+
+
+# -- queries --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.0.0.1"])
+def test_a_query_that_takes_long_to_take_apart_is_refused_before_it_is_read(host: str) -> None:
+    """Also one without the token."""
+    for path, query in (
+        ("/", "token=" + "x" * HTTP_MAX_QUERY),
+        ("/api/v1/messages", "a=b&" * 100_000),
+        ("/commit", "a=b&" * 100_000),
+        ("/", "&" * HTTP_MAX_PARAMETERS),
+    ):
+        refused = GUARD.judge(asked(path, host) | {"QUERY_STRING": query})
+        assert refused and refused.status == 400
+        assert "the query string may have at most" in refused.sentence
+
+
+def test_the_longest_message_is_no_query_that_is_too_long() -> None:
+    head = asked("/commit") | {"QUERY_STRING": "msg=" + "%20" * MAX_MESSAGE_BYTES + "&copies=1"}
+    assert status(head) == 200
 
 
 # -- names that need no token -------------------------------------------------------------------
