@@ -15,8 +15,8 @@ POLICY_VIOLATION = 1008
 TOO_BIG = 1009
 TRY_AGAIN_LATER = 1013
 
-# Our own: no proof of the network's secret; a copied data directory; another version of the
-# protocol.
+# Our own: no proof of the node's key or the network's secret; a copied data directory; another
+# version of the protocol.
 NOT_PROVED = 4401
 SAME_NODE = 4409
 OTHER_PROTOCOL = 4426

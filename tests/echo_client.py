@@ -13,6 +13,8 @@ from p2p_sync.net.dialer import Dialer, resolve
 from p2p_sync.net.link import Link
 from tests.echo_server import SETTINGS, Echo
 from tests.harness.links import Keeper
+from tests.harness.raw import begin
+from tests.harness.secret import US
 
 AGENT = "p2p_sync"
 
@@ -21,7 +23,7 @@ def run(url: str, path: str, owner: Keeper) -> None:
     """Dial `path` and serve the link until it ends."""
     address = parse_address(url)
     dialer = Dialer(SETTINGS, Credentials(SETTINGS))
-    opened = dialer.dial(address, resolve(address), path=path)
+    opened = dialer.dial(address, resolve(address), lambda _: begin(US, dialled=True), path)
     Link(opened, owner, SETTINGS, str(address)).run()
 
 

@@ -12,8 +12,10 @@ from p2p_sync.net.listener import Listener
 from p2p_sync.net.opening import Opened
 from p2p_sync.net.stream import Endpoint
 from p2p_sync.settings import Settings
-from p2p_sync.wire.proof import Challenge
+from p2p_sync.wire.proof import Handshake
 from tests.harness.links import Keeper
+from tests.harness.raw import begin
+from tests.harness.secret import US
 
 LIMIT = 32 * 1024 * 1024
 SETTINGS = Settings(max_frame_bytes=LIMIT)
@@ -34,8 +36,8 @@ class Port:
     def room(self, host: str) -> str:
         return ""
 
-    def challenge(self, binding: str) -> Challenge | None:
-        return None
+    def handshake(self, binding: str) -> Handshake:
+        return begin(US, dialled=False)
 
     def take(self, opened: Opened) -> None:
         threading.Thread(target=Link(opened, Echo(), SETTINGS).run, daemon=True).start()

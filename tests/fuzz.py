@@ -26,7 +26,7 @@ from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.errors import LinkClosed, ProtocolError
 from p2p_sync.net.websocket import FrameReader
 from p2p_sync.settings import MAX_ORIGINS_NAMED, MAX_SHIPPED
-from p2p_sync.wire.frames import Ignored, Message, Sockets, decode, encode
+from p2p_sync.wire.frames import Ignored, Message, Proof, Sockets, decode, encode
 from p2p_sync.wire.logframes import (
     LOG_FRAMES,
     NO_HASH,
@@ -46,8 +46,8 @@ HASH = "0123456789abcdef" * 2
 FRAMES: list[Any] = [
     {"type": "SOCKETS", "addresses": ["ws://127.0.0.1:8001", "ws://[::1]:9001", "ws://h.example:1"]},
     {
-        "type": "SOCKETS", "addresses": ["ws://192.0.2.1:1"], "id": "c" * 32, "start": 4711,
-        "protocol": 1, "port": 8001, "link": 3, "version": "1.0", "enough": True,
+        "type": "SOCKETS", "addresses": ["ws://192.0.2.1:1"], "port": 8001, "link": 3,
+        "version": "1.0", "enough": True,
         "leaves": ["ws://192.0.2.1:1"], "guests": ["ws://192.0.2.4:1"], "address": "ws://h:1",
     },
     {"type": "MESSAGE", "data": "text"},
@@ -61,6 +61,7 @@ FRAMES: list[Any] = [
             {"origin": B, "after": 7, "previous": HASH, "entries": [[0, ""]]},
         ],
     },
+    {"type": "PROOF", "signature": "01" * 64, "proof": "ab" * 32},
     {"type": "PRUNE", "origins": [A, B], "refused": [A]},
     {"type": "GRAFT", "after": {A: 0, B: 5}},
 ]  # fmt: skip
@@ -143,9 +144,7 @@ def check_codec(text: str) -> str:
     except ProtocolError as error:
         assert error.reason and len(error.reason) < 400, error.reason
         return "refused"
-    if isinstance(found, Sockets) and found.node is None:
-        return "original"  # ours always say who they are
-    if isinstance(found, (Sockets, Message, *LOG_FRAMES)):
+    if isinstance(found, (Sockets, Proof, Message, *LOG_FRAMES)):
         assert len(getattr(found, "have", ())) <= MAX_ORIGINS_NAMED
         assert len(getattr(found, "origins", ())) <= MAX_ORIGINS_NAMED
         assert sum(run.count for run in getattr(found, "runs", ())) <= MAX_SHIPPED

@@ -71,7 +71,7 @@ class Core:
         `wall`, what this machine's clock shows (both in ms since the epoch).
         """
         self._turn = turn = Turn(wall=wall)
-        self.overlay = Overlay(turn, node, start, settings, port, rng)
+        self.overlay = Overlay(turn, node, settings, port, rng)
         self.peers = self.overlay.peers
         self.book = self.overlay.book
         self.dialling = self.overlay.dialling

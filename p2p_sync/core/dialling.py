@@ -246,7 +246,7 @@ class Dialling:
         """The link to `peer`, which is no longer among the peers, has ended: decide when to dial
         its address again. `code` is that of the CLOSE that began the end, sent by either side."""
         now, book = self._turn.now, self._book
-        if peer.oneself or peer.purpose == CHECK:
+        if peer.purpose == CHECK:
             return
         if peer.known and not peer.introduced:
             peer.known.bad.add(peer.remote)

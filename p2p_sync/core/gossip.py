@@ -43,7 +43,8 @@ class Gossip:
         settings: Settings,
         rng: random.Random,
     ) -> None:
-        """`own` says which node this is; the others are shared with the rest of the core."""
+        """`own` says where this node can be dialled; the others are shared with the rest of the
+        core."""
         self._turn = turn
         self._own = own
         self._peers = peers
@@ -57,7 +58,7 @@ class Gossip:
         """Send our opening frame, unless it was sent before."""
         if not peer.greeted:
             peer.greeted = True
-            self._send(peer, self._opening_addresses(peer))
+            self._send(peer, self._rest(peer) if self._gets_addresses(peer) else [])
 
     def introduced(self, peer: Peer) -> None:
         """A peer is introduced: send its address to others, and theirs to it."""
@@ -70,7 +71,7 @@ class Gossip:
                 self._send(other, [str(peer.address)])
             if gets_addresses and self._may_send(other, peer):
                 addresses.append(str(other.address))
-        if addresses or (peer.ours and _lacks_originals(peer, self._status())):
+        if addresses:
             self._send(peer, addresses)
 
     def announce(self) -> float:
@@ -96,27 +97,20 @@ class Gossip:
 
     def send_rest(self, peer: Peer) -> None:
         """Send a peer, whose link is about to be closed, the addresses that it was not sent."""
-        rest = [
+        if rest := self._rest(peer):
+            self._send(peer, rest)
+
+    def _rest(self, peer: Peer) -> list[str]:
+        """Return the addresses that a peer was not sent yet."""
+        return [
             str(other.address)
             for other in self._peers
             if other.introduced and other.node != peer.node and self._may_send(other, peer)
         ]
-        if rest:
-            self._send(peer, rest)
-
-    def _opening_addresses(self, peer: Peer) -> list[str]:
-        """Return the addresses in the opening frame to a peer."""
-        if not self._gets_addresses(peer):
-            return []
-        return [
-            str(other.address)
-            for other in self._peers
-            if other.introduced and other is not peer and self._may_send(other, peer)
-        ]
 
     def _gets_addresses(self, peer: Peer) -> bool:
-        """Return whether a peer is sent addresses by this node. A peer that this node has dialled
-        gets none until it is known as ours, and a guest none if another of our nodes sends them."""
+        """Return whether a peer is sent addresses by this node. A leaf gets none, and a guest gets
+        none if another of our nodes sends them."""
         if peer.ours or peer.known:
             return peer.ours
         return not any(
@@ -143,7 +137,7 @@ class Gossip:
         peer.sent_addresses.update(addresses)
         status = self._status()
         if not peer.ours:
-            status = status._replace(leaves=(), guests=())  # it may be an original, which reads it
+            status = status._replace(leaves=(), guests=())  # nor would it read them
         peer.sent_status = status
         frame = replace(
             self._own,
@@ -156,7 +150,8 @@ class Gossip:
     def _status(self) -> Status:
         """Return what SOCKETS says of this node now."""
         enough = nodes(self._peers) >= self._settings.target_links
-        ids = {str(peer.node) for peer in self._peers if peer.ours and not peer.leaving}
+        ours = [peer for peer in self._peers if peer.introduced and peer.ours and not peer.leaving]
+        ids = {str(peer.node) for peer in ours}
         return Status(enough, tuple(sorted(ids)[:MAX_LINKS_NAMED]), *self._originals.places())
 
 

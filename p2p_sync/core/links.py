@@ -2,9 +2,9 @@
 
 A peer goes through these states. Each is reported to people once.
 
-    open        the link is open, and the peer is unknown
-    linked      it has introduced itself as a node of ours, or was silent for so long that it must
-                be an original
+    open        the link is open; it is known which node of ours the peer is, or that it is an
+                original
+    linked      it has introduced itself, or is an original that was silent for a while
     joined      it has sent something after that. So a second link to the same node, which one side
                 closes at once, is not reported
     left        its last link has ended
@@ -17,7 +17,6 @@ from typing import Any
 
 from ..address import host_and_port, is_loopback, site
 from ..codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, TRY_AGAIN_LATER
-from ..errors import ProtocolError
 from ..settings import FIRST_RTT, MANY_ADDRESSES, SPARE_PEERS, Settings
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
@@ -65,24 +64,22 @@ class Links:
         *,
         dialled: str | None = None,
         dial: int = 0,
-        proved: str | None = None,
+        node: str | None = None,
+        start: int = 0,
         arrival: int = 0,
     ) -> Peer:
         """A link is open: return the record of its peer.
 
         `link` belongs to the shell and is only stored. `dialled` is the address that this node
-        dialled (None: it accepted the link), and `dial` the number of that dial. `proved` is the
-        node id that the peer has proved, if the network has a secret. `arrival` is the number of
-        the last arrival in the log.
+        dialled (None: it accepted the link), and `dial` the number of that dial. `node` is the id
+        that the peer has proved (None: it is an original) and `start` the number of its start.
+        `arrival` is the number of the last arrival in the log.
         """
         turn = self._turn
         known = Known(dialled) if dialled else None
-        peer = Peer(link, known, dial, remote, turn.now, proved)
+        peer = Peer(link, known, dial, remote, turn.now, node, start)
         peer.arrival, peer.since = arrival, turn.wall
-        if known:
-            self._overlay.dialled(peer)
-        else:
-            self._overlay.accepted(peer, local)
+        self._overlay.opened(peer, local)
         if turn.stopped:
             turn.effects.close(peer, GOING_AWAY, "this node stops")
         turn.look()
@@ -94,9 +91,9 @@ class Links:
             self._overlay.gossip.greet(peer)
 
     def silent(self, peer: Peer) -> None:
-        """A peer has sent nothing for `introduction_timeout` seconds, or something that no node of
-        ours sends first: it is an original, unless it has proved the id of a node."""
-        if peer in self and not peer.proved:
+        """A peer has sent nothing for `introduction_timeout` seconds, or something else than
+        SOCKETS first. An original counts as introduced then."""
+        if peer in self and not peer.ours:
             self._overlay.silent(peer)
             self._linked(peer)
             self.joined(peer)
@@ -109,9 +106,7 @@ class Links:
             peer.log.rtt = rtt
 
     def introduced(self, peer: Peer, frame: Sockets) -> bool:
-        """A peer has sent SOCKETS; return whether it is its first. Raises ProtocolError."""
-        if peer.proved and frame.node != peer.proved:
-            raise ProtocolError(POLICY_VIOLATION, "the id is not the one that was proved")
+        """A peer has sent SOCKETS; return whether it is its first."""
         first = not peer.introduced
         self._overlay.received(peer, frame)
         if not first and len(frame.addresses) > MANY_ADDRESSES:

@@ -5,8 +5,8 @@ about original nodes.
 
 - Two nodes keep one link, the same on both sides: the newer of two that one side dialled, else the
   one that the node with the smaller id dialled.
-- A node that meets its own id closes the link. If the `start` is its own, too, it has dialled
-  itself. If not, the peer runs on a copy of its data directory.
+- Two peers with one id, but different starts, run on copies of one data directory; or the node has
+  restarted, and its old link is not yet known to be dead. The new link is closed.
 - With more than twice `target_links` links to nodes of ours, it closes a *surplus* link: the newest
   to a node that has enough links, else the oldest. It never closes a link to an address given by
   hand or to an original, and sends the peer addresses before it closes the link.
@@ -25,8 +25,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..address import Address, place, site
-from ..codes import NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
-from ..errors import ProtocolError
+from ..codes import NORMAL, SAME_NODE, TRY_AGAIN_LATER
 from ..settings import DIAL_JITTER, Settings
 from ..version import __version__
 from ..wire.frames import Sockets
@@ -45,25 +44,21 @@ class Overlay:
         self,
         turn: Turn,
         node: str,
-        start: int,
         settings: Settings,
         port: int,
         rng: random.Random,
     ) -> None:
-        """`node` and `start` are this node's own, `port` is where it accepts peers."""
+        """`node` is this node's own id, `port` is where it accepts peers."""
         self.peers: dict[Peer, None] = {}
         self.book = book = AddressBook(settings, rng)
         self.dialling = Dialling(turn, node, book, self.peers, settings, rng)
         self.originals = Originals(turn, node, self.peers, book, self.dialling, settings)
         self._turn = turn
         self._node = node
-        self._start = start
         self._settings = settings
         self._rng = rng
         self._exchange_at = 0.0
         own = Sockets(
-            node=node,
-            start=start,
             port=port if settings.dialable and not settings.advertise else None,
             address=str(settings.advertise) if settings.advertise else None,
             version=__version__,
@@ -87,41 +82,41 @@ class Overlay:
 
     # -- links open and end ---------------------------------------------------------------------
 
-    def dialled(self, peer: Peer) -> None:
-        """A dial has opened the link to `peer`: greet it at once."""
-        self.peers[peer] = None
-        self.dialling.opened(peer)
-        if not peer.leaving:
-            self.gossip.greet(peer)
+    def opened(self, peer: Peer, local: Endpoint) -> None:
+        """The link to `peer` is open, at the endpoint `local`.
 
-    def accepted(self, peer: Peer, local: Endpoint) -> None:
-        """This node has accepted the link to `peer` at its endpoint `local`. It is greeted when it
-        has introduced itself, or has said nothing for a while."""
+        An original that has dialled this node is greeted when it has introduced itself, or has said
+        nothing for a while; any other peer is greeted at once.
+        """
+        same = [other for other in self.peers if other.ours and other.node == peer.node]
+        copied = any(other.start != peer.start for other in same)
         self.peers[peer] = None
-        self.book.is_oneself(str(Address(*local, bool(self._settings.tls_cert))))
+        if peer.known:
+            self.dialling.opened(peer)
+        else:
+            self.book.is_oneself(str(Address(*local, bool(self._settings.tls_cert))))
+        if copied:
+            # The peer runs on a copy of the directory; or it has restarted, and its old link is not
+            # yet known to be dead. Then the heartbeat ends that link, and a redial works.
+            reason = f"another node with the id {peer.node} is linked"
+            self._turn.effects.close(peer, SAME_NODE, reason)
+        if not peer.leaving and (peer.known or peer.ours):
+            self.gossip.greet(peer)
 
     def received(self, peer: Peer, frame: Sockets) -> None:
-        """A peer has sent SOCKETS: it introduces itself, or sends addresses. Raises
-        ProtocolError."""
-        if peer.ours and frame.node != peer.node:
-            raise ProtocolError(POLICY_VIOLATION, "a node has one id as long as its link lasts")
-        first = not peer.introduced or (frame.node is not None and not peer.ours)
-        peer.enough, peer.links, peer.name = frame.enough, frame.links, frame.name
+        """A peer has sent SOCKETS: it introduces itself, or sends addresses."""
+        first = not peer.introduced
         if first:
             peer.lists = frozenset(map(place, frame.addresses))
-            refusal = self._identify(peer, frame)
             self.gossip.greet(peer)
-            if refusal:
-                self._turn.effects.close(peer, *refusal)
-                return
+        if peer.ours:
+            self._update(peer, frame, first)
         self._learn(peer, frame.addresses, 0.0 if first else self._rng.random() * DIAL_JITTER)
-        if frame.node is not None:
-            self.originals.announced(peer, frame)
         if first:
             self._introduced(peer)
 
     def silent(self, peer: Peer) -> None:
-        """A peer has not introduced itself: it must be an original."""
+        """An original has not introduced itself: go on without."""
         if not peer.introduced:
             self.gossip.greet(peer)
             self._introduced(peer)
@@ -131,40 +126,27 @@ class Overlay:
         self.peers.pop(peer, None)
         self.dialling.closed(peer, reason, code)
 
-    # -- which node it is, and which of two links stays ------------------------------------------
+    # -- what a peer says, and which of two links stays -------------------------------------------
 
-    def _identify(self, peer: Peer, frame: Sockets) -> tuple[int, str] | None:
-        """Record which node `peer` is; return a close code and a reason if its link must end."""
-        if frame.node is None:
-            return None
-        if frame.node == self._node:
-            if frame.start != self._start:
-                return SAME_NODE, f"a copied data directory: two nodes have the id {frame.node}"
-            if peer.known:
-                peer.oneself = True
-                self.dialling.reached_oneself(peer.known, peer.remote)
-            return NORMAL, "this node dialled itself"
-        for other in self.peers:
-            if other.node == frame.node and other.start != frame.start:
-                # The peer runs on a copy of the directory; or it has restarted, and its old link is
-                # not yet known to be dead. Then the heartbeat ends that link, and a redial works.
-                return SAME_NODE, f"another node with the id {frame.node} is linked"
-        peer.node = frame.node
-        peer.start = frame.start
+    def _update(self, peer: Peer, frame: Sockets, first: bool) -> None:
+        """Note what a node of ours says of itself."""
+        peer.enough, peer.links, peer.name = frame.enough, frame.links, frame.name
+        self.originals.announced(peer, frame)
+        if not first:
+            return
         peer.version = frame.version
         if frame.address:
             peer.address = frame.address
         elif frame.port:
             peer.address = str(Address(peer.remote[0], frame.port, frame.secure))
         if peer.known:
-            peer.known.node, peer.known.name = frame.node, frame.name
-            self.book.found(peer.remote, frame.node, self._turn.now)
+            peer.known.node, peer.known.name = peer.node, peer.name
+            self.book.found(peer.remote, str(peer.node), self._turn.now)
         else:
             peer.dial = frame.link
-        return None
 
     def _introduced(self, peer: Peer) -> None:
-        """It is known which node `peer` is, or that it is an original: decide which links stay."""
+        """`peer` has introduced itself, or is silent: decide which links stay."""
         peer.introduced = True
         if peer.known:
             self.book.worked(peer.known, self._turn.now)
@@ -209,7 +191,9 @@ class Overlay:
     def _close_double(self, peer: Peer) -> None:
         """Leave one link with a node of ours, the same on both sides."""
         for other in self.peers:
-            if other is not peer and other.node == peer.node and not other.leaving:
+            if other is peer or not other.introduced or other.leaving:
+                continue
+            if other.node == peer.node:
                 loser = other if self._stays(peer, other) else peer
                 reason = "a second link between the same two nodes"
                 self._turn.effects.close(loser, NORMAL, reason)

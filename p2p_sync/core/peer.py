@@ -43,11 +43,12 @@ class Peer:
     dial: int
     remote: Endpoint
     opened: float
-    # The id that it has proved with the secret of the network.
-    proved: str | None = None
+    # The id of the node, which has proved its key, and the number of its start; None: an original.
+    node: str | None = None
+    start: int = 0
     # The frame that its sender takes before anything else.
     outbox: Sockets | None = None
-    # What it holds of the log and is sent of it, once it is known to be a node of ours.
+    # What it holds of the log and is sent of it, once a node of ours has introduced itself.
     log: ReplicaLink | None = None
     # Its sender waits: it has got nothing to send. What it is given when it wakes.
     idle: bool = False
@@ -63,8 +64,6 @@ class Peer:
     greeted: bool = False
     # It has sent its first frame, or was silent for so long that it must be an original.
     introduced: bool = False
-    node: str | None = None
-    start: int = 0
     version: str = ""
     # What it calls itself.
     name: str = ""
@@ -84,8 +83,6 @@ class Peer:
     # Where this original accepts peers, if that is known, and where it does not.
     end: Place | None = None
     not_at: set[Place] = field(default_factory=set)
-    # It is this very node.
-    oneself: bool = False
     # We are closing the link.
     leaving: bool = False
     # It was reported to people that it is linked, and that it has joined.
@@ -109,7 +106,7 @@ class Peer:
 
     @property
     def ours(self) -> bool:
-        """Whether it is known to be a node of ours."""
+        """Whether it is a node of ours, not an original."""
         return self.node is not None
 
     @property

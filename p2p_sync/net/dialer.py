@@ -22,7 +22,7 @@ from ..address import Address
 from ..codes import NORMAL
 from ..errors import DialError, LinkClosed, ProtocolError
 from ..settings import HEAD_START, MOST_ENDPOINTS, Settings
-from ..wire.proof import Challenge
+from ..wire.proof import HEADER, Handshake
 from .credentials import Credentials
 from .handshake import check_answer, request
 from .opening import Opened, Opening, Openings, Steps
@@ -45,10 +45,6 @@ def resolve(address: Address) -> tuple[Endpoint, ...]:
     return tuple(endpoints)[:MOST_ENDPOINTS]
 
 
-def _open_network(_binding: str) -> Challenge | None:
-    return None
-
-
 class Dialer:
     """Opens connections to peers, until it is stopped. For any thread."""
 
@@ -61,14 +57,14 @@ class Dialer:
         self,
         address: Address,
         endpoints: Sequence[Endpoint],
-        challenge: Callable[[str], Challenge | None] = _open_network,
+        handshake: Callable[[str], Handshake],
         path: str = "/",
     ) -> Opened:
         """Return an open connection to one of the endpoints of `address`.
 
-        `challenge` returns what both sides of a connection have to prove, given the SHA-256 of the
-        certificate that the other one has shown (empty without TLS); None: nothing. Raises
-        DialError with the reason, within `handshake_timeout` seconds.
+        `handshake` returns the handshake of a new connection with a fresh nonce, given the SHA-256
+        of the certificate that the other side has shown (empty without TLS). Raises DialError with
+        the reason, within `handshake_timeout` seconds.
         """
         deadline = time.monotonic() + self._timeout
         failure = DialError("it has no address")
@@ -84,7 +80,7 @@ class Dialer:
                     if waiting:
                         connection = self._socket(address, waiting[-1])
                         openings.add(
-                            _Dialling(connection, waiting.pop(), deadline, address, challenge, path)
+                            _Dialling(connection, waiting.pop(), deadline, address, handshake, path)
                         )
                 for opening, error in openings.wait(next_at):
                     if error is None:
@@ -123,28 +119,38 @@ class _Dialling(Opening):
         endpoint: Endpoint,
         deadline: float,
         address: Address,
-        challenge: Callable[[str], Challenge | None],
+        begin: Callable[[str], Handshake],
         path: str,
     ) -> None:
         super().__init__(connection, endpoint, deadline, dialled=True)
         self._connection = connection
         self._address = address
-        self._challenge = challenge
+        self._begin = begin
         self._path = path
 
     def _open(self) -> Steps[None]:
         yield from self._connect()
         binding = yield from self._try(self.stream.shake_hands)
         key = secrets.token_bytes(16)
+        self._handshake = handshake = self._begin(binding)
         try:
-            self._write(request(self._address, self._path, key))
+            self._write(request(self._address, self._path, key, handshake.header))
             head = yield from self._read_head()
         except LinkClosed as error:
             raise DialError(f"no WebSocket handshake: {error}") from None
-        check_answer(head, key, self._address)
+        header = check_answer(head, key, self._address)
         try:
-            if challenge := self._challenge(binding):
-                yield from self._prove(challenge)
+            handshake.read(header)
+        except ValueError:
+            reason = f"no WebSocket handshake: the header {HEADER} of its answer is wrong"
+            raise DialError(reason) from None
+        try:
+            handshake.check()
+            if handshake.node:
+                self._say(handshake.proof())
+                handshake.check_node()
+                if handshake.has_secret:
+                    yield from self._await_proof(handshake)
         except ProtocolError as error:
             yield from self._close(error)
             broke = "it broke the protocol: " if error.violation else ""

@@ -1,9 +1,10 @@
 """The HTTP that opens a WebSocket, for both sides (RFC 6455, section 4). Pure: bytes in, bytes out.
 
 The side that dials sends a GET with a key, the side that accepts answers 101 with a digest of that
-key. Nothing else of HTTP is used: no redirects, cookies, extensions or subprotocols. The libraries
-have handshakes, too, but the dialling one keeps every peer's cookies in one place and sends them to
-other peers, and the accepting one checks next to nothing.
+key. One more header of each says which node it is (see wire/proof.py). Nothing else of HTTP is
+used: no redirects, cookies, extensions or subprotocols. The libraries have handshakes, too, but the
+dialling one keeps every peer's cookies in one place and sends them to other peers, and the
+accepting one checks next to nothing.
 
 A browser names the page that opens a WebSocket in the header Origin; nodes send none. A page may
 open one only if it comes from this very host and port, and only if the host is a name that no
@@ -25,6 +26,7 @@ from urllib.parse import urlsplit
 from ..address import Address, is_ip
 from ..errors import DialError, P2PSyncError
 from ..settings import MAX_HANDSHAKE_BYTES
+from ..wire.proof import HEADER
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
@@ -75,8 +77,9 @@ def _tokens(value: str) -> list[str]:
 # -- the side that dials ---------------------------------------------------------------------------
 
 
-def request(address: Address, path: str, key: bytes) -> bytes:
-    """Return the GET that asks `address` for a WebSocket; `key` is 16 fresh random bytes."""
+def request(address: Address, path: str, key: bytes, header: str) -> bytes:
+    """Return the GET that asks `address` for a WebSocket; `key` is 16 fresh random bytes, `header`
+    says which node asks."""
     host = replace(address, host=address.host.partition("%")[0])  # a zone means nothing elsewhere
     lines = [
         f"GET {path} HTTP/1.1",
@@ -85,12 +88,14 @@ def request(address: Address, path: str, key: bytes) -> bytes:
         "Connection: Upgrade",
         f"Sec-WebSocket-Key: {base64.b64encode(key).decode('ascii')}",
         "Sec-WebSocket-Version: 13",
+        f"{HEADER}: {header}",
     ]
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
-def check_answer(head: bytes | None, key: bytes, address: Address) -> None:
-    """Raise DialError, with the reason, unless `head` agrees to `request`; None: it is too long."""
+def check_answer(head: bytes | None, key: bytes, address: Address) -> str | None:
+    """Return the header that says which node has answered, if there is one. Raises DialError, with
+    the reason, unless `head` agrees to `request`; None: it is too long."""
     if head is None:
         raise DialError("its answer to the handshake is too long")
     try:
@@ -112,6 +117,7 @@ def check_answer(head: bytes | None, key: bytes, address: Address) -> None:
     ):
         if not right:
             raise DialError(f"no WebSocket handshake: the header {name} of its answer is wrong")
+    return fields.get(HEADER.lower())
 
 
 def _explain(status: int, address: Address) -> str:
@@ -128,19 +134,22 @@ def _explain(status: int, address: Address) -> str:
 # -- the side that accepts -------------------------------------------------------------------------
 
 
-def welcome(key: str) -> bytes:
-    """Return the 101 that agrees to the request with `key`."""
+def welcome(key: str, header: str) -> bytes:
+    """Return the 101 that agrees to the request with `key`; `header` says which node answers, or is
+    empty."""
     lines = [
         "HTTP/1.1 101 Switching Protocols",
         "Upgrade: websocket",
         "Connection: Upgrade",
         f"Sec-WebSocket-Accept: {accept_key(key)}",
+        *([f"{HEADER}: {header}"] if header else []),
     ]
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
-def check_request(head: bytes | None, names: Container[str]) -> str:
-    """Return the key of a request for a WebSocket; raises Refused if it is none.
+def check_request(head: bytes | None, names: Container[str]) -> tuple[str, str | None]:
+    """Return the key of a request for a WebSocket, and the header that says which node asks, if
+    there is one; raises Refused if it is no such request.
 
     `head` is None if it is too long. A page of one of the hosts `names`, or of an IP address,
     may be this node's own.
@@ -183,7 +192,12 @@ def check_request(head: bytes | None, names: Container[str]) -> str:
         raise Refused(
             HTTPStatus.FORBIDDEN, "A page of another origin may not open a link to this node."
         )
-    return key
+    return key, fields.get(HEADER.lower())
+
+
+def bad_header() -> Refused:
+    """Return the refusal of a malformed header."""
+    return _bad(f"The header {HEADER} must be 2, a key, the number of a start and a nonce.")
 
 
 def _is_key(text: str) -> bool:

@@ -6,8 +6,8 @@ to nothing, and takes a thread for every stranger. Here one thread, `accept`, op
 their own, where the host with the most makes room, so nobody can keep others out by opening many.
 The thread rests as long as it has worked, so no flood of connections delays the others by much.
 
-The listener knows no links. It asks its owner whether there is room and what has to be proved,
-gives it each open connection, and reports each that was turned down.
+The listener knows no links. It asks its owner whether there is room and which node it is, gives it
+each open connection, and reports each that was turned down.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator
 from http import HTTPStatus
 from typing import Protocol
 
-from ..codes import NOT_PROVED, OTHER_PROTOCOL, TRY_AGAIN_LATER
+from ..codes import NORMAL, NOT_PROVED, OTHER_PROTOCOL, SAME_NODE, TRY_AGAIN_LATER
 from ..errors import LinkClosed, ProtocolError
 from ..settings import (
     ACCEPT_DEBT,
@@ -31,9 +31,9 @@ from ..settings import (
     MAX_UNPROVED,
     Settings,
 )
-from ..wire.proof import Challenge
+from ..wire.proof import Handshake
 from .credentials import Credentials
-from .handshake import Refused, check_request, welcome
+from .handshake import Refused, bad_header, check_request, welcome
 from .opening import Opened, Opening, Openings, Steps
 from .stream import Endpoint, plain_endpoint
 
@@ -48,6 +48,7 @@ logger = logging.getLogger("p2p_sync")
 _KINDS = {
     NOT_PROVED: "not_proved",
     OTHER_PROTOCOL: "other_protocol",
+    SAME_NODE: "same_node",
     TRY_AGAIN_LATER: "service_unavailable",
 }
 
@@ -60,8 +61,8 @@ class Owner(Protocol):
         """Return why there is no room for another connection from `host`, an IP address; "" if
         there is."""
 
-    def challenge(self, binding: str) -> Challenge | None:
-        """Return what both sides of a connection must prove; None: nothing.
+    def handshake(self, binding: str) -> Handshake:
+        """Return the handshake of a new connection, with a fresh nonce.
 
         `binding` is the SHA-256 of the certificate that this side has shown, empty without TLS.
         """
@@ -215,12 +216,18 @@ class _Accepting(Opening):
         try:
             binding = yield from self._try(self.stream.shake_hands)
             head = yield from self._read_head()
-            key = check_request(head, listener.names)
+            key, header = check_request(head, listener.names)
             if full := owner.room(self.remote[0]):
                 raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, full, "Retry-After: 60")
-            self._write(welcome(key))
-            if challenge := owner.challenge(binding):
-                yield from self._prove(challenge)
+            self._handshake = handshake = owner.handshake(binding)
+            try:
+                handshake.read(header)
+            except ValueError:
+                raise bad_header() from None
+            self._write(welcome(key, handshake.header))
+            handshake.check()
+            if handshake.node:
+                yield from self._await_proof(handshake)
                 if full := owner.room(self.remote[0]):
                     raise ProtocolError(TRY_AGAIN_LATER, full)
         except Refused as refused:
@@ -228,7 +235,8 @@ class _Accepting(Opening):
             yield from self._say_last(refused.answer)
             raise LinkClosed("it was turned down") from None
         except ProtocolError as error:
-            owner.refused(self.remote, _KINDS.get(error.code, "wrong_frame"), error.reason)
+            if error.code != NORMAL:  # this node has dialled itself
+                owner.refused(self.remote, _KINDS.get(error.code, "wrong_frame"), error.reason)
             yield from self._close(error)
             raise LinkClosed("it was turned down") from None
 

@@ -2,9 +2,10 @@
 
     dialling                             accepting
     TLS, if the address is wss           <->  TLS, if the node has a certificate
-    a GET with a key                     -->
-                                         <--  101, or an HTTP error with a sentence (handshake.py)
-    proofs, if the network has a secret  <->  proofs (wire/proof.py)
+    a GET with a header                  -->
+                                         <--  101 with one, or an HTTP error (handshake.py)
+    a proof                              -->
+                                         <--  a proof, where there is a secret (wire/proof.py)
 
 Both sides take the same steps, so they share this file; listener.py and dialer.py have the order of
 their own side. An Opening is one connection. It goes as far as it can, and then returns the event
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from ..address import host_and_port, site
-from ..codes import GOING_AWAY, NORMAL, OTHER_PROTOCOL, UNSUPPORTED_DATA
+from ..codes import GOING_AWAY, NORMAL, UNSUPPORTED_DATA
 from ..errors import LinkClosed, ProtocolError
 from ..settings import (
     LINGER,
@@ -36,8 +37,8 @@ from ..settings import (
     MOST_FRAMES,
     MOST_IGNORED,
 )
-from ..wire.frames import Proof, Sockets, decode, encode
-from ..wire.proof import Challenge
+from ..wire.frames import Proof, decode, encode
+from ..wire.proof import Handshake
 from . import websocket as frames
 from .stream import Endpoint, Stream
 from .tls import Blocked
@@ -52,13 +53,14 @@ Steps: TypeAlias = Generator[int, None, T]
 class Opened:
     """An open connection. It belongs to the object that it is given to.
 
-    `remote` is the IP address and port of the other end. `proved` is the id of the node there if it
-    has proved that it knows the secret of the network; None: the network has no secret.
+    `remote` is the IP address and port of the other end. `node` is the id of the node there, which
+    has proved its key, and `start` the number of its start; None: it is an original node.
     """
 
     stream: Stream
     remote: Endpoint
-    proved: str | None = None
+    node: str | None = None
+    start: int = 0
 
 
 class Opening:
@@ -76,7 +78,7 @@ class Opening:
         self.descriptor = connection.fileno()
         self.event = 0 if dialled else select.POLLIN  # what it waits for
         self._dialled = dialled
-        self._proved: str | None = None
+        self._handshake: Handshake | None = None
         self._steps = self._open()
 
     def __str__(self) -> str:
@@ -85,7 +87,8 @@ class Opening:
     @property
     def opened(self) -> Opened:
         """The connection, once it is open."""
-        return Opened(self.stream, self.remote, self._proved)
+        assert self._handshake is not None
+        return Opened(self.stream, self.remote, self._handshake.node, self._handshake.start)
 
     def go_on(self, late: bool = False) -> bool:
         """Go on as far as possible with what has arrived; return whether the connection is open.
@@ -123,12 +126,11 @@ class Opening:
             yield from self._try(lambda: self.stream.read_until(b"\r\n\r\n", MAX_HANDSHAKE_BYTES))
         )
 
-    def _prove(self, challenge: Challenge) -> Steps[None]:
-        """Check that the other side knows the secret, and prove that this side does.
+    def _await_proof(self, handshake: Handshake) -> Steps[None]:
+        """Wait for the other side's proof, check and answer it.
 
-        Raises ProtocolError if it does not, and LinkClosed if it closes the connection.
+        Raises ProtocolError if it is wrong, and LinkClosed if that side closes the connection.
         """
-        self._say(challenge.open())
         reader = frames.FrameReader(self.stream, not self._dialled, MAX_OPENING_BYTES)
         for _ in range(MOST_FRAMES):
             received = yield from self._try(reader.read)
@@ -143,21 +145,10 @@ class Opening:
             elif received.text is None:
                 raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
             else:
-                self._say(self._answers(challenge, received.text))
-                if challenge.proved:
-                    self._proved = challenge.proved
-                    return
+                if answer := handshake.receive(decode(received.text)):
+                    self._say(answer)
+                return
         raise LinkClosed("it sent many frames and no proof")
-
-    def _answers(self, challenge: Challenge, text: str) -> list[Sockets | Proof]:
-        try:
-            return challenge.receive(decode(text))
-        except ProtocolError as error:
-            # The side that dialled finds the same fault in this node's first frame, and learns from
-            # it which protocol this node speaks, or that it has dialled itself.
-            if error.code in (OTHER_PROTOCOL, NORMAL) and not self._dialled:
-                self._say([challenge.opening])
-            raise
 
     def _say_last(self, data: bytes) -> Steps[None]:
         """Write `data` as the last thing, and give the other side some time to read it.
@@ -177,9 +168,8 @@ class Opening:
         payload = frames.close_payload(error.code, error.reason)
         yield from self._say_last(self._format(frames.CLOSE, payload))
 
-    def _say(self, messages: list[Sockets | Proof]) -> None:
-        for message in messages:
-            self._write(self._format(frames.TEXT, encode(message).encode("utf-8")))
+    def _say(self, proof: Proof) -> None:
+        self._write(self._format(frames.TEXT, encode(proof).encode("utf-8")))
 
     def _format(self, opcode: int, payload: bytes) -> bytes:
         return frames.format_frame(opcode, payload, masked=self._dialled)

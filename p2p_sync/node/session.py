@@ -11,7 +11,7 @@ import logging
 from concurrent.futures import Future
 from dataclasses import replace
 
-from ..codes import NOT_PROVED, OTHER_PROTOCOL, UNSUPPORTED_DATA
+from ..codes import UNSUPPORTED_DATA
 from ..core.peer import Peer
 from ..core.replica_link import Work
 from ..core.shipping import fill
@@ -42,11 +42,11 @@ class Session:
         self._log = state.log
         self._counters = counters
 
-    def open(self, link: Link, dial: int, proved: str | None) -> None:
+    def open(self, link: Link, dial: int, node: str | None, start: int) -> None:
         """Tell the core that `link` is open; nothing has been read from it yet. For any thread.
 
-        `dial` is the number of the dial that opened it, `proved` the node id that the other end has
-        proved."""
+        `dial` is the number of the dial that opened it, `node` the id of the node at the other end
+        (None: an original) and `start` the number of its start."""
         arrival = self._log.last_arrival()
         with self._state.turn() as core:
             self.peer = core.links.opened(
@@ -55,7 +55,8 @@ class Session:
                 link.local,
                 dialled=link.dialled,
                 dial=dial,
-                proved=proved,
+                node=node,
+                start=start,
                 arrival=arrival,
             )
 
@@ -75,23 +76,14 @@ class Session:
         """Handle a message; return whether it brought something new. Raises ProtocolError."""
         if isinstance(message, bytes):
             raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
-        try:
-            frame = decode(message)
-        except ProtocolError as error:
-            if error.code == OTHER_PROTOCOL:
-                self.waiting(link)  # our first frame goes out: the peer learns our version
-            raise
+        frame = decode(message)
         self._counters.add("frames_total", "in", _kind(frame))
-        if isinstance(frame, Sockets) and frame.nonce and not self.peer.proved:
-            raise ProtocolError(
-                NOT_PROVED, "that network has a secret: start this node with --secret-file"
-            )
         if isinstance(frame, Heard):
             return self._hear(frame)
         messages = isinstance(frame, Messages)
         with self._state.turn_with_room() if messages else self._state.turn() as core:
             new = core.received(self.peer, frame)
-        if isinstance(frame, Sockets) and frame.node:
+        if isinstance(frame, Sockets) and self.peer.ours:
             link.ping()  # the rules of the log count in round trips
         return new
 

@@ -25,7 +25,7 @@ from ..net.link import Link
 from ..net.opening import Opened
 from ..net.stream import Endpoint
 from ..settings import CLOSE_PATIENCE, TIMER_RETRY, Settings
-from ..wire.proof import Challenge
+from ..wire.proof import Handshake
 from .journal import Journal
 from .session import Session
 from .state import State
@@ -139,16 +139,11 @@ class Shell:
         with self.state.turn() as core:
             return core.links.room_for(host)
 
-    def challenge(self, binding: str, dialled: bool = False) -> Challenge | None:
-        """Return what both sides of a new connection must prove; None in an open network.
-
-        `binding` is the SHA-256 of the certificate that the accepting side has shown.
-        """
-        keys = self._credentials.keys
-        if not keys:
-            return None
-        nonce = secrets.token_hex(32)
-        return Challenge(keys, self._store.node, self._start, nonce, dialled, binding)
+    def handshake(self, binding: str, dialled: bool = False) -> Handshake:
+        """Return the handshake of a new connection. `binding` is the SHA-256 of the certificate
+        that the accepting side has shown."""
+        identity, keys = self._store.identity, self._credentials.keys
+        return Handshake(identity, self._start, secrets.token_hex(32), keys, dialled, binding)
 
     def take(self, opened: Opened) -> None:
         """Make a link of an accepted connection, and read it in a thread. Raises RuntimeError if
@@ -174,7 +169,7 @@ class Shell:
         """Make a link of an open connection, known to the core."""
         session = Session(self.state, self._counters)
         link = Link(opened, session, self._settings, dialled)
-        session.open(link, dial, opened.proved)
+        session.open(link, dial, opened.node, opened.start)
         return session, link
 
     # -- the timer's thread ---------------------------------------------------------------------
@@ -208,8 +203,8 @@ class Shell:
             if not endpoints:
                 self._counters.add("dials_total", "unneeded")
                 return
-            challenge = partial(self.challenge, dialled=True)
-            opened = self._dialer.dial(parsed, endpoints, challenge)
+            handshake = partial(self.handshake, dialled=True)
+            opened = self._dialer.dial(parsed, endpoints, handshake)
         except DialError as error:
             self._dial_failed(address, error)
             return

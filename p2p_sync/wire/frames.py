@@ -5,7 +5,7 @@ and types that we add:
 
     SOCKETS  {"type": "SOCKETS", "addresses": ["ws://host:port", ...], ...}
     MESSAGE  {"type": "MESSAGE", "data": "text", ...}   to and from original nodes
-    PROOF    {"type": "PROOF", "proof": "hex"}          where the network has a secret
+    PROOF    {"type": "PROOF", "signature": "hex", ...}  when a link opens (see proof.py)
 
 Between nodes of ours the frames of logframes.py carry the log.
 
@@ -26,14 +26,15 @@ from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
 from ..errors import AddressError, ProtocolError
 from ..names import name_from
 from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES
-from .identity import NODE_ID
+from .identity import NODE_ID, SIGNATURE
 from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, PackedRun, Run, from_dict, to_json
 from .logframes import encode as encode_json
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _NODE_ID = re.compile(NODE_ID)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(SIGNATURE)
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
 
@@ -70,19 +71,15 @@ class Message:
 class Sockets:
     """The first frame on every link, sent again when there are new addresses.
 
-    `addresses` are valid addresses. The other fields exist between our own nodes only: the sender's
-    `node` id (None: an original node), the random number of its `start`, the `port` where it
-    accepts peers or the whole `address` that it advertises (neither: it cannot be dialled), `link`,
-    which counts the sender's dials, its `version`, whether it has `enough` links, the ids of the
-    nodes at their ends (`links`), and the addresses of the original nodes that it has dialled
-    (`leaves`) or that have dialled it (`guests`; see gossip.py). `secure`: the port speaks TLS.
-    `nonce`: the sender asks for a proof (see proof.py). `name` is what the sender calls itself.
+    `addresses` are valid addresses. The other fields count between our own nodes only: the `port`
+    where the sender accepts peers or the whole `address` that it advertises (neither: it cannot be
+    dialled), `link`, which counts the sender's dials, its `version`, whether it has `enough` links,
+    the ids of the nodes at their ends (`links`), and the addresses of the original nodes that it
+    has dialled (`leaves`) or that have dialled it (`guests`; see gossip.py). `secure`: the port
+    speaks TLS. `name` is what the sender calls itself.
     """
 
     addresses: tuple[str, ...] = ()
-    node: str | None = None
-    start: int = 0
-    protocol: int = PROTOCOL_VERSION
     port: int | None = None
     address: str | None = None
     link: int = 0
@@ -92,15 +89,16 @@ class Sockets:
     leaves: tuple[str, ...] = ()
     guests: tuple[str, ...] = ()
     secure: bool = False
-    nonce: str = ""
     name: str = ""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Proves that the sender knows the secret of the network: 64 hexadecimal digits."""
+    """Proves in an opening handshake that the sender has its key, by a `signature`, and that it
+    knows the secret of the network, by a `proof`; each is empty where it is not asked for."""
 
-    proof: str
+    signature: str = ""
+    proof: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,8 @@ def encode(frame: Sockets | Proof | Message | LogFrame) -> str:
 
 def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
     if isinstance(frame, Proof):
-        return {"type": "PROOF", "proof": frame.proof}
+        optional: dict[str, Any] = {"signature": frame.signature, "proof": frame.proof}
+        return {"type": "PROOF", **_present(optional)}
     if isinstance(frame, Message):
         fields: dict[str, Any] = {
             "type": "MESSAGE",
@@ -149,15 +148,8 @@ def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
         if frame.heard:
             fields["heard"] = True
     else:
-        fields = {
-            "type": "SOCKETS",
-            "addresses": list(frame.addresses),
-            "id": frame.node,
-            "start": frame.start,
-            "protocol": frame.protocol,
-            "link": frame.link,
-        }
         optional = {
+            "link": frame.link,
             "port": frame.port,
             "address": frame.address,
             "version": frame.version,
@@ -166,11 +158,14 @@ def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
             "leaves": list(frame.leaves),
             "guests": list(frame.guests),
             "secure": frame.secure,
-            "nonce": frame.nonce,
             "name": frame.name,
         }
-        fields.update({name: value for name, value in optional.items() if value})
+        fields = {"type": "SOCKETS", "addresses": list(frame.addresses), **_present(optional)}
     return fields
+
+
+def _present(optional: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in optional.items() if value}
 
 
 def decode(text: str) -> Frame:
@@ -253,34 +248,24 @@ def _addresses(values: Any, name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _check_protocol(fields: dict[str, Any]) -> None:
-    """Refuse another version of the protocol. An original node names none.
-
-    Called before any other field is read: another version may give them another form.
-    """
-    theirs = _number(fields, "protocol", 1)
-    if theirs != PROTOCOL_VERSION:
-        older = "it" if theirs < PROTOCOL_VERSION else "this node"
-        raise ProtocolError(
-            OTHER_PROTOCOL,
-            f"it speaks protocol {theirs}, this node speaks {PROTOCOL_VERSION}: upgrade {older}",
-        )
+def other_protocol(theirs: int) -> ProtocolError:
+    """Return the refusal of a node that speaks the protocol with the number `theirs`."""
+    older = "it" if theirs < PROTOCOL_VERSION else "this node"
+    return ProtocolError(
+        OTHER_PROTOCOL,
+        f"it speaks protocol {theirs}, this node speaks {PROTOCOL_VERSION}: upgrade {older}",
+    )
 
 
 def _decode_sockets(fields: dict[str, Any]) -> Sockets:
-    if "id" in fields or "protocol" in fields:
-        _check_protocol(fields)
+    if fields.get("protocol") == 1:  # which has no header in the opening, see proof.py
+        raise other_protocol(1)
     addresses = _addresses(fields.get("addresses"), "addresses")
-    if "id" not in fields:
-        return Sockets(addresses)
     address = None
     if "address" in fields:
         address = next(iter(_addresses([fields["address"]], "address")), None)
     return Sockets(
         addresses,
-        _text(fields, "id", _NODE_ID, "32 hexadecimal digits"),
-        _number(fields, "start"),
-        PROTOCOL_VERSION,
         _number(fields, "port", 1, 65535) if "port" in fields else None,
         address,
         _number(fields, "link") if "link" in fields else 0,
@@ -290,13 +275,17 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         _addresses(fields.get("leaves", []), "leaves"),
         _addresses(fields.get("guests", []), "guests"),
         fields.get("secure") is True,
-        _text(fields, "nonce", _DIGEST, "64 hexadecimal digits") if "nonce" in fields else "",
         name_from(fields.get("name")),
     )
 
 
 def _decode_proof(fields: dict[str, Any]) -> Proof:
-    return Proof(_text(fields, "proof", _DIGEST, "64 hexadecimal digits"))
+    return Proof(
+        _text(fields, "signature", _SIGNATURE, "128 hexadecimal digits")
+        if "signature" in fields
+        else "",
+        _text(fields, "proof", _DIGEST, "64 hexadecimal digits") if "proof" in fields else "",
+    )
 
 
 def _ids(values: Any) -> tuple[str, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from p2p_sync.wire.frames import PROTOCOL_VERSION
+from p2p_sync.wire.identity import Identity
 from tests.bench import client, ours
 from tests.bench.results import Sample, Scale, in_ms
 from tests.harness import raw
@@ -69,10 +68,8 @@ def with_copy(scale: Scale) -> Sample:
 @contextmanager
 def _follower(address: str) -> Iterator[raw.RawPeer]:
     """A peer that speaks as one of our nodes with an empty log, so that it is shipped all."""
-    node = secrets.token_hex(8)
-    with raw.dial(address) as peer:
-        identity = {"id": node, "start": secrets.randbelow(1 << 48), "protocol": PROTOCOL_VERSION}
-        peer.send_json({"type": "SOCKETS", "addresses": [], **identity})
+    with raw.dial(address, identity=Identity.new()) as peer:
+        peer.send_sockets()
         peer.send_json({"type": "HAVE", "have": {}, "last": True})
         yield peer
 

@@ -48,8 +48,9 @@ class Rig:
     is returned, first the frames and then the closes."""
 
     def __init__(self, node: str, start: int, settings: Settings) -> None:
+        self.node, self.start = node, start
         self._turn = Turn()
-        self.rules = Overlay(self._turn, node, start, settings, 8001, Chance())
+        self.rules = Overlay(self._turn, node, settings, 8001, Chance())
         self._links: dict[int, Peer] = {}
         self._numbers: dict[str, int] = {}  # of the last dial to each address
 
@@ -91,17 +92,35 @@ class Rig:
         self.rules.dialling.failed(address, DialError(error))
         return bool(self._taken(effects.Note))
 
-    def accepted(self, link: int, remote: Endpoint, local: Endpoint, now: float) -> None:
-        self._turn.now = now
-        self._links[link] = Peer(link, None, 0, remote, now)
-        self.rules.accepted(self._links[link], local)
+    def accepted(
+        self,
+        link: int,
+        remote: Endpoint,
+        local: Endpoint,
+        now: float,
+        node: str | None = None,
+        start: int = 1,
+    ) -> list[Work]:
+        """The node with this id, or an original, has dialled."""
+        return self._opened(Peer(link, None, 0, remote, now, node, start), local)
 
     def dialled(
-        self, link: int, address: str, dial: int, remote: Endpoint, now: float
+        self,
+        link: int,
+        address: str,
+        dial: int,
+        remote: Endpoint,
+        now: float,
+        node: str | None = None,
+        start: int = 1,
     ) -> list[Work]:
-        self._turn.now = now
-        self._links[link] = Peer(link, Known(address), dial, remote, now)
-        self.rules.dialled(self._links[link])
+        """A dial has reached the node with this id, or an original."""
+        return self._opened(Peer(link, Known(address), dial, remote, now, node, start), LOCAL)
+
+    def _opened(self, peer: Peer, local: Endpoint) -> list[Work]:
+        self._turn.now = peer.opened
+        self._links[peer.link] = peer
+        self.rules.opened(peer, local)
         return self._work()
 
     def greet(self, link: int, now: float) -> list[Work]:
@@ -167,8 +186,8 @@ def original_dials(node: Rig, link: int, host: str, *listed: str) -> list[str]:
 
 def join(node: Rig, link: int, digit: str, *listed: str) -> list[Work]:
     """Another node of ours, on host 10.0.1.`link`, dials `node`; return the work."""
-    node.accepted(link, (f"10.0.1.{link}", 50000), LOCAL, 0)
-    return node.hello(link, Sockets(listed, digit * 32, 1, port=8001), 0)
+    work = node.accepted(link, (f"10.0.1.{link}", 50000), LOCAL, 0, digit * 32)
+    return [*work, *node.hello(link, Sockets(listed, port=8001), 0)]
 
 
 def sent_to(work: list[Work], link: int) -> list[str]:
@@ -187,9 +206,8 @@ def joins(node: Rig, links: range, enough: bool = True) -> list[Work]:
     """Nodes of ours, each on a host of its own, dial `node`; return the work that came of it."""
     work: list[Work] = []
     for link in links:
-        node.accepted(link, (f"10.0.{link}.1", 50000), LOCAL, 0)
-        hello = Sockets((), f"{link:032x}", 1, port=8001, enough=enough)
-        work += node.hello(link, hello, 0)
+        work += node.accepted(link, (f"10.0.{link}.1", 50000), LOCAL, 0, f"{link:032x}")
+        work += node.hello(link, Sockets(port=8001, enough=enough), 0)
     return work
 
 
@@ -203,5 +221,5 @@ def probe(node: Rig, link: int, digit: str, now: float, enough: bool) -> list[Wo
     learn(node, address, now)
     assert due(node, now) == [address]
     dial = node.dial(address, now)
-    node.dialled(link, address, dial, (f"10.7.{link}.1", 8001), now)
-    return node.hello(link, Sockets((), digit * 32, 1, port=8001, enough=enough), now)
+    node.dialled(link, address, dial, (f"10.7.{link}.1", 8001), now, digit * 32)
+    return node.hello(link, Sockets(port=8001, enough=enough), now)

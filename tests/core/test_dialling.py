@@ -80,8 +80,8 @@ def test_an_address_by_hand_is_dialled_although_a_peer_that_was_dialled_claims_i
     node = overlay("a")
     node.book.add("ws://10.0.0.2:1", 0.0)
     dial = node.dial("ws://10.0.0.2:1", 0.0)
-    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0)
-    node.hello(1, Sockets((), "b" * 32, 1, address="ws://10.0.0.9:1"), 0.0)
+    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0, "b" * 32)
+    node.hello(1, Sockets(address="ws://10.0.0.9:1"), 0.0)
     node.book.add("ws://10.0.0.9:1", 0.0)
     assert due(node, 1.0) == ["ws://10.0.0.9:1"]
 
@@ -90,8 +90,8 @@ def test_the_address_of_a_surplus_link_is_tried_again_in_a_minute() -> None:
     node = overlay("a")
     node.book.add("ws://10.0.0.2:1", 0.0)
     dial = node.dial("ws://10.0.0.2:1", 0.0)
-    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0)
-    node.hello(1, Sockets((), "b" * 32, 1), 0.0)
+    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0, "b" * 32)
+    node.hello(1, Sockets(), 0.0)
     joins(node, range(2, 4))
     node.closed(1, "it has enough", 5.0, TRY_AGAIN_LATER)
     known = node.book.known["ws://10.0.0.2:1"]
@@ -102,8 +102,8 @@ def test_a_node_with_no_other_link_does_not_wait_that_long() -> None:
     node = overlay("a")
     node.book.add("ws://10.0.0.2:1", 0.0)
     dial = node.dial("ws://10.0.0.2:1", 0.0)
-    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0)
-    node.hello(1, Sockets((), "b" * 32, 1), 0.0)
+    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0, "b" * 32)
+    node.hello(1, Sockets(), 0.0)
     node.closed(1, "it has enough", 5.0, TRY_AGAIN_LATER)
     known = node.book.known["ws://10.0.0.2:1"]
     assert (known.next_try <= 7.0, known.refused) == (True, False)
@@ -112,9 +112,9 @@ def test_a_node_with_no_other_link_does_not_wait_that_long() -> None:
 def strangers(node: Rig, *hosts: str) -> int:
     """Peers with ever new ids on `hosts` each send 60 addresses; return how many are dialled."""
     for link, host in enumerate(hosts, 1):
-        node.accepted(link, (host, 50000 + link), LOCAL, 0)
+        node.accepted(link, (host, 50000 + link), LOCAL, 0, f"{link:032x}")
         told = tuple(f"ws://10.{link}.0.{number}:1" for number in range(1, 61))
-        node.hello(link, Sockets(told, f"{link:032x}", 1), 0)
+        node.hello(link, Sockets(told), 0)
     now, made = 10.0, 0
     for _ in range(1000):
         for address in due(node, now):
@@ -151,8 +151,8 @@ def test_a_long_link_that_ends_with_a_violation_does_not_make_its_address_good()
         known = node.book.known["ws://10.0.0.2:8001"]
         known.attempts = 3
         dial = node.dial(known.address, 0.0)
-        node.dialled(1, known.address, dial, ("10.0.0.2", 8001), 0.0)
-        node.hello(1, Sockets(node="b" * 32, start=2), 0.0)
+        node.dialled(1, known.address, dial, ("10.0.0.2", 8001), 0.0, "b" * 32)
+        node.hello(1, Sockets(), 0.0)
         node.closed(1, "the end", 2 * GOOD_LINK, code)
         assert known.attempts == attempts, code
 

@@ -17,18 +17,18 @@ def test_an_address_that_could_not_be_dialled_is_not_sent_until_it_works() -> No
     assert sent_to(join(node, 2, "c"), 2) == []
     node.closed(1, "cut", 1.0)
     dial = node.dial(address, 10.0)
-    node.dialled(3, address, dial, ("10.0.1.1", 8001), 10.0)
-    node.hello(3, Sockets((), "b" * 32, 2, port=8001), 10.0)
+    node.dialled(3, address, dial, ("10.0.1.1", 8001), 10.0, "b" * 32, 2)
+    node.hello(3, Sockets(port=8001), 10.0)
     assert sent_to(join(node, 4, "d"), 4) == ["ws://10.0.1.2:8001", address]
 
 
 def test_loopback_addresses_are_sent_over_loopback_alone() -> None:
     node = overlay("a")
-    node.accepted(1, ("127.0.0.1", 50000), LOCAL, 0)
-    node.hello(1, Sockets((), "b" * 32, 1, port=9001), 0)
+    node.accepted(1, ("127.0.0.1", 50000), LOCAL, 0, "b" * 32)
+    node.hello(1, Sockets(port=9001), 0)
     assert sent_to(join(node, 2, "c"), 2) == []
-    node.accepted(3, ("127.0.0.1", 50001), LOCAL, 0)
-    work = node.hello(3, Sockets((), "d" * 32, 1, port=9003), 0)
+    work = node.accepted(3, ("127.0.0.1", 50001), LOCAL, 0, "d" * 32)
+    work += node.hello(3, Sockets(port=9003), 0)
     assert sent_to(work, 3) == ["ws://127.0.0.1:9001", "ws://10.0.1.2:8001"]
 
 

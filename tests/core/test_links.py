@@ -18,7 +18,7 @@ from p2p_sync.wire.logframes import Entry, Have
 US, THEM = "0" * 32, "1" * 32
 HERE, THERE = ("127.0.0.1", 1001), ("127.0.0.1", 2001)
 ADDRESS = "ws://127.0.0.1:2001"
-SOCKETS = Sockets(node=THEM, start=1, port=THERE[1])
+SOCKETS = Sockets(port=THERE[1])
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def linked(core: Core, dial: int) -> Peer:
 def talking(core: Core, dial: int) -> Peer:
     """Open a link to the other node, dialled where there is a number, which introduces itself."""
     address = ADDRESS if dial else None
-    peer = core.links.opened("link", THERE, HERE, dialled=address, dial=dial)
+    peer = core.links.opened("link", THERE, HERE, dialled=address, dial=dial, node=THEM)
     core.received(peer, SOCKETS)
     return peer
 
@@ -104,7 +104,7 @@ def test_the_sender_of_an_original_wakes_when_it_is_known_for_one(
     [
         (Heard("text"), True),
         (Message("2" * 32 + "-1", 1, 1, "text"), False),
-        (Proof("0" * 64), False),
+        (Proof(proof="0" * 64), False),
         (Ignored("a frame of an unknown type"), False),
     ],
     ids=lambda value: type(value).__name__,
@@ -126,7 +126,7 @@ def test_frames_that_wait_go_out_with_the_work_that_a_sender_was_handed(core: Co
     core.stored(core.commits.to_store())
     assert peer.handed
     core.links.greet(peer)
-    frame = Sockets((ADDRESS,), US, 1)
+    frame = Sockets((ADDRESS,))
     peer.outbox = frame
     peer.leaving = True
     work = core.exchange.take(peer)
@@ -140,9 +140,9 @@ def test_what_waits_for_a_peer_that_reads_slowly_is_one_frame_and_the_peer_stays
     first = core.exchange.take(peer).frames[0]
     assert isinstance(first, Sockets) and first.link == 1, "its opening frame"
     for number in range(1, 1000):
-        core.links.opened("link", (f"10.0.{number // 250}.{number % 250}", 40000), HERE)
-        *_, other = core.peers
-        core.received(other, Sockets(node=f"{number:032x}", start=1, port=8001))
+        remote = (f"10.0.{number // 250}.{number % 250}", 40000)
+        other = core.links.opened("link", remote, HERE, node=f"{number:032x}")
+        core.received(other, Sockets(port=8001))
         core.links.closed(other, "gone")
     assert not peer.leaving
     sockets = [frame for frame in core.exchange.take(peer).frames if isinstance(frame, Sockets)]

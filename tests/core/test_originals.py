@@ -54,7 +54,7 @@ def test_what_a_peer_says_about_originals_neither_causes_nor_prevents_a_dial() -
     node = overlay("c")
     join(node, 1, "b")
     address = "ws://10.0.2.1:7001"
-    node.hello(1, Sockets((), "b" * 32, 1, leaves=(address,), guests=("ws://10.0.2.1:7002",)), 0)
+    node.hello(1, Sockets(leaves=(address,), guests=("ws://10.0.2.1:7002",)), 0)
     assert due(node, 1.0) == ["ws://10.0.1.1:8001"] or due(node, 1.0) == []
     assert address not in node.book.known
     node.book.add(address, 2.0)
@@ -77,7 +77,7 @@ def test_a_guest_from_the_host_of_a_leaf_is_looked_for_there_once() -> None:
 def test_a_check_that_gets_no_answer_is_repeated_once_a_minute() -> None:
     node = overlay("a")
     join(node, 1, "b")
-    node.hello(1, Sockets((), "b" * 32, 1, leaves=("ws://10.0.2.1:7001",)), 0)
+    node.hello(1, Sockets(leaves=("ws://10.0.2.1:7001",)), 0)
     original_dials(node, 2, "10.0.2.1")
     address, now, made = "ws://10.0.2.1:7001", 1.0, []
     while now < 300:
@@ -126,7 +126,7 @@ def test_guests_that_come_and_go_cause_one_check_a_minute() -> None:
     node = overlay("a")
     address = "ws://10.0.2.1:7001"
     join(node, 1, "b")
-    node.hello(1, Sockets((), "b" * 32, 1, leaves=(address,)), 0)
+    node.hello(1, Sockets(leaves=(address,)), 0)
     made = []
     for second in range(1, 180):
         original_dials(node, second + 1, "10.0.2.1")

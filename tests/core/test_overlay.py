@@ -7,7 +7,6 @@ from p2p_sync.settings import Settings
 from p2p_sync.wire.frames import Sockets
 from tests.core.rig import (
     LOCAL,
-    Close,
     Rig,
     Sent,
     Work,
@@ -46,9 +45,9 @@ class Wire:
         address = self.address(acceptor)
         learn(one, address, self.now)
         dial = one.dial(address, 0.0)
-        other.accepted(number + 1, (self.hosts[dialler], 40000), (self.hosts[acceptor], 8001), 0)
-        self._do(dialler, one.dialled(number, address, dial, (self.hosts[acceptor], 8001), 0))
-        self._do(acceptor, other.greet(number + 1, 0))
+        here, there = (self.hosts[dialler], 40000), (self.hosts[acceptor], 8001)
+        self._do(acceptor, other.accepted(number + 1, here, there, 0, one.node, one.start))
+        self._do(dialler, one.dialled(number, address, dial, there, 0, other.node, other.start))
 
     def run(self) -> None:
         """Carry all that waits, and what comes of it."""
@@ -117,21 +116,17 @@ def test_three_become_a_full_mesh_in_any_way_of_joining() -> None:
             assert len(wire.ends) == 6, steps
 
 
-def test_a_link_to_oneself_is_closed_and_not_dialled_again() -> None:
-    wire = Wire(a=overlay("a"))
-    wire.open("a", "a")
-    wire.run()
-    wire.dial_due()
-    assert (wire.counts(), wire.ends) == ([0], {})
-
-
-def test_a_copied_data_directory_is_refused_by_both() -> None:
-    one, other = overlay("a", start=1), overlay("a", start=2)
-    for node in (one, other):
-        node.accepted(1, ("10.0.0.9", 1), LOCAL, 0)
-    for node, start in ((one, 2), (other, 1)):
-        *_, last = node.hello(1, Sockets((), "a" * 32, start), 0)
-        assert isinstance(last, Close) and last.code == SAME_NODE
+def test_of_two_nodes_with_one_id_the_second_is_refused_when_its_link_opens() -> None:
+    node = overlay("a")
+    join(node, 1, "b")
+    assert closes(node.accepted(2, ("10.0.0.9", 1), LOCAL, 0, "b" * 32, start=2)) == [
+        (2, SAME_NODE)
+    ]
+    learn(node, "ws://10.0.0.8:1", 0.0)
+    dial = node.dial("ws://10.0.0.8:1", 0.0)
+    work = node.dialled(3, "ws://10.0.0.8:1", dial, ("10.0.0.8", 1), 0, "b" * 32, 3)
+    assert closes(work) == [(3, SAME_NODE)]
+    assert node.count() == 1
 
 
 def test_above_twice_the_target_the_newest_that_has_enough_gets_addresses_and_is_closed() -> None:
@@ -148,8 +143,8 @@ def test_if_none_has_enough_the_oldest_is_closed_but_none_by_hand_and_no_origina
     original_dials(node, 1, "10.0.2.1")
     node.book.add("ws://10.0.9.1:8001", 0)
     dial = node.dial("ws://10.0.9.1:8001", 0)
-    node.dialled(2, "ws://10.0.9.1:8001", dial, ("10.0.9.1", 8001), 0)
-    node.hello(2, Sockets((), "9" * 32, 1, port=8001), 0)
+    node.dialled(2, "ws://10.0.9.1:8001", dial, ("10.0.9.1", 8001), 0, "9" * 32)
+    node.hello(2, Sockets(port=8001), 0)
     assert closes(joins(node, range(3, 6), enough=False)) == []
     assert closes(joins(node, range(6, 7), enough=False)) == [(3, TRY_AGAIN_LATER)]
 
@@ -160,9 +155,9 @@ def test_a_crowd_of_one_host_pushes_only_its_own_links_out() -> None:
     node.book.add("ws://10.0.9.1:8001", 0)
     joins(node, range(1, 3))
     for link in range(10, 30):
-        node.accepted(link, ("10.0.7.7", link), LOCAL, 0)
+        node.accepted(link, ("10.0.7.7", link), LOCAL, 0, f"{link:032x}")
         address = "ws://10.0.9.1:8001" if link % 2 else None
-        node.hello(link, Sockets((), f"{link:032x}", 1, address=address), 0)
+        node.hello(link, Sockets(address=address), 0)
     stay = {link for link, peer in node.peers.items() if not peer.leaving}
     assert {1, 2} <= stay and len(stay) == 4
 
@@ -237,7 +232,7 @@ def test_a_changed_address_of_a_node_replaces_the_old_one() -> None:
     join(node, 1, "b")
     assert "ws://10.0.1.1:8001" in node.book.known
     node.closed(1, "cut", 1.0)
-    node.accepted(2, ("10.0.5.5", 50000), LOCAL, 2)
-    node.hello(2, Sockets((), "b" * 32, 2, port=8001), 2)
+    node.accepted(2, ("10.0.5.5", 50000), LOCAL, 2, "b" * 32, 2)
+    node.hello(2, Sockets(port=8001), 2)
     assert "ws://10.0.5.5:8001" in node.book.known
     assert "ws://10.0.1.1:8001" not in node.book.known

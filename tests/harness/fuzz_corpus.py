@@ -9,7 +9,6 @@ import json
 from typing import Any
 
 HASH = "0123456789abcdef" * 2
-ME = "c" * 32
 
 TEXTS: dict[str, str] = {
     "a number in a start that JSON readers with doubles cannot hold": json.dumps(
@@ -17,7 +16,7 @@ TEXTS: dict[str, str] = {
     ),
     "more leaves than a frame may name": json.dumps(
         {
-            "type": "SOCKETS", "addresses": [], "id": ME, "start": 1, "protocol": 1,
+            "type": "SOCKETS", "addresses": [],
             "leaves": [f"ws://192.0.2.1:{port}" for port in range(1, 300)],
         }
     ),

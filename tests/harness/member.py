@@ -1,23 +1,23 @@
-"""What a raw peer says that plays a node of ours: who it is, and messages of its own."""
+"""What a raw peer needs that plays a node of ours: a key, its first frame, and messages."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any
 
+from p2p_sync.wire.identity import Identity
 from p2p_sync.wire.logframes import NO_HASH, Entry, chain
 
 HASH = "0123456789abcdef" * 2
 """A hash of nothing in particular."""
 
-ids = (f"{number:032x}" for number in itertools.count(0xBAD0))
-"""Ids of nodes, a new one each time."""
+identities = (Identity.of_seed(number.to_bytes(32, "big")) for number in itertools.count(0xBAD0))
+"""Keys of nodes, a new one each time."""
 
 
 def hello(**fields: Any) -> dict[str, Any]:
-    """The first frame of a node: `fields` replace or add some, and its id is new without one."""
-    first = {"type": "SOCKETS", "addresses": [], "start": 1, "protocol": 1, **fields}
-    return first if "id" in first else {"id": next(ids), **first}
+    """The first frame of a node; `fields` replace or add some."""
+    return {"type": "SOCKETS", "addresses": [], **fields}
 
 
 def run(origin: str, count: int = 1, after: int = 0, time_ms: int = 1) -> dict[str, Any]:

@@ -13,10 +13,15 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
+from p2p_sync.net.credentials import secret_keys
+from p2p_sync.wire.frames import Proof, decode, encode
+from p2p_sync.wire.identity import Identity
+from p2p_sync.wire.proof import HEADER, Handshake
 from tests.harness.support import DEADLINE, Answer, NodeProcess, wait_until
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -101,6 +106,9 @@ class RawPeer:
 
     def send_json(self, value: Any) -> None:
         self.send(TEXT, json.dumps(value).encode())
+
+    def send_frame(self, frame: Proof) -> None:
+        self.send(TEXT, encode(frame).encode())
 
     def send_sockets(self, *addresses: str) -> None:
         self.send_json({"type": "SOCKETS", "addresses": list(addresses)})
@@ -269,14 +277,53 @@ def ask(address: str, data: bytes) -> Answer:
         return Answer(response.status, fields, response.read())
 
 
-def dial(address: str, *, receive_buffer: int = 0, **fields: Any) -> RawPeer:
-    """Open a link to a node's peer port as a client that follows the rules."""
+def begin(
+    identity: Identity, *, dialled: bool, start: int = 1, secret: str = "", binding: str = ""
+) -> Handshake:
+    """The opening handshake of a node with this key."""
+    return Handshake(identity, start, os.urandom(32).hex(), _keys(secret), dialled, binding)
+
+
+@lru_cache
+def _keys(secret: str) -> tuple[bytes, ...]:
+    return secret_keys(secret, "the test") if secret else ()
+
+
+def header_in(head: str) -> str | None:
+    """The header of the head of a handshake that says which node it comes from."""
+    lines = [line.partition(": ") for line in head.split("\r\n")]
+    return next((value for name, _, value in lines if name == HEADER), None)
+
+
+def dial(
+    address: str,
+    *,
+    identity: Identity | None = None,
+    start: int = 1,
+    secret: str = "",
+    receive_buffer: int = 0,
+    **fields: Any,
+) -> RawPeer:
+    """Open a link to a node's peer port as a client that follows the rules: as an original, or as
+    the node of ours with the key `identity`.
+
+    That has proved its key and the secret, if there is one; the proof of the other side is still to
+    be read then.
+    """
+    if identity:
+        opening = begin(identity, dialled=True, start=start, secret=secret)
+        fields[HEADER] = opening.header
     sock = tcp(address, receive_buffer=receive_buffer)
     try:
         sock.sendall(handshake(urlsplit(address).netloc, **fields))
         head, rest = read_head(sock)
         assert head.startswith("HTTP/1.1 101 "), head
-        return RawPeer(sock, client=True, head=head, rest=rest)
+        peer = RawPeer(sock, client=True, head=head, rest=rest)
+        if identity:
+            opening.read(header_in(head))
+            opening.check()
+            peer.send_frame(opening.proof())
+        return peer
     except BaseException:
         sock.close()
         raise
@@ -299,13 +346,24 @@ class RawServer:
         sock.settimeout(DEADLINE)
         return sock
 
-    def accept(self) -> RawPeer:
-        """The next connection, its handshake answered with 101."""
+    def accept(
+        self, identity: Identity | None = None, *, start: int = 1, secret: str = ""
+    ) -> RawPeer:
+        """The next connection, its handshake answered with 101, as an original or as the node of
+        ours with this key. That has checked and answered the proof of the other side."""
         sock = self.accept_tcp()
         try:
             head, rest = read_head(sock)
-            sock.sendall(welcome(head))
-            return RawPeer(sock, client=False, head=head, rest=rest)
+            if identity is None:
+                sock.sendall(welcome(head))
+                return RawPeer(sock, client=False, head=head, rest=rest)
+            opening = begin(identity, dialled=False, start=start, secret=secret)
+            opening.read(header_in(head))
+            sock.sendall(welcome(head, opening.header))
+            peer = RawPeer(sock, client=False, head=head, rest=rest)
+            if answer := opening.receive(decode(json.dumps(peer.read_json()))):
+                peer.send_frame(answer)
+            return peer
         except BaseException:
             sock.close()
             raise
@@ -317,14 +375,16 @@ class RawServer:
         self.listener.close()
 
 
-def welcome(head: str) -> bytes:
-    """The 101 that answers a client's opening."""
+def welcome(head: str, header: str = "") -> bytes:
+    """The 101 that answers a client's opening; `header` says which node answers."""
     keys = [line.split(":", 1)[1] for line in head.split("\r\n") if "websocket-key" in line.lower()]
     digest = hashlib.sha1((keys[0].strip() + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode())
     accept = base64.b64encode(digest.digest()).decode()
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\n"
+        + (f"{HEADER}: {header}\r\n" if header else "")
+        + "\r\n"
     ).encode()
 
 

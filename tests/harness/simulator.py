@@ -230,7 +230,7 @@ class Node:
         wall = self.wall()
         times = [log[-1].time for log in self.log.values()]
         newest = max((time for time in times if time < wall + MAX_AHEAD_MS), default=0)
-        number = int(start or self.starts)
+        self.start_number = number = int(start or self.starts)
         rng = self.sim.rng
         self.core = Core(self.id, number, PORT, self.settings, vector, newest, wall, rng)
 
@@ -446,7 +446,11 @@ class Node:
         if core is not self.core or not self.up:
             return
         accepted = sum(end.accepted for end in other.ends)
-        if other.side != self.side:  # the network was cut while the dial was under way
+        if other is self:
+            error = DialError("this node dialled itself", oneself=(self.host, PORT))
+            with self.turn():
+                core.dialling.failed(dial.address, error)
+        elif other.side != self.side:  # the network was cut while the dial was under way
             self._failed(core, dial, "it did not answer in time")
         elif not other.up or accepted >= other.settings.max_peers + SPARE_PEERS:
             self._failed(core, dial, "refused")
@@ -539,6 +543,8 @@ class End:
                 (self.node.host, PORT),
                 dialled=dial.address if dial else None,
                 dial=dial.number if dial else 0,
+                node=self.other.node.id,
+                start=self.other.node.start_number,
             )
             core.links.measured(self.peer, 2 * self.wire.latency + self.wire.jitter)
         self.sim.at(self.sim.now + self.node.settings.greeting_pause, self._greet)

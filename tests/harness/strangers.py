@@ -18,24 +18,17 @@ import sys
 import time
 from collections import deque
 
-from tests.harness.raw import TEXT, frame, handshake
+from p2p_sync.wire.identity import Identity
+from tests.harness.raw import TEXT, begin, frame, handshake
 
 MOST_OPEN = 400
 """Connections that it keeps open; the oldest make room, unless the node has ended them before."""
 
 
-def opening(number: int) -> bytes:
-    """What a node sends that does not know the secret: its id, and a proof of something else."""
-    hello = {
-        "type": "SOCKETS",
-        "addresses": [],
-        "id": f"{number:032x}",
-        "start": 1,
-        "protocol": 1,
-        "nonce": "ab" * 32,
-    }
-    proof = {"type": "PROOF", "proof": "cd" * 32}
-    return b"".join(frame(TEXT, json.dumps(f).encode(), masked=True) for f in (hello, proof))
+US = Identity.of_seed(b"stranger" * 4)
+HEADER = begin(US, dialled=True).header
+WRONG = {"type": "PROOF", "signature": US.sign(b"something else"), "proof": "cd" * 32}
+"""What a node sends that has recorded the header of another one, or does not know the secret."""
 
 
 def main(port: int, rates: list[int], hosts: list[str]) -> None:
@@ -43,6 +36,9 @@ def main(port: int, rates: list[int], hosts: list[str]) -> None:
     sources = itertools.cycle(hosts or ["127.0.0.1"])
     kept: deque[socket.socket] = deque()
     opened = [0, 0]
+    proof = frame(TEXT, json.dumps(WRONG).encode(), masked=True)
+    named = handshake("node", extra=(f"P2P-Sync: {HEADER}",))
+    openings = [named, named + proof]
     began = said = time.monotonic()
     while not select.select([sys.stdin], [], [], 0.002)[0]:
         now = time.monotonic()
@@ -56,7 +52,7 @@ def main(port: int, rates: list[int], hosts: list[str]) -> None:
                     sock.bind((next(sources), 0))
                     sock.setblocking(False)
                     sock.connect_ex(("127.0.0.1", port))
-                    sock.send(handshake("node") + (opening(opened[1]) if kind else b""))
+                    sock.send(openings[kind])
                 kept.append(sock)
         while len(kept) > MOST_OPEN:
             kept.popleft().close()

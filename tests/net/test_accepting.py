@@ -15,7 +15,7 @@ import pytest
 from p2p_sync import Node
 from p2p_sync.net.credentials import Credentials
 from p2p_sync.settings import MAX_UNPROVED
-from tests.harness.member import hello
+from tests.harness.member import hello, identities
 from tests.harness.process import held
 from tests.harness.raw import PING, RawPeer, ask, dial, handshake, paused, tcp
 from tests.harness.support import DEADLINE, SCALE, NodeProcess, request, wait_until
@@ -198,7 +198,7 @@ def test_endless_headers_get_431(node: NodeProcess, start: bytes, more: bytes) -
 
 def test_a_full_node_tells_addresses_and_closes_and_has_room_again_when_a_peer_leaves() -> None:
     with NodeProcess("--max-peers", "1") as node:
-        with dial(node.address) as peer:
+        with dial(node.address, identity=next(identities)) as peer:
             peer.send_json(hello(port=4321))
             wait_until(lambda: node.sockets() == 1)
             with dial(node.address) as second:

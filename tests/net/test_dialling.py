@@ -21,8 +21,20 @@ from p2p_sync.errors import DialError
 from p2p_sync.net.credentials import Credentials
 from p2p_sync.net.dialer import Dialer
 from p2p_sync.settings import MAX_DIALS, Settings
-from tests.harness.member import hello
-from tests.harness.raw import CLOSE, TEXT, RawServer, close_payload, dial, frame, read_head, welcome
+from p2p_sync.wire.proof import Handshake
+from tests.harness.member import hello, identities
+from tests.harness.raw import (
+    CLOSE,
+    TEXT,
+    RawServer,
+    begin,
+    close_payload,
+    dial,
+    frame,
+    read_head,
+    welcome,
+)
+from tests.harness.secret import US
 from tests.harness.support import (
     DEADLINE,
     SCALE,
@@ -34,6 +46,11 @@ from tests.harness.support import (
 )
 
 HOST = "127.0.0.1"
+
+
+def handshake(_binding: str) -> Handshake:
+    """The opening handshake of a node."""
+    return begin(US, dialled=True)
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +111,15 @@ def test_what_one_peer_answers_shows_in_no_other_dial(node: NodeProcess, cookie:
         for server in (other, hostile):
             node.add(server.address)
             with server.accept() as peer:
-                assert normal(peer.head) == normal(head), "nothing but the host and the key differ"
+                assert normal(peer.head) == normal(head), (
+                    "only the host, the key and the nonce differ"
+                )
 
 
 def normal(head: str) -> str:
-    """The head of a handshake with its port and its key left out."""
-    return re.sub(r"(?<=Sec-WebSocket-Key: )\S{24}|(?<=Host: 127.0.0.1:)[0-9]+", "", head)
+    """The head of a handshake with its port, its key and its nonce left out."""
+    parts = r"(?<=Sec-WebSocket-Key: )\S{24}|(?<=Host: 127.0.0.1:)[0-9]+|[0-9a-f]{64}$"
+    return re.sub(parts, "", head)
 
 
 def test_dials_leave_nothing_behind_in_memory() -> None:
@@ -119,7 +139,9 @@ def test_dials_leave_nothing_behind_in_memory() -> None:
             for number in range(60):
                 if number == 10:
                     before, _ = tracemalloc.get_traced_memory()
-                opened = dialer.dial(parse_address(server.address), ((HOST, server.port),))
+                opened = dialer.dial(
+                    parse_address(server.address), ((HOST, server.port),), handshake
+                )
                 opened.stream.close()
             growth = tracemalloc.get_traced_memory()[0] - before
         finally:
@@ -156,7 +178,7 @@ def test_a_dial_waits_for_a_connection_that_takes_a_while() -> None:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         dialer = Dialer(Settings(), Credentials(Settings()))
-        opened = dialer.dial(parse_address(f"ws://{HOST}:{port}"), ((HOST, port),))
+        opened = dialer.dial(parse_address(f"ws://{HOST}:{port}"), ((HOST, port),), handshake)
         opened.stream.close()
         thread.join(DEADLINE)
 
@@ -319,7 +341,7 @@ def test_a_dial_without_descriptors_fails_with_the_reason(scheme: str, endpoints
 
     def dial() -> None:
         try:
-            dialer.dial(address, ((HOST, 1),) * endpoints)
+            dialer.dial(address, ((HOST, 1),) * endpoints, handshake)
         except Exception as error:
             found.append(error)
 
@@ -352,9 +374,9 @@ def test_an_address_is_dialled_again_after_a_dial_got_no_thread(
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves and says it has enough"])
 def test_an_address_given_by_hand_is_dialled_whoever_says_to_be_there(leaves: bool) -> None:
     with NodeProcess() as node, RawServer() as server, dial(node.address) as other:
-        other.send_json(hello(id="900d" * 4))
+        other.send_sockets()
         wait_until(lambda: node.sockets() == 1)
-        with dial(node.address) as liar:
+        with dial(node.address, identity=next(identities)) as liar:
             liar.send_json(hello(address=server.address))
             wait_until(lambda: server.address in node.get("/api/v1/peers").text)
             node.add(server.address)
@@ -368,7 +390,7 @@ def test_an_address_given_by_hand_is_dialled_whoever_says_to_be_there(leaves: bo
 def test_learned_addresses_that_keep_silent_do_not_delay_one_given_by_hand() -> None:
     with NodeProcess() as node, contextlib.ExitStack() as stack, RawServer() as server:
         silent = [stack.enter_context(silent_listener()) for _ in range(MAX_DIALS + 4)]
-        with dial(node.address) as peer:
+        with dial(node.address, identity=next(identities)) as peer:
             peer.send_json(hello(addresses=[address for address, _ in silent]))
             sockets = [listener for _, listener in silent]
             wait_until(lambda: len(select.select(sockets, [], [], 0)[0]) >= MAX_DIALS)

@@ -18,7 +18,7 @@ from p2p_sync.core import book as addressbook
 from p2p_sync.web.app import create_app
 from tests.harness import raw
 from tests.harness.certificates import Authority
-from tests.harness.member import hello
+from tests.harness.member import hello, identities
 from tests.harness.support import DEADLINE, SCALE, holds, settle, wait_until
 
 NAME = "mesh.example"
@@ -317,7 +317,7 @@ def test_a_name_with_thousands_of_endpoints_gets_eight_connections(names: Names)
         listener.bind(("0.0.0.0", 0))
         listener.listen(128)
         name = f"ws://{NAME}:{listener.getsockname()[1]}"
-        with raw.dial(node.address) as peer:
+        with raw.dial(node.address, identity=next(identities)) as peer:
             peer.send_json(hello(addresses=[name]))
             listener.settimeout(DEADLINE)
             while entries(node).get(name, {}).get("attempts", 0) == 0:
@@ -349,7 +349,7 @@ def test_names_that_hang_delay_no_dial(names: Names) -> None:
     names.hanging = {f"hangs{number}.example" for number in range(40)}
     names.table["good.example"] = ["127.0.0.1"]
     with Node(0) as node, Node(0) as by_name, Node(0) as by_address:
-        with raw.dial(node.address) as peer:
+        with raw.dial(node.address, identity=next(identities)) as peer:
             told = [f"ws://{host}:80" for host in names.hanging]
             peer.send_json(hello(addresses=told))
             wait_until(lambda: names.hanging & {*names.lookups}, "a lookup hangs")

@@ -16,12 +16,13 @@ import pytest
 from p2p_sync import Node
 from p2p_sync.net.listener import surplus
 from p2p_sync.settings import MAX_UNPROVED
+from p2p_sync.wire.proof import HEADER
 from tests.harness import raw
 from tests.harness.certificates import Authority
-from tests.harness.member import hello
+from tests.harness.member import hello, identities
 from tests.harness.process import held, memory
 from tests.harness.raw import CONTINUATION, PING, PONG, TEXT, frame
-from tests.harness.secret import OLD, OTHER, US, Knower, secret_file
+from tests.harness.secret import OLD, OTHER, US, member, secret_file
 from tests.harness.support import DEADLINE, ROOT, SCALE, NodeProcess, wait_until
 
 HOSTS = {"one host": [], "several hosts": [f"127.0.0.{n}" for n in range(2, 10)]}
@@ -48,6 +49,11 @@ def flood(node: NodeProcess, silent: int, wrong: int, hosts: list[str]) -> Itera
         process.stdin.close()
         process.wait(DEADLINE)
         process.stdout.close()
+
+
+def halfway(address: str) -> raw.RawPeer:
+    """A peer that says which node it is, and has not proved it."""
+    return raw.dial(address, extra=(f"{HEADER}: {raw.begin(US, dialled=True).header}",))
 
 
 @pytest.mark.parametrize("hosts", HOSTS.values(), ids=HOSTS)
@@ -81,39 +87,34 @@ def test_silent_strangers_take_no_place_of_a_link(tmp_path: Path) -> None:
         node = stack.enter_context(NodeProcess(*secret, "--max-peers", "1"))
         threads = held(node, "task")
         for _ in range(MAX_UNPROVED):
-            stack.enter_context(raw.dial(node.address))
+            stack.enter_context(halfway(node.address))
         assert held(node, "task") <= threads + 5
-        member = Knower(node.address, OLD)
-        stack.enter_context(member.peer)
-        member.prove()
-        member.peer.send_json(hello(id=US, start=7))
+        peer = stack.enter_context(member(node.address, OLD))
+        peer.send_json(hello())
         wait_until(lambda: node.sockets() == 1)
 
 
 def test_after_wrong_proofs_a_right_one_of_the_same_host_is_let_in_at_once() -> None:
     with Node(0, secret=OLD) as node:
         for _ in range(50):
-            stranger = Knower(node.address, OTHER)
-            stranger.step()
-            assert stranger.peer.read_close()[0] == 4401
+            stranger = raw.dial(node.address, identity=next(identities), secret=OTHER)
+            assert stranger.read_close()[0] == 4401
         took = []
         for _ in range(5):
-            member = Knower(node.address, OLD)
             began = time.monotonic()
-            member.prove()
+            member(node.address, OLD).close()
             took.append(time.monotonic() - began)
-            member.peer.close()
         assert min(took) < 0.2 * SCALE, took
         assert not any(node.status()["misbehaviour"].values()), "strangers are no peers"
 
 
 def test_the_place_of_a_stranger_is_free_when_it_goes() -> None:
     with Node(0, secret=OLD, handshake_timeout=60.0) as node, contextlib.ExitStack() as stack:
-        first = stack.enter_context(raw.dial(node.address))
+        first = stack.enter_context(halfway(node.address))
         for _ in range(3):
             with contextlib.ExitStack() as others:
                 for _ in range(MAX_UNPROVED - 2):
-                    others.enter_context(raw.dial(node.address))
+                    others.enter_context(halfway(node.address))
             first.ping()
         first.ping()
 
@@ -129,13 +130,13 @@ FLOODS = {
 
 @pytest.mark.parametrize(("opcode", "first", "more"), FLOODS.values(), ids=FLOODS)
 def test_a_flood_before_the_proof_is_cut(opcode: int, first: bytes, more: bytes) -> None:
-    with Node(0, secret=OLD, handshake_timeout=60.0) as node, raw.dial(node.address) as peer:
+    with Node(0, secret=OLD, handshake_timeout=60.0) as node, halfway(node.address) as peer:
         peer.send(opcode, first, fin=opcode != TEXT)
         deadline = time.monotonic() + DEADLINE
         with pytest.raises(OSError):
             while time.monotonic() < deadline:
                 peer.send_bytes(more * 100)
-        Knower(node.address, OLD).prove()
+        member(node.address, OLD).close()
 
 
 def test_a_stranger_that_is_slow_over_tls_keeps_nobody_out(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.harness import raw
 from tests.harness.api import origins_of, post_all
-from tests.harness.member import HASH, hello, ids, run
+from tests.harness.member import HASH, hello, identities, run
 from tests.harness.process import memory
 from tests.harness.proxy import Proxy
 from tests.harness.raw import RawPeer
@@ -39,12 +39,12 @@ class Member:
     """A raw peer that says it is a node of ours; a thread of its own reads and keeps frames."""
 
     def __init__(self, address: str) -> None:
-        self.id = next(ids)
-        self.origin = f"{self.id}-1"
+        identity = next(identities)
+        self.origin = f"{identity.node}-1"
         self.frames: list[Any] = []
         self.closed: tuple[int, str] | None = None
-        self.peer: RawPeer = raw.dial(address)
-        self.peer.send_json(hello(id=self.id, link=1))
+        self.peer: RawPeer = raw.dial(address, identity=identity)
+        self.peer.send_json(hello(link=1))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

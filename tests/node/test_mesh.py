@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.api import check_logs, commit
-from tests.harness.member import hello
+from tests.harness.member import hello, identities
 from tests.harness.members import Member
 from tests.harness.process import held, memory
 from tests.harness.raw import CLOSE, RawPeer, close_payload, dial, tcp
@@ -211,24 +211,26 @@ def test_the_list_of_peers_tells_why_one_is_missing(tmp_path: Path) -> None:
 # -- coming and going -------------------------------------------------------------------------
 
 
-def come_and_go(node: NodeProcess, rng: random.Random, count: int) -> None:
+def come_and_go(node: NodeProcess, count: int) -> None:
     """Open `count` connections, `AT_A_TIME` together, and end them in all ways that there are."""
     for begin in range(0, count, AT_A_TIME):
         with ExitStack() as stack:
-            peers = [stack.enter_context(dial(node.address)) for _ in range(AT_A_TIME - 1)]
             stack.enter_context(tcp(node.address))  # shakes no hands
-            for number, peer in enumerate(peers, begin):
-                say_and_end(peer, rng, number % 6)
+            ways = [(begin + number) % 6 for number in range(AT_A_TIME - 1)]
+            keys = [next(identities) if way > 2 else None for way in ways]
+            peers = [stack.enter_context(dial(node.address, identity=key)) for key in keys]
+            for peer, way in zip(peers, ways, strict=True):
+                say_and_end(peer, way)
     wait_until(lambda: node.sockets() == 0, "all have gone")
 
 
-def say_and_end(peer: RawPeer, rng: random.Random, way: int) -> None:
+def say_and_end(peer: RawPeer, way: int) -> None:
     """One peer's stay: said nothing, as an original, as a node of ours; then cut or closed."""
     if way in (1, 2):
         peer.send_sockets()
         peer.read_json()
     elif way > 2:  # cannot be dialled, so that no dials disturb the count
-        peer.send_json(hello(start=rng.getrandbits(40), link=1))
+        peer.send_json(hello(link=1))
         assert peer.read_json()["type"] == "SOCKETS"
     if way in (0, 2, 3):
         peer.abort()
@@ -248,12 +250,11 @@ def least(node: NodeProcess, what: str) -> int:
 
 
 def test_a_thousand_that_come_and_go_leave_nothing_behind() -> None:
-    rng = random.Random(1)
     with NodeProcess("--log-level", "error") as node:
-        come_and_go(node, rng, 2 * CONNECTS)  # until the tables about strangers are full
+        come_and_go(node, 2 * CONNECTS)  # until the tables about strangers are full
         baseline = {what: least(node, what) for what in ("task", "fd")}
         size = memory(node)
-        come_and_go(node, rng, CONNECTS)
+        come_and_go(node, CONNECTS)
         wait_until(
             lambda: all(held(node, what) <= count for what, count in baseline.items()),
             lambda: f"{baseline}, got { {what: held(node, what) for what in baseline} }",

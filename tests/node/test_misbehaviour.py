@@ -23,7 +23,7 @@ from tests.harness import raw
 from tests.harness.api import origins_of, read_pages
 from tests.harness.http import Http, commit_bytes, get_bytes
 from tests.harness.library import texts
-from tests.harness.member import HASH, hello, ids, run
+from tests.harness.member import HASH, hello, identities, run
 from tests.harness.process import held, memory
 from tests.harness.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, RawServer, frame, tcp
 from tests.harness.support import (
@@ -87,7 +87,8 @@ class Hostile:
 
     def __init__(self, address: str, receive_buffer: int = 0, pace: float = 0.0) -> None:
         self.address = address
-        self.id = next(ids)
+        self.identity = next(identities)
+        self.id = self.identity.node
         self.origin = f"{self.id}-1"
         self.receive_buffer = receive_buffer
         self.reading = not receive_buffer
@@ -102,7 +103,10 @@ class Hostile:
         return frame(TEXT, json.dumps({"type": kind, **fields}).encode(), masked=True)
 
     def hello(self, **fields: Any) -> bytes:
-        return frame(TEXT, json.dumps(hello(id=self.id, **fields)).encode(), masked=True)
+        return frame(TEXT, json.dumps(hello(**fields)).encode(), masked=True)
+
+    def dial(self, **options: Any) -> RawPeer:
+        return raw.dial(self.address, identity=self.identity, **options)
 
     def have(self, vector: dict[str, Any], last: bool = False) -> bytes:
         return self.text("HAVE", have=vector, last=last)
@@ -112,7 +116,7 @@ class Hostile:
         pause of `pace` seconds after each piece."""
         while not self.stopped.is_set():
             with contextlib.suppress(OSError, AssertionError, EOFError):
-                peer = raw.dial(self.address, receive_buffer=self.receive_buffer)
+                peer = self.dial(receive_buffer=self.receive_buffer)
                 self.links += 1
                 with peer:
                     self.peer = peer
@@ -234,8 +238,8 @@ def entry(node: NodeProcess, node_id: str) -> Any:
 
 def check_others_welcome(pair: Pair, hostile: Hostile) -> None:
     """Another node of the same host can link meanwhile, and so can the hostile one."""
-    with raw.dial(pair[0].address) as other:
-        other.send_bytes(Hostile("").hello())
+    with Hostile(pair[0].address).dial() as other:
+        other.send_json(hello())
         wait_until(lambda: (entry(pair[0], hostile.id) or {}).get("state") != "refused")
         other.ping()
 
@@ -472,8 +476,8 @@ def test_one_byte_a_second(pair: Pair) -> None:
     def attack(hostile: Hostile) -> Iterator[bytes]:
         slow = hostile.text("LATER", pad="x" * 1_000)
         with contextlib.ExitStack() as stack:
-            peers = [stack.enter_context(raw.dial(node.address)) for _ in range(5)]
-            peers[0].send_bytes(Hostile("").hello())
+            peers = [stack.enter_context(Hostile(node.address).dial()) for _ in range(5)]
+            peers[0].send_json(hello())
             socks = [stack.enter_context(tcp(node.address)) for _ in range(5)]
             yield hostile.hello()
             for at in range(1_000):
@@ -498,8 +502,8 @@ def counts(node: Node, kind: str, count: int) -> bool:
 
 
 def test_a_peer_that_takes_for_ever_over_a_frame_is_cut_and_counted() -> None:
-    with Node(0, heartbeat=0.25) as node, raw.dial(node.address) as peer:
-        peer.send_bytes(Hostile("").hello())
+    with Node(0, heartbeat=0.25) as node, Hostile(node.address).dial() as peer:
+        peer.send_json(hello())
         wait_until(lambda: node.sockets() == 1)
         data = frame(TEXT, b"x" * 1_000, masked=True)
         with contextlib.suppress(OSError):
@@ -513,7 +517,10 @@ def test_a_peer_that_takes_for_ever_over_a_frame_is_cut_and_counted() -> None:
 
 
 def test_a_peer_that_reads_nothing_is_cut_and_counted() -> None:
-    with Node(0, send_timeout=0.3) as node, raw.dial(node.address, receive_buffer=4096) as peer:
+    with (
+        Node(0, send_timeout=0.3) as node,
+        Hostile(node.address).dial(receive_buffer=4096) as peer,
+    ):
         peer.send_bytes(Hostile("").hello() + Hostile("").have({}, last=True))
         wait_until(lambda: node.sockets() == 1)
         for number in range(400):
@@ -524,24 +531,24 @@ def test_a_peer_that_reads_nothing_is_cut_and_counted() -> None:
 
 
 def test_a_peer_that_says_nothing_any_more_is_cut_and_counted() -> None:
-    with Node(0, heartbeat=0.2) as node, raw.dial(node.address) as peer:
-        peer.send_bytes(Hostile("").hello())
+    with Node(0, heartbeat=0.2) as node, Hostile(node.address).dial() as peer:
+        peer.send_json(hello())
         wait_until(lambda: kinds(node, "silent") == 1)
 
 
-def violate(peer: RawPeer, node_id: str) -> None:
-    """Be linked as `node_id`, then break a rule, and have the link closed."""
-    peer.send_json(hello(id=node_id))
+def violate(peer: RawPeer) -> None:
+    """Break a rule as a node of ours, and have the link closed."""
+    peer.send_json(hello())
     peer.send_json({"type": "HAVE"})
     assert peer.read_close() == (1002, "a frame about the log: have is not an object")
 
 
 def test_no_id_and_no_host_is_refused_for_what_it_did_before() -> None:
-    """A peer that breaks the rules under another node's id does not get that node refused."""
+    identity = next(identities)
     with Node(0) as honest, Node(0) as node:
         for count in range(1, 21):
-            with raw.dial(node.address) as peer:
-                violate(peer, honest.id)
+            with raw.dial(node.address, identity=identity) as peer:
+                violate(peer)
             wait_until(partial(counts, node, "frame", count))
         honest.connect(node.address)
         wait_until(lambda: honest.sockets() == node.sockets() == 1)
@@ -555,8 +562,8 @@ def test_a_violation_ends_one_link_and_leaves_the_others() -> None:
         other.connect(node.address)
         bystander.send_sockets()
         wait_until(lambda: node.sockets() == 2)
-        with raw.dial(node.address) as peer:
-            violate(peer, next(ids))
+        with raw.dial(node.address, identity=next(identities)) as peer:
+            violate(peer)
         wait_until(lambda: kinds(node, "frame") == 1)
         bystander.ping()
         node.commit("after it")
@@ -568,8 +575,8 @@ def test_an_address_behind_which_rules_are_broken_is_dialled_less_and_less_often
     with RawServer() as server, Node(0, redial_first=0.1, redial_longest=30.0) as node:
         node.connect(server.address)
         for count in range(1, 5):
-            with server.accept() as peer:
-                violate(peer, next(ids))
+            with server.accept(next(identities)) as peer:
+                violate(peer)
             wait_until(partial(counts, node, "frame", count))
             wait_until(partial(failed_dials, node, count))
         (entry,) = node.peers()
@@ -582,13 +589,13 @@ def failed_dials(node: Node, count: int) -> bool:
 
 def test_two_nodes_with_a_conflict_over_a_third_ones_messages_stay_linked() -> None:
     """The third gave each of them another message under one id; neither of them is to blame."""
-    third = f"{0x3:032x}"
+    third = next(identities)
     with Node(0) as one, Node(0) as two:
         for node, text in ((one, "one"), (two, "two")):
-            with raw.dial(node.address) as peer:
-                peer.send_json(hello(id=third))
+            with raw.dial(node.address, identity=third) as peer:
+                peer.send_json(hello())
                 peer.send_json({"type": "HAVE", "have": {}, "last": True})
-                other = {**run(f"{third}-1"), "entries": [[1, text]]}
+                other = {**run(f"{third.node}-1"), "entries": [[1, text]]}
                 peer.send_json({"type": "MESSAGES", "runs": [other]})
                 wait_until(partial(has_text, node, text))
         one.connect(two.address)
@@ -606,10 +613,3 @@ def test_two_nodes_with_a_conflict_over_a_third_ones_messages_stay_linked() -> N
 
 def has_text(node: Node, text: str) -> bool:
     return texts(node) == [text]
-
-
-def test_a_node_keeps_its_id_on_a_link() -> None:
-    with Node(0) as node, raw.dial(node.address) as peer:
-        peer.send_bytes(Hostile("").hello())
-        peer.send_bytes(Hostile("").hello())
-        assert peer.read_close() == (1008, "a node has one id as long as its link lasts")

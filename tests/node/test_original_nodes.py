@@ -11,7 +11,7 @@ import pytest
 from p2p_sync import Node
 from p2p_sync.disk.log import Log
 from tests.harness import raw
-from tests.harness.member import hello
+from tests.harness.member import hello, identities
 from tests.harness.original import Original
 from tests.harness.support import NodeProcess, holds, run_nodes, settle, wait_sockets, wait_until
 
@@ -259,10 +259,14 @@ def test_of_two_nodes_with_one_leaf_the_other_goes_on_when_one_ends() -> None:
 
 
 def test_no_peer_can_stop_a_dial_to_an_original() -> None:
-    with NodeProcess() as node, raw.dial(node.address) as liar, Original() as original:
+    with (
+        NodeProcess() as node,
+        raw.dial(node.address, identity=next(identities)) as liar,
+        Original() as original,
+    ):
         lies = {kind: [original.address] for kind in ("leaves", "guests", "originals")}
         introduced = {original.address: "127.0.0.1"}
-        liar.send_json(hello(id="0" * 32, introduced=introduced, **lies))
+        liar.send_json(hello(introduced=introduced, **lies))
         wait_sockets(1, node)
         node.add(original.address)
         wait_sockets(2, node)

@@ -10,7 +10,7 @@ import pytest
 
 from p2p_sync import Node, __version__
 from tests.harness import raw
-from tests.harness.member import hello
+from tests.harness.member import hello, identities
 from tests.harness.support import (
     Answer,
     NodeProcess,
@@ -96,7 +96,7 @@ def test_why_a_peer_is_not_there() -> None:
 
 
 def test_how_far_a_peer_is_behind() -> None:
-    with NodeProcess() as node, raw.dial(node.address) as peer:
+    with NodeProcess() as node, raw.dial(node.address, identity=next(identities)) as peer:
         peer.send_json(hello())
         peer.send_json({"type": "HAVE", "have": {}, "last": True})
         wait_until(lambda: node.sockets() == 1)
@@ -166,20 +166,25 @@ def own_address() -> str:
 
 
 def test_addresses_told_by_a_peer_are_dialled_only_where_it_may_send_us() -> None:
-    with NodeProcess() as node, raw.RawServer() as trap, raw.dial(node.address) as peer:
+    us = next(identities)
+    with (
+        NodeProcess() as node,
+        raw.RawServer() as trap,
+        raw.dial(node.address, identity=us) as peer,
+    ):
         name = "ws://169.254.169.254:80"
-        peer.send_json(hello(id="a" * 32, addresses=[name, "ws://224.0.0.1:1", trap.address]))
+        peer.send_json(hello(addresses=[name, "ws://224.0.0.1:1", trap.address]))
         trap.accept().close()
         wait_until(lambda: entry(node, name)["state"] == "refused")
         assert "by hand" in entry(node, name)["last_error"]
-        assert entry(node, name)["source"] == "a" * 32
+        assert entry(node, name)["source"] == us.node
 
 
 def test_a_peer_that_does_not_send_what_it_says_it_has_is_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("p2p_sync.core.catch_up.STALLED_AFTER", 1.0)
-    with Node(0) as node, raw.dial(node.address) as peer:
+    with Node(0) as node, raw.dial(node.address, identity=next(identities)) as peer:
         peer.send_json(hello())
         have = {"b" * 32 + "-1": [5, "c" * 32]}
         peer.send_json({"type": "HAVE", "have": have, "last": True})

@@ -195,7 +195,7 @@ FIGURES = {
     # the wire
     r"or after (\d+) ms, so that": "greeting_pause * 1000",
     r"connected with, at most (\d+); the receiver": "settings_MAX_ADDRESSES",
-    r"\| `protocol`, `version` \| (\d+);": "PROTOCOL_VERSION",
+    r"GET says protocol (\d+), the": "PROTOCOL_VERSION",
     r"nodes that they lead to, at most (\d+) \|": "MAX_LINKS_NAMED",
     r"one message or many \(at most ([\d,]+), and": "MAX_BATCH",
     r"send me (\d+) entries of your version vector": "PIECE_NAMED",

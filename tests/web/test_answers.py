@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.harness.api import post_all, problem
-from tests.harness.member import hello
+from tests.harness.member import hello, identities
 from tests.harness.raw import RawPeer, dial
 from tests.harness.support import (
     NodeProcess,
@@ -23,7 +23,7 @@ from tests.harness.support import (
     wait_until,
 )
 
-PEER = "fedcba9876543210"
+PEER = next(identities)
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1", "/api/v1/nothing", "/api/v2/status"])
@@ -155,7 +155,7 @@ def test_a_peer_that_comes_back_by_itself_has_a_clean_entry(tmp_path: Path) -> N
 
 def test_a_learned_address_that_never_worked_does_not_count() -> None:
     with NodeProcess("--ephemeral") as node:
-        link = dial(node.address)
+        link = dial(node.address, identity=next(identities))
         link.send_json(hello(addresses=["ws://127.0.0.1:1"], link=1))
         link.send_json({"type": "HAVE", "have": {}, "last": True})
 
@@ -170,7 +170,7 @@ def test_a_learned_address_that_never_worked_does_not_count() -> None:
 
 def test_a_link_that_delivers_nothing_is_not_in_sync() -> None:
     with NodeProcess("--ephemeral") as node:
-        link = dial(node.address)
+        link = dial(node.address, identity=next(identities))
         link.send_json(hello(link=1))
         wait_sockets(1, node)
         seen: set[str] = set()
@@ -192,9 +192,9 @@ def test_a_link_that_delivers_nothing_is_not_in_sync() -> None:
 
 def claim(node: NodeProcess, count: int) -> RawPeer:
     """A peer that says to hold `count` messages, and ships none."""
-    link = dial(node.address)
-    link.send_json(hello(id=PEER, link=1))
-    have = {f"{PEER}-1": [count, "0" * 32]}
+    link = dial(node.address, identity=PEER)
+    link.send_json(hello(link=1))
+    have = {f"{PEER.node}-1": [count, "0" * 32]}
     link.send_json({"type": "HAVE", "have": have, "last": True})
     wait_sockets(1, node)
     wait_until(lambda: node.status()["behind"] == count)

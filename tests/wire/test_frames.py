@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from p2p_sync.codes import OTHER_PROTOCOL
 from p2p_sync.errors import ProtocolError
 from p2p_sync.settings import MAX_ADDRESSES, MAX_MESSAGE_BYTES, Settings
-from p2p_sync.wire.frames import Heard, Ignored, Message, Sockets, decode, encode
+from p2p_sync.wire.frames import Heard, Ignored, Message, Proof, Sockets, decode, encode
 
 ORIGIN = "0123456789abcdef0123456789abcdef-42"
 JSON = st.recursive(
@@ -38,15 +38,21 @@ def test_the_largest_message_fits_a_frame_though_each_byte_is_escaped() -> None:
 
 def test_sockets_survive() -> None:
     frame = Sockets(
-        ("ws://a:1", "ws://[::1]:2"), "0123456789abcdef" * 2, 7, 1, 8001, "wss://b:3", 4,
+        ("ws://a:1", "ws://[::1]:2"), 8001, "wss://b:3", 4,
         "1.2.3", True, ("f" * 32,),
         ("ws://c:1",), ("ws://d:1",),
     )  # fmt: skip
     assert decode(encode(frame)) == frame
 
 
+@pytest.mark.parametrize("signature", ["", "01" * 64])
+@pytest.mark.parametrize("proof", ["", "ab" * 32])
+def test_proofs_survive(signature: str, proof: str) -> None:
+    assert decode(encode(Proof(signature, proof))) == Proof(signature, proof)
+
+
 def test_an_original_reads_what_it_knows_in_our_frames() -> None:
-    sockets = json.loads(encode(Sockets(("ws://a:1",), "0123456789abcdef0123456789abcdef")))
+    sockets = json.loads(encode(Sockets(("ws://a:1",), 8001)))
     assert (sockets["type"], sockets["addresses"]) == ("SOCKETS", ["ws://a:1"])
     message = json.loads(encode(Message(ORIGIN, 1, 1, "text")))
     assert (message["type"], message["data"]) == ("MESSAGE", "text")
@@ -65,7 +71,7 @@ MESSAGE: dict[str, Any] = {
     "type": "MESSAGE", "data": "text", "origin": ORIGIN, "seq": 1, "time": 1,
 }  # fmt: skip
 SOCKETS: dict[str, Any] = {
-    "type": "SOCKETS", "addresses": [], "id": "0123456789abcdef" * 2, "start": 1, "protocol": 1,
+    "type": "SOCKETS", "addresses": [],
 }  # fmt: skip
 
 
@@ -83,12 +89,12 @@ WRONG = [
     {"type": 5},
     {"type": "MESSAGE", "data": 5},
     *each(SOCKETS, "addresses", None, "ws://a:1", [1], {}, ["ws://a:1"] * 257),
-    *each(SOCKETS, "id", None, "x", 1),
-    *each(SOCKETS, "start", None, -1, "1"),
     *each(SOCKETS, "port", 0, 65536, "8001", None),
     *each(SOCKETS, "leaves", {}, [1], ["ws://a:1"] * 257),
     *each(SOCKETS, "guests", "ws://a:1", [None]),
     {"type": "SOCKETS"},
+    *each({"type": "PROOF"}, "signature", None, 1, "", "0" * 127, "X" * 128),
+    *each({"type": "PROOF"}, "proof", None, 1, "", "0" * 63, "X" * 64),
 ]
 
 
