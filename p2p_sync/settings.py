@@ -43,8 +43,8 @@ MAX_NAME: Characters = 32
 MAX_LINKS_NAMED: Count = 64
 """Ids of connected nodes in one SOCKETS frame."""
 
-MAX_ORIGINS_NAMED: Count = 2_400
-"""Origins in one frame. At about 106 bytes each that stays below 256 KiB."""
+MAX_ORIGINS_NAMED: Count = 800
+"""Origins in one frame. At about 310 bytes each that stays below 256 KiB."""
 
 MAX_BATCH: Count = 1_000
 """Messages in one entry of the log. A frame that holds as many takes no further entry."""
@@ -182,7 +182,7 @@ HAVE_SOON: Seconds = 0.0
 AUDIT_INTERVAL: Seconds = 30.0
 """A piece of the version vector is sent this often, less up to a quarter, changed or not."""
 
-AUDIT_NAMED: Count = 500
+AUDIT_NAMED: Count = 100
 """Origins in such a piece; the next one goes on where it ended."""
 
 HOLD_TRIPS: Factor = 1.25
@@ -273,6 +273,10 @@ MAX_SOURCES: Count = 5000
 MAX_SOURCE_PEERS: Count = 300
 """Originals that have committed these messages: more than are connected at a time. The records of
 those whose links have ended are large."""
+
+MAX_PAUSE_MS: Milliseconds = 3600 * 1000
+"""A run of messages ends where its origin was silent for longer. Messages that wait for the clock
+wait with all of their run, and so with few others."""
 
 MAX_CONFLICTS: Count = 1000
 """Conflicts that are remembered, to be counted."""

@@ -15,10 +15,11 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
-from p2p_sync.codes import MAX_NUMBER
+from p2p_sync.codes import MAX_NUMBER, POLICY_VIOLATION
 from p2p_sync.core import catch_up, pieces, replica_link
 from p2p_sync.core.receiver import Conflict
 from p2p_sync.core.replica import Replica
@@ -27,21 +28,25 @@ from p2p_sync.errors import LinkClosed, ProtocolError
 from p2p_sync.net.websocket import FrameReader
 from p2p_sync.settings import MAX_ORIGINS_NAMED, MAX_SHIPPED
 from p2p_sync.wire.frames import Ignored, Message, Proof, Sockets, decode, encode
+from p2p_sync.wire.identity import Identity
 from p2p_sync.wire.logframes import (
     LOG_FRAMES,
     NO_HASH,
     Entry,
     Graft,
     Have,
+    Head,
     Messages,
     Prune,
     Run,
     chain,
 )
+from p2p_sync.wire.signing import checked, is_genuine, sign, signed
 from tests.harness.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
 
 A, B = "a" * 32 + "-1", "b" * 32 + "-9007199254740991"
 HASH = "0123456789abcdef" * 2
+SIG = "0123456789abcdef" * 12
 
 FRAMES: list[Any] = [
     {"type": "SOCKETS", "addresses": ["ws://127.0.0.1:8001", "ws://[::1]:9001", "ws://h.example:1"]},
@@ -52,23 +57,26 @@ FRAMES: list[Any] = [
     },
     {"type": "MESSAGE", "data": "text"},
     {"type": "MESSAGE", "data": "text", "origin": A, "seq": 1, "time": 1, "heard": True},
-    {"type": "HAVE", "have": {A: [1, HASH], B: [MAX_NUMBER, HASH]}, "last": True, "ack": True},
     {
-        "type": "MESSAGES", "have": {B: [2, HASH]}, "ack": False,
+        "type": "HAVE", "have": {A: [1, HASH, SIG], B: [MAX_NUMBER, HASH, SIG]},
+        "last": True, "ack": True,
+    },
+    {
+        "type": "MESSAGES", "have": {B: [2, HASH, SIG]}, "ack": False,
         "runs": [
             {"origin": A, "after": 0, "previous": "",
-             "entries": [[1, "x"], [2, "\u00e9", 1], [2, ["a", "b"]]]},
-            {"origin": B, "after": 7, "previous": HASH, "entries": [[0, ""]]},
+             "entries": [[1, "x"], [2, "\u00e9", 1], [2, ["a", "b"]]], "signature": SIG},
+            {"origin": B, "after": 7, "previous": HASH, "entries": [[0, ""]], "signature": SIG},
         ],
     },
     {"type": "PROOF", "signature": "01" * 64, "proof": "ab" * 32},
-    {"type": "PRUNE", "origins": [A, B], "refused": [A]},
+    {"type": "PRUNE", "origins": [A, B], "refused": {A: [3, HASH, SIG]}},
     {"type": "GRAFT", "after": {A: 0, B: 5}},
 ]  # fmt: skip
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2**31, MAX_NUMBER, MAX_NUMBER + 1, 10**30, 0.5, 1e300, "", "x",
     "\0", "\ud800", "\U0010ffff", "x" * 300, "9" * 20, A, B, HASH, [], {}, [[]], {"": None},
-    [1, HASH],
+    [1, HASH], [1, HASH, SIG], SIG,
     "ws://h:1", "ws://h:99999", "ws://[::1", "ws://" + "x." * 200 + ":1", "MESSAGES", "HAVE",
 ]  # fmt: skip
 
@@ -260,8 +268,9 @@ class Reader:
 
 # -- The rules of the log -------------------------------------------------------------------------
 
-OWN = "0" * 32 + "-1"
-NAMES = [OWN, *(f"{n:032x}-{n}" for n in range(1, 12))]
+NODES = [Identity.of_seed(bytes([n]) * 32) for n in range(12)]
+OWN = f"{NODES[0].node}-1"
+NAMES = [OWN, *(f"{identity.node}-{n}" for n, identity in enumerate(NODES[1:], 1))]
 LENGTH = 6
 """Messages of an origin."""
 MAX_ORIGINS, MAX_AHEAD = 9, 2
@@ -275,6 +284,14 @@ def contents(name: str, variant: int) -> Run:
 
 
 CONTENTS = {(name, variant): contents(name, variant) for name in NAMES for variant in (0, 1)}
+KEYS = dict(zip(NAMES, NODES, strict=True))
+WRONG = "0" * 192
+
+
+@cache
+def signature(name: str, n: int, running: str) -> str:
+    """The right signature of a head, if the origin is one of these."""
+    return sign(KEYS[name], name, n, running) if name in KEYS else WRONG
 
 
 class Rules:
@@ -320,8 +337,12 @@ class Rules:
         if not self.links:
             return self._open()
         link = self.rng.choice(self.links)
+        receiver, frame = self.replica.receiver, self._frame()
         try:
-            runs, found, _ = self.replica.receiver.receive(link, self._frame(), self.now)
+            proven = checked(frame, receiver.doubtful(link, frame), self._hash_at)
+            if proven is None:
+                raise ProtocolError(POLICY_VIOLATION, "a signature is wrong")
+            runs, found, _ = receiver.receive(link, proven, self.now)
             self.conflicts += found
         except ProtocolError:
             self.links.remove(link)
@@ -329,6 +350,10 @@ class Rules:
             return "refused"
         self.writing += runs
         return "taken"
+
+    def _hash_at(self, name: str, n: int) -> str | None:
+        log = self.log.get(name, [])
+        return chain(NO_HASH, log[:n])[-1] if n <= len(log) else None
 
     def _frame(self) -> Any:
         rng = self.rng
@@ -340,7 +365,8 @@ class Rules:
         if kind < 0.75:
             return Messages(tuple(map(self._run, self._some())), have, ack)
         if kind < 0.85:
-            return Prune(tuple(self._some()), tuple(self._some()), have, ack)
+            refused = {name: self._claim(name) for name in self._some()}
+            return Prune(tuple(self._some()), refused, have, ack)
         after = {name: rng.choice((0, 1, 3, LENGTH, MAX_NUMBER)) for name in self._some()}
         return Graft(after, have, ack, rng.choice((None, 0, 5, MAX_NUMBER)))
 
@@ -348,11 +374,22 @@ class Rules:
         names = [*NAMES, self.replica.origin, f"{self.rng.randrange(50):032x}-77"]
         return self.rng.sample(names, self.rng.choice((0, 1, 1, 2, 4)))
 
-    def _claim(self, name: str) -> tuple[int, str]:
+    def _claim(self, name: str) -> Head:
         n = self.rng.choice((1, 2, 3, 5, LENGTH, MAX_NUMBER))
         run = CONTENTS.get((name, self.rng.choice((0, 0, 0, 1))))
-        known = run is not None and n <= LENGTH and self.rng.random() < 0.9
-        return n, run.hashes[n - 1] if known and run else HASH
+        known = run is not None and n <= LENGTH and self.rng.random() < 0.97
+        if not known or not run:
+            return Head(n, HASH, self._signature(name, n, HASH))  # a node may lie about its own
+        return Head(n, run.hashes[n - 1], self._signature(name, n, run.hashes[n - 1]))
+
+    def _signature(self, name: str, n: int, running: str) -> str:
+        """Most often the right one."""
+        kind = self.rng.random()
+        if kind < 0.01:
+            return WRONG
+        if kind < 0.02:
+            return signature(self.rng.choice(NAMES), n, running)
+        return signature(name, n, running)
 
     def _run(self, name: str) -> Run:
         rng = self.rng
@@ -360,14 +397,16 @@ class Rules:
         after = rng.choice((0, 0, 0, 1, 2, 4))
         end = rng.randint(after + 1, LENGTH)
         previous = whole.hashes[after - 1] if after else NO_HASH
-        if after and rng.random() < 0.05:
+        if after and rng.random() < 0.01:
             previous = HASH
         messages = whole.entries[after:end]
-        return Run(name, after, previous, messages, chain(previous, messages))
+        hashes = chain(previous, messages)
+        return Run(name, after, previous, messages, hashes, self._signature(name, end, hashes[-1]))
 
     def _store(self) -> str:
-        runs, self.writing = self.writing, []
+        runs, self.writing = signed(self.writing, NODES[0]), []
         for run in runs:
+            assert is_genuine(run.origin, run.head), "nothing unsigned is stored"
             log = self.log.setdefault(run.origin, [])
             assert len(log) == run.after, "nothing is left out, and nothing stored twice"
             log += run.entries
@@ -379,7 +418,7 @@ class Rules:
         for link in self.links:
             for _ in range(50):
                 work = link.take(self.now)
-                assert len(work.have) <= 2_500
+                assert len(work.have) <= MAX_ORIGINS_NAMED
                 if work.ships:
                     ship = self.rng.choice(work.ships)
                     assert ship.after < ship.upto <= len(self.log[ship.origin])
@@ -428,7 +467,7 @@ class Rules:
 
     def _renew(self) -> None:
         self.starts += 1
-        self.replica.renew(f"{0:032x}-{self.starts}")
+        self.replica.renew(f"{NODES[0].node}-{self.starts}")
 
     # -- Invariants
 
@@ -440,13 +479,13 @@ class Rules:
         vector, gaps = replica.vector, replica.catch_up.gaps
         trees = {tree.origin.name: tree for tree in replica.trees}
         held = {name: len(log) for name, log in self.log.items()}
-        assert {name: n for name, (n, _) in replica.vector.entries().items()} == held, "only grows"
+        assert {name: n for name, (n, *_) in replica.vector.heads().items()} == held, "only grows"
         for name, log in self.log.items() if self.rng.random() < 0.1 else ():
             assert chain(NO_HASH, log)[-1] == vector.origins[name].hash, "nothing is overwritten"
         assert trees.keys() == vector.origins.keys()
         assert set(replica.links) == set(links)
         staged = {run.origin for run in self.writing}
-        own = {name for name in trees if name.startswith("0" * 32)}
+        own = {name for name in trees if name.startswith(NODES[0].node)}
         claimed = trees.keys() - held.keys() - staged - own
         assert claimed <= gaps.keys(), "what is only claimed is forgotten when nobody claims it"
         assert len(replica.catch_up.timers) <= 2 * MAX_ORIGINS + 10 * len(gaps) + 100

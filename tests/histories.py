@@ -14,6 +14,7 @@ from collections import Counter
 
 from p2p_sync.core.vector import digest
 from p2p_sync.wire.logframes import Have
+from p2p_sync.wire.signing import is_genuine
 from tests.harness.simulator import Disk, Node, Simulation, Wire
 
 LIMIT = 100.0
@@ -42,6 +43,7 @@ class History:
         self.wires: dict[tuple[int, int], Wire] = {}
         self.backups = {node: node.disk_copy() for node in self.nodes}
         self.forking = rng.random() < 0.1
+        self.sim.tampering = rng.choice((0.02, 0.2)) if rng.random() < 0.1 else 0.0
         self.texts = itertools.count()
         self.steps: Counter[str] = Counter()
 
@@ -142,7 +144,7 @@ class History:
             node.start()
 
     def _wipe(self) -> None:
-        self._replace(self._any(), ({}, {}))
+        self._replace(self._any(), ({}, {}, {}))
 
     def _backup(self) -> None:
         node = self._any()
@@ -150,9 +152,15 @@ class History:
 
     def _restore(self) -> None:
         node = self._any()
-        log, hashes = self.backups[node]
-        copy = ({k: v[:] for k, v in log.items()}, {k: v[:] for k, v in hashes.items()})
-        self._replace(node, copy)
+        log, hashes, signatures = self.backups[node]
+        self._replace(
+            node,
+            (
+                {name: part[:] for name, part in log.items()},
+                {name: part[:] for name, part in hashes.items()},
+                {name: part[:] for name, part in signatures.items()},
+            ),
+        )
 
     def _replace(self, node: Node, disk: Disk, origin: str | None = None) -> None:
         if node.up:
@@ -185,6 +193,7 @@ class History:
     def _peace(self) -> None:
         """End all faults: all nodes run, and are connected."""
         self.sim.trace("peace")
+        self.sim.tampering = 0.0
         for node in self.nodes:
             node.repair()
             if not node.up:
@@ -197,18 +206,20 @@ class History:
     def _check(self) -> None:
         sim, nodes = self.sim, self.nodes
         for node in nodes:
-            held = {name: (len(log), node.hashes[name][-1]) for name, log in node.log.items()}
-            assert node.replica.vector.entries() == held
+            held = {name: node.head(name, len(log)) for name, log in node.log.items()}
+            assert node.replica.vector.heads() == held
+            assert all(is_genuine(name, head) for name, head in held.items())
             for (name, seq), message in node.acknowledged.items():
                 if name not in sim.forked:
                     for other in nodes:
                         assert other.log[name][seq - 1] == message, f"{other} lacks {name}:{seq}"
         if not sim.forked:
-            assert len({digest(node.replica.vector.entries()) for node in nodes}) == 1
+            assert len({digest(node.replica.vector.heads()) for node in nodes}) == 1
             assert all(node.log == nodes[0].log for node in nodes)
             assert not any(node.replica.catch_up.behind(sim.now) for node in nodes)
             assert not any(node.conflicts for node in nodes)
-        assert not sim.offences["gap"], "honest nodes leave nothing out"
+        assert sim.tampered or not sim.offences["gap"], "honest nodes leave nothing out"
+        assert sim.offences["signature"] <= sim.tampered
         for (one, another), wire in self.wires.items():
             if not wire.lost:
                 self._check_noticed(nodes[one], nodes[another])

@@ -242,7 +242,7 @@ def load(net: Simulation, seconds: float, origins: list[Node], rate: float = 2.0
 
 def settled(net: Simulation, nodes: list[Node]) -> bool:
     """Whether all is well among these: one piece, nobody alone, the same log everywhere."""
-    vectors = [node.replica.vector.entries() for node in nodes]
+    vectors = [node.replica.vector.heads() for node in nodes]
     return net.in_one_piece(nodes) and all(vector == vectors[0] for vector in vectors)
 
 

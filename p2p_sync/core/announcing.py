@@ -31,7 +31,7 @@ from ..settings import (
     MOST_INTERVALS,
     NEVER,
 )
-from ..wire.logframes import Vector
+from ..wire.logframes import Head, Vector
 from .progress import Progress
 from .vector import Origin
 
@@ -161,17 +161,17 @@ class Announcing:
             waits = self._soon or self._confirm or self._told < self._vector.revision
             if not (riding and waits and now >= self._told_at + HAVE_RIDE):
                 return {}
-        have = {name: self._vector.origins[name].entry for name in pop(self._soon, AUDIT_NAMED)}
+        have = {name: self._vector.origins[name].head for name in pop(self._soon, AUDIT_NAMED)}
         if now >= self._audit_at:
             have.update(self._piece(AUDIT_NAMED, now))
         changes, rest = self._changes(MAX_ORIGINS_NAMED - 3 * AUDIT_NAMED)
-        have.update((origin.name, origin.entry) for origin in changes)
+        have.update((origin.name, origin.head) for origin in changes)
         wait = 0.0 if have else HAVE_RIDE if riding else self._interval()
         if now >= self._confirm_since + wait:
             names = pop(self._confirm, AUDIT_NAMED)
-            have.update((name, self._vector.origins[name].entry) for name in names)
-        for name, (n, _) in have.items():
-            self.know(name, n)
+            have.update((name, self._vector.origins[name].head) for name in names)
+        for name, head in have.items():
+            self.know(name, head.n)
         if have and not rest:
             self._told_at = now
         if not rest:
@@ -200,7 +200,7 @@ class Announcing:
         self._told = self._vector.revision
         return changes, False
 
-    def _piece(self, limit: int, now: float) -> dict[str, tuple[int, str]]:
+    def _piece(self, limit: int, now: float) -> dict[str, Head]:
         """The next piece of the vector, whether it has changed or not."""
         names = self._vector.names[self._audit : self._audit + limit]
         self._audit += limit
@@ -208,7 +208,7 @@ class Announcing:
         if self._audit >= len(self._vector.names):
             self._audit = 0
             self.opening = False
-        return {name: self._vector.origins[name].entry for name in names}
+        return {name: self._vector.origins[name].head for name in names}
 
 
 def pop(table: dict[str, None], limit: int) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from ..settings import (
     Settings,
 )
 from ..wire.frames import Frame, Heard, Ignored, Sockets
-from ..wire.logframes import LOG_FRAMES, Run, Vector
+from ..wire.logframes import LOG_FRAMES, Head, Run, Vector
 from .book import Known
 from .commits import Commits
 from .dates import Dates
@@ -156,8 +156,8 @@ class Core:
             woken = [link.owner for link in self.replica.woken]
             self.exchange.hand(woken[:HANDED_LINKS])
 
-    def lose(self, name: str, n: int, running: str) -> int | None:
-        """Hold no more than the first `n` messages of an origin: what follows is damaged on disk.
+    def lose(self, name: str, head: Head) -> int | None:
+        """Hold no more than this of an origin: what follows is damaged on disk.
 
         Returns how many were held, None if that has to wait for messages that are being stored.
         Commits of this node go on under a new origin, for these numbers were used. All links are
@@ -166,10 +166,10 @@ class Core:
         if name == self.replica.origin:
             self.commits.renew()
         held = self.replica.vector.held(name)
-        if not self.replica.lose(name, n, running):
+        if not self.replica.lose(name, head):
             return None
         for peer in self.peers:
-            if held > n and peer.log and not peer.leaving:
+            if held > head.n and peer.log and not peer.leaving:
                 reason = "a part of this node's log is damaged; link again"
                 self._turn.effects.close(peer, GOING_AWAY, reason)
         return held

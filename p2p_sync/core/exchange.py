@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..codes import MAX_NUMBER
 from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_CONFLICTS, MAX_EARLY_MS
 from ..wire.frames import Message, messages_in
-from ..wire.logframes import Have, LogFrame, Messages, Run
+from ..wire.logframes import Have, Head, LogFrame, Messages, Run
 from .commits import Commits
 from .dates import Dates
 from .effects import CAUGHT_UP, CONFLICT, Note
@@ -28,8 +28,8 @@ from .turn import COPIES, Turn
 from .verdict import numbered
 
 _CONFLICT = (
-    "conflict: node {0.peer} holds another message than this node with the id {0.origin}:{0.seq}, "
-    "or before it; this node keeps its own"
+    "conflict: node {peer} and this node hold different messages of the origin {origin}, and its "
+    "own node has signed both; each keeps what it has (was its data directory copied or restored?)"
 )
 
 
@@ -54,7 +54,7 @@ class Exchange:
         commits: Commits,
         dates: Dates,
     ) -> None:
-        self.conflicts: set[Conflict] = set()
+        self.conflicts: dict[tuple[str, str], Conflict] = {}  # by peer and origin
         self._turn = turn
         self._replica = replica
         self._originals = originals
@@ -94,6 +94,10 @@ class Exchange:
             self._turn.changed.add(COPIES)
         self._links.joined(peer)
         return bool(runs)
+
+    def doubtful(self, peer: Peer, frame: LogFrame) -> dict[str, Head]:
+        """Return the heads in a frame whose signatures are to be checked before `received`."""
+        return self._replica.receiver.doubtful(peer.log, frame) if peer.log else {}
 
     # -- what a peer gets -----------------------------------------------------------------------
 
@@ -180,18 +184,18 @@ class Exchange:
     def _note_conflicts(self, found: Sequence[Conflict]) -> None:
         """Keep the conflicts that a frame has shown, for people.
 
-        The peer that holds the other contents need not be the one that made them, so it is no
-        fault. A conflict over our own origin means that this machine was restored from a
-        snapshot: its commits go under another origin from now on.
+        The peer that holds the other contents has not made them, so it is no fault of its own. A
+        conflict over our own origin means that this machine was restored from a snapshot: its
+        commits go under another origin from now on.
         """
         if any(conflict.origin == self._replica.origin for conflict in found):
             self._commits.renew()
         for conflict in found:
-            text = _CONFLICT.format(conflict)
+            text = _CONFLICT.format(**conflict._asdict())
             note = Note(CONFLICT, text, f"conflict {conflict.peer}", CONFLICT, node=conflict.peer)
             self._turn.effects.add(note)
             if len(self.conflicts) < MAX_CONFLICTS:
-                self.conflicts.add(conflict)
+                self.conflicts[conflict.peer, conflict.origin] = conflict
 
     def _note_lag(self, opening: bool) -> None:
         """A peer has announced what it holds: note since when messages are missing here."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 VIOLATIONS = {
     "frame": "sent a frame that breaks a rule",
     "claims": "does not ship what it says that it holds",
+    "signature": "sent messages, or a claim to hold some, that their node has not signed",
     "graft": "asks again for what it was sent less than a minute ago",
 }
 """Kinds that close the link."""

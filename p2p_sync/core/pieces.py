@@ -62,7 +62,7 @@ class Pieces:
         if self._asked_at is None or self._next is None:
             return
         self._asked_at = None
-        self.ignored = max(1, self.ignored + ignored - sum(n for n, _ in have.values()))
+        self.ignored = max(1, self.ignored + ignored - sum(head.n for head in have.values()))
         if not ignored:
             goes_on = after == self._next + PIECE_NAMED
             self._next = after if goes_on else (0 if self._once_more else None)
@@ -97,5 +97,5 @@ class Pieces:
         self._wanted, self._answer_at = None, now + PIECE_PAUSE
         names = self._vector.names[first : first + PIECE_NAMED]
         end = first + len(names)
-        have = {name: self._vector.origins[name].entry for name in names}
+        have = {name: self._vector.origins[name].head for name in names}
         return Have(have, next=end if end < len(self._vector.names) else 0)

@@ -4,6 +4,10 @@ a peer changes.
 New messages of an origin go on where ours end, without a gap, and their running hash goes on, too.
 Other contents under the same identity are a conflict: no more of that origin is taken from that
 peer.
+
+All signatures that matter are checked before a frame gets here (see wire/signing.py): those of its
+runs, and those of the heads that `doubtful` returns. So whatever contradicts what we hold is a fork
+that the origin's own node has made.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
 from ..settings import LOOK_AGAIN, MAX_EARLY, NEVER
-from ..wire.logframes import Graft, Have, LogFrame, Messages, Prune, Run
+from ..wire.logframes import NOTHING_HELD, Graft, Have, Head, LogFrame, Messages, Prune, Run
 from .catch_up import CatchUp, Gap
 from .replica_link import Own, ReplicaLink
 from .trees import Tree, Trees
@@ -22,16 +26,18 @@ from .vector import VersionVector
 
 
 class Conflict(NamedTuple):
-    """Two contents under one identity: `peer` and we differ at `seq` of `origin`, if not before."""
+    """A fork: `peer` holds another continuation of `origin` than we do. `theirs` and `ours` are
+    signed heads of the two, so the node of that origin has made both."""
 
     peer: str
     origin: str
-    seq: int
+    theirs: Head
+    ours: Head
 
 
 class Received(NamedTuple):
-    """What came of a frame: the `runs` that are new here, to be stored in this order; and what was
-    wrong with it, conflicts and protocol violations (kind -> how many)."""
+    """What came of a frame: the `runs` that are new here, to be stored in this order; forks that it
+    has shown; and what was wrong with it (kind of fault -> how many)."""
 
     runs: list[Run]
     conflicts: list[Conflict]
@@ -74,11 +80,12 @@ class Receiver:
         if link not in self._links:
             return Received([], [], Counter())  # closed while the frame was on its way to us
         if isinstance(frame, Messages):
-            link.asked_at = NEVER
             for run in frame.runs:
-                new = self._dated(link, run, now, latest)
+                new = self._arrived(link, run, now, latest)
                 if new is not None:
                     runs.append(new)
+            if runs:
+                link.asked_at = NEVER
         elif isinstance(frame, Prune):
             self._pruned(link, frame, now)
         elif isinstance(frame, Graft):
@@ -89,36 +96,30 @@ class Receiver:
         self._claims(link, frame, now)
         return Received(runs, self._conflicts, self._offences)
 
+    def doubtful(self, link: ReplicaLink, frame: LogFrame) -> dict[str, Head]:
+        """Return the heads in a frame, other than those of its runs, that say something new: their
+        signatures are to be checked before `receive`."""
+        found: dict[str, Head] = {}
+        for name, head in frame.have.items():
+            origin = self._vector.origins.get(name)
+            held = origin.head if origin else NOTHING_HELD
+            if name not in link.refused and (
+                head.n > held.n or (head.n == held.n and head.hash != held.hash)
+            ):
+                found[name] = head
+        return found
+
     # -- MESSAGES -------------------------------------------------------------------------------
 
-    def _dated(self, link: ReplicaLink, run: Run, now: float, latest: int) -> Run | None:
-        """Take in a run, as far as it is not dated too far ahead; return its new part, or None."""
-        early_origins = self._catch_up.early
-        if run.origin in early_origins:
-            self._catch_up.wait_for_clock(run, link)
-            return None
-        tree = self._trees.get(run.origin)
-        staged = tree.origin.staged if tree else 0
-        early = run.dated_after(latest, staged) if run.after <= staged else None
-        due = run.first(early)
-        new = self._arrived(link, due, now) if due.entries else None
-        if early is not None and self._is_whole(due) and len(early_origins) < MAX_EARLY:
-            early_origins[run.origin] = run.entries[early].time
-            self._catch_up.wait_for_clock(run, link)
-        return new
-
-    def _is_whole(self, run: Run) -> bool:
-        """Return whether all of another node's run is taken in, and what follows could be."""
-        tree = self._trees.get(run.origin)
-        staged = tree.origin.staged if tree else 0
-        return staged == run.end and run.origin != self._own.name and not self._catch_up.paused
-
-    def _arrived(self, link: ReplicaLink, run: Run, now: float) -> Run | None:
+    def _arrived(self, link: ReplicaLink, run: Run, now: float, latest: int) -> Run | None:
         """Take in a run and return its new part, or None."""
         name, end = run.origin, run.end
+        catch_up, paused = self._catch_up, self._catch_up.paused
+        if name in catch_up.early:
+            catch_up.wait_for_clock(run, link)
+            return None
         if name in link.refused:
             return None
-        catch_up, paused = self._catch_up, self._catch_up.paused
         known = self._trees.get(name)
         position = known.origin.staged if known else 0
         if run.after > position:
@@ -140,15 +141,23 @@ class Receiver:
         origin = tree.origin
         new = run.beyond(position) if end >= position else None
         if end >= position and (new is None or new.previous != origin.staged_hash):
-            self._refuse(tree, link, position, now)
+            self._refuse(tree, link, run.head, now)
             return None
         self.duplicates += min(end, position) - run.after
+        if (
+            new
+            and new.entries
+            and not paused
+            and name != self._own.name
+            and self._is_early(new, link, latest)
+        ):
+            return None
         gap = catch_up.gaps.get(name)
         self._settle_feeder(tree, link, end > position, gap, now)
         if new is None or end == position:
             return None
         if name == self._own.name:  # more of our own than we have ever committed
-            self._refuse(tree, link, end, now)
+            self._refuse(tree, link, run.head, now)
             return None
         if paused:
             catch_up.claim(name, end, link, now)
@@ -160,6 +169,18 @@ class Receiver:
         if gap is not None:
             gap.since = now
         return new
+
+    def _is_early(self, new: Run, link: ReplicaLink, latest: int) -> bool:
+        """Return whether new messages are dated after `latest`. Then the whole run waits for the
+        clock, for it has one signature."""
+        newest = max(entry.time for entry in new.entries)
+        if newest <= latest:
+            return False
+        early = self._catch_up.early
+        if len(early) < MAX_EARLY:
+            early[new.origin] = newest
+            self._catch_up.wait_for_clock(new, link)
+        return True
 
     def _settle_feeder(
         self, tree: Tree, link: ReplicaLink, new: bool, gap: Gap | None, now: float
@@ -180,13 +201,10 @@ class Receiver:
                 return
         tree.prune(link, now)
 
-    def _refuse(
-        self, tree: Tree, link: ReplicaLink, seq: int, now: float, proved: bool = True
-    ) -> None:
-        """The peer has other contents under the same identities: take no more of this origin."""
+    def _refuse(self, tree: Tree, link: ReplicaLink, theirs: Head, now: float) -> None:
+        """The peer holds another continuation of this origin: take no more of it from there."""
         name = tree.origin.name
-        if proved:
-            self._conflicts.append(Conflict(link.peer, name, seq))
+        self._conflicts.append(Conflict(link.peer, name, theirs, tree.origin.head))
         self._catch_up.withdraw(name, link)
         link.refuse(name)
         tree.detach(link, now)
@@ -202,12 +220,10 @@ class Receiver:
             tree = self._trees.get(name)
             if tree:
                 tree.detach(link, now)
-        for name in frame.refused:
+        for name, head in frame.refused.items():
             tree = self._trees.get(name)
             if tree and tree.origin.staged and name not in link.refused:
-                # A word is no evidence: were it for our own origin, a peer could have us renew it
-                # again and again. If our numbers were used twice, its HAVE shows it.
-                self._refuse(tree, link, tree.origin.n, now, proved=name != self._own.name)
+                self._refuse(tree, link, head, now)
 
     def _grafted(self, link: ReplicaLink, name: str, after: int, now: float) -> None:
         """The peer asks to be shipped an origin from `after` on."""
@@ -237,38 +253,38 @@ class Receiver:
     def _claims(self, link: ReplicaLink, frame: LogFrame, now: float) -> None:
         """Take in what the peer holds, as a frame says."""
         ignored = 0
-        for name, (n, running) in frame.have.items():
-            ignored += self._claim(link, name, n, running, now)
+        for name, head in frame.have.items():
+            ignored += self._claim(link, name, head, now)
         if isinstance(frame, Have) and frame.next is not None:
             link.pieces.got(frame.have, frame.next, ignored)
         elif ignored:
             link.pieces.missed(ignored)
         if frame.ack:
-            for name, (n, _) in frame.have.items():
-                link.announcing.when(name, n)
+            for name, head in frame.have.items():
+                link.announcing.when(name, head.n)
             for run in frame.runs if isinstance(frame, Messages) else ():
                 link.announcing.when(run.origin, run.end)
         if isinstance(frame, Have) and frame.last and not link.introduced:
             self._introduced(link, now)
 
-    def _claim(self, link: ReplicaLink, name: str, n: int, running: str, now: float) -> int:
-        """The peer says that it durably holds `n` of an origin, with that running hash.
+    def _claim(self, link: ReplicaLink, name: str, head: Head, now: float) -> int:
+        """The peer says that it durably holds this of an origin.
 
         Returns how many messages that we lack were ignored, for it claims too much at a time.
         """
         if name in link.refused:
             return 0
-        origin = self._vector.origins.get(name)
+        n, origin = head.n, self._vector.origins.get(name)
         if origin is not None:
-            same_n = n == origin.n and running != origin.hash
-            if same_n or (n == origin.staged and running != origin.staged_hash):
-                self._refuse(self._trees[name], link, n, now)
+            same_n = n == origin.n and head.hash != origin.hash
+            if same_n or (n == origin.staged and head.hash != origin.staged_hash):
+                self._refuse(self._trees[name], link, head, now)
                 return 0
             if n <= origin.staged:
                 link.progress.note(name, n)
                 return 0
         if name == self._own.name:
-            self._refuse(self._trees.of(name), link, n, now)
+            self._refuse(self._trees.of(name), link, head, now)
             return 0
         noted = self._catch_up.claim(name, n, link, now)
         return 0 if noted else n - self._vector.held(name)

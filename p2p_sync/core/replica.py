@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..settings import LATE, NEVER
-from ..wire.logframes import Entry, Run, Vector, chain
+from ..wire.logframes import Entry, Head, Run, Vector, chain
 from .catch_up import CatchUp
 from .receiver import Receiver
 from .replica_link import Own, ReplicaLink
@@ -52,7 +52,7 @@ class Replica:
         self.trees = Trees(self.vector, self.links, rng)
         self.catch_up = CatchUp(self._own, self.vector, self.trees, self.links)
         self.receiver = Receiver(self._own, self.vector, self.trees, self.catch_up, self.links)
-        self.count = sum(n for n, _ in vector.values())  # messages that are durable here
+        self.count = sum(head.n for head in vector.values())  # messages that are durable here
         self._grew = -NEVER
         self._growth = deque([(-NEVER, self.count)], maxlen=20)  # when so many were held
 
@@ -100,8 +100,8 @@ class Replica:
     # -- commits and the writer -----------------------------------------------------------------
 
     def commit(self, entries: Sequence[Entry], now: float, ack: bool = False) -> Run:
-        """Take in entries that are committed on this node; store the run in turn with those
-        received. `ack`: somebody waits for copies."""
+        """Take in entries that are committed on this node; store the run, which is still to be
+        signed, in turn with those received. `ack`: somebody waits for copies."""
         tree = self.trees.of(self.origin)
         origin = tree.origin
         if origin.staged == 0:
@@ -145,22 +145,22 @@ class Replica:
             if link.announcing.attentive:
                 link.announcing.grown(names, now)
 
-    def lose(self, name: str, n: int, running: str) -> bool:
-        """Of an origin no more than `n` messages, with that running hash, are whole on this disk.
+    def lose(self, name: str, head: Head) -> bool:
+        """Of an origin no more than this is whole on this disk.
 
         The others are neither announced nor shipped any more. What was announced before does not
         hold: all links are to be closed, and opened again. Returns False, and does nothing, while
         messages of this origin are with the writer.
         """
         tree = self.trees.get(name)
-        if tree is None or tree.origin.n <= n:
+        if tree is None or tree.origin.n <= head.n:
             return True
         origin = tree.origin
         if origin.staged > origin.n:
             return False
-        self.count -= origin.n - n
-        self.catch_up.lose(name, origin.n - n)
-        self.vector.lose(origin, n, running)
+        self.count -= origin.n - head.n
+        self.catch_up.lose(name, origin.n - head.n)
+        self.vector.lose(origin, head)
         for link in self.links:
             link.lose(name)
         return True

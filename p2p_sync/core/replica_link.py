@@ -27,7 +27,7 @@ from ..settings import (
     TIMES_SHIPPED,
 )
 from ..wire.frames import Message, Sockets
-from ..wire.logframes import Graft, Have, LogFrame, Prune, Vector
+from ..wire.logframes import Graft, Have, Head, LogFrame, Prune, Vector
 from .announcing import Announcing, pop
 from .pieces import Pieces
 from .progress import Progress
@@ -215,9 +215,13 @@ class ReplicaLink:
         """PRUNE, GRAFT, and the next piece of the vector while the link opens."""
         frames: list[LogFrame] = []
         if self.prunes or self.refusals:
-            frames.append(
-                Prune(pop(self.prunes, MAX_ORIGINS_NAMED), pop(self.refusals, MAX_ORIGINS_NAMED))
-            )
+            refused: dict[str, Head] = {}
+            for name in pop(self.refusals, MAX_ORIGINS_NAMED):
+                if self._vector.held(name):
+                    refused[name] = self._vector.origins[name].head
+                else:
+                    self.prunes[name] = None  # there is nothing to show
+            frames.append(Prune(pop(self.prunes, MAX_ORIGINS_NAMED), refused))
         if self.grafts or self._asks():
             names = pop(self.grafts, MAX_ORIGINS_NAMED)
             origins = self._vector.origins

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from ..wire.logframes import NO_HASH, Run, Vector
+from ..wire.logframes import NO_HASH, NO_SIGNATURE, Head, Run, Vector
 
 
 @dataclass(slots=True, eq=False)
@@ -19,21 +19,24 @@ class Origin:
     name: str
     n: int = 0  # messages that are durable here
     hash: str = NO_HASH
+    signature: str = NO_SIGNATURE
     staged: int = 0  # messages that are durable or with the writer
     staged_hash: str = NO_HASH
     revision: int = 0  # of the vector, when n last grew
 
     @property
-    def entry(self) -> tuple[int, str]:
+    def head(self) -> Head:
         """What HAVE says of it."""
-        return self.n, self.hash
+        return Head(self.n, self.hash, self.signature)
 
 
 class VersionVector:
     """The origins of which this node holds something, or wants to, and the order of changes."""
 
     def __init__(self, vector: Vector) -> None:
-        self.origins = {name: Origin(name, n, h, n, h) for name, (n, h) in vector.items()}
+        self.origins = {
+            name: Origin(name, *head, head.n, head.hash) for name, head in vector.items()
+        }
         self.names = list(vector)  # those with n > 0
         self.revision = 0
         self._recent: dict[str, Origin] = {}  # those that changed, the latest last
@@ -73,7 +76,7 @@ class VersionVector:
         name = origin.name
         if origin.n == 0:
             self.names.append(name)
-        origin.n, origin.hash = run.end, run.hashes[-1]
+        origin.n, origin.hash, origin.signature = run.head
         if origin.staged == origin.n:
             del self._unstored[name]
         self.revision += 1
@@ -81,11 +84,11 @@ class VersionVector:
         self._recent.pop(name, None)
         self._recent[name] = origin
 
-    def lose(self, origin: Origin, n: int, running: str) -> None:
-        """No more than `n` messages of an origin are durable; nothing of it is staged."""
-        origin.n, origin.hash = n, running
-        origin.staged, origin.staged_hash = n, running
-        if n == 0:
+    def lose(self, origin: Origin, head: Head) -> None:
+        """No more than this of an origin is durable; nothing of it is staged."""
+        origin.n, origin.hash, origin.signature = head
+        origin.staged, origin.staged_hash = head.n, head.hash
+        if head.n == 0:
             self.names.remove(origin.name)
             self._recent.pop(origin.name, None)
 
@@ -98,12 +101,12 @@ class VersionVector:
             changed.append(origin)
         return changed
 
-    def entries(self) -> dict[str, tuple[int, str]]:
-        """Return origin -> (number of messages, running hash) of all that is durable."""
-        return {name: self.origins[name].entry for name in self.names}
+    def heads(self) -> dict[str, Head]:
+        """Return all that is durable."""
+        return {name: self.origins[name].head for name in self.names}
 
 
 def digest(vector: Vector) -> str:
     """Return the SHA-256 (hex) over a version vector, equal for equal logs. Needs no lock."""
-    lines = (f"{name} {n} {running}\n" for name, (n, running) in sorted(vector.items()))
+    lines = (f"{name} {head.n} {head.hash}\n" for name, head in sorted(vector.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

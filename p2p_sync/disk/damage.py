@@ -1,8 +1,8 @@
 """Damaged entries: how they are found in the database, and replaced.
 
 An entry is damaged if its checksum is wrong, or if it is missing between others of its origin. The
-log of that origin then ends before the damaged entry, with the running hash that the entry before
-it gives; the peers send the rest again. `mend` keeps the entries after the damage that turn out to
+log of that origin then ends with the last signed entry before the damage; the peers send the rest
+again. `mend` keeps the entries after the damage that turn out to
 be whole, so a reader who follows the arrivals does not see them twice.
 
 Every read checks what it reads. A small log is also read whole at the start. Of a large one only
@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeAlias
 
-from ..wire.logframes import NO_HASH
-from .rows import COLUMNS, Row, end_of, is_whole, name_of
+from ..wire.logframes import NOTHING_HELD, Head
+from .rows import COLUMNS, Row, head_of, is_signed, is_whole, name_of
 from .schema import INDEXES
 from .store import Database
 
@@ -47,10 +47,10 @@ def found(row: Row) -> Found:
 
 def survey(
     database: Database, everything: bool
-) -> tuple[dict[str, tuple[int, str]], dict[str, int], set[Found]]:
-    """Return the last whole entry of each origin, as (number, running hash); the number of its last
+) -> tuple[dict[str, Head], dict[str, int], set[Found]]:
+    """Return what is whole of each origin, up to its last signed entry; the number of its last
     entry, whole or not; and the damaged entries. `everything`: read all entries."""
-    ends: dict[str, tuple[int, str]] = {}
+    ends: dict[str, Head] = {}
     last: dict[str, int] = {}
     bad: set[Found] = set()
     for name, seq in database.execute("SELECT origin, seq FROM damage"):
@@ -59,34 +59,40 @@ def survey(
     known = {name_of(row) for row in database.execute("SELECT origin FROM origins")}
     for row in database.execute(_LAST):
         name = name_of(row)
-        if is_whole(row):
-            ends[name] = end_of(row)
-            last[name] = ends[name][0]
+        if is_whole(row) and is_signed(row):
+            ends[name] = head_of(row)
+            last[name] = ends[name].n
             continue
-        bad.add(found(row))
-        ends[name], tail = _tail(database, name)
+        ends[name], tail, upto = _tail(database, name)
         bad |= tail
+        if not is_whole(row):  # its name may be damaged, and then it is not in the tail
+            bad.add(found(row))
         # The numbers of damaged entries are no proof that there were as many messages.
-        n = ends[name][0]
+        n = ends[name].n
         follows = (n or name in known) and any(seq == n + 1 for _, seq, _ in tail)
-        last[name] = n + 1 if follows else n
+        last[name] = max(upto, n + 1 if follows else n)
     if everything:
         counts, damaged = _scan(database)
         bad |= damaged
         for name, count in counts.items():
-            if count != ends.get(name, (0, NO_HASH))[0]:
+            if count != ends.get(name, NOTHING_HELD).n:
                 bad.add((name, _first_gap(database, name), GAP))
     return ends, last, bad
 
 
-def _tail(database: Database, name: str) -> tuple[tuple[int, str], set[Found]]:
-    """Return the last whole entry of an origin, and the damaged ones after it."""
+def _tail(database: Database, name: str) -> tuple[Head, set[Found], int]:
+    """Return what is held of an origin up to its last whole and signed entry; the damaged entries
+    after it; and the number of the last message in a whole one, which nothing signs any more."""
     bad: set[Found] = set()
+    upto = 0
     for row in database.execute(f"{_OF_ORIGIN} ORDER BY seq DESC", (name,)):
-        if is_whole(row):
-            return end_of(row), bad
-        bad.add(found(row))
-    return (0, NO_HASH), bad
+        if not is_whole(row):
+            bad.add(found(row))
+        elif is_signed(row):
+            return head_of(row), bad, upto
+        else:
+            upto = max(upto, row[1] + row[2] - 1)
+    return NOTHING_HELD, bad, upto
 
 
 def _scan(database: Database) -> tuple[Counter[str], set[Found]]:
@@ -113,16 +119,18 @@ def _first_gap(database: Database, name: str) -> int:
     return n + 1
 
 
-def whole_before(database: Database, name: str, seq: int) -> tuple[int, str] | None:
-    """Return how many messages of an origin come before the damaged `seq`, and the running hash
-    over them; None if it is not damaged."""
+def whole_before(database: Database, name: str, seq: int) -> Head | None:
+    """Return what is held of an origin up to the last signed entry before the damaged `seq`; None
+    if it is not damaged."""
     damaged = False
     for row in database.execute(f"{_OF_ORIGIN} AND seq <= ? ORDER BY seq DESC", (name, seq)):
-        if is_whole(row):
-            held = end_of(row)
-            return None if held[0] >= seq and not damaged else held
+        whole = is_whole(row)
+        if whole and not damaged and row[1] + row[2] > seq:
+            return None
         damaged = True
-    return 0, NO_HASH
+        if whole and is_signed(row):
+            return head_of(row)
+    return NOTHING_HELD
 
 
 def mend(database: Database, rows: Sequence[Row]) -> set[int]:
@@ -136,7 +144,7 @@ def mend(database: Database, rows: Sequence[Row]) -> set[int]:
     query = f"{_OF_ORIGIN} AND seq >= ? AND seq < ?"
     for row in database.execute(query, (origin, first, end)):
         wanted = expected.get(row[1])
-        if wanted and is_whole(row) and (row[6].decode(), row[7]) == wanted[6:8]:
+        if wanted and is_whole(row) and (row[6].decode(), *row[7:9]) == wanted[6:9]:
             kept.add(row[1])
         else:
             wrong.append(row[-1])

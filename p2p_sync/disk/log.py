@@ -18,13 +18,20 @@ from contextlib import suppress
 from itertools import chain
 
 from ..errors import LogDamaged, LogError
-from ..settings import INSERTED_ROWS, MAX_DAMAGE_NAMED, MAX_MESSAGE_BYTES, MAX_SHIPPED
-from ..wire.logframes import PackedRun, Run
+from ..settings import (
+    INSERTED_ROWS,
+    MAX_BATCH,
+    MAX_DAMAGE_NAMED,
+    MAX_MESSAGE_BYTES,
+    MAX_PAUSE_MS,
+    MAX_SHIPPED,
+)
+from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
 from . import damage
 from .copies import count_copies, rematch
 from .damage import GAP, Found
 from .pages import Page, Pages, Place, logger
-from .rows import COLUMNS, Row, is_whole, packed, stored
+from .rows import COLUMNS, Row, head_of, is_whole, packed, stored
 from .store import Database, Store
 
 __all__ = ["Log", "Page", "Place"]
@@ -53,13 +60,15 @@ class Log(Pages):
             self._copies, self._hidden = count_copies(database)
         self._total = sum(last.values())
         self._note(bad)
-        for name, n, running in self.losses():
-            self.lose(name, n, running, last.get(name, 0))
-            ends[name] = n, running
-        self._vector = {name: end for name, end in ends.items() if end[0]}
+        ends |= dict(self.losses())
+        found = {name for name, *_ in self._found}
+        for name, head in ends.items():
+            if name in found or last.get(name, 0) > head.n:
+                self.lose(name, head, last.get(name, 0))
+        self._vector = {name: head for name, head in ends.items() if head.n}
 
-    def vector(self) -> dict[str, tuple[int, str]]:
-        """Return what the log held when it was opened: origin -> (number, running hash)."""
+    def vector(self) -> dict[str, Head]:
+        """Return what the log held when it was opened."""
         return self._vector
 
     def newest_time(self, most: int) -> int:
@@ -114,29 +123,29 @@ class Log(Pages):
                 self._copies, self._hidden = counted
         return before, arrival
 
-    def losses(self) -> list[tuple[str, int, str]]:
-        """Return the origins in which damage was found, each with the number of messages before the
-        first damaged one, and the running hash over them. Give them to `lose`, or the next call
-        returns them again."""
+    def losses(self) -> list[tuple[str, Head]]:
+        """Return the origins in which damage was found, each with what it holds up to the last
+        signed entry before that. Give them to `lose`, or the next call returns them again."""
         if not self._found:
             return []
         with self._lock:
             bad = sorted(self._found, reverse=True)
-        lost: dict[str, tuple[str, int, str]] = {}
+        lost: dict[str, Head] = {}
         done: list[Found] = []
         for entry in bad:
             name, seq, _ = entry
             with suppress(LogError), self._store.reading() as database:
                 whole = damage.whole_before(database, name, seq)
-                if whole is None or whole[0] >= seq:
+                if whole is None or whole.n >= seq:
                     done.append(entry)  # it has come again, or another entry is at its place
                 else:
-                    lost[name] = (name, *whole)
+                    lost[name] = whole
         self._settle(done)
-        return list(lost.values())
+        return list(lost.items())
 
-    def lose(self, name: str, n: int, running: str, held: int) -> None:
-        """Keep only the first `n` of the `held` messages of an origin."""
+    def lose(self, name: str, head: Head, held: int) -> None:
+        """Keep only this of the `held` messages of an origin."""
+        n = head.n
         with self._lock:
             bad = [entry for entry in self._found if entry[0] == name and entry[1] > n]
             self._found.difference_update(bad)
@@ -190,23 +199,34 @@ class Log(Pages):
         with self._lock:
             return dict(self._copies)
 
+    def hash_at(self, origin: str, n: int) -> str | None:
+        """Return the running hash over the first `n` messages of an origin; None if the log has no
+        whole entry that ends there. Raises LogError."""
+        query = f"SELECT {COLUMNS} FROM entries WHERE origin = ? AND seq <= ? ORDER BY seq DESC"
+        with self._store.reading() as database:
+            row = database.execute(f"{query} LIMIT 1", (origin, n)).fetchone()
+        head = head_of(row) if row and is_whole(row) else NOTHING_HELD
+        return head.hash if head.n == n else None
+
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.
 
-        Returns whole entries, at least one, so they may begin before `after` and end after `upto`.
-        They end before `upto` if there are more than `size` bytes. Raises LogError.
+        Returns whole entries, the last of which is signed. So they may begin before `after` and end
+        after `upto`. They end before `upto` if there are more than `size` bytes, but not before the
+        first signed entry; or before a pause of more than MAX_PAUSE_MS, so that no message waits
+        for the clock because of one that comes a day after it. Raises LogError.
         """
         with self._lock:
-            entries = self._recent.find(origin, after, upto)
+            entries = self._recent.find(origin, after)
         joined = _joined(entries, upto, size)
         if joined is None:
             bad: list[Found] = []
             with self._store.reading() as database:
                 rows = database.execute(
-                    f"SELECT {COLUMNS} FROM entries WHERE origin = ? AND seq <= ? "
+                    f"SELECT {COLUMNS} FROM entries WHERE origin = ? "
                     "AND seq >= (SELECT max(seq) FROM entries WHERE origin = ? AND seq <= ?) "
                     "ORDER BY seq",
-                    (origin, upto, origin, after + 1),
+                    (origin, origin, after + 1),
                 )
                 joined = _joined(_whole(rows, origin, after, bad), upto, size)
             self._note(bad)
@@ -223,7 +243,7 @@ def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
         rows = [row for row in rows if row[1] not in kept]
     for start in range(0, len(rows), INSERTED_ROWS):
         part = rows[start : start + INSERTED_ROWS]
-        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(part))
+        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(part))
         statement = f"INSERT INTO entries ({COLUMNS}) VALUES {values}"
         database.execute(statement, [*chain.from_iterable(part)])
 
@@ -248,20 +268,33 @@ def _whole(rows: Iterable[Row], origin: str, after: int, bad: list[Found]) -> It
 
 
 def _joined(entries: Iterable[PackedRun], upto: int, size: int) -> tuple[PackedRun, int] | None:
-    """Join the entries that begin before `upto` and fit in `size` bytes, at least one; return them
-    and the bytes that are left. None if there are no entries."""
+    """Join the entries that begin before `upto` and fit in `size` bytes, up to a signed one; return
+    them and the bytes that are left. None if none of the entries is signed."""
     chosen: list[PackedRun] = []
+    count, left = 0, size  # as far as the last signed one
     for entry in entries:
-        if chosen and (entry.after >= upto or entry.end - chosen[0].after > MAX_SHIPPED):
-            break
         text = entry.text
         size -= len(text) if text.isascii() else len(text.encode())
-        if chosen and size < 0:
-            break
+        if count:
+            is_long = (
+                size < 0 or entry.end - chosen[0].after > MAX_SHIPPED or len(chosen) == MAX_BATCH
+            )
+            ends = count == len(chosen)
+            if is_long or (
+                ends and (entry.after >= upto or entry.newest - chosen[-1].newest > MAX_PAUSE_MS)
+            ):
+                break
         chosen.append(entry)
-    if len(chosen) < 2:
-        return (chosen[0], size) if chosen else None
-    first = chosen[0]
-    text = ",".join(entry.text for entry in chosen)
-    count = chosen[-1].end - first.after
-    return PackedRun(first.origin, first.after, first.previous, count, text), size
+        if entry.signature:
+            count, left = len(chosen), size
+    if count < 2:
+        return (chosen[0], left) if count else None
+    first, last = chosen[0], chosen[count - 1]
+    joined = ",".join(entry.text for entry in chosen[:count])
+    length = last.end - first.after
+    return (
+        PackedRun(
+            first.origin, first.after, first.previous, length, joined, last.newest, last.signature
+        ),
+        left,
+    )

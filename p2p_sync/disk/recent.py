@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TypeVar
 
-from ..settings import RECENT_CHARACTERS, RECENT_MESSAGES
+from ..settings import MAX_SHIPPED, RECENT_CHARACTERS, RECENT_MESSAGES
 from ..wire.logframes import PackedRun
 
 T = TypeVar("T")
@@ -63,12 +63,12 @@ class Recent:
         first = bisect_right(self._all, after, key=lambda kept: kept[0])
         return _between(self._all, first, first + limit)
 
-    def find(self, origin: str, after: int, upto: int) -> list[PackedRun]:
-        """Return the entries with the messages `after`+1 to `upto`, as far as they are here; [] if
-        the first one is not."""
+    def find(self, origin: str, after: int) -> list[PackedRun]:
+        """Return the entries with the messages after `after`, as many as fit into a frame; [] if
+        the first one is not here."""
         kept = self._of_origin.get(origin, deque())
         first = bisect_right(kept, after, key=lambda entry: entry.end)
-        found = _between(kept, first, first + upto - after)
+        found = _between(kept, first, first + MAX_SHIPPED)
         return found if found and found[0].after <= after else []
 
 

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 from zlib import crc32
 
 from ..wire.frames import Message
-from ..wire.logframes import Entry, PackedRun, Run
+from ..wire.logframes import NO_SIGNATURE, Entry, Head, PackedRun, Run
 from ..wire.logframes import chain as hashes_of
 
 Row: TypeAlias = Sequence[Any]
 """The columns COLUMNS of an entry; texts as bytes, since a damaged one may be no UTF-8."""
-COLUMNS = "origin, seq, count, time, heard, previous, data, sum, arrival"
+COLUMNS = "origin, seq, count, time, heard, previous, data, signature, sum, arrival"
 
 # The numbers in a row, for its checksum.
 _pack = Struct(">qqqq").pack
@@ -31,23 +31,26 @@ def stored(run: Run, arrival: int) -> tuple[list[Row], list[PackedRun]]:
     packed: list[PackedRun] = []
     name, origin = run.origin, run.origin.encode()
     after, previous = run.after, run.previous
-    for entry, running in zip(run.entries, run.hashes, strict=True):
+    signature = NO_SIGNATURE
+    for n, (entry, running) in enumerate(zip(run.entries, run.hashes, strict=True), 1):
+        if n == len(run.entries):
+            signature = run.signature
         time, text, heard, count = entry
-        before = bytes.fromhex(previous)
-        head = _pack(after + 1, count, time, heard) + origin + before
+        before, signed = bytes.fromhex(previous), bytes.fromhex(signature)
+        head = _pack(after + 1, count, time, heard) + origin + before + signed
         checksum = crc32(text.encode(), crc32(head))
         arrival += count
-        rows.append((name, after + 1, count, time, heard, before, text, checksum, arrival))
-        packed.append(PackedRun(name, after, previous, count, entry.pack()))
+        rows.append((name, after + 1, count, time, heard, before, text, signed, checksum, arrival))
+        packed.append(PackedRun(name, after, previous, count, entry.pack(), time, signature))
         after, previous = after + count, running
     return rows, packed
 
 
 def is_whole(row: Row) -> bool:
     """Return whether a row that was read is what was stored."""
-    origin, seq, count, time, heard, previous, data, checksum, _ = row
+    origin, seq, count, time, heard, previous, data, signature, checksum, _ = row
     try:
-        head = _pack(seq, count, time, heard) + origin + previous
+        head = _pack(seq, count, time, heard) + origin + previous + signature
         return bool(crc32(data, crc32(head)) == checksum)
     except (TypeError, StructError):  # not even of the right type
         return False
@@ -61,7 +64,7 @@ def name_of(row: Row) -> str:
 
 def messages_of(row: Row) -> list[Message]:
     """Return the messages in a whole row."""
-    origin, seq, count, time, heard, _, data, _, _ = row
+    origin, seq, count, time, heard, _, data, *_ = row
     name, text = origin.decode(), data.decode()
     if count == 1:
         return [Message(name, seq, time, text, bool(heard))]
@@ -71,13 +74,20 @@ def messages_of(row: Row) -> list[Message]:
 
 def packed(row: Row) -> PackedRun:
     """Return a whole row packed for sending."""
-    origin, seq, count, time, heard, previous, data, _, _ = row
+    origin, seq, count, time, heard, previous, data, signature, *_ = row
     text = Entry(time, data.decode(), heard, count).pack()
-    return PackedRun(origin.decode(), seq - 1, previous.hex(), count, text)
+    before = previous.hex()
+    return PackedRun(origin.decode(), seq - 1, before, count, text, time, signature.hex())
 
 
-def end_of(row: Row) -> tuple[int, str]:
-    """Return the number of the last message in a whole row, and the running hash after it."""
-    _, seq, count, time, heard, previous, data, _, _ = row
+def is_signed(row: Row) -> bool:
+    """Return whether a row has a signature, so that an origin can end with it."""
+    return bool(row[7])
+
+
+def head_of(row: Row) -> Head:
+    """Return what an origin holds that ends with a whole row."""
+    _, seq, count, time, heard, previous, data, signature, *_ = row
     entry = Entry(time, data.decode(), heard, count)
-    return seq + count - 1, hashes_of(previous.hex(), [entry])[-1]
+    running = hashes_of(previous.hex(), [entry])[-1]
+    return Head(seq + count - 1, running, signature.hex())

@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 8
+VERSION = 9
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -39,6 +39,7 @@ TABLES = (
         leader INTEGER,              -- of a copy: the arrival of the copy that is shown for it
         previous BLOB NOT NULL,      -- running hash of its origin before it
         data TEXT NOT NULL,          -- the text; of several messages a JSON list of texts
+        signature BLOB NOT NULL,     -- public key and signature over its end, or empty: signing.py
         sum INTEGER NOT NULL         -- CRC-32 of all columns that never change, see rows.py
     )""",
     # The origins of all entries. Without it, an entry whose origin is damaged could count as the

@@ -331,7 +331,7 @@ class _Parts:
         )
         self.state = self.shell.state = State(core, self.log, self.shell.perform)
         self.intake = Intake(self.state, self.counters, settings.max_message_bytes)
-        self.writer = Writer(self.state)
+        self.writer = Writer(self.state, self.store.identity)
         self.address = str(
             settings.advertise
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))

@@ -107,7 +107,7 @@ class Report:
         held, hidden = self._log.count()
         damaged = self._log.damaged()
         with self._state.turn() as core:
-            vector = core.replica.vector.entries()
+            vector = core.replica.vector.heads()
             sockets, behind = core.overlay.count(), core.replica.catch_up.behind(core.now)
             conflicts, faults = len(core.exchange.conflicts), dict(core.links.faults)
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
@@ -191,7 +191,7 @@ class Report:
 
     def _messages(self) -> Counts:
         with self._state.turn() as core:
-            held = {origin: count for origin, (count, _) in core.replica.vector.entries().items()}
+            held = {origin: head.n for origin, head in core.replica.vector.heads().items()}
         heard = self._log.heard()
         mine = [origin for origin in held if node_of(origin) == self._store.node]
         own = sum(held[origin] - heard.get(origin, 0) for origin in mine)

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from ..codes import UNSUPPORTED_DATA
+from ..core.faults import KINDS
 from ..core.peer import Peer
 from ..core.replica_link import Work
 from ..core.shipping import fill
@@ -21,12 +22,15 @@ from ..net.link import Link
 from ..settings import BATCH_BYTES, NEVER, ORIGINAL_BATCH
 from ..wire.frames import Frame, Heard, Ignored, Message, Sockets, decode, encode
 from ..wire.logframes import (
+    LOG_FRAMES,
     Entry,
     Have,
     LogFrame,
     Messages,
+    Vector,
     messages_to_json,
 )
+from ..wire.signing import checked
 from .state import State, wall_ms
 
 logger = logging.getLogger("p2p_sync")
@@ -80,12 +84,27 @@ class Session:
         self._counters.add("frames_total", "in", _kind(frame))
         if isinstance(frame, Heard):
             return self._hear(frame)
+        if isinstance(frame, LOG_FRAMES):
+            proven = self._checked(frame)
+            if proven is None:
+                with self._state.turn() as core:
+                    core.links.fault(self.peer, "signature", f"it {KINDS['signature']}")
+                return False
+            frame = proven
         messages = isinstance(frame, Messages)
         with self._state.turn_with_room() if messages else self._state.turn() as core:
             new = core.received(self.peer, frame)
         if isinstance(frame, Sockets) and self.peer.ours:
             link.ping()  # the rules of the log count in round trips
         return new
+
+    def _checked(self, frame: LogFrame) -> LogFrame | None:
+        """Return a frame with what its signatures prove; None if one of them is wrong."""
+        heads: Vector = {}
+        if frame.have:
+            with self._state.turn() as core:
+                heads = core.exchange.doubtful(self.peer, frame)
+        return checked(frame, heads, self._log.hash_at)
 
     def _hear(self, frame: Heard) -> bool:
         """Commit the message of an original node, and wait until it is stored."""

@@ -12,7 +12,9 @@ import threading
 from ..core.turn import WORK
 from ..errors import LogError
 from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT
+from ..wire.identity import Identity
 from ..wire.logframes import Run
+from ..wire.signing import signed
 from .state import State
 
 logger = logging.getLogger("p2p_sync")
@@ -21,8 +23,10 @@ logger = logging.getLogger("p2p_sync")
 class Writer:
     """The thread `writer`."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, identity: Identity) -> None:
+        """`identity` signs what this node commits."""
         self._state = state
+        self._identity = identity
         self._log = state.log
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -57,6 +61,7 @@ class Writer:
         try:
             self._drop_damaged()
             if runs:
+                runs = signed(runs, self._identity)
                 arrivals = self._log.append(runs)
             else:
                 self._log.check()
@@ -75,11 +80,11 @@ class Writer:
 
     def _drop_damaged(self) -> None:
         """Keep of each origin only the messages before its first damaged entry."""
-        for name, n, running in self._log.losses():
+        for name, head in self._log.losses():
             with self._state.turn() as core:
-                held = core.lose(name, n, running)
+                held = core.lose(name, head)
             if held is not None:  # else messages of that origin are on their way: later
-                self._log.lose(name, n, running, held)
+                self._log.lose(name, head, held)
 
     def _fail(self, error: LogError) -> None:
         """Fail all commits that wait, and try the disk until it can be written again."""

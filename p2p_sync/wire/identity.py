@@ -26,6 +26,7 @@ NODE_ID = r"[0-9a-f]{32}"
 """The form of a node's id."""
 KEY = r"[0-9a-f]{64}"
 """The form of a public key."""
+KEY_DIGITS = 64
 SIGNATURE = r"[0-9a-f]{128}"
 """The form of a signature."""
 

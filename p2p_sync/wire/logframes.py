@@ -1,10 +1,11 @@
 """The frames that keep the logs of our own nodes equal: HAVE, MESSAGES, PRUNE and GRAFT.
 
-    HAVE      what the sender has on disk of each origin: the number of messages and the running
-              hash over them. When a link opens, this is the whole version vector (its last frame
-              is marked `last`), later the changes. `next` is set in an answer to `more`: the index
-              of the next entry of the vector, 0 at its end.
-    MESSAGES  runs of messages. A run is a piece of the log of one origin, without a gap.
+    HAVE      what the sender has on disk of each origin: the number of messages, the running hash
+              over them and the signature of both. When a link opens, this is the whole version
+              vector (its last frame is marked `last`), later the changes. `next` is set in an
+              answer to `more`: the index of the next entry of the vector, 0 at its end.
+    MESSAGES  runs of messages. A run is a piece of the log of one origin, without a gap; it ends
+              with a signature.
     PRUNE     "I get these origins from elsewhere: announce them by HAVE instead."
     GRAFT     "Send me these origins, from these positions on." `more` asks for a piece of the
               version vector again, from that index on, because the sender of GRAFT remembers only
@@ -28,17 +29,33 @@ from typing import Any, NamedTuple, TypeAlias
 from ..codes import MAX_NUMBER, PROTOCOL_ERROR
 from ..errors import ProtocolError
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES, MAX_ORIGINS_NAMED, MAX_SHIPPED
-from .identity import NODE_ID
+from .identity import KEY, NODE_ID, SIGNATURE
 
 NO_HASH = ""
 """The running hash over no messages."""
 
-Vector: TypeAlias = Mapping[str, tuple[int, str]]
-"""origin -> (number of messages held, running hash over them)"""
+NO_SIGNATURE = ""
+"""The signature of an entry inside of a run: the one at its end covers it."""
+
+
+class Head(NamedTuple):
+    """The messages 1 ... `n` of an origin: how many, the running hash over them, and the signature
+    of the origin's node over both (see signing.py)."""
+
+    n: int
+    hash: str
+    signature: str
+
+
+NOTHING_HELD = Head(0, NO_HASH, NO_SIGNATURE)
+
+Vector: TypeAlias = Mapping[str, Head]
+"""origin -> what is held of it"""
 
 ORIGIN = re.compile(NODE_ID + r"-[0-9]{1,16}")
 """A node's id, a dash and the number of its start."""
 _HASH = re.compile(r"[0-9a-f]{32}")
+_SIGNATURE = re.compile(KEY + SIGNATURE)
 
 
 class Entry(NamedTuple):
@@ -94,7 +111,8 @@ class Run:
     """Messages `after`+1 ... `end` of one origin; `previous` is the running hash before them.
 
     `hashes`, the running hash after each entry, does not travel: the receiver works it out, a
-    sender may leave it empty.
+    sender may leave it empty. `signature` is that of the head at the end; what this node commits
+    has none before the writer has signed it.
     """
 
     origin: str
@@ -102,6 +120,7 @@ class Run:
     previous: str
     entries: tuple[Entry, ...]
     hashes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    signature: str = NO_SIGNATURE
     count: int = field(init=False, compare=False, repr=False)  # of the messages
 
     def __post_init__(self) -> None:
@@ -111,6 +130,11 @@ class Run:
     def end(self) -> int:
         """The sequence number of the last message."""
         return self.after + self.count
+
+    @property
+    def head(self) -> Head:
+        """What an origin holds that ends with this run."""
+        return Head(self.end, self.hashes[-1], self.signature)
 
     def beyond(self, position: int) -> Run | None:
         """Return the part after `position`, which lies in after ... end; it may be empty. None
@@ -126,24 +150,8 @@ class Run:
             n = len(self.entries)
         if after > position:
             return None
-        return Run(self.origin, after, previous, self.entries[n:], self.hashes[n:])
-
-    def dated_after(self, time: int, position: int) -> int | None:
-        """Return the index of the first entry behind `position` that is dated after `time`."""
-        seq = self.after
-        for n, entry in enumerate(self.entries):
-            if entry.time > time and seq >= position:
-                return n
-            seq += entry.length
-        return None
-
-    def first(self, count: int | None) -> Run:
-        """Return the part with the first `count` entries; None: all of it."""
-        if count is None:
-            return self
-        return Run(
-            self.origin, self.after, self.previous, self.entries[:count], self.hashes[:count]
-        )
+        entries, hashes = self.entries[n:], self.hashes[n:]
+        return Run(self.origin, after, previous, entries, hashes, self.signature)
 
     @staticmethod
     def from_dict(data: Any) -> Run:
@@ -157,26 +165,33 @@ class Run:
         entries = tuple(map(_entry, _list(data.get("entries"), MAX_BATCH)))
         if not entries:
             raise _wrong("an empty run")
-        run = Run(origin, after, previous, entries, chain(previous, entries))
+        signature = _signature(data.get("signature"))
+        run = Run(origin, after, previous, entries, chain(previous, entries), signature)
         _number(run.end, 1)
         return run
 
 
 @dataclass(slots=True)  # one for each entry; a frozen one takes three times as long to make
 class PackedRun:
-    """A run as it is sent: `text` is the JSON of its entries, without the brackets around them."""
+    """A run as it is sent: `text` is the JSON of its entries, without the brackets around them, and
+    `newest` the time of the last one."""
 
     origin: str
     after: int
     previous: str
     count: int
     text: str
+    newest: int
+    signature: str = NO_SIGNATURE
 
     @staticmethod
     def of(run: Run) -> PackedRun:
         """Pack a run."""
         text = ",".join(entry.pack() for entry in run.entries)
-        return PackedRun(run.origin, run.after, run.previous, run.count, text)
+        newest = run.entries[-1].time if run.entries else 0
+        return PackedRun(
+            run.origin, run.after, run.previous, run.count, text, newest, run.signature
+        )
 
     @property
     def end(self) -> int:
@@ -215,10 +230,10 @@ class Messages:
 @dataclass(frozen=True, slots=True)
 class Prune:
     """The origins that the sender gets from elsewhere. It accepts those in `refused` from this peer
-    not at all, because the two have different contents of them."""
+    not at all, because the two have different contents of them; it shows what it holds itself."""
 
     origins: tuple[str, ...]
-    refused: tuple[str, ...] = ()
+    refused: Vector = field(default_factory=dict)
     have: Vector = field(default_factory=dict)
     ack: bool = False
 
@@ -269,7 +284,7 @@ def messages_to_json(runs: Iterable[PackedRun], have: Vector, ack: bool) -> str:
     """Return the JSON text of a MESSAGES frame."""
     texts = [
         f'{{"origin":"{run.origin}","after":{run.after},"previous":"{run.previous}",'
-        f'"entries":[{run.text}]}}'
+        f'"entries":[{run.text}],"signature":"{run.signature}"}}'
         for run in runs
     ]
     rest = f',"have":{encode(have)}' if have else ""
@@ -283,8 +298,7 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     Fields that are not known are ignored. Raises ProtocolError with the reason.
     """
     kind = data.get("type")
-    told = _table(data, "have", required=kind == "HAVE")
-    have = {_origin(origin): _claim(entry) for origin, entry in told}
+    have = _vector(data, "have", required=kind == "HAVE")
     ack = _flag(data, "ack")
     if kind == "HAVE":
         clock = data.get("clock")
@@ -297,8 +311,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
         return Messages(runs, have, ack)
     if kind == "PRUNE":
         origins = _list(data.get("origins"), MAX_ORIGINS_NAMED)
-        refused = _list(data.get("refused", []), MAX_ORIGINS_NAMED)
-        return Prune(tuple(map(_origin, origins)), tuple(map(_origin, refused)), have, ack)
+        refused = _vector(data, "refused", required=False)
+        return Prune(tuple(map(_origin, origins)), refused, have, ack)
     if kind == "GRAFT":
         after = _table(data, "after", required=True)
         wanted = {_origin(origin): _number(n, 0) for origin, n in after}
@@ -359,10 +373,21 @@ def _hash(value: Any) -> str:
     return value
 
 
-def _claim(value: Any) -> tuple[int, str]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise _wrong("an entry of have is not [number, hash]")
-    return _number(value[0], 1), _hash(value[1])
+def _signature(value: Any) -> str:
+    if not isinstance(value, str) or not _SIGNATURE.fullmatch(value):
+        raise _wrong("not a signature")
+    return value
+
+
+def _vector(data: Mapping[str, Any], name: str, *, required: bool) -> Vector:
+    table = _table(data, name, required=required)
+    return {_origin(origin): _head(entry) for origin, entry in table}
+
+
+def _head(value: Any) -> Head:
+    if not isinstance(value, list) or len(value) != 3:
+        raise _wrong("a head is not [number, hash, signature]")
+    return Head(_number(value[0], 1), _hash(value[1]), _signature(value[2]))
 
 
 def _entry(value: Any) -> Entry:

@@ -57,7 +57,7 @@ def history(seed: int) -> None:
                 if node.up:
                     node.crash()
                 if happening == "wipe":
-                    node.replace_disk(({}, {}))
+                    node.replace_disk(({}, {}, {}))
                     node.kept = []
         net.run(net.now + rng.uniform(0.0, 90.0))
     net.part(1)

@@ -16,7 +16,18 @@ from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.core.vector import digest
 from p2p_sync.settings import MAX_ORIGINS_NAMED, NEVER, PIECE_PAUSE
-from p2p_sync.wire.logframes import NO_HASH, Entry, Graft, Have, Messages, Prune, Run, chain
+from p2p_sync.wire.logframes import (
+    NO_HASH,
+    NO_SIGNATURE,
+    Entry,
+    Graft,
+    Have,
+    Head,
+    Messages,
+    Prune,
+    Run,
+    chain,
+)
 
 US = "0" * 32 + "-1"
 O = "a" * 32 + "-1"  # noqa: E741 - an origin
@@ -34,9 +45,12 @@ def run(origin: str, after: int, end: int, prefix: str = "") -> Run:
     return rest
 
 
-def entry(n: int, prefix: str = "") -> tuple[int, str]:
-    """What HAVE says of the first n messages of an origin."""
-    return n, run(O, 0, n, prefix).hashes[-1]
+def entry(n: int, prefix: str = "") -> Head:
+    """What HAVE says of the first n messages of an origin. The core does not look at signatures."""
+    return Head(n, run(O, 0, n, prefix).hashes[-1], NO_SIGNATURE)
+
+
+ABSURD = Head(2**40, "0" * 32, NO_SIGNATURE)
 
 
 class Bench:
@@ -64,6 +78,10 @@ class Bench:
         if store and accepted:
             self.replica.stored(accepted, self.now)
         return accepted
+
+    def forks(self) -> list[tuple[str, str]]:
+        """The peers and origins of the conflicts that frames have shown."""
+        return [(conflict.peer, conflict.origin) for conflict in self.conflicts]
 
     def arrive(self, link: ReplicaLink, *runs: Run) -> list[Run]:
         return self.receive(link, Messages(runs))
@@ -142,7 +160,7 @@ def test_SecondMessage_PrunedMeanwhile_NotShipped() -> None:
     bench.receive(link, Prune((US,)))
     bench.commit()
     bench.later(1.0)
-    assert bench.sent(link) == [Have({US: bench.replica.vector.entries()[US]})]
+    assert bench.sent(link) == [Have({US: bench.replica.vector.heads()[US]})]
 
 
 def test_SecondMessage_HeldThenPruned_ToldSoon() -> None:
@@ -154,7 +172,7 @@ def test_SecondMessage_HeldThenPruned_ToldSoon() -> None:
     assert bench.sent(link) == []
     bench.receive(link, Prune((US,)))
     bench.later(0.05)
-    assert bench.sent(link) == [Have({US: bench.replica.vector.entries()[US]})]
+    assert bench.sent(link) == [Have({US: bench.replica.vector.heads()[US]})]
 
 
 def test_Duplicate_FromAnotherLink_PrunedOnce() -> None:
@@ -238,7 +256,7 @@ def test_Opening_LogGrowsMeanwhile_VectorToldWholeAllTheSame() -> None:
     told: dict[str, Any] = {}
     for frame in bench.sent(link):
         told.update(frame.have)
-    assert told == bench.replica.vector.entries()
+    assert told == bench.replica.vector.heads()
 
 
 def test_Opening_PeerLacksHistory_PulledByGraftOnly() -> None:
@@ -326,9 +344,9 @@ def test_Have_ThreeThousandOrigins_AllAnsweredWithinASecond() -> None:
     assert told(bench, other).keys() == set(names)
 
 
-def told(bench: Bench, link: ReplicaLink) -> dict[str, tuple[int, str]]:
+def told(bench: Bench, link: ReplicaLink) -> dict[str, Head]:
     """What the peer of a link is told now that we hold."""
-    have: dict[str, tuple[int, str]] = {}
+    have: dict[str, Head] = {}
     for frame in bench.sent(link):
         have.update(() if isinstance(frame, tuple) else frame.have)
     return have
@@ -500,7 +518,7 @@ def test_Ships_NotDurable_NotShippedNorTold() -> None:
     staged = bench.replica.commit([Entry(1, "text")], bench.now)
     bench.later(60.0)
     assert bench.sent(link) == []
-    assert bench.replica.vector.entries() == {}
+    assert bench.replica.vector.heads() == {}
     bench.replica.stored([staged], bench.now)
     assert bench.sent(link) == [(US, 0, 1)]
 
@@ -560,7 +578,7 @@ def test_Have_OfWhatWeShipped_NotAnswered() -> None:
     link = bench.link()
     bench.commit()
     assert bench.sent(link) == [(US, 0, 1)]
-    bench.receive(link, Have(bench.replica.vector.entries()))
+    bench.receive(link, Have(bench.replica.vector.heads()))
     bench.later(5.0)
     assert bench.sent(link) == []
 
@@ -670,8 +688,8 @@ def test_Ack_CommitWaits_AskedOnEagerAndLazyLinks() -> None:
     bench.later(5.0)
     bench.commit(ack=True)
     assert bench.sent(eager) == [(US, 1, 2), Have({}, ack=True)]
-    assert bench.sent(lazy) == [Have({US: bench.replica.vector.entries()[US]}, ack=True)]
-    bench.receive(lazy, Have({US: bench.replica.vector.entries()[US]}))
+    assert bench.sent(lazy) == [Have({US: bench.replica.vector.heads()[US]}, ack=True)]
+    bench.receive(lazy, Have({US: bench.replica.vector.heads()[US]}))
     assert bench.replica.copies(US, 2) == {"lazy"}
 
 
@@ -696,7 +714,7 @@ def test_Failed_OwnCommitThatAPeerClaims_Forgotten() -> None:
     bench = Bench()
     link = bench.link()
     own = bench.replica.commit([Entry(1, "text")], bench.now)
-    bench.receive(link, Have({US: (1, own.hashes[0])}))
+    bench.receive(link, Have({US: own.head}))
     assert bench.replica.copies(US, 1) == {"peer"}
     bench.replica.failed(bench.now)
     assert not bench.replica.copies(US, 1)
@@ -719,7 +737,7 @@ def test_Refused_OurOwnOriginWithoutEvidence_NothingIsShippedAndNoConflict() -> 
     link = bench.link()
     bench.commit()
     bench.sent(link)
-    bench.receive(link, Prune((), (US,)))
+    bench.receive(link, Prune((US,)))
     assert not bench.conflicts
     bench.commit()
     bench.later(5.0)
@@ -730,8 +748,8 @@ def test_Conflict_EqualNumberOtherHash_RefusedOnThatLinkOnly() -> None:
     bench = Bench(O=3)
     bad, good = bench.link("bad"), bench.link("good", O=3)
     bench.receive(bad, Have({O: entry(3, "other"), P: entry(1)}))
-    assert bench.conflicts == [Conflict("bad", O, 3)]
-    assert bench.sent(bad) == [Prune((), (O,)), Graft({P: 0})]
+    assert bench.forks() == [("bad", O)]
+    assert bench.sent(bad) == [Prune((), {O: entry(3)}), Graft({P: 0})]
     assert bench.arrive(bad, run(O, 3, 4)) == []
     assert bench.arrive(bad, run(P, 0, 1)) == [run(P, 0, 1)]
     assert bench.arrive(good, run(O, 3, 4)) == [run(O, 3, 4)]
@@ -742,15 +760,15 @@ def test_Conflict_ShippedContentsDiffer_NothingTaken(after: int, end: int) -> No
     bench = Bench(O=3)
     link = bench.link()
     assert bench.arrive(link, run(O, after, end, "other")) == []
-    assert bench.conflicts == [Conflict("peer", O, 3)]
-    assert bench.replica.vector.entries()[O] == entry(3)
+    assert bench.forks() == [("peer", O)]
+    assert bench.replica.vector.heads()[O] == entry(3)
 
 
 def test_Conflict_PeerRefuses_KnownHereToo() -> None:
     bench = Bench(O=3)
     link = bench.link()
-    bench.receive(link, Prune((), (O,)))
-    assert bench.conflicts == [Conflict("peer", O, 3)]
+    bench.receive(link, Prune((), {O: entry(3, "other")}))
+    assert bench.forks() == [("peer", O)]
 
 
 def test_Conflict_FeederLost_RefusingPeerNotAsked() -> None:
@@ -758,7 +776,7 @@ def test_Conflict_FeederLost_RefusingPeerNotAsked() -> None:
     feeder, other = bench.link(), bench.link()
     bench.arrive(feeder, run(O, 0, 1))
     bench.sent(other)
-    bench.receive(other, Prune((), (O,)))
+    bench.receive(other, Prune((), {O: entry(3, "other")}))
     bench.sent(other)
     bench.replica.close(feeder, bench.now)
     assert bench.sent(other) == []
@@ -769,13 +787,13 @@ def test_Conflict_PeerHoldsMoreOfOurOwn_ReportedThenRenewed() -> None:
     bench.commit()
     link = bench.link()
     bench.receive(link, Have({US: entry(5)}))
-    assert bench.conflicts == [Conflict("peer", US, 5)]
+    assert bench.forks() == [("peer", US)]
     bench.sent(link)
     bench.replica.renew(P)
     bench.receive(link, Have({US: entry(5)}))
     assert bench.sent(link) == [Graft({US: 1})]
     bench.commit()
-    assert bench.replica.vector.entries()[P][0] == 1
+    assert bench.replica.vector.heads()[P][0] == 1
 
 
 def test_Conflict_WithTheFeeder_AnotherLinkAsked() -> None:
@@ -801,10 +819,10 @@ def test_Behind_NothingShipped_NeverForgotten() -> None:
 def test_Behind_AbsurdClaims_BelievedAsFarAsTheyAreShipped() -> None:
     bench = Bench()
     for name in ("one", "other", "third"):
-        bench.receive(bench.link(name), Have({O: (2**40, "0" * 32)}))
+        bench.receive(bench.link(name), Have({O: ABSURD}))
     assert bench.replica.catch_up.behind(bench.now) == 1_000, "claims do not add up"
     link = bench.link("ships")
-    bench.receive(link, Have({P: (2**40, "0" * 32)}))
+    bench.receive(link, Have({P: ABSURD}))
     bench.arrive(link, run(P, 0, 300))
     assert bench.replica.catch_up.behind(bench.now) == 3_000
     bench.later(60.0)
@@ -815,7 +833,7 @@ def test_CaughtUp_ClaimsThatAreNotShipped_DoNotCountBesideAPeerThatIsLevel() -> 
     bench = Bench()
     assert bench.replica.catch_up.caught_up(bench.now), "alone"
     liar, honest = bench.link("liar"), bench.link("honest", P=3)
-    bench.receive(liar, Have({O: (2**40, "0" * 32)}))
+    bench.receive(liar, Have({O: ABSURD}))
     assert not bench.replica.catch_up.caught_up(bench.now)
     bench.later(5.0)
     assert not bench.replica.catch_up.caught_up(bench.now), "the honest one has more"
@@ -847,8 +865,8 @@ def test_Lag_PeerLacksSome_Counted() -> None:
 
 def test_Digest_OrderOfArrival_DoesNotMatter() -> None:
     one, other = Bench(O=3, P=2), Bench(P=2, O=3)
-    assert digest(one.replica.vector.entries()) == digest(other.replica.vector.entries())
-    assert digest(one.replica.vector.entries()) != digest(Bench(O=3).replica.vector.entries())
+    assert digest(one.replica.vector.heads()) == digest(other.replica.vector.heads())
+    assert digest(one.replica.vector.heads()) != digest(Bench(O=3).replica.vector.heads())
 
 
 def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
@@ -957,7 +975,7 @@ def test_Claims_TooManyAtATime_AskedForAgainWhenSomeAreShipped(
     assert bench.sent(link) == [Graft(dict.fromkeys(FAKES[15:20], 0))]
     bench.arrive(link, *(run(name, 0, 2) for name in FAKES[15:20]))
     assert bench.replica.catch_up.behind(bench.now) == 0
-    assert len(bench.replica.vector.entries()) == 20
+    assert len(bench.replica.vector.heads()) == 20
     bench.later(5.0)
     assert not any(isinstance(frame, Graft) for frame in bench.sent(link)), "that was the last"
 
@@ -1042,7 +1060,7 @@ def test_Claims_FourteenLiars_HonestPeerAskedSoon(first: bool) -> None:
     names = ["honest", *map(str, range(14))] if first else [*map(str, range(14)), "honest"]
     links = {name: bench.link(name) for name in names}
     for name, link in links.items():
-        bench.receive(link, Have({O: entry(9) if name == "honest" else (2**40, "0" * 32)}))
+        bench.receive(link, Have({O: entry(9) if name == "honest" else ABSURD}))
     began = bench.now
     while Graft({O: 0}) not in bench.sent(links["honest"]):
         bench.later(0.1)
@@ -1053,7 +1071,7 @@ def test_Claims_FourteenLiars_HonestPeerAskedSoon(first: bool) -> None:
     bench.receive(links["honest"], Have({P: entry(9)}))
     for name, link in links.items():
         if name != "honest":
-            bench.receive(link, Have({P: (2**40, "0" * 32)}))
+            bench.receive(link, Have({P: ABSURD}))
     assert bench.sent(links["honest"]) == [Graft({P: 0})], "the others are doubted"
 
 
@@ -1063,7 +1081,7 @@ def test_Claims_LiarsThatShipABit_HonestPeerAskedSoon() -> None:
     liars = [bench.link(str(number)) for number in range(14)]
     honest = bench.link("honest")
     for link in liars:
-        bench.receive(link, Have({O: (2**40, "0" * 32)}))
+        bench.receive(link, Have({O: ABSURD}))
     bench.receive(honest, Have({O: entry(900)}))
     began = bench.now
     seq = 0
@@ -1177,7 +1195,7 @@ def test_Refusal_OfWhatIsNotHeldHere_NoConflict() -> None:
     bench = Bench()
     link = bench.link()
     bench.receive(link, Have({O: entry(2)}))
-    bench.receive(link, Prune((), (O, P)))
+    bench.receive(link, Prune((O, P)))
     assert (bench.conflicts, link.refused) == ([], set())
 
 
@@ -1203,7 +1221,7 @@ def test_EntryOfSeveral_Received_CountsItsMessages() -> None:
     link, other = bench.link(), bench.link("other")
     assert bench.arrive(link, part(several(), 0, 5))
     assert bench.replica.vector.held(O) == 5
-    assert bench.replica.vector.entries() == {O: (5, several().hashes[1])}
+    assert bench.replica.vector.heads() == {O: Head(5, several().hashes[1], NO_SIGNATURE)}
     assert bench.sent(other) == [(O, 0, 1)], "the shell sends the first entry whole"
 
 
@@ -1222,7 +1240,7 @@ def test_EntryOfSeveral_OtherEntriesUnderTheSameNumbers_Conflict(whole: Run) -> 
     link = bench.link()
     bench.arrive(link, part(several(), 0, 5))
     assert bench.arrive(link, whole) == []
-    assert bench.conflicts == [Conflict("peer", O, 5)]
+    assert bench.forks() == [("peer", O)]
     assert bench.replica.vector.held(O) == 5
 
 
@@ -1230,7 +1248,7 @@ def test_EntryOfSeveral_PeerHasOneThatReachesBeyondOurs_Conflict() -> None:
     bench = Bench(O=3)
     link = bench.link()
     assert bench.arrive(link, several()) == []
-    assert bench.conflicts == [Conflict("peer", O, 3)]
+    assert bench.forks() == [("peer", O)]
 
 
 def test_EntryOfSeveral_AskedForFromInside_SentOnce() -> None:
@@ -1253,7 +1271,7 @@ def test_Late_UnderSteadyCommits_OnlyWhatWasThereForAWhile() -> None:
         bench.commit()
         bench.later(0.1)
         if n > 10:  # it is a second behind, as one is who tells each second
-            bench.receive(link, Have({US: (n - 10, bench.replica.vector.origins[US].hash)}))
+            bench.receive(link, Have({US: Head(n - 10, "0" * 32, NO_SIGNATURE)}))
         assert bench.replica.late(link, bench.now) == 0, n
     assert bench.replica.lag(link) == 10
     bench.later(5.0)
@@ -1282,11 +1300,13 @@ class Early(Bench):
         return accepted
 
 
-def test_Early_InTheMidstOfARun_WhatIsBeforeItIsTaken() -> None:
+def test_Early_InTheMidstOfARun_TheWholeRunWaits() -> None:
+    """It has one signature, so no part of it could be shipped on."""
     bench = Early()
     link = bench.link()
-    assert [r.end for r in bench.arrive(link, run(O, 0, 9))] == [4]
-    assert bench.replica.catch_up.early == {O: 5}
+    assert [r.end for r in bench.arrive(link, run(O, 0, 4))] == [4]
+    assert bench.arrive(link, run(O, 4, 9)) == []
+    assert bench.replica.catch_up.early == {O: 9}
     assert Prune((O,)) in bench.sent(link), "the peer is to ship no more of it"
 
 
@@ -1295,7 +1315,9 @@ def test_Early_ShippedOn_NothingIsAskedOrHeldAgainstThePeer(held: int) -> None:
     bench = Early(**({"O": held} if held else {}))
     link = bench.link(O=9)
     bench.sent(link)
-    bench.arrive(link, run(O, held, 9))
+    if held < 4:
+        bench.arrive(link, run(O, held, 4))
+    bench.arrive(link, run(O, 4, 9))
     bench.sent(link)
     for n in range(9, 14):
         assert bench.arrive(link, run(O, n, n + 1)) == []
@@ -1311,15 +1333,17 @@ def test_Early_ShippedOn_NothingIsAskedOrHeldAgainstThePeer(held: int) -> None:
 def test_Early_ClockGetsThere_AskedForAndGoesOn() -> None:
     bench = Early()
     link = bench.link()
-    bench.arrive(link, run(O, 0, 9))
+    bench.arrive(link, run(O, 0, 4))
+    bench.arrive(link, run(O, 4, 6))
     bench.sent(link)
     bench.replica.catch_up.clock_at(LATEST, bench.now)
     assert bench.sent(link) == []
     bench.latest = 6
     bench.replica.catch_up.clock_at(6, bench.now)
     assert Graft({O: 4}) in bench.sent(link)
-    bench.arrive(link, run(O, 4, 9))
-    assert bench.replica.vector.held(O) == 6 and bench.replica.catch_up.early == {O: 7}
+    bench.arrive(link, run(O, 4, 6))
+    bench.arrive(link, run(O, 6, 9))
+    assert bench.replica.vector.held(O) == 6 and bench.replica.catch_up.early == {O: 9}
     bench.latest = 100
     bench.replica.catch_up.clock_at(100, bench.now)
     bench.arrive(link, run(O, 6, 9))
@@ -1331,7 +1355,7 @@ def test_Early_FirstMessageOfAnOrigin_NothingIsKeptOfItButItsName() -> None:
     link = bench.link()
     bench.latest = 0
     assert bench.arrive(link, run(O, 0, 3)) == []
-    assert bench.replica.vector.entries() == {} and bench.replica.catch_up.early == {O: 1}
+    assert bench.replica.vector.heads() == {} and bench.replica.catch_up.early == {O: 3}
     bench.replica.close(link, bench.now)
     assert bench.replica.catch_up.early == {}, "who ships it again says so again"
 
@@ -1340,10 +1364,11 @@ def test_Early_OfSeveralLinks_EachIsToldToShipNoMore() -> None:
     bench = Early()
     links = [bench.link(), bench.link("other")]
     for link in links:
-        bench.arrive(link, run(O, 0, 9))
+        bench.arrive(link, run(O, 0, 4))
+        bench.arrive(link, run(O, 4, 9))
     assert all(Prune((O,)) in bench.sent(link) for link in links)
     bench.replica.close(links[0], bench.now)
-    assert bench.replica.catch_up.early == {O: 5} and bench.sent(links[1]) == []
+    assert bench.replica.catch_up.early == {O: 9} and bench.sent(links[1]) == []
     bench.latest = 9
     bench.replica.catch_up.clock_at(9, bench.now)
     assert Graft({O: 4}) in bench.sent(links[1])
@@ -1368,13 +1393,13 @@ def test_Early_BehindAGap_TheGapIsAskedForFirst() -> None:
 def test_Early_WriteFails_WhatWasDroppedIsAskedForAgain() -> None:
     bench = Early()
     link = bench.link()
-    bench.receive(link, Messages((run(O, 0, 9),)), store=False)
+    bench.receive(link, Messages((run(O, 0, 4), run(O, 4, 9))), store=False)
     bench.sent(link)
     bench.replica.failed(bench.now)
     bench.replica.catch_up.resume(bench.now)
     assert Graft({O: 0}) in bench.sent(link)
-    bench.arrive(link, run(O, 0, 9))
-    assert bench.replica.vector.held(O) == 4 and bench.replica.catch_up.early == {O: 5}
+    bench.arrive(link, run(O, 0, 4), run(O, 4, 9))
+    assert bench.replica.vector.held(O) == 4 and bench.replica.catch_up.early == {O: 9}
 
 
 def test_Ship_FullFrameAndPeerHasTheRestFromElsewhere_ToldByHave() -> None:

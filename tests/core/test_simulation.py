@@ -118,7 +118,7 @@ def test_WipedNode_SameAddress_GetsAllAgain() -> None:
     simulation.warm_up(sim, sim.nodes)
     node = sim.nodes[0]
     node.crash()
-    node.replace_disk(({}, {}))
+    node.replace_disk(({}, {}, {}))
     node.start()
     for other in sim.nodes[1:]:
         Wire(node, other, 0.01)

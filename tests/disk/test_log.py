@@ -22,13 +22,15 @@ from p2p_sync.disk.store import Store
 from p2p_sync.errors import LogError, LogFull
 from p2p_sync.settings import COPY_STRETCH, COPY_WINDOW, MAX_MATCHED
 from p2p_sync.wire.frames import Message
-from p2p_sync.wire.logframes import NO_HASH, Entry, PackedRun, Run, chain
+from p2p_sync.wire.logframes import NO_HASH, NOTHING_HELD, Entry, Head, PackedRun, Run, chain
 from tests.harness.deduplication import shown
 from tests.harness.support import SCALE, wait_until
 
 A, B, C = (f"{digit * 32}-1" for digit in "abc")
 START: Place = (-1, "", 0)
 PLENTY = 1 << 40
+SIGNATURE = "ab" * 96
+"""The log does not check signatures: links do."""
 
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=40),
@@ -57,12 +59,12 @@ class Feed:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self._ends: dict[str, tuple[int, str]] = {}
+        self._ends: dict[str, Head] = {}
 
     def run(self, origin: str, *entries: Entry) -> Run:
-        after, previous = self._ends.get(origin, (0, NO_HASH))
-        run = Run(origin, after, previous, entries, chain(previous, entries))
-        self._ends[origin] = (run.end, run.hashes[-1])
+        after, previous, _ = self._ends.get(origin, NOTHING_HELD)
+        run = Run(origin, after, previous, entries, chain(previous, entries), SIGNATURE)
+        self._ends[origin] = run.head
         texts = [(entry, text) for entry in entries for text in entry.texts]
         self.messages += [
             Message(origin, after + n, entry.time, text, entry.heard)
@@ -70,7 +72,7 @@ class Feed:
         ]
         return run
 
-    def vector(self) -> dict[str, tuple[int, str]]:
+    def vector(self) -> dict[str, Head]:
         return dict(self._ends)
 
     def sorted(self) -> list[Message]:
@@ -160,7 +162,8 @@ def test_pieces_of_any_size_go_on_from_each_other(
     texts = [f"text {n} " + "x" * (n % 37) for n in range(90)]
     with opened(tmp_path) as (_, log):
         for n in range(0, 90, 9):
-            log.append([feed.run(A, *entries_of(*texts[n : n + 9])), feed.run(B, Entry(n, "b"))])
+            ours = [feed.run(A, entry) for entry in entries_of(*texts[n : n + 9])]
+            log.append([*ours, feed.run(B, Entry(n, "b"))])
         if not reopened:
             check_pieces(log, feed, texts, size)
     with opened(tmp_path) as (_, log):
@@ -176,7 +179,7 @@ def check_pieces(log: Log, feed: Feed, texts: list[str], size: int) -> None:
         running = chain(running, run.entries)[-1]
         bytes_of_it = sum(len(entry.text) for entry in run.entries)
         assert bytes_of_it <= size or len(run.entries) == 1
-    assert feed.vector()[A] == (90, running)
+    assert feed.vector()[A] == (90, running, SIGNATURE)
     if size == 1:
         assert len(runs) == 90, "at least one message, and here no more"
 
@@ -185,7 +188,7 @@ def check_pieces(log: Log, feed: Feed, texts: list[str], size: int) -> None:
 def test_a_piece_ends_where_it_is_told(tmp_path: Path, reopened: bool) -> None:
     feed = Feed()
     with opened(tmp_path) as (_, log):
-        log.append([feed.run(A, *entries_of(*"abcdefgh"))])
+        log.append([feed.run(A, entry) for entry in entries_of(*"abcdefgh")])
         if not reopened:
             run, _ = log.read(A, 2, 5, PLENTY)
             assert (run.after, run.end, [e.text for e in run.entries]) == (2, 5, ["c", "d", "e"])
@@ -194,10 +197,58 @@ def test_a_piece_ends_where_it_is_told(tmp_path: Path, reopened: bool) -> None:
         assert (run.after, run.end, [e.text for e in run.entries]) == (2, 5, ["c", "d", "e"])
 
 
+@pytest.mark.parametrize("reopened", [False, True], ids=["from memory", "from the disk"])
+def test_a_piece_ends_with_a_signed_entry(tmp_path: Path, reopened: bool) -> None:
+    """Only the last entry of a run is signed: a piece goes on to the next one or ends before it."""
+    feed = Feed()
+
+    def check(log: Log) -> None:
+        ends = {upto: log.read(A, 0, upto, PLENTY)[0].end for upto in range(1, 10)}
+        assert ends == {1: 3, 2: 3, 3: 3, 4: 4, 5: 9, 6: 9, 7: 9, 8: 9, 9: 9}
+        assert log.read(A, 1, 2, PLENTY)[0].after == 1, "it may begin anywhere"
+        assert log.read(A, 0, 9, 45)[0].end == 4, "no room for five more"
+        assert log.read(A, 4, 9, 1)[0].end == 9, "never less than a signed piece"
+        assert log.read(A, 0, 9, PLENTY)[0].signature == SIGNATURE
+
+    with opened(tmp_path) as (_, log):
+        for texts in ("abc", "d", "efghi"):
+            log.append([feed.run(A, *entries_of(*texts))])
+        if not reopened:
+            check(log)
+    with opened(tmp_path) as (_, log):
+        check(log)
+
+
+@pytest.mark.parametrize("reopened", [False, True], ids=["from memory", "from the disk"])
+def test_a_piece_ends_where_its_origin_was_silent_for_an_hour(
+    tmp_path: Path, reopened: bool
+) -> None:
+    feed = Feed()
+    hour = 3_600_000
+    with opened(tmp_path) as (_, log):
+        for time in (1, hour, 2 * hour, 3 * hour + 1):
+            log.append([feed.run(A, Entry(time, "text"))])
+        if not reopened:
+            assert log.read(A, 0, 4, PLENTY)[0].end == 3
+    with opened(tmp_path) as (_, log):
+        assert log.read(A, 0, 4, PLENTY)[0].end == 3
+        assert log.read(A, 3, 4, PLENTY)[0].end == 4
+
+
+def test_the_hash_at_a_place_is_known_where_an_entry_ends() -> None:
+    feed = Feed()
+    with opened() as (_, log):
+        run = feed.run(A, Entry(1, "a"), Entry.of(2, ["b", "c"]))
+        log.append([run])
+        found = [log.hash_at(A, n) for n in range(1, 5)]
+        assert found == [run.hashes[0], None, run.hashes[1], None]
+        assert log.hash_at(B, 1) is None
+
+
 def test_the_room_that_is_left_shrinks_by_what_was_read() -> None:
     feed = Feed()
     with opened() as (_, log):
-        log.append([feed.run(A, *entries_of("\u20ac" * 100, "b"))])
+        log.append([feed.run(A, entry) for entry in entries_of("\u20ac" * 100, "b")])
         _, left = log.read(A, 0, 1, 1000)
         assert left <= 1000 - 300, "bytes of UTF-8 count, not characters"
         _, left = log.read(A, 0, 1, 10)
@@ -713,8 +764,9 @@ def test_no_lock_is_taken_while_another_is_held(
     monkeypatch.setattr(threading, "Lock", TracedLock)
     feed = Feed()
     with opened(tmp_path if on_disk else None) as (store, log):
-        run = feed.run(A, *entries_of("one", "two", "three"))
-        log.append([run, feed.run(B, Entry(1, "copy", True)), feed.run(C, Entry(2, "copy", True))])
+        first, rest = feed.run(A, Entry(1, "one")), feed.run(A, *entries_of("two", "three"))
+        log.append([first, rest])
+        log.append([feed.run(B, Entry(1, "copy", True)), feed.run(C, Entry(2, "copy", True))])
         with store.writing() as database:
             database.execute("UPDATE entries SET data = 'x' WHERE data = 'two'")
         for page in (
@@ -724,12 +776,12 @@ def test_no_lock_is_taken_while_another_is_held(
             log.search("", 9)[0],
         ):
             assert page.damaged == 1
-        assert log.losses() == [(A, 1, run.hashes[0])]
-        log.lose(A, 1, run.hashes[0], 3)
+        assert log.losses() == [(A, first.head)]
+        log.lose(A, first.head, 3)
         assert log.damaged() == [f"{A}:2"] and log.count() == (3, 1)
         with pytest.raises(LogError, match="damaged"):
             log.read(A, 1, 3, PLENTY)
-        log.append([Run(A, 1, run.hashes[0], run.entries[1:], run.hashes[1:])])
+        log.append([rest])
         assert log.damaged() == [] == log.losses() and log.count() == (5, 1)
         assert sorted(followed(log, 2), key=lambda m: m.order) == shown(feed.sorted())
         log.probe()

@@ -9,10 +9,11 @@ import json
 from typing import Any
 
 HASH = "0123456789abcdef" * 2
+SIG = "0123456789abcdef" * 12
 
 TEXTS: dict[str, str] = {
     "a number in a start that JSON readers with doubles cannot hold": json.dumps(
-        {"type": "HAVE", "have": {f"{'a' * 32}-{'9' * 20}": [1, HASH]}}
+        {"type": "HAVE", "have": {f"{'a' * 32}-{'9' * 20}": [1, HASH, SIG]}}
     ),
     "more leaves than a frame may name": json.dumps(
         {
@@ -31,14 +32,18 @@ UNKNOWN = [f"{number:032x}-1" for number in range(1, 200)]
 
 def storm() -> list[dict[str, Any]]:
     """Each of these made a table grow with every frame, or kept what nobody holds for ever."""
-    claims = {"type": "HAVE", "have": {name: [5, HASH] for name in UNKNOWN}, "last": True}
-    more = {"type": "HAVE", "have": {name: [6, HASH] for name in UNKNOWN}}
-    refused = {"type": "PRUNE", "origins": [], "refused": UNKNOWN}
+    claims = {"type": "HAVE", "have": {name: [5, HASH, SIG] for name in UNKNOWN}, "last": True}
+    more = {"type": "HAVE", "have": {name: [6, HASH, SIG] for name in UNKNOWN}}
+    refused = {
+        "type": "PRUNE",
+        "origins": [],
+        "refused": {name: [6, HASH, SIG] for name in UNKNOWN},
+    }
     graft = {"type": "GRAFT", "after": dict.fromkeys(UNKNOWN, 0)}
     gaps = {
         "type": "MESSAGES",
         "runs": [
-            {"origin": name, "after": 5, "previous": HASH, "entries": [[1, "x"]]}
+            {"origin": name, "after": 5, "previous": HASH, "entries": [[1, "x"]], "signature": SIG}
             for name in UNKNOWN
         ],
     }

@@ -34,7 +34,18 @@ from p2p_sync.core.shipping import fill
 from p2p_sync.errors import DialError, LogError
 from p2p_sync.settings import MAX_AHEAD_MS, NEVER, SPARE_PEERS, Settings
 from p2p_sync.wire.frames import Frame, Sockets, decode, encode
-from p2p_sync.wire.logframes import NO_HASH, Entry, Have, Messages, Run, chain
+from p2p_sync.wire.identity import Identity
+from p2p_sync.wire.logframes import (
+    LOG_FRAMES,
+    NO_HASH,
+    Entry,
+    Have,
+    Head,
+    Messages,
+    Run,
+    chain,
+)
+from p2p_sync.wire.signing import checked, signed
 
 EPOCH_MS = 1_700_000_000_000
 """The wall clock when a simulation begins."""
@@ -46,9 +57,10 @@ PORT = 8001
 BY_HAND = Settings(target_links=0)
 """Nodes that do not dial: the wires between them are laid by the test."""
 
-Disk: TypeAlias = tuple[dict[str, list[Entry]], dict[str, list[str]]]
-"""What a node's disk holds: origin -> of each message its entry, and origin -> of each the running
-hash after it, nothing inside of an entry."""
+Disk: TypeAlias = tuple[dict[str, list[Entry]], dict[str, list[str]], dict[str, list[str]]]
+"""What a node's disk holds: origin -> of each message its entry; origin -> of each the running hash
+after it, nothing inside of an entry; and origin -> of each the signature after it, if there is one.
+"""
 
 
 class Simulation:
@@ -63,6 +75,8 @@ class Simulation:
         self.hosts: dict[str, Node] = {}  # by address
         self.tracing = trace
         self.careful = careful
+        self.tampering = 0.0  # the part of the frames about the log that are changed on their way
+        self.tampered = 0
         self.forked: set[str] = set()  # origins that live twice: only there contents may differ
         self.committed: dict[tuple[str, int], Entry] = {}  # all that was ever durable
         self.frames: Counter[type] = Counter()  # sent, by type
@@ -130,7 +144,7 @@ class Simulation:
     def equal(self) -> bool:
         """Whether all running nodes hold the same, with nothing on its way to a disk."""
         running = self.up()
-        vectors = [node.replica.vector.entries() for node in running]
+        vectors = [node.replica.vector.heads() for node in running]
         return not any(node.writing for node in running) and all(v == vectors[0] for v in vectors)
 
     # -- The network -----------------------------------------------------------------------------
@@ -184,7 +198,8 @@ class Node:
         ahead; `given`: addresses given by hand."""
         self.sim = sim
         self.number = number
-        self.id = f"{number:032x}"
+        self.identity = Identity.of_seed(number.to_bytes(32, "big"))
+        self.id = self.identity.node
         self.host = f"10.{1 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
         self.address = f"ws://{self.host}:{PORT}"
         self.side = 0
@@ -198,6 +213,7 @@ class Node:
         self.full = False  # the disk takes nothing
         self.log: dict[str, list[Entry]] = {}  # of each message its entry
         self.hashes: dict[str, list[str]] = {}
+        self.signatures: dict[str, list[str]] = {}
         self.acknowledged: dict[tuple[str, int], Entry] = {}  # own commits that were answered
         self._boot("")
 
@@ -217,7 +233,7 @@ class Node:
     @property
     def conflicts(self) -> set[tuple[str, str]]:
         """The conflicts that it has noticed: peer and origin."""
-        return {(conflict.peer, conflict.origin) for conflict in self.core.exchange.conflicts}
+        return set(self.core.exchange.conflicts)
 
     # -- Life ------------------------------------------------------------------------------------
 
@@ -226,7 +242,7 @@ class Node:
         self.ends: dict[End, None] = {}
         self.writing: list[Run] = []  # in the transaction that is under way
         self.timer = NEVER
-        vector = {name: (len(log), self.hashes[name][-1]) for name, log in self.log.items()}
+        vector = {name: self.head(name, len(log)) for name, log in self.log.items()}
         wall = self.wall()
         times = [log[-1].time for log in self.log.values()]
         newest = max((time for time in times if time < wall + MAX_AHEAD_MS), default=0)
@@ -247,6 +263,15 @@ class Node:
                 core.book.restore(known, self.sim.now)
             for address in self.given:
                 core.connect(address)
+
+    def head(self, name: str, n: int) -> Head:
+        """What the disk holds of the first `n` messages of an origin."""
+        return Head(n, self.hashes[name][n - 1], self.signatures[name][n - 1])
+
+    def hash_at(self, name: str, n: int) -> str | None:
+        """The running hash over the first `n` messages of an origin, if they are here."""
+        hashes = self.hashes.get(name, [])
+        return (hashes[n - 1] or None) if n <= len(hashes) else None
 
     def crash(self, notice: float = 0.2) -> None:
         """Die at once. What is not durable is lost; peers notice within `notice` seconds."""
@@ -271,12 +296,13 @@ class Node:
         return (
             {name: log[:] for name, log in self.log.items()},
             {name: hashes[:] for name, hashes in self.hashes.items()},
+            {name: signatures[:] for name, signatures in self.signatures.items()},
         )
 
     def replace_disk(self, disk: Disk) -> None:
         """Put in another disk while the node is down."""
         assert not self.up
-        self.log, self.hashes = disk
+        self.log, self.hashes, self.signatures = disk
         self.acknowledged = {
             (name, seq): message
             for (name, seq), message in self.acknowledged.items()
@@ -359,7 +385,7 @@ class Node:
 
     def _write(self) -> None:
         """Begin a transaction with all that waits."""
-        self.writing = self.core.commits.to_store()
+        self.writing = signed(self.core.commits.to_store(), self.identity)
         if self.disk == 0.0 and not self.full:
             self._end(self.core)
         else:
@@ -395,7 +421,7 @@ class Node:
         for run in runs:
             name = run.origin
             if name not in self.log:
-                self.log[name], self.hashes[name] = [], []
+                self.log[name], self.hashes[name], self.signatures[name] = [], [], []
             log = self.log[name]
             assert len(log) == run.after, f"{self}: {run.after} of {name} after {len(log)}"
             for entry, running in zip(run.entries, run.hashes, strict=True):
@@ -404,16 +430,20 @@ class Node:
                     known = committed.setdefault((name, len(log)), entry)
                     assert known is entry or known == entry or name in self.sim.forked
                 self.hashes[name] += [""] * (entry.length - 1) + [running]
+            self.signatures[name] += [""] * (run.count - 1) + [run.signature]
 
     def read(self, name: str, after: int, upto: int, room: int) -> tuple[Run, int]:
-        """Read whole entries of an origin until `room` messages are read; return what is left."""
+        """Read whole entries of an origin until `room` messages are read, and on to the next
+        signed one; return what is left."""
         log, entries, end = self.log[name], [], after
-        while end < min(upto, after + room):
+        signatures = self.signatures[name]
+        while end < min(upto, after + room) or not signatures[end - 1]:
             entries.append(log[end])
             end += log[end].length
         previous = self.hashes[name][after - 1] if after else NO_HASH
         assert previous or not after, "from inside an entry"
-        run = Run(name, after, previous, tuple(entries), chain(previous, entries))
+        hashes = chain(previous, entries)
+        run = Run(name, after, previous, tuple(entries), hashes, signatures[end - 1])
         return run, room - (end - after)
 
     def _check_order(self, message: Entry) -> None:
@@ -627,10 +657,34 @@ class End:
         if sim.careful:
             if sim.tracing:
                 sim.trace(self.node, "->", self.other.node, describe(frame))
-            for name, (n, running) in getattr(frame, "have", {}).items():
-                assert self.node.hashes[name][n - 1] == running, "told, and not durable"
+            for name, head in getattr(frame, "have", {}).items():
+                assert self.node.head(name, head.n) == head, "announced, and not durable"
             frame = decode(encode(frame))  # type: ignore[arg-type]
+        if sim.tampering and sim.rng.random() < sim.tampering:
+            frame = self._tampered(frame)
         sim.at(arrival, self.other._arrive, frame)
+
+    def _tampered(self, frame: Frame) -> Frame:
+        """Return a frame as it is without the keys of others, if it says something about the log: a
+        text is changed, a signature is another one, or more is claimed than is signed."""
+        rng = self.sim.rng
+        if isinstance(frame, Messages):
+            first, *others = frame.runs
+            if rng.random() < 0.5:
+                entry = first.entries[0]._replace(text="forged", length=1)
+                entries = (entry, *first.entries[1:])
+                hashes = chain(first.previous, entries)
+                first = Run(first.origin, first.after, first.previous, entries, hashes,
+                            first.signature)  # fmt: skip
+            else:
+                first = replace(first, signature=first.signature[:-1] + "0")
+            self.sim.tampered += 1
+            return replace(frame, runs=(first, *others))
+        if isinstance(frame, Have) and frame.have:
+            name, head = next(iter(frame.have.items()))
+            self.sim.tampered += 1
+            return replace(frame, have={**frame.have, name: head._replace(n=head.n + 1_000)})
+        return frame
 
     def _arrive(self, frame: Frame) -> None:
         if not self.here or (self.wire.lost and not isinstance(frame, Sockets)):
@@ -641,12 +695,19 @@ class End:
                 if run.after == 0:
                     self.sim.received_first += 1
         with self.node.turn() as core:
+            if isinstance(frame, LOG_FRAMES):
+                proven = checked(frame, core.exchange.doubtful(self.peer, frame), self.node.hash_at)
+                if proven is None:
+                    core.links.fault(self.peer, "signature", "a signature is wrong")
+                    return
+                frame = proven
             core.received(self.peer, frame)
 
 
 def short(origin: str) -> str:
-    """Return an origin without its leading zeros, for the trace."""
-    return origin.lstrip("0") if not origin.startswith("0" * 32) else "0" + origin[32:]
+    """Return the beginning of a node's id, and its start, for the trace."""
+    node, _, start = origin.partition("-")
+    return f"{node[:4]}-{start}"
 
 
 def describe(frame: Frame) -> str:
@@ -658,7 +719,7 @@ def describe(frame: Frame) -> str:
     words += [f"refused {short(name)}" for name in getattr(frame, "refused", ())]
     words += [f"{short(name)} after {n}" for name, n in getattr(frame, "after", {}).items()]
     if have := getattr(frame, "have", None):
-        words.append("have " + " ".join(f"{short(k)}:{n}" for k, (n, _) in have.items()))
+        words.append("have " + " ".join(f"{short(k)}:{head.n}" for k, head in have.items()))
     words += [flag for flag in ("last", "ack") if getattr(frame, flag, False)]
     return " ".join(words)
 

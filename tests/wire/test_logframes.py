@@ -26,6 +26,7 @@ from p2p_sync.wire.logframes import (
     Entry,
     Graft,
     Have,
+    Head,
     LogFrame,
     Messages,
     Prune,
@@ -35,9 +36,11 @@ from p2p_sync.wire.logframes import (
 
 A, B = "a" * 32 + "-1", "b" * 32 + "-4711"
 HASH = "0123456789abcdef" * 2
+SIG = "0123456789abcdef" * 12
 
 ORIGINS = st.from_regex(r"[0-9a-f]{32}-[0-9]{1,16}", fullmatch=True)
 HASHES = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
+SIGNATURES = st.from_regex(r"[0-9a-f]{192}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 ENTRIES = st.one_of(
     st.builds(Entry, st.integers(0, MAX_NUMBER), TEXTS, st.booleans(), st.just(1)),
@@ -45,7 +48,9 @@ ENTRIES = st.one_of(
         lambda pair: Entry.of(*pair)
     ),
 )
-HAVES = st.dictionaries(ORIGINS, st.tuples(st.integers(1, MAX_NUMBER), HASHES), max_size=5)
+HAVES = st.dictionaries(
+    ORIGINS, st.builds(Head, st.integers(1, MAX_NUMBER), HASHES, SIGNATURES), max_size=5
+)
 INDEXES = st.none() | st.integers(0, MAX_NUMBER)
 
 
@@ -53,7 +58,8 @@ INDEXES = st.none() | st.integers(0, MAX_NUMBER)
 def runs(draw: st.DrawFn) -> Run:
     after = draw(st.integers(0, 2**40))
     entries = tuple(draw(st.lists(ENTRIES, min_size=1, max_size=8)))
-    return Run(draw(ORIGINS), after, draw(HASHES) if after else NO_HASH, entries)
+    previous = draw(HASHES) if after else NO_HASH
+    return Run(draw(ORIGINS), after, previous, entries, (), draw(SIGNATURES))
 
 
 FRAMES = st.one_of(
@@ -62,7 +68,7 @@ FRAMES = st.one_of(
     st.builds(
         Prune,
         st.lists(ORIGINS, max_size=4).map(tuple),
-        st.lists(ORIGINS, max_size=4).map(tuple),
+        HAVES,
         HAVES,
         st.booleans(),
     ),
@@ -131,8 +137,8 @@ def test_every_part_of_a_message_is_in_its_hash(one: Entry, other: Entry) -> Non
 
 
 def test_unknown_fields_are_ignored() -> None:
-    text = json.dumps({"type": "HAVE", "have": {A: [1, HASH]}, "last": True, "new": {"x": 1}})
-    assert decode(text) == Have({A: (1, HASH)}, True)
+    text = json.dumps({"type": "HAVE", "have": {A: [1, HASH, SIG]}, "last": True, "new": {"x": 1}})
+    assert decode(text) == Have({A: Head(1, HASH, SIG)}, True)
 
 
 # -- what is wrong ----------------------------------------------------------------------------
@@ -140,7 +146,14 @@ def test_unknown_fields_are_ignored() -> None:
 
 def run(**fields: Any) -> dict[str, Any]:
     """A run as it travels, with some fields changed; None leaves one out."""
-    whole = {"origin": A, "after": 0, "previous": "", "entries": [[1, "text"]], **fields}
+    whole = {
+        "origin": A,
+        "after": 0,
+        "previous": "",
+        "entries": [[1, "text"]],
+        "signature": SIG,
+        **fields,
+    }
     return {name: value for name, value in whole.items() if value is not None}
 
 
@@ -154,22 +167,28 @@ WRONG: list[dict[str, Any]] = [
     {"type": "HAVE", "have": []},
     {"type": "HAVE", "have": {A: 1}},
     {"type": "HAVE", "have": {A: [1]}},
-    {"type": "HAVE", "have": {A: [1, HASH, 1]}},
-    {"type": "HAVE", "have": {A: [0, HASH]}},
-    {"type": "HAVE", "have": {A: [-1, HASH]}},
-    {"type": "HAVE", "have": {A: [True, HASH]}},
-    {"type": "HAVE", "have": {A: [1.0, HASH]}},
-    {"type": "HAVE", "have": {A: ["1", HASH]}},
-    {"type": "HAVE", "have": {A: [2**53, HASH]}},
-    {"type": "HAVE", "have": {A: [1, ""]}},
-    {"type": "HAVE", "have": {A: [1, HASH.upper()]}},
-    {"type": "HAVE", "have": {A: [1, HASH + "0"]}},
-    {"type": "HAVE", "have": {A: [1, None]}},
-    {"type": "HAVE", "have": {"": [1, HASH]}},
-    {"type": "HAVE", "have": {"a" * 32: [1, HASH]}},
-    {"type": "HAVE", "have": {A.upper(): [1, HASH]}},
-    {"type": "HAVE", "have": {A + "\n": [1, HASH]}},
-    {"type": "HAVE", "have": {"a" * 32 + "-\u0661": [1, HASH]}},
+    {"type": "HAVE", "have": {A: [1, HASH, SIG, 1]}},
+    {"type": "HAVE", "have": {A: [0, HASH, SIG]}},
+    {"type": "HAVE", "have": {A: [-1, HASH, SIG]}},
+    {"type": "HAVE", "have": {A: [True, HASH, SIG]}},
+    {"type": "HAVE", "have": {A: [1.0, HASH, SIG]}},
+    {"type": "HAVE", "have": {A: ["1", HASH, SIG]}},
+    {"type": "HAVE", "have": {A: [2**53, HASH, SIG]}},
+    {"type": "HAVE", "have": {A: [1, "", SIG]}},
+    {"type": "HAVE", "have": {A: [1, HASH.upper(), SIG]}},
+    {"type": "HAVE", "have": {A: [1, HASH + "0", SIG]}},
+    {"type": "HAVE", "have": {A: [1, None, SIG]}},
+    {"type": "HAVE", "have": {A: [1, HASH]}},
+    {"type": "HAVE", "have": {A: [1, HASH, None]}},
+    {"type": "HAVE", "have": {A: [1, HASH, ""]}},
+    {"type": "HAVE", "have": {A: [1, HASH, SIG[1:]]}},
+    {"type": "HAVE", "have": {A: [1, HASH, SIG + "0"]}},
+    {"type": "HAVE", "have": {A: [1, HASH, SIG.upper()]}},
+    {"type": "HAVE", "have": {"": [1, HASH, SIG]}},
+    {"type": "HAVE", "have": {"a" * 32: [1, HASH, SIG]}},
+    {"type": "HAVE", "have": {A.upper(): [1, HASH, SIG]}},
+    {"type": "HAVE", "have": {A + "\n": [1, HASH, SIG]}},
+    {"type": "HAVE", "have": {"a" * 32 + "-\u0661": [1, HASH, SIG]}},
     {"type": "HAVE", "have": {}, "last": 1},
     {"type": "HAVE", "have": {}, "last": "true"},
     {"type": "HAVE", "have": {}, "ack": 0},
@@ -179,7 +198,7 @@ WRONG: list[dict[str, Any]] = [
     {"type": "MESSAGES", "runs": [1]},
     {"type": "MESSAGES", "runs": [[]]},
     {"type": "MESSAGES", "runs": [run()], "have": []},
-    {"type": "MESSAGES", "runs": [run()], "have": {A: [0, HASH]}},
+    {"type": "MESSAGES", "runs": [run()], "have": {A: [0, HASH, SIG]}},
     messages(origin=None),
     messages(origin=7),
     messages(origin=A + "x"),
@@ -201,7 +220,7 @@ WRONG: list[dict[str, Any]] = [
     messages(entries=[[]]),
     messages(entries=[[1]]),
     messages(entries=[["text", 1]]),
-    messages(entries=[[1, None]]),
+    messages(entries=[[1, None, SIG]]),
     messages(entries=[[1, 7]]),
     messages(entries=[[-1, "text"]]),
     messages(entries=[[1.5, "text"]]),
@@ -225,7 +244,8 @@ WRONG: list[dict[str, Any]] = [
     {"type": "PRUNE", "origins": [7]},
     {"type": "PRUNE", "origins": ["x"]},
     {"type": "PRUNE", "origins": [], "refused": ["x"]},
-    {"type": "PRUNE", "origins": [], "refused": {}},
+    {"type": "PRUNE", "origins": [], "refused": []},
+    {"type": "PRUNE", "origins": [], "refused": {A: [1, HASH]}},
     {"type": "GRAFT"},
     {"type": "GRAFT", "after": None},
     {"type": "GRAFT", "after": []},
@@ -286,6 +306,10 @@ def test_any_field_of_a_run_is_good_or_breaks_the_protocol(name: str, value: Any
 # -- limits -----------------------------------------------------------------------------------
 
 
+def signed_run(origin: str, after: int, previous: str, entries: tuple[Entry, ...]) -> Run:
+    return Run(origin, after, previous, entries, (), SIG)
+
+
 def origins(count: int) -> list[str]:
     return [f"{n:032x}-1" for n in range(count)]
 
@@ -294,8 +318,8 @@ def origins(count: int) -> list[str]:
     ("most", "more"),
     [
         (
-            Have(dict.fromkeys(origins(MAX_ORIGINS_NAMED), (MAX_NUMBER, HASH))),
-            Have(dict.fromkeys(origins(MAX_ORIGINS_NAMED + 1), (MAX_NUMBER, HASH))),
+            Have(dict.fromkeys(origins(MAX_ORIGINS_NAMED), Head(MAX_NUMBER, HASH, SIG))),
+            Have(dict.fromkeys(origins(MAX_ORIGINS_NAMED + 1), Head(MAX_NUMBER, HASH, SIG))),
         ),
         (
             Graft(dict.fromkeys(origins(MAX_ORIGINS_NAMED), MAX_NUMBER)),
@@ -303,44 +327,52 @@ def origins(count: int) -> list[str]:
         ),
         (Prune(tuple(origins(MAX_ORIGINS_NAMED))), Prune(tuple(origins(MAX_ORIGINS_NAMED + 1)))),
         (
-            Prune((), tuple(origins(MAX_ORIGINS_NAMED))),
-            Prune((), tuple(origins(MAX_ORIGINS_NAMED + 1))),
+            Prune((), dict.fromkeys(origins(MAX_ORIGINS_NAMED), Head(1, HASH, SIG))),
+            Prune((), dict.fromkeys(origins(MAX_ORIGINS_NAMED + 1), Head(1, HASH, SIG))),
         ),
         (
-            Messages((Run(A, 0, "", (Entry(1, "x"),) * MAX_BATCH),)),
-            Messages((Run(A, 0, "", (Entry(1, "x"),) * (MAX_BATCH + 1)),)),
+            Messages((signed_run(A, 0, "", (Entry(1, "x"),) * MAX_BATCH),)),
+            Messages((signed_run(A, 0, "", (Entry(1, "x"),) * (MAX_BATCH + 1)),)),
         ),
         (
-            Messages(tuple(Run(name, 0, "", (Entry(1, "x"),)) for name in origins(MAX_BATCH))),
-            Messages(tuple(Run(name, 0, "", (Entry(1, "x"),)) for name in origins(MAX_BATCH + 1))),
+            Messages(
+                tuple(signed_run(name, 0, "", (Entry(1, "x"),)) for name in origins(MAX_BATCH))
+            ),
+            Messages(
+                tuple(signed_run(name, 0, "", (Entry(1, "x"),)) for name in origins(MAX_BATCH + 1))
+            ),
         ),
         (
-            Messages((Run(A, 0, "", (Entry(1, "x"),) * (MAX_SHIPPED // 3)),) * 3),
-            Messages((Run(A, 0, "", (Entry(1, "x"),) * (MAX_SHIPPED // 3 + 1)),) * 3),
+            Messages((signed_run(A, 0, "", (Entry(1, "x"),) * (MAX_SHIPPED // 3)),) * 3),
+            Messages((signed_run(A, 0, "", (Entry(1, "x"),) * (MAX_SHIPPED // 3 + 1)),) * 3),
         ),
         (
-            Messages((Run(A, 0, "", (Entry.of(1, ["x"] * MAX_BATCH),) * 2),)),
-            Messages((Run(A, 0, "", (*(Entry.of(1, ["x"] * MAX_BATCH),) * 2, Entry(1, "x"))),)),
+            Messages((signed_run(A, 0, "", (Entry.of(1, ["x"] * MAX_BATCH),) * 2),)),
+            Messages(
+                (signed_run(A, 0, "", (*(Entry.of(1, ["x"] * MAX_BATCH),) * 2, Entry(1, "x"))),)
+            ),
         ),
         (
-            Messages((Run(A, 0, "", (Entry.of(1, ["x"] * MAX_BATCH),)),)),
-            Messages((Run(A, 0, "", (Entry.of(1, ["x"] * (MAX_BATCH + 1)),)),)),
+            Messages((signed_run(A, 0, "", (Entry.of(1, ["x"] * MAX_BATCH),)),)),
+            Messages((signed_run(A, 0, "", (Entry.of(1, ["x"] * (MAX_BATCH + 1)),)),)),
         ),
         (
-            Messages((Run(A, 0, "", (Entry.of(1, ["x" * (MAX_ENTRY_BYTES // 2)] * 2),)),)),
-            Messages((Run(A, 0, "", (Entry.of(1, ["x" * (MAX_ENTRY_BYTES // 2 + 1)] * 2),)),)),
+            Messages((signed_run(A, 0, "", (Entry.of(1, ["x" * (MAX_ENTRY_BYTES // 2)] * 2),)),)),
+            Messages(
+                (signed_run(A, 0, "", (Entry.of(1, ["x" * (MAX_ENTRY_BYTES // 2 + 1)] * 2),)),)
+            ),
         ),
         (
-            Messages((Run(A, 0, "", (Entry.of(1, ["x" * MAX_MESSAGE_BYTES, "x"]),)),)),
-            Messages((Run(A, 0, "", (Entry.of(1, ["x" * (MAX_MESSAGE_BYTES + 1), "x"]),)),)),
+            Messages((signed_run(A, 0, "", (Entry.of(1, ["x" * MAX_MESSAGE_BYTES, "x"]),)),)),
+            Messages((signed_run(A, 0, "", (Entry.of(1, ["x" * (MAX_MESSAGE_BYTES + 1), "x"]),)),)),
         ),
         (
-            Messages((Run(A, 0, "", (Entry(1, "x" * MAX_MESSAGE_BYTES),)),)),
-            Messages((Run(A, 0, "", (Entry(1, "x" * (MAX_MESSAGE_BYTES + 1)),)),)),
+            Messages((signed_run(A, 0, "", (Entry(1, "x" * MAX_MESSAGE_BYTES),)),)),
+            Messages((signed_run(A, 0, "", (Entry(1, "x" * (MAX_MESSAGE_BYTES + 1)),)),)),
         ),
         (
-            Messages((Run(A, MAX_NUMBER - 1, HASH, (Entry(MAX_NUMBER, "x"),)),)),
-            Messages((Run(A, MAX_NUMBER, HASH, (Entry(MAX_NUMBER, "x"),)),)),
+            Messages((signed_run(A, MAX_NUMBER - 1, HASH, (Entry(MAX_NUMBER, "x"),)),)),
+            Messages((signed_run(A, MAX_NUMBER, HASH, (Entry(MAX_NUMBER, "x"),)),)),
         ),
     ],
     ids=[
@@ -370,5 +402,5 @@ def test_what_is_at_a_limit_is_taken_and_what_is_over_it_is_not(
 
 def test_a_whole_vector_stays_below_256_kib_a_frame() -> None:
     longest = [f"{n:032x}-{MAX_NUMBER}" for n in range(MAX_ORIGINS_NAMED)]
-    frame = Have(dict.fromkeys(longest, (MAX_NUMBER, HASH)), True, True)
+    frame = Have(dict.fromkeys(longest, Head(MAX_NUMBER, HASH, SIG)), True, True)
     assert len(encode(frame).encode()) <= 256 * 1024

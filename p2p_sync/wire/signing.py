@@ -1,0 +1,116 @@
+"""Signed history: only a node itself can say what its origin has committed.
+
+The running hash over an origin's messages 1 ... n covers all of them. So one signature over the
+origin, n and that hash (a *head*) proves them all. A node signs the last entry of each of its
+transactions, and further ones so that no more than a frame holds lies between two signatures. What
+is shipped ends at a signed entry: a run is checked by its hashes and one signature, however long it
+is. What HAVE announces is a head, too, so nobody can claim messages of an origin that its node has
+not signed.
+
+A signature on the wire and in the log is the public key followed by the Ed25519 signature, 192
+hexadecimal digits. The key must be the one that the node's id in the origin derives from. So a
+receiver needs to know nothing but what it is sent.
+
+A node can sign two different continuations of its own log: a *fork*. Two heads prove it, and that
+nobody else did it. The running hash has 128 bits, so a node that spends 2**64 hashes on it can make
+two logs with one head, of its own origin only.
+
+Pure. Any thread may call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
+from .identity import KEY_DIGITS, Identity, is_signed, node_of_key
+from .logframes import Entry, Head, LogFrame, Messages, Prune, Run, Vector
+
+
+def sign(identity: Identity, origin: str, n: int, running: str) -> str:
+    """Return the signature of a head of one of the node's own origins."""
+    return identity.key + identity.sign(_text(origin, n, running))
+
+
+@lru_cache(maxsize=2048)  # one head comes over many links
+def is_genuine(origin: str, head: Head) -> bool:
+    """Return whether the node that `origin` belongs to has signed this head of it."""
+    key, signature = head.signature[:KEY_DIGITS], head.signature[KEY_DIGITS:]
+    try:
+        if not origin.startswith(f"{node_of_key(key)}-"):
+            return False
+    except ValueError:
+        return False
+    return is_signed(key, signature, _text(origin, head.n, head.hash))
+
+
+def _text(origin: str, n: int, running: str) -> bytes:
+    return f"p2p_sync log 2\0{origin}\0{n}\0{running}".encode()
+
+
+def checked(
+    frame: LogFrame, doubtful: Vector, hash_at: Callable[[str, int], str | None]
+) -> LogFrame | None:
+    """Return a frame with what its signatures prove; None if one of them is wrong.
+
+    `doubtful` are the heads that say something new, apart from those of its runs. `hash_at` returns
+    the running hash over the first so many messages of an origin that this node holds, if it holds
+    them. An origin that a peer refuses without showing a fork is only pruned.
+    """
+    heads = dict(doubtful)
+    if isinstance(frame, Prune):
+        heads |= frame.refused
+    if not all(is_genuine(origin, head) for origin, head in heads.items()):
+        return None
+    if isinstance(frame, Messages):
+        return frame if all(is_genuine(run.origin, run.head) for run in frame.runs) else None
+    if isinstance(frame, Prune) and frame.refused:
+        forks = {
+            origin: head
+            for origin, head in frame.refused.items()
+            if hash_at(origin, head.n) not in (None, head.hash)
+        }
+        return replace(frame, origins=(*frame.origins, *frame.refused), refused=forks)
+    return frame
+
+
+def signed(runs: Iterable[Run], identity: Identity) -> list[Run]:
+    """Return the runs of a transaction, those that peers have sent as they are; those of this node,
+    which have no signature yet, are joined and signed.
+
+    `runs` go on without a gap in each origin. A run of the result has the limits of an entry, or is
+    a single entry, so that it fits into a frame.
+    """
+    result: list[Run] = []
+    open_runs: dict[str, list[Run]] = {}  # of each origin, to be signed together
+    sizes: dict[str, int] = {}
+    for run in runs:
+        if run.signature:
+            result.append(run)
+            continue
+        size = sum(_size(entry) for entry in run.entries)
+        joined = open_runs.setdefault(run.origin, [])
+        count = sum(part.count for part in joined) + run.count
+        if joined and (count > MAX_BATCH or sizes[run.origin] + size > MAX_ENTRY_BYTES):
+            result.append(_joined(joined, identity))
+            open_runs[run.origin] = joined = []
+        sizes[run.origin] = size + (sizes[run.origin] if joined else 0)
+        joined.append(run)
+    return result + [_joined(parts, identity) for parts in open_runs.values()]
+
+
+def _size(entry: Entry) -> int:
+    """Return the bytes of an entry's text."""
+    return len(entry.text) if entry.text.isascii() else len(entry.text.encode())
+
+
+def _joined(parts: Sequence[Run], identity: Identity) -> Run:
+    first, last = parts[0], parts[-1]
+    signature = sign(identity, first.origin, last.end, last.hashes[-1])
+    if len(parts) == 1:
+        return replace(first, signature=signature)
+    entries = tuple(entry for part in parts for entry in part.entries)
+    hashes = tuple(running for part in parts for running in part.hashes)
+    return Run(first.origin, first.after, first.previous, entries, hashes, signature)
