@@ -72,6 +72,10 @@ MAX_DIALS: Count = 8
 """Dials at a time to addresses given by hand, and as many to all others: peers can name any number
 of addresses that do not answer, and these must not delay the dials that the operator wants."""
 
+MAX_HOST_DIALS: Count = 2
+"""Of the dials to learned addresses, those at a time to one host on which no node of ours is known:
+peers can name many ports of a host that is not of this network."""
+
 MAX_LOOKUPS: Count = 16
 """Host names that are resolved at a time. Names learned from peers get half of the places."""
 

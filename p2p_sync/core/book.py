@@ -18,8 +18,9 @@ import ipaddress
 import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from ..address import is_local, is_named, place, site
+from ..address import is_local, is_named, parse_address, place, site
 from ..errors import DialError
 from ..settings import (
     GIVE_UP,
@@ -31,6 +32,7 @@ from ..settings import (
     SURPLUS_PAUSE,
     Settings,
 )
+from .hosts import Hosts, backoff
 
 # An IP address and a port.
 Endpoint = tuple[str, int]
@@ -91,6 +93,11 @@ class Known:
         """Whether it has a host name, which must be resolved and may belong to several nodes."""
         return is_named(self.address)
 
+    @cached_property
+    def ip(self) -> str:
+        """The IP address in it, if it has no name."""
+        return parse_address(self.address).host
+
     @property
     def use(self) -> tuple[int, float]:
         """How useful it is; a full book drops the lowest first."""
@@ -106,6 +113,7 @@ class AddressBook:
         self.known: dict[str, Known] = {}  # by address
         self.by_hand: dict[str, Known] = {}  # those given by hand
         self.revision = 0  # grows with each change that should soon be on disk
+        self.hosts = Hosts(settings, rng)
         self._settings = settings
         self._rng = rng
         self._own: set[tuple[str, int]] = set()
@@ -140,6 +148,8 @@ class AddressBook:
         self.known[known.address] = known
         if known.by_hand:
             self.by_hand[known.address] = known
+        if known.worked is not None and known.node and not known.is_name:
+            self.hosts.has_node(known.ip)
 
     def learn(
         self,
@@ -307,14 +317,11 @@ class AddressBook:
         known.next_try = now + SURPLUS_PAUSE * (0.75 + self._rng.random() / 2)
 
     def back_off(self, known: Known, reason: str, now: float) -> None:
-        """Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter"): wait
-        a random time between the first pause and 2, 4, 8 ... times that, up to the longest."""
+        """A dial has failed, or a link has ended: wait; see `hosts.backoff`."""
         known.last_error = reason
         known.changed = now
         known.attempts += 1
-        first = self._settings.redial_first
-        most = min(first * 2.0 ** min(known.attempts, 16), self._settings.redial_longest)
-        known.next_try = now + first + (most - first) * self._rng.random()
+        known.next_try = now + backoff(known.attempts, self._settings, self._rng)
 
 
 def _is_safe(host: str, local: bool) -> bool:

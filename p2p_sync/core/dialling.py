@@ -11,20 +11,30 @@
   is resolved again from time to time, and the other nodes behind it are dialled like learned ones.
 - After a failed dial or the end of a link, the address waits for its backoff (see book.py); for
   SURPLUS_PAUSE if the link was closed because one side has enough.
-- The number of dials at a time is limited, so addresses that do not answer delay nothing else.
+- The number of dials at a time is limited, so addresses that do not answer delay nothing else; and
+  so are the dials to one host that may have nothing to do with this network (see hosts.py).
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..address import Address
+from ..address import Address, site
 from ..codes import GOING_AWAY, NORMAL, TRY_AGAIN_LATER
 from ..errors import DialError
 from ..names import label
-from ..settings import GOOD_LINK, MAX_DIALS, MAX_LOOKUPS, NEVER, SLOW_DIAL, Settings
+from ..settings import (
+    GOOD_LINK,
+    MAX_DIALS,
+    MAX_HOST_DIALS,
+    MAX_LOOKUPS,
+    NEVER,
+    SLOW_DIAL,
+    Settings,
+)
 from .book import AddressBook, Endpoint, Known
 from .effects import DIAL_FAILED, REFUSED, UNNEEDED, Dial, Note
 from .peer import CHECK, NEEDED, PROBE, Peer, count, nodes
@@ -39,6 +49,7 @@ class _Dial:
     purpose: str
     began: float
     resolving: bool  # its host name is being resolved
+    sites: frozenset[str]  # the hosts that it dials, if the address was learned
     further: bool = False  # it looks for further nodes behind the name of a connected node
 
 
@@ -112,14 +123,17 @@ class Dialling:
                 ready.append(known)
         self._rng.shuffle(ready)
         ready.sort(key=lambda known: known.worked is None or known.attempts > 0)
-        places = self._places()
+        places, busy = self._places(), self._busy()
         for known in ready:
             if room <= 0:
                 break
             if places[known.is_name, known.by_hand] <= 0:
                 continue  # the end of a dial makes room
+            if not (known.by_hand or known.is_name) and (free := self._free(known.ip, busy)) > now:
+                again = min(again, free)
+                continue
             self.dial(known, purpose)
-            places = self._places()
+            places, busy = self._places(), self._busy()
             room -= 1
         return again
 
@@ -127,7 +141,9 @@ class Dialling:
         """Start a dial, even if it is not due."""
         now = self._turn.now
         known.changed = now
-        self.under_way[known.address] = _Dial(known, purpose, now, known.is_name)
+        learned = not (known.by_hand or known.is_name)
+        sites = frozenset([site(known.ip)] if learned else ())
+        self.under_way[known.address] = _Dial(known, purpose, now, known.is_name, sites)
         self._dials += 1
         self._turn.effects.add(Dial(known.address, self._dials))
 
@@ -144,6 +160,18 @@ class Dialling:
             (False, True): MAX_DIALS - others.count(True),
             (False, False): MAX_DIALS - others.count(False),
         }
+
+    def _busy(self) -> frozenset[str]:
+        """Return the hosts that are dialled as often as a host may be on which no node is known."""
+        dials = Counter(host for dial in self.under_way.values() for host in dial.sites)
+        return frozenset(host for host, count in dials.items() if count >= MAX_HOST_DIALS)
+
+    def _free(self, ip: str, busy: frozenset[str]) -> float:
+        """Return when a host may be dialled at a learned address; NEVER: when a dial ends."""
+        hosts = self._book.hosts
+        if not hosts.is_limited(ip):
+            return 0.0
+        return NEVER if site(ip) in busy else hosts.next_try(ip)
 
     def _connected(self) -> _Connected:
         return _Connected(self._peers, self._book, self._turn.now)
@@ -179,6 +207,16 @@ class Dialling:
             if not dial.further:
                 known.further_at = now + self._settings.redial_longest
                 return self._unneeded(address)
+        if known.is_name and not known.by_hand:
+            busy = self._busy()
+            times = {end: self._free(end[0], busy) for end in others}
+            others = [end for end in others if times[end] <= now]
+            if not others:
+                del self.under_way[address]
+                first = min(times.values())
+                known.next_try = now + SLOW_DIAL if first == NEVER else first
+                return ()
+            dial.sites = frozenset(site(end[0]) for end in others)
         return book.order(known, others)
 
     def _unneeded(self, address: str) -> tuple[Endpoint, ...]:
@@ -201,6 +239,8 @@ class Dialling:
             text = f"not dialled again: {address} leads to this node itself"
             turn.effects.add(Note(UNNEEDED, text, address, UNNEEDED, address))
             return
+        for host in dial.sites:
+            book.hosts.failed(host, turn.now)
         if dial.purpose == CHECK or book.known.get(address) is not known:
             return
         known.bad.intersection_update(known.endpoints)
@@ -266,6 +306,8 @@ class Dialling:
             lasted = peer.introduced and now - peer.opened >= GOOD_LINK
             if lasted and not known.refused:
                 known.attempts = 0
+            elif not (peer.ours or known.by_hand):
+                book.hosts.failed(peer.remote[0], now)
             book.back_off(known, reason, now)
         else:
             known.next_try = max(known.next_try, now + self._rng.random())

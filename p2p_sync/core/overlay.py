@@ -156,6 +156,7 @@ class Overlay:
             self._remember(peer, peer.address)
         self.gossip.introduced(peer)
         if peer.ours:
+            self.book.hosts.has_node(peer.remote[0])
             self._close_double(peer)
         elif peer.known:
             self.originals.recognise(peer)

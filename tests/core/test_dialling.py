@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from p2p_sync.codes import NORMAL, TRY_AGAIN_LATER
 from p2p_sync.settings import GOOD_LINK, SLOW_DIAL, Settings
 from p2p_sync.wire.frames import Sockets
-from tests.core.rig import LOCAL, Rig, closes, dial_original, due, joins, learn, overlay
+from tests.core.rig import LOCAL, Rig, closes, dial_original, due, join, joins, learn, overlay
 
 
 def test_redialling_backs_off_with_full_jitter_from_a_second_to_a_minute() -> None:
@@ -54,14 +56,14 @@ def test_addresses_that_worked_lately_are_dialled_before_others() -> None:
 def test_all_that_fits_is_dialled_in_one_go() -> None:
     node = overlay("a")
     for port in range(1, 31):
-        learn(node, f"ws://10.0.0.2:{port}", 0.0)
+        learn(node, f"ws://10.0.2.{port}:1", 0.0)
         node.book.add(f"ws://10.0.0.3:{port}", 0.0)
-    by_host = Counter(address[:13] for address in due(node, 0.0))
-    assert by_host == {"ws://10.0.0.3": 8, "ws://10.0.0.2": 1}, "the links to come, and a probe"
+    by_host = Counter(address[:11] for address in due(node, 0.0))
+    assert by_host == {"ws://10.0.0": 8, "ws://10.0.2": 1}, "the links to come, and a probe"
     _, again = node.due(0.0)
     assert again == SLOW_DIAL, "then others may be tried"
-    by_host = Counter(address[:13] for address in due(node, again))
-    assert by_host == {"ws://10.0.0.2": 7}, "eight of each kind at a time"
+    by_host = Counter(address[:11] for address in due(node, again))
+    assert by_host == {"ws://10.0.2": 7}, "eight of each kind at a time"
     assert due(node, again + SLOW_DIAL) == []
 
 
@@ -134,14 +136,60 @@ def test_the_addresses_of_one_host_are_limited_whatever_ids_its_peers_have() -> 
 
 def test_dials_that_are_not_answered_do_not_keep_a_node_from_trying_others() -> None:
     node = overlay("a", Settings(target_links=2))
-    for port in range(1, 6):
-        learn(node, f"ws://10.0.0.2:{port}", 0.0)
+    for host in range(1, 6):
+        learn(node, f"ws://10.0.2.{host}:1", 0.0)
     first = due(node, 0.0)
     for address in first:
         node.dial(address, 0.0)
     assert due(node, 0.5) == [], "they may still come about"
     later = due(node, 1.5)
     assert len(later) == 2 and not {*first} & {*later}
+
+
+@pytest.mark.parametrize("host", ["10.9.9.9", "[2001:db8::9]", "victim{}.example"])
+def test_a_host_that_may_not_be_of_this_network_is_dialled_rarely(host: str) -> None:
+    """Whatever ports of it a peer names, also if it names them again and again."""
+    node = overlay("a")
+    for port in range(1, 256):
+        learn(node, f"ws://{host.format(port)}:{port}", 0.0)
+    first = [node.resolved(a, (("10.9.9.9", 1),), 0.0) for a in due(node, 0.0)]
+    assert sum(map(bool, first)) <= 2
+    for known in [*node.book.known.values()]:
+        node.failed(known.address, "refused", 0.0)
+        node.book.forget(known)
+        learn(node, known.address, 0.0)
+    tried = 0
+    for second in range(600):
+        for address in due(node, float(second)):
+            tried += bool(node.resolved(address, (("10.9.9.9", 1),), float(second)))
+            node.failed(address, "refused", float(second))
+    assert 10 < tried < 60, "the longest backoff is a minute"
+
+
+def test_a_host_where_a_node_was_found_is_dialled_as_fast_as_all_others() -> None:
+    node = overlay("a")
+    for port in range(1, 30):
+        learn(node, f"ws://10.0.1.1:{port}", 0.0)
+    assert len(due(node, 0.0)) == 2
+    join(node, 1, "b")
+    assert len(due(node, 0.0)) == 5, "with the two that are under way and the link, the target"
+
+
+def test_of_a_name_only_the_hosts_are_dialled_that_may_be() -> None:
+    node = overlay("a")
+    node.book.hosts.failed("10.9.9.9", 0.0)
+    learn(node, "ws://name.example:1", 0.0)
+    node.dial("ws://name.example:1", 0.0)
+    ends = (("10.9.9.9", 1), ("10.8.8.8", 1))
+    assert node.resolved("ws://name.example:1", ends, 0.0) == ends[1:]
+
+
+def test_addresses_by_hand_are_dialled_whatever_else_fails_on_their_host() -> None:
+    node = overlay("a")
+    node.book.hosts.failed("10.9.9.9", 0.0)
+    for port in range(1, 6):
+        node.book.add(f"ws://10.9.9.9:{port}", 0.0)
+    assert len(due(node, 0.0)) == 5
 
 
 def test_a_long_link_that_ends_with_a_violation_does_not_make_its_address_good() -> None:
