@@ -643,6 +643,9 @@ CLI_MAX_LINE: Bytes = 1024 * 1024
 CLI_POLL: Seconds = 0.1
 """A command that waits asks the node this often."""
 
+CLI_NAMES: Seconds = 10.0
+"""`log` asks for the names of nodes that it does not know at most this often."""
+
 CLI_ANSWER: Seconds = 10.0
 """A single answer may take this time, if the command has no `--wait`."""
 

@@ -16,15 +16,19 @@ from urllib.parse import quote
 import click
 
 from ..core.verdict import numbered
+from ..names import label
 from ..settings import (
     API_DEFAULT_TIMEOUT,
     API_MAX_COPIES,
     API_MAX_TIMEOUT,
     CLI_ANSWER,
     CLI_LEAST_ANSWER,
+    CLI_NAMES,
     CLI_PAGE,
     CLI_POLL,
     CLI_STORING,
+    NEVER,
+    SHORT_ID,
 )
 from ..web.token import read_token
 from .api import Api, Failure, TooLate
@@ -35,7 +39,7 @@ from .logline import printable
 T = TypeVar("T")
 Command = Callable[..., int | None]
 
-_HEAD = ["ADDRESS", "ID", "LINK", "STATE", "DELAY", "SENT", "RECEIVED", "BEHIND", "VERSION"]
+_HEAD = ["NAME", "ADDRESS", "ID", "LINK", "STATE", "DELAY", "SENT", "RECEIVED", "BEHIND", "VERSION"]
 _COLOURS = {"in_sync": "green", "connected": "green"} | dict.fromkeys(
     ("alone", "refused", "damaged"), "red"
 )
@@ -103,8 +107,9 @@ def status(api: Api, wait: float, as_json: bool) -> int:
     if not as_json:
         for peer in verdict["unreachable"]:
             reason = f": {printable(peer['reason'])}" if peer["reason"] else ""
+            where = f" at {peer['address']}" if peer["address"] not in (None, peer["name"]) else ""
             since = f"is unreachable since {_moment(peer['since'])}{reason}"
-            print(f"  {printable(peer['name'])} {since}", file=sys.stderr)
+            print(f"  {printable(peer['name'] + where)} {since}", file=sys.stderr)
         for warning in answer["warnings"]:
             print(f"Warning: {printable(warning)}.", file=sys.stderr)
     return DONE if in_sync(answer) else NO
@@ -122,7 +127,7 @@ def peers(api: Api, as_json: bool) -> None:
     for row, peer in zip(rows, [None, *answer["peers"]], strict=True):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         if peer:
-            cells[3] = _paint(cells[3], peer["state"])
+            cells[4] = _paint(cells[4], peer["state"])
         _say("  ".join(cells).rstrip())
         if peer and peer["notice"]:
             _say(f"  {printable(peer['notice'])}")
@@ -134,8 +139,9 @@ def _row(peer: dict[str, Any]) -> list[str]:
     rtt, behind = peer["rtt_ms"], peer["behind"]
     unknown = "?" if peer["state"] == "connected" else "-"
     cells = [
+        peer["name"] or "-",
         peer["address"] or "-",
-        (peer["id"] or "-")[:8],
+        (peer["id"] or "-")[:SHORT_ID],
         peer["direction"] or "-",
         peer["state"],
         "-" if rtt is None else f"{rtt:.1f} ms",
@@ -177,7 +183,7 @@ def add(api: Api, address: str, wait: float, as_json: bool) -> int:
     if as_json:
         _say(json.dumps(peer))
     elif connected:
-        other = (peer["id"] or "")[:8] or "an original node"
+        other = label(peer["id"], peer["name"] or "") if peer["id"] else "an original node"
         _say(f"Connected to {printable(peer['address'])} ({printable(other)})")
     else:
         trouble = _trouble(peer) if peer and peer["last_error"] else "the node is dialling it"
@@ -246,6 +252,7 @@ def _decoded(line: bytes) -> str:
 def log(api: Api, follow: bool, as_json: bool) -> None:
     """Print all messages. With -f, print in order of arrival and keep following."""
     messages = api.lines("/api/v1/messages/follow?after=0") if follow else _messages(api)
+    names = _Names(api)
     for message in messages:
         if "damaged" in message:
             print(_left_out(message["damaged"]), file=sys.stderr)
@@ -253,7 +260,8 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
             _say(json.dumps(message))
         else:
             text = printable(message["data"]) or "(empty)"
-            _say(f"{_moment(message['time'])}  {message['origin'][:8]}  {text}")
+            node = names.columns(message["origin"])
+            _say(f"{_moment(message['time'])}  {node}  {text}")
     if follow:
         raise Failure(UNREACHABLE, "the node has stopped")
 
@@ -292,6 +300,27 @@ def import_(api: Api, file: str, as_json: bool) -> None:
                 done["imported"] += answer["count"]
                 done["skipped"] += answer["skipped"]
     _report(done, as_json, sys.stdout)
+
+
+class _Names:
+    """What a node knows of the names of nodes, as columns."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._names: dict[str, str] = {}  # printable, by id
+        self._ask_at = -NEVER
+        self._width = 1
+
+    def columns(self, origin: str) -> str:
+        """Return the shortened id and the name of the node of an origin."""
+        node = origin.partition("-")[0]
+        if node not in self._names and time.monotonic() >= self._ask_at:
+            self._ask_at = time.monotonic() + CLI_NAMES
+            nodes = self._api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"]
+            nodes.append(self._api.ask("/api/v1/status", within=CLI_ANSWER)["node"])
+            self._names = {n["id"]: printable(n["name"]) for n in nodes if n["id"] and n["name"]}
+            self._width = max(map(len, self._names.values()), default=1)
+        return f"{node[:SHORT_ID]}  {self._names.get(node, '-'):{self._width}}"
 
 
 # -- shared ---------------------------------------------------------------------------------------

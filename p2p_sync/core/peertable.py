@@ -23,6 +23,7 @@ class Traffic:
     sent: tuple[int, int] = (0, 0)  # messages, bytes
     received: tuple[int, int] = (0, 0)
     behind: int | None = None  # None: it has not said yet what it holds
+    late: int | None = None  # the same without the latest messages
     notice: str = ""  # why its messages wait, if they do
 
 
@@ -83,6 +84,7 @@ class Entry:
             "sent": {"messages": carried.sent[0], "bytes": carried.sent[1]},
             "received": {"messages": carried.received[0], "bytes": carried.received[1]},
             "behind": (carried.behind if peer.ours else 0) if peer else None,
+            "late": (carried.late if peer.ours else 0) if peer else None,
             "notice": carried.notice,
             "links": list(peer.links) if peer else [],
             "version": (peer.version or None) if peer else None,

@@ -197,15 +197,14 @@ class Replica:
         early = self.catch_up.early
         return {name: time for name, time in early.items() if link.progress.held(name)}
 
-    def late(self, link: ReplicaLink, now: float) -> int:
-        """Return how many messages the peer lacks, apart from the latest: these may be on their way
-        there, or the peer's answer on its way back."""
-        held = max((n for moment, n in self._growth if moment <= now - LATE), default=0)
+    def latest(self, now: float) -> int:
+        """Return how many messages are so new that they may be on their way to a peer, or its
+        answer on its way back."""
         if self._grew <= now - LATE:
-            held = self.count
-        holds = link.progress.holds
-        origins = self.vector.origins.values()
-        return max(0, held - sum(min(o.n, holds.get(o.name, 0)) for o in origins))
+            return 0
+        return self.count - max(
+            (n for moment, n in self._growth if moment <= now - LATE), default=0
+        )
 
     def lag(self, link: ReplicaLink) -> int:
         """Return how many of our messages the peer of `link` lacks, by what it has announced."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ..names import labels
 from ..settings import MAX_UNREACHABLE, VERDICT_ANSWER, VERDICT_RESTART
 
 
@@ -26,7 +27,7 @@ class Verdict(NamedTuple):
     text: str
     synced: int  # connected peers that hold all that this node holds
     peers: int  # peers that are connected or unreachable
-    unreachable: list[dict[str, Any]]  # of those: key, name, since (ms since the epoch), reason
+    unreachable: list[dict[str, Any]]  # of those; `since` is in ms since the epoch
 
     @property
     def good(self) -> bool:
@@ -41,11 +42,12 @@ def verdict(peers: Iterable[Mapping[str, Any]], held: int, behind: int, now: int
     """
     peers = list(peers)
     connected = [peer for peer in peers if peer["state"] == "connected"]
-    lags = [peer["behind"] for peer in connected if peer["behind"] is not None]
-    silent = [peer for peer in connected if peer["behind"] is None]
+    lags = [peer["late"] for peer in connected if peer["late"] is not None]
+    silent = [peer for peer in connected if peer["late"] is None]
     mute = [peer for peer in silent if now - peer["since"] >= VERDICT_ANSWER]
-    missed = [_named(peer, "connected, but it has not said what it holds") for peer in mute]
-    missed += [_named(peer, peer.get("last_error") or "") for peer in peers if is_missed(peer)]
+    names = labels(peers)
+    missed = [_missed(peer, names, "connected, but it has not said what it holds") for peer in mute]
+    missed += [_missed(peer, names, peer["last_error"]) for peer in peers if is_missed(peer)]
     missed.sort(key=lambda peer: peer["since"])
     count, synced = len(lags) + len(missed), lags.count(0)
 
@@ -75,12 +77,14 @@ def is_missed(peer: Mapping[str, Any]) -> bool:
     one that is not needed, nor this node itself."""
     if peer["state"] in ("connected", "self"):
         return False
-    return bool(peer["by_hand"] or (peer["attempts"] and (peer["id"] or peer.get("worked"))))
+    return bool(peer["by_hand"] or (peer["attempts"] and (peer["id"] or peer["worked"])))
 
 
-def _named(peer: Mapping[str, Any], reason: str) -> dict[str, Any]:
-    name = peer.get("address") or (peer["id"] or "")[:8]
-    return {"key": peer.get("key"), "name": name, "since": peer.get("since", 0), "reason": reason}
+def _missed(peer: Mapping[str, Any], names: Mapping[str, str], reason: str) -> dict[str, Any]:
+    """Return an unreachable peer; its `name` is what people call it, if need be its address."""
+    name = (peer["name"] or not peer["address"]) and names.get(peer["id"])
+    found = {field: peer[field] for field in ("key", "id", "address", "since")}
+    return {**found, "name": name or peer["address"] or "", "reason": reason}
 
 
 def _are(count: int) -> str:

@@ -298,6 +298,7 @@ class _Parts:
     def __init__(
         self, port: int, data_dir: str | os.PathLike[str] | None, settings: Settings
     ) -> None:
+        self._name = settings.name or ""
         self.credentials = Credentials(settings)
         self.counters = Counters()
         self.store = Store(data_dir)
@@ -349,7 +350,7 @@ class _Parts:
         self.writer.start()
         self.server.start(self.shell)
         self.shell.start()
-        self.report = Report(self.state, self.store, self.counters)
+        self.report = Report(self.state, self.store, self.counters, self._name)
         self._delivery.start()
 
     def listen(self) -> None:

@@ -9,7 +9,7 @@ import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.clock import early_notice
@@ -21,7 +21,7 @@ from ..core.vector import digest
 from ..core.verdict import Verdict, is_missed, verdict
 from ..disk.store import Store
 from ..metrics import Counters, Counts, Times
-from ..settings import GATHERING, MAX_LAGS, NEARLY_READY
+from ..settings import GATHERING, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
 from .state import State
@@ -30,8 +30,10 @@ from .state import State
 class Report:
     """The questions that can be asked about one node. For any thread."""
 
-    def __init__(self, state: State, store: Store, counters: Counters) -> None:
+    def __init__(self, state: State, store: Store, counters: Counters, name: str) -> None:
+        """`name` is what people call the node."""
         self._state = state
+        self._name = name
         self._store = store
         self._log = state.log
         self._counters = counters
@@ -41,29 +43,29 @@ class Report:
 
     # -- peers ----------------------------------------------------------------------------------
 
-    def peers(self, late: bool = False) -> list[dict[str, Any]]:
-        """Return an entry for each known node or address, in the form of the API.
-
-        `late`: the latest messages do not count for `behind`.
-        """
+    def peers(self) -> list[dict[str, Any]]:
+        """Return an entry for each known node or address, in the form of the API."""
         with self._state.turn() as core:
             peers = list(core.peers)
         # A turn for each: with many origins it takes a while to see how far a peer is behind.
-        traffic = {peer: self._traffic(peer, late) for peer in peers}
+        traffic = {peer: self._traffic(peer) for peer in peers}
         with self._state.turn() as core:
             now, wall = time.monotonic(), time.time()
             return [entry.fields(traffic, now, wall) for entry in _table(core)]
 
-    def _traffic(self, peer: Peer, late: bool) -> Traffic:
+    def _traffic(self, peer: Peer) -> Traffic:
         lag: int | None = None
+        late: int | None = None
         notice = ""
         with self._state.turn() as core:
             if peer.log and peer.log.introduced:
                 replica, log = core.replica, peer.log
-                lag = replica.late(log, core.now) if late else replica.lag(log)
+                lag = replica.lag(log)
+                late = max(0, lag - replica.latest(core.now))
                 notice = early_notice(replica.early_at(log), core.wall)
             sent, received = peer.link.volume
-            return Traffic(peer.rtt, (peer.sent, sent), (peer.received, received), lag, notice)
+            volumes = (peer.sent, sent), (peer.received, received)
+            return Traffic(peer.rtt, *volumes, lag, late, notice)
 
     def forget(self, key: str) -> bool:
         """Close the link to the peer whose entry in `peers` has that `key`, and forget its
@@ -92,10 +94,12 @@ class Report:
 
     # -- state ----------------------------------------------------------------------------------
 
-    def verdict(self) -> Verdict:
-        """Return the state of the node in a word and a line."""
+    def verdict(self, peers: Iterable[Mapping[str, Any]] | None = None) -> Verdict:
+        """Return the state of the node in a word and a line. `peers` are those of `peers()`, for a
+        caller that has asked already."""
         held, _ = self._log.count()
-        return verdict(self.peers(late=True), held, self.behind(), int(time.time() * 1000))
+        peers = self.peers() if peers is None else peers
+        return verdict(peers, held, self.behind(), int(time.time() * 1000))
 
     def behind(self) -> int:
         """Return how many messages are missing here, as far as is known."""
@@ -150,11 +154,19 @@ class Report:
         """Return all measurements, by the names in `GET /metrics`."""
         counts = self._counters.counts() | self._links() | self._messages()
         peers = self.peers()
-        counts["in_sync"] = {(): self.verdict().good}
+        counts["in_sync"] = {(): self.verdict(peers).good}
         counts["peers"] = dict(
             Counter(("unreachable",) if is_missed(peer) else (peer["state"],) for peer in peers)
         )
-        counts["build_info"] = {(__version__, str(PROTOCOL_VERSION), platform.python_version()): 1}
+        lags = {
+            (peer["id"][:SHORT_ID], peer["name"] or ""): peer["behind"]
+            for peer in peers
+            if peer["state"] == "connected" and peer["id"] and peer["behind"] is not None
+        }
+        most = sorted(lags.items(), key=lambda lag: -lag[1])[:MAX_LAGS]
+        counts["peer_lag_messages"] = dict(most)
+        versions = __version__, str(PROTOCOL_VERSION), platform.python_version()
+        counts["build_info"] = {(*versions, self._name): 1}
         counts["log_bytes"] = {(): self._store.size()}
         counts["threads"] = {(): threading.active_count()}
         return counts, self._counters.times()
@@ -170,8 +182,7 @@ class Report:
             )
             volumes = [core.links.carried, *(peer.link.volume for peer in core.peers)]
             sent, received = map(sum, zip(*volumes, strict=True))
-            peers = [peer for peer in core.peers if peer.log]
-            counts: Counts = {
+            return {
                 "links": dict(links),
                 "link_bytes_total": {("out",): sent, ("in",): received},
                 "duplicates_received_total": {(): core.replica.receiver.duplicates},
@@ -181,13 +192,6 @@ class Report:
                 "clock_difference": {(): core.dates.difference(core.wall, core.now) / 1000},
                 "misbehaviour_total": {(kind,): count for kind, count in core.links.faults.items()},
             }
-        lags: dict[tuple[str, ...], int] = {}
-        for peer in peers:  # a turn each, for it takes time that grows with the origins
-            with self._state.turn() as core:
-                if peer.log and peer in core.peers:
-                    lags[peer.log.peer[:8],] = core.replica.lag(peer.log)
-        most = sorted(lags.items(), key=lambda lag: -lag[1])[:MAX_LAGS]
-        return counts | {"peer_lag_messages": dict(most)}
 
     def _messages(self) -> Counts:
         with self._state.turn() as core:

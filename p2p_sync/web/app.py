@@ -27,8 +27,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from ..address import Address, is_loopback, is_private, parse_address
 from ..codes import MAX_NUMBER
+from ..core.deduplication import node_of
 from ..disk.log import Log, Page, Place
 from ..errors import Busy, InputError, LogError, P2PSyncError
+from ..names import labels
 from ..node.node import Node
 from ..settings import (
     API_DEFAULT_LIMIT,
@@ -43,6 +45,7 @@ from ..settings import (
     HTTP_WAITING,
     PAGE_MESSAGES,
     PAGE_PEERS,
+    SHORT_ID,
 )
 from ..wire.frames import Message
 from .answers import TEXT_TYPE, Answer, Progress, page, refusal, refusal_of, wants_page
@@ -488,7 +491,8 @@ def _polled(value: Any) -> Response:
 
 def _index(node: Node, before: Place | None) -> Response:
     messages = node.log.newest(PAGE_MESSAGES, before)
-    status = node.status()
+    status, peers = node.status(), node.peers()
+    names = labels([status["node"], *peers])
     shown = render_template(
         "page.html",
         node=status["node"],
@@ -497,7 +501,8 @@ def _index(node: Node, before: Place | None) -> Response:
         conflicts=status["conflicts"],
         warnings=status["warnings"],
         verdict=status["verdict"],
-        peers=node.peers()[:PAGE_PEERS],
+        peers=peers[:PAGE_PEERS],
+        label=lambda origin: names.get(node_of(origin), origin[:SHORT_ID]),
         messages=messages,
         paged=before is not None,
         older=_token(messages[-1].order) if len(messages) == PAGE_MESSAGES else "",

@@ -31,8 +31,8 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "in_sync": ("1 if all is well: in sync, or alone while no other node is known; else 0.", ()),
     "peers": ("Known peers by state; see the API for the states.", ("state",)),
     "build_info": (
-        "1, labelled with the versions of what is running.",
-        ("version", "protocol", "python"),
+        "1, labelled with the versions of what is running, and with the name of the node.",
+        ("version", "protocol", "python", "name"),
     ),
     "log_messages": (
         "Messages stored: of this node (own), of another (ours), heard from originals.",
@@ -42,7 +42,7 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "behind_messages": ("Messages that this node lacks, by the peer that claims most.", ()),
     "peer_lag_messages": (
         "Messages that a peer lacks, as far as it has said; for the 100 peers that lack most.",
-        ("peer",),
+        ("peer", "name"),
     ),
     "conflicts": ("Message ids with conflicting contents.", ()),
     "waiting_origins": (

@@ -139,10 +139,10 @@ def test_a_url_may_be_short_or_come_from_the_environment(pair: list[NodeProcess]
 def test_peers_are_a_table(pair: list[NodeProcess]) -> None:
     lines = run(pair[0], "peers").stdout.splitlines()
     other = pair[1].id
-    header = "ADDRESS ID LINK STATE DELAY SENT RECEIVED BEHIND VERSION"
+    header = "NAME ADDRESS ID LINK STATE DELAY SENT RECEIVED BEHIND VERSION"
     assert " ".join(lines[0].split()) == header
     (row,) = [line for line in lines if pair[1].address in line]
-    assert row.split()[1:4] == [other[:8], "out", "connected"]
+    assert row.split()[2:5] == [other[:8], "out", "connected"]
     told = json.loads(run(pair[0], "peers", "--json").stdout)
     assert [peer["id"] for peer in told["peers"]] == [other]
 

@@ -9,20 +9,26 @@ import pytest
 from p2p_sync.core.verdict import verdict
 
 
+def peer(**fields: Any) -> dict[str, Any]:
+    """An entry of the table of peers, as far as the verdict reads it."""
+    entry = {"key": "k", "id": None, "name": None, "address": None, "state": "waiting", "late": 0}
+    return {
+        **entry,
+        "by_hand": False,
+        "attempts": 0,
+        "since": 0,
+        "last_error": "",
+        "worked": False,
+    } | fields
+
+
 def linked(behind: int = 0) -> dict[str, Any]:
-    return {"state": "connected", "behind": behind, "by_hand": False, "id": "a" * 32, "attempts": 0}
+    return peer(state="connected", late=behind, id="a" * 32)
 
 
 def away(by_hand: bool = False, known: bool = False, attempts: int = 1) -> dict[str, Any]:
     identity = "b" * 32 if known else None
-    return {
-        "state": "waiting",
-        "behind": 0,
-        "by_hand": by_hand,
-        "id": identity,
-        "attempts": attempts,
-        "since": -60_000,
-    }
+    return peer(by_hand=by_hand, id=identity, attempts=attempts, since=-60_000)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,7 @@ def test_a_peer_that_restarts_raises_no_alarm() -> None:
 
 def unanswered(since: int) -> dict[str, Any]:
     """A peer that is connected since then and has not said what it holds."""
-    return {**linked(), "behind": None, "since": since}
+    return {**linked(), "late": None, "since": since}
 
 
 def test_a_link_that_has_delivered_nothing_is_not_in_sync() -> None:
@@ -88,6 +94,16 @@ def test_a_link_that_has_delivered_nothing_is_not_in_sync() -> None:
     found = verdict([unanswered(0), linked()], 5, 0, 9_000)
     assert found[:2] == ("degraded", "1 of 2 peers is unreachable")
     assert "has not said" in found.unreachable[0]["reason"]
+
+
+def test_an_unreachable_peer_has_its_name_and_its_id_if_two_have_that_name() -> None:
+    web = {**away(known=True), "name": "web", "address": "ws://a:1"}
+    (found,) = verdict([web], 5, 0).unreachable
+    assert (found["name"], found["address"], found["id"]) == ("web", "ws://a:1", "b" * 32)
+    (found,) = verdict([web, {**linked(), "name": "Web"}], 5, 0).unreachable
+    assert found["name"] == "web (bbbbbbbb)"
+    (found,) = verdict([away(known=True)], 5, 0).unreachable
+    assert found["name"] == "bbbbbbbb"
 
 
 def test_the_peer_that_has_been_away_longest_is_named_first() -> None:

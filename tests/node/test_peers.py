@@ -25,8 +25,8 @@ from tests.harness.support import (
 
 FIELDS = {
     "key", "id", "name", "address", "addresses", "direction", "state", "since", "rtt_ms",
-    "attempts", "last_error", "next_try_s", "sent", "received", "behind", "version", "links",
-    "by_hand", "source", "notice", "worked",
+    "attempts", "last_error", "next_try_s", "sent", "received", "behind", "late", "version",
+    "links", "by_hand", "source", "notice", "worked",
 }  # fmt: skip
 
 

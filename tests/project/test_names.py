@@ -91,16 +91,21 @@ def test_a_label_has_the_id_too() -> None:
     assert label(ONE, "") == "0123abcd"
 
 
+def called(names: dict[str, str]) -> dict[str, str]:
+    """What a list calls nodes with these names, by id."""
+    return labels({"id": node, "name": name or None} for node, name in names.items())
+
+
 def test_a_list_shows_the_ids_of_nodes_with_one_name() -> None:
-    assert labels({ONE: "web-1", TWO: "web-2"}) == {ONE: "web-1", TWO: "web-2"}
+    assert called({ONE: "web-1", TWO: "web-2"}) == {ONE: "web-1", TWO: "web-2"}
     both = {ONE: "web (0123abcd)", TWO: "web (89abcdef)"}
-    assert labels({ONE: "web", TWO: "web"}) == both
-    assert labels({ONE: "", TWO: ""}) == {ONE: "0123abcd", TWO: "89abcdef"}
+    assert called({ONE: "web", TWO: "web"}) == both
+    assert called({ONE: "", TWO: ""}) == {ONE: "0123abcd", TWO: "89abcdef"}
 
 
 def test_names_that_look_the_same_are_the_same() -> None:
-    assert labels({ONE: "Web", TWO: "web"})[ONE] == "Web (0123abcd)"
-    assert labels({ONE: "\uff57\uff45\uff42", TWO: "web"})[TWO] == "web (89abcdef)"  # wide letters
+    assert called({ONE: "Web", TWO: "web"})[ONE] == "Web (0123abcd)"
+    assert called({ONE: "\uff57\uff45\uff42", TWO: "web"})[TWO] == "web (89abcdef)"  # wide letters
 
 
 MISLEADING = ["89abcdef", "web (89abcdef)", "89ABCDEF", TWO, "ws://a:9001", "10.0.0.1", "[::1]"]
@@ -108,4 +113,4 @@ MISLEADING = ["89abcdef", "web (89abcdef)", "89ABCDEF", TWO, "ws://a:9001", "10.
 
 @pytest.mark.parametrize("name", MISLEADING)
 def test_a_name_that_could_pass_for_another_node_never_stands_alone(name: str) -> None:
-    assert labels({ONE: name, TWO: "web"})[ONE] == f"{name} (0123abcd)"
+    assert called({ONE: name, TWO: "web"})[ONE] == f"{name} (0123abcd)"

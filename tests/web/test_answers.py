@@ -119,7 +119,7 @@ def test_which_peer_is_unreachable_and_since_when() -> None:
         nodes[1].process.kill()
         wait_until(lambda: verdict(nodes[0])["state"] == "degraded", lambda: str(verdict(nodes[0])))
         (missing,) = verdict(nodes[0])["unreachable"]
-        assert missing["name"] == nodes[1].address and missing["reason"]
+        assert missing["address"] == nodes[1].address and missing["reason"]
         first = missing["since"]
         entry = wait_until(lambda: entry_of(nodes[0], nodes[1], attempts=2), "it is tried again")
         assert abs(entry["since"] - first) < 5000 and abs(first / 1000 - killed) < 10

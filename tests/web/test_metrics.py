@@ -6,6 +6,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from p2p_sync.names import host_name
 from p2p_sync.web.metrics import COUNTS, TIMES
 from tests.harness.original import Original
 from tests.harness.support import NodeProcess, request, wait_sockets, wait_until
@@ -24,7 +25,7 @@ def scraped(node: NodeProcess) -> Samples:
     }
 
 
-def value(node: NodeProcess, name: str, **labels: str) -> float:
+def value(node: NodeProcess, name: str, /, **labels: str) -> float:
     return scraped(node).get((name, frozenset(labels.items())), 0)
 
 
@@ -54,7 +55,10 @@ def test_commits_frames_bytes_and_lag_are_counted(pair: list[NodeProcess]) -> No
     before, there_before = scraped(here), scraped(there)
     for n in range(5):
         assert here.commit(f"counted {n}").status == 302
-    wait_until(lambda: value(here, "peer_lag_messages", peer=_id(there)) == 0, "all are told of")
+    wait_until(
+        lambda: value(here, "peer_lag_messages", peer=_id(there), name=host_name()) == 0,
+        "all are told of",
+    )
     count = frozenset[tuple[str, str]]()
     own, ours = frozenset({("class", "own")}), frozenset({("class", "ours")})
     now, there_now = scraped(here), scraped(there)

@@ -4,6 +4,7 @@
 // neighbours; of several, the one nearest to the hash of its id.
 
 import { $, arrange, delay, host, plural, set, setText, svg } from "./dom.js";
+import { isPlain, nameOf as labelOf, short } from "./names.js";
 import { isBehind } from "./verdict.js";
 
 const RINGS = [[124, 16, 168], [190, 32, 222], [256, 64, 282]].map(([radius, places, view]) => ({ radius, places, view }));
@@ -147,20 +148,24 @@ function showPeer(parts, spot, peer, named, rings, alike) {
   set(parts.label, "y", spot.y < -5 ? -20 : 29);
 }
 
+// Of nodes with one name on one host, show the ports.
 function shortName(peer, alike) {
-  const name = peer.address ? host(peer.address) : peer.id.slice(0, 8);
+  if (peer.name && peer.id && (isPlain(peer.id) || !alike)) return labelOf(peer.id, 16);
+  const name = peer.address ? host(peer.address) : short(peer.id);
   const port = /:\d+$/.exec(name);
-  const short = alike && port ? port[0] : name;
-  return short.length > 22 ? `${short.slice(0, 21)}\u2026` : short;
+  const text = alike && port ? port[0] : name;
+  return text.length > 22 ? `${text.slice(0, 21)}\u2026` : text;
 }
 
 export function describe(peer) {
-  const words = [peer.address ? host(peer.address) : "unknown address"];
-  if (peer.id) words.push(`node ${peer.id.slice(0, 8)}`);
+  const id = peer.id ? ` (${short(peer.id)})` : "";
+  const words = peer.name ? [peer.name + id] : [];
+  words.push(peer.address ? host(peer.address) : "unknown address");
+  if (peer.id && !peer.name) words.push(`node ${short(peer.id)}`);
   words.push(stateOf(peer) === "failed" && peer.state === "waiting" ? "unreachable" : peer.state);
   if (peer.direction) words.push(peer.direction === "out" ? "outgoing" : "incoming");
   if (peer.rtt_ms !== null) words.push(delay(peer.rtt_ms));
-  if (isBehind(peer)) words.push(`behind by ${plural(peer.behind, "message")}`);
+  if (isBehind(peer)) words.push(`behind by ${plural(peer.late, "message")}`);
   if (peer.last_error && peer.state !== "connected") words.push(peer.last_error);
   return words.join(", ");
 }
@@ -213,8 +218,9 @@ function showNote() {
 function summary(shown, known, self) {
   const linked = shown.filter((peer) => peer.state === "connected").length;
   const more = known > shown.length ? ` ${known - shown.length} more are in the list.` : "";
-  if (!known) return `This node (${host(self)}) has no peers yet.`;
-  return `This node (${host(self)}) and ${plural(known, "peer")}, ${linked} connected. Arrows point from the node that opened the connection.${more}`;
+  const name = `This node (${self.name}, ${host(self.address)})`;
+  if (!known) return `${name} has no peers yet.`;
+  return `${name} and ${plural(known, "peer")}, ${linked} connected. Arrows point from the node that opened the connection.${more}`;
 }
 
 // The arrow keys move from peer to peer; the tab key reaches one of them.

@@ -6,6 +6,7 @@
 
 import { Pause, Problem, call } from "./api.js";
 import { $, arrange, count, el, moment, plural, set, setText } from "./dom.js";
+import { nameOf } from "./names.js";
 
 const PAGE = 50;
 const MOST = 300; // rows in the page
@@ -207,7 +208,7 @@ function build(item) {
   const text = el("p", item.data ? { dir: "auto" } : { class: "empty" });
   const { text: when, title } = moment(item.time);
   const copies = el("span", { class: "copies" });
-  const from = el("code", { text: item.origin.slice(0, 8), title: `origin ${item.origin}, number ${item.seq}` });
+  const from = el("code", { text: nameOf(nodeOf(item)), title: `origin ${item.origin}, number ${item.seq}` });
   const small = el("small", {}, el("time", { text: when, title }), " from ", from, copies);
   const element = el("li", {}, text, small);
   const short = shorten(item.data);
@@ -217,7 +218,14 @@ function build(item) {
     const all = el("button", { type: "button", class: "link", text: label, onclick: () => { text.textContent = item.data; all.remove(); } });
     small.append(all);
   }
-  return { element, copies };
+  return { element, copies, from, node: nodeOf(item) };
+}
+
+const nodeOf = (item) => item.origin.slice(0, 32);
+
+// Show the names of nodes as they are known now.
+export function showNames() {
+  for (const { from, node } of rows.values()) setText(from, nameOf(node));
 }
 
 function shorten(text) {

@@ -4,10 +4,11 @@ import { Pause, Problem, call, shown } from "./api.js";
 import { $, el, set, setText } from "./dom.js";
 import { followEvents } from "./events.js";
 import { showMesh } from "./mesh.js";
-import { loadMessages, startMessages, startSending, updateMessages } from "./messages.js";
+import { loadMessages, showNames, startMessages, startSending, updateMessages } from "./messages.js";
+import { noteNames } from "./names.js";
 import { countDown, isAdding, showPeers, startPeers } from "./peers.js";
 import { forgetRates, showRates } from "./rates.js";
-import { noteLags, showLost, showVerdict } from "./verdict.js";
+import { showLost, showVerdict } from "./verdict.js";
 
 const BEAT = 900; // between two questions, milliseconds
 const LONGEST = 10000; // between two tries to find the node again
@@ -43,9 +44,10 @@ async function ask() {
     // Many peers are many bytes, and change little: ask less often.
     peersAt = performance.now() + Math.max(1800, 10 * peers.length);
     if (restarted) forgetRates();
-    noteLags(peers);
+    noteNames([status.node, ...peers]);
     showPeers(peers);
-    showMesh(peers, status.node.address);
+    showMesh(peers, status.node);
+    showNames();
     showRates(peers);
   }
   setText($("address"), status.node.address);

@@ -3,6 +3,7 @@
 import { Problem, call } from "./api.js";
 import { $, arrange, bytes, count, delay, duration, el, host, moment, plural, set, setText } from "./dom.js";
 import { stateOf } from "./mesh.js";
+import { short } from "./names.js";
 import { isBehind } from "./verdict.js";
 
 const MOST = 100; // rows in the page
@@ -65,8 +66,9 @@ function build(key) {
 
 function show(row, peer) {
   const state = stateOf(peer);
-  setText(row.name, peer.address ? host(peer.address) : "unknown address");
-  setText(row.id, peer.id ? peer.id.slice(0, 8) : "");
+  setText(row.name, peer.name ?? where(peer));
+  setText(row.id, peer.id ? short(peer.id) : "");
+  set(row.id, "title", peer.id ?? "");
   set(row.badge, "data-state", state);
   const arrow = peer.direction ? { in: "\u2190 ", out: "\u2192 " }[peer.direction] : "";
   setText(row.badge, arrow + (peer.state === "waiting" ? state : peer.state));
@@ -90,7 +92,11 @@ function show(row, peer) {
   }
 }
 
-function detail(peer) {
+const where = (peer) => (peer.address ? host(peer.address) : "unknown address");
+
+const detail = (peer) => (peer.name ? `${where(peer)}, ` : "") + condition(peer);
+
+function condition(peer) {
   const { text } = moment(peer.since);
   if (peer.state === "connected" && peer.notice) return peer.notice;
   if (peer.state === "connected") return `since ${text}${peer.by_hand ? ", added by hand" : ""}`;

@@ -4,29 +4,8 @@ import { $, count, duration, host, moment, plural, set, setText } from "./dom.js
 
 // A state that lasts no longer is normal: a message is on its way. Milliseconds.
 const SETTLE = 1500;
-// A peer confirms within this time what it received from others. Milliseconds.
-const UNTOLD = 3000;
-
-let lags = new Map(); // a peer's key -> {since, movedAt, behind}
-
-// Note how far behind the peers are, each time that the node is asked; see `isBehind`.
-export function noteLags(peers) {
-  const now = performance.now();
-  const noted = new Map();
-  for (const { key, state, behind } of peers) {
-    if (state !== "connected" || !behind) continue;
-    const old = lags.get(key) ?? { since: now, movedAt: -Infinity, behind };
-    noted.set(key, { since: old.since, movedAt: behind < old.behind ? now : old.movedAt, behind });
-  }
-  lags = noted;
-}
-
-// Whether a peer lacks messages. One that may only not have confirmed them yet does not count.
-export function isBehind(peer) {
-  const lag = lags.get(peer.key);
-  const now = performance.now();
-  return lag !== undefined && (now - lag.since > UNTOLD || (lag.behind > 100 && now - lag.movedAt < 5000));
-}
+// Whether a peer lacks messages. One that may only not have confirmed the latest does not count.
+export const isBehind = (peer) => peer.state === "connected" && peer.late > 0;
 
 let settled = null; // the verdict that is shown
 let changedAt = 0; // since when it should be another one
@@ -81,8 +60,9 @@ function timeLeft(status, now) {
 function why(state, missing) {
   if (state === "alone" && !missing.length) return "Paste the address of another node below.";
   if (!missing.length) return state === "in_sync" ? "All peers have every message." : "";
-  const [{ name, since, reason }] = missing;
+  const [{ name, address, since, reason }] = missing;
+  const where = address && address !== name ? `${name} at ${host(address)}` : host(name);
   const more = missing.length > 1 ? ` and ${plural(missing.length - 1, "other")}` : "";
   const rest = state === "degraded" ? " Everyone else is in sync." : "";
-  return `Can't reach ${host(name)}${more} since ${moment(since).text}${reason ? `: ${reason}` : ""}.${rest}`;
+  return `Can't reach ${where}${more} since ${moment(since).text}${reason ? `: ${reason}` : ""}.${rest}`;
 }

@@ -1,0 +1,25 @@
+// Names of nodes. Any node may call itself what it likes, so a name alone is shown only where it
+// cannot be taken for another node; else the beginning of the id comes with it.
+
+const MISLEADING = /[0-9a-f]{8}|[:/]|\d+\.\d+\.\d+/; // it looks like an id or an address
+const alike = (name = "") => name.normalize("NFKC").toLowerCase();
+let names = new Map(); // id -> name, as far as known
+
+// Note the names of this node and of its peers.
+export const noteNames = (nodes) => (names = new Map(nodes.filter((n) => n.id && n.name).map((n) => [n.id, n.name])));
+
+// Whether the name of a node is enough for people to know which node it is.
+export function isPlain(id) {
+  const name = alike(names.get(id));
+  return !MISLEADING.test(name) && [...names.values()].filter((other) => alike(other) === name).length === 1;
+}
+
+// What a list calls a node. Of a long name, `most` characters are left.
+export function nameOf(id, most = 32) {
+  const name = names.get(id);
+  if (!name) return short(id);
+  const cut = name.length > most ? `${[...name].slice(0, most - 1).join("")}\u2026` : name;
+  return isPlain(id) ? cut : `${cut} (${short(id)})`;
+}
+
+export const short = (id) => id.slice(0, 8);
