@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from p2p_sync import Node
 from p2p_sync.names import host_name
 from tests.harness import raw
-from tests.harness.member import hello
+from tests.harness.member import hello, identities
 from tests.harness.support import (
     DEADLINE,
     RUN_NODE,
@@ -143,11 +143,11 @@ def test_a_name_like_an_id_or_an_address_is_no_other_node() -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 33, "a\nb", "\u202ex", 7, None, ["x"], {}])
 def test_a_peer_with_a_bad_name_is_linked_without_one(node: NodeProcess, name: object) -> None:
-    with raw.dial(node.address) as peer:
-        fields = hello() | {"name": name}
-        peer.send_json(fields)
-        wait_until(lambda: fields["id"] in {entry["id"] for entry in node.peers()})
-        (entry,) = [entry for entry in node.peers() if entry["id"] == fields["id"]]
+    identity = next(identities)
+    with raw.dial(node.address, identity=identity) as peer:
+        peer.send_json(hello(name=name))
+        wait_until(lambda: identity.node in {entry["id"] for entry in node.peers()})
+        (entry,) = [entry for entry in node.peers() if entry["id"] == identity.node]
         assert (entry["state"], entry["name"]) == ("connected", None)
 
 
