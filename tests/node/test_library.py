@@ -36,7 +36,7 @@ def test_a_commit_returns_the_message_with_its_identity() -> None:
         assert (first.data, first.seq, second.data, second.seq) == ("one", 1, "two", 2)
         assert first.origin == second.origin
         node_id, _, start = first.origin.partition("-")
-        assert len(node_id) == 16 and int(node_id, 16) >= 0 and start
+        assert len(node_id) == 32 and int(node_id, 16) >= 0 and start
         assert isinstance(first.time, int) and abs(first.time - time() * 1000) < 60_000
         assert list(node.messages()) == [first, second]
 

@@ -10,7 +10,7 @@ import pytest
 
 from p2p_sync import Node, __version__
 from tests.harness import raw
-from tests.harness.member import hello, identities
+from tests.harness.member import claims, hello, identities
 from tests.harness.support import (
     Answer,
     NodeProcess,
@@ -184,9 +184,10 @@ def test_a_peer_that_does_not_send_what_it_says_it_has_is_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("p2p_sync.core.catch_up.STALLED_AFTER", 1.0)
-    with Node(0) as node, raw.dial(node.address, identity=next(identities)) as peer:
+    liar = next(identities)
+    with Node(0) as node, raw.dial(node.address, identity=liar) as peer:
         peer.send_json(hello())
-        have = {"b" * 32 + "-1": [5, "c" * 32]}
+        have = claims(liar, [1], 5)
         peer.send_json({"type": "HAVE", "have": have, "last": True})
         wait_until(lambda: node.sockets() == 1)
         wait_until(lambda: node.sockets() == 0, "the stalled link is cut")

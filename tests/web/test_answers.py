@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.harness.api import post_all, problem
-from tests.harness.member import hello, identities
+from tests.harness.member import claims, hello, identities
 from tests.harness.raw import RawPeer, dial
 from tests.harness.support import (
     NodeProcess,
@@ -194,7 +194,7 @@ def claim(node: NodeProcess, count: int) -> RawPeer:
     """A peer that says to hold `count` messages, and ships none."""
     link = dial(node.address, identity=PEER)
     link.send_json(hello(link=1))
-    have = {f"{PEER.node}-1": [count, "0" * 32]}
+    have = claims(PEER, [1], count)
     link.send_json({"type": "HAVE", "have": have, "last": True})
     wait_sockets(1, node)
     wait_until(lambda: node.status()["behind"] == count)
