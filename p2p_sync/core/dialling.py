@@ -288,7 +288,7 @@ class Dialling:
         now, book = self._turn.now, self._book
         if peer.purpose == CHECK:
             return
-        if peer.known and not peer.introduced:
+        if peer.known and not (peer.introduced or peer.leaving):
             peer.known.bad.add(peer.remote)
         known = peer.known or book.known.get(peer.address or "")
         if known is None or (known.by_hand and peer.ours and not peer.known):

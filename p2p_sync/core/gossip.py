@@ -68,9 +68,9 @@ class Gossip:
             if not other.introduced or other.node == peer.node:
                 continue
             if not other.enough and self._may_send(peer, other) and self._gets_addresses(other):
-                self._send(other, [str(peer.address)])
+                self._send(other, [str(peer.claimed)])
             if gets_addresses and self._may_send(other, peer):
-                addresses.append(str(other.address))
+                addresses.append(str(other.claimed))
         if addresses:
             self._send(peer, addresses)
 
@@ -103,7 +103,7 @@ class Gossip:
     def _rest(self, peer: Peer) -> list[str]:
         """Return the addresses that a peer was not sent yet."""
         return [
-            str(other.address)
+            str(other.claimed)
             for other in self._peers
             if other.introduced and other.node != peer.node and self._may_send(other, peer)
         ]
@@ -114,17 +114,17 @@ class Gossip:
         if peer.ours or peer.known:
             return peer.ours
         return not any(
-            other.ours and other.address and place(other.address) in peer.lists
+            other.ours and other.claimed and place(other.claimed) in peer.lists
             for other in self._peers
         )
 
     def _may_send(self, other: Peer, to: Peer) -> bool:
         """Return whether the peer `to` may get the address of `other`, and has not got it yet."""
-        if other.address is None or other.leaving or not other.ours:
+        if other.claimed is None or other.leaving or not other.ours:
             return False
-        if other.address in to.sent_addresses or (is_local(other.address) and not to.over_loopback):
+        if other.claimed in to.sent_addresses or (is_local(other.claimed) and not to.over_loopback):
             return False
-        known = self._book.known.get(other.address)
+        known = self._book.known.get(other.claimed)
         return other.known is not None or known is None or known.failing is None
 
     def _send(self, peer: Peer, addresses: list[str]) -> None:

@@ -169,7 +169,7 @@ def _serves(ours: Peer, original: Peer) -> bool:
     """Return whether a node of ours is connected with an original."""
     if original.end in ours.originals:
         return True
-    return ours.address is not None and place(ours.address) in original.lists
+    return ours.claimed is not None and place(ours.claimed) in original.lists
 
 
 def _are_linked(one: Peer, other: Peer) -> bool:

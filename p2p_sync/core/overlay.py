@@ -3,6 +3,8 @@
 dialling.py decides what to dial, gossip.py which addresses are sent to whom, and originals.py all
 about original nodes.
 
+- A peer says where it can be dialled. That counts as its address if it is on the host that the link
+  comes from, or once a dial of this node has found it there; till then it is one that was learned.
 - Two nodes keep one link, the same on both sides: the newer of two that one side dialled, else the
   one that the node with the smaller id dialled.
 - Two peers with one id, but different starts, run on copies of one data directory; or the node has
@@ -29,7 +31,7 @@ from ..codes import NORMAL, SAME_NODE, TRY_AGAIN_LATER
 from ..settings import DIAL_JITTER, Settings
 from ..version import __version__
 from ..wire.frames import Sockets
-from .book import AddressBook, Endpoint
+from .book import AddressBook, Endpoint, Known
 from .dialling import Dialling
 from .gossip import Gossip
 from .originals import Originals
@@ -100,8 +102,24 @@ class Overlay:
             # yet known to be dead. Then the heartbeat ends that link, and a redial works.
             reason = f"another node with the id {peer.node} is linked"
             self._turn.effects.close(peer, SAME_NODE, reason)
+        elif peer.known and peer.ours:
+            self._found(peer, peer.known, same)
         if not peer.leaving and (peer.known or peer.ours):
             self.gossip.greet(peer)
+
+    def _found(self, peer: Peer, known: Known, same: Iterable[Peer]) -> None:
+        """A dial has found a node of ours at an address; `same` are its other links."""
+        known.node = peer.node
+        self.book.found(peer.remote, str(peer.node), self._turn.now)
+        linked = False
+        for other in same:
+            linked = linked or (other.introduced and not other.leaving)
+            if other.claimed == known.address:
+                other.address = other.claimed
+        # The other side closes no link meanwhile: this one is not introduced to it.
+        if linked and not known.by_hand and not peer.leaving:
+            self.book.worked(known, self._turn.now)
+            self._turn.effects.close(peer, NORMAL, "not needed: that node is connected")
 
     def received(self, peer: Peer, frame: Sockets) -> None:
         """A peer has sent SOCKETS: it introduces itself, or sends addresses."""
@@ -135,13 +153,15 @@ class Overlay:
         if not first:
             return
         peer.version = frame.version
-        if frame.address:
-            peer.address = frame.address
-        elif frame.port:
-            peer.address = str(Address(peer.remote[0], frame.port, frame.secure))
+        here = Address(peer.remote[0], frame.port or 1, frame.secure)
+        peer.claimed = frame.address or (str(here) if frame.port else None)
+        if peer.claimed:
+            known = self.book.known.get(peer.claimed)
+            is_found = known is not None and known.node == peer.node
+            if is_found or place(peer.claimed)[0] == place(str(here))[0]:
+                peer.address = peer.claimed
         if peer.known:
-            peer.known.node, peer.known.name = peer.node, peer.name
-            self.book.found(peer.remote, str(peer.node), self._turn.now)
+            peer.known.name = peer.name
         else:
             peer.dial = frame.link
 
@@ -154,6 +174,8 @@ class Overlay:
             peer.known.bad.discard(peer.remote)
         elif peer.address:
             self._remember(peer, peer.address)
+        elif peer.claimed:
+            self._learn(peer, [peer.claimed])
         self.gossip.introduced(peer)
         if peer.ours:
             self.book.hosts.has_node(peer.remote[0])
@@ -164,7 +186,7 @@ class Overlay:
             self._limit_links(peer)
 
     def _remember(self, peer: Peer, address: str) -> None:
-        """Remember the address that a peer which has dialled this node claims as its own."""
+        """Remember the address of a peer that has dialled this node."""
         self._learn(peer, [address])
         known = self.book.known.get(address)
         if known and not known.by_hand:

@@ -70,7 +70,9 @@ class Peer:
     # It says that it has enough links, and to which nodes they lead.
     enough: bool = False
     links: tuple[str, ...] = ()
-    # Where it can be dialled, if that is known.
+    # The address that it says it can be dialled at; and that address if this node has found it
+    # there, or if it is on the host that the link comes from.
+    claimed: str | None = None
     address: str | None = None
     # The addresses that it was sent, and the status that it was sent last.
     sent_addresses: set[str] = field(default_factory=set)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2p_sync.codes import SAME_NODE, TRY_AGAIN_LATER
+from p2p_sync.codes import NORMAL, SAME_NODE, TRY_AGAIN_LATER
 from p2p_sync.settings import Settings
 from p2p_sync.wire.frames import Sockets
 from tests.core.rig import (
@@ -225,6 +225,56 @@ def test_a_probe_that_finds_a_node_with_too_few_links_keeps_the_link() -> None:
     node.rules._exchange_at = 60.0
     assert closes(probe(node, 10, "b", 10.0, False)) == []
     assert node.count() == 3
+
+
+def claims(node: Rig, link: int, digit: str, address: str) -> None:
+    """A node on host 10.0.7.7 dials `node` and says that it can be dialled at `address`."""
+    node.accepted(link, ("10.0.7.7", 50000 + link), LOCAL, 0, digit * 32)
+    node.hello(link, Sockets(address=address), 0)
+
+
+def test_a_peer_that_claims_the_address_of_another_node_does_not_keep_that_from_being_dialled() -> (
+    None
+):
+    node = overlay("a")
+    claims(node, 1, "b", "ws://10.0.9.1:8001")
+    assert due(node, 1.0) == ["ws://10.0.9.1:8001"], "it is as good as any learned address"
+    assert node.peers[1].address is None, "nor do people read that it is there"
+
+
+def test_a_peer_cannot_have_what_is_known_of_another_node_forgotten() -> None:
+    node = overlay("a")
+    address = "ws://10.0.9.1:8001"
+    learn(node, address, 0.0)
+    node.dialled(1, address, node.dial(address, 0.0), ("10.0.9.1", 8001), 0, "c" * 32)
+    node.hello(1, Sockets(port=8001), 0)
+    node.closed(1, "cut", 1.0)
+    node.dial(address, 9.0)
+    node.failed(address, "refused", 9.0)
+    known = node.book.known[address]
+    before = known.node, known.attempts, known.last_error, known.next_try
+    claims(node, 2, "b", address)
+    claims(node, 3, "b", "ws://10.0.9.2:8001")
+    assert node.book.known[address] is known
+    assert (known.node, known.attempts, known.last_error, known.next_try) == before
+
+
+def test_an_advertised_name_is_dialled_once_and_then_known_to_be_that_of_the_peer() -> None:
+    """So containers work, whose names differ from where their links come from."""
+    node = overlay("a")
+    name = "ws://web-1:8001"
+    claims(node, 1, "b", name)
+    assert due(node, 1.0) == [name]
+    assert node.resolved(name, (("10.0.7.7", 8001),), 1.0)
+    work = node.dialled(2, name, node.dial(name, 1.0), ("10.0.7.7", 8001), 1.0, "b" * 32)
+    assert closes(work) == [(2, NORMAL)] and len(work) == 1, "the other side learns of no link"
+    node.closed(2, "not needed", 1.0, NORMAL)
+    assert not node.peers[1].leaving and node.peers[1].address == name
+    known = node.book.known[name]
+    assert known.node == "b" * 32 and not known.bad and not known.last_error
+    assert all(due(node, now) == [] for now in (2.0, 30.0, 90.0, 900.0))
+    node.closed(1, "cut", 901.0)
+    assert due(node, 903.0) == [name]
 
 
 def test_a_changed_address_of_a_node_replaces_the_old_one() -> None:
