@@ -135,7 +135,7 @@ class Links:
     def fault(self, peer: Peer, kind: str, sentence: str, times: int = 1) -> None:
         """A peer did something wrong. If that violates the protocol, its link is closed."""
         self.faults[kind] += times
-        about = f"{kind} {peer.node or site(peer.remote[0])}"
+        about = f"{kind} {site(peer.remote[0])}"  # a host may have very many ids
         self._note(kind, f"from {peer.label}: {sentence}", peer, about, sentence)
         if kind in VIOLATIONS:
             self._turn.effects.close(peer, POLICY_VIOLATION, sentence)

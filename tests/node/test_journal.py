@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
+from p2p_sync.core.core import Core
 from p2p_sync.core.effects import CLOCK, DIAL_FAILED, ENDED, JOINED, LEFT, LINKED, Note
 from p2p_sync.node.journal import Journal
-from p2p_sync.settings import FAILURE_FORGOTTEN, MAX_LINES_OF_A_HOST
+from p2p_sync.settings import FAILURE_FORGOTTEN, MAX_LINES_OF_A_HOST, Settings
 from tests.harness.support import DEADLINE, SCALE, holds
 
 START = "0" * 8
+HERE = ("10.0.0.9", 8001)
 
 
 def failure(about: str, reason: str) -> Note:
@@ -165,3 +168,19 @@ def test_a_line_names_the_peer_for_programs(caplog: pytest.LogCaptureFixture) ->
         "0123456789abcdef0123456789abcdef",
     )
     assert (other.levelname, vars(other)["address"]) == ("WARNING", None)
+
+
+def test_faults_of_one_host_are_summed_up_whatever_ids_its_peers_have(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A host can make any number of keys."""
+    core = Core("0" * 32, 1, 8001, Settings(), {}, 0, 0, random.Random(1))
+    journal = Journal(START)
+    for number in range(1, 1000):
+        peer = core.links.opened("link", ("10.0.0.1", number), HERE, node=f"{number:032x}", start=1)
+        core.links.fault(peer, "ignored", "ignored a frame of an unknown type")
+        core.links.closed(peer, "gone")
+        for effect in core.end()[0].others:
+            if isinstance(effect, Note) and effect.kind == "ignored":
+                journal.note(effect)
+    assert len(lines(caplog)) < 20
