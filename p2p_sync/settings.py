@@ -61,7 +61,7 @@ BATCH_BYTES: Bytes = 160 * 1024
 frame."""
 
 MAX_OPENING_BYTES: Bytes = 4096
-"""A frame before the proof of the secret."""
+"""The frame that proves a key, and perhaps a secret, when a connection opens."""
 
 # -- core ------------------------------------------------------------------------------------------
 
@@ -379,7 +379,7 @@ MAX_SECRETS: Count = 2
 """Secrets that a node accepts: the one in use, and another while a network changes it."""
 
 MAX_UNPROVED: Count = 256
-"""Accepted connections that have not finished the opening handshake or have not proved the secret.
+"""Accepted connections that have not finished the opening handshake.
 The host with the most loses its oldest first. They have no threads, so each costs little; if one
 host opens 1,000 a second, another still has a quarter of a second for its handshake."""
 
@@ -387,8 +387,8 @@ MAX_HANDSHAKE_BYTES: Bytes = 16 * 1024
 """The head of the HTTP request or answer in an opening handshake."""
 
 MOST_FRAMES: Count = 64
-"""Frames, fragments among them, that one side of a new connection may send before it has proved the
-secret."""
+"""Frames, fragments among them, that one side of a new connection may send before its
+proof."""
 
 LINGER: Seconds = 1.0
 """A connection that is turned down has this time to read why."""
@@ -849,11 +849,11 @@ class Settings:
     """An opening handshake takes at most this time, on either side."""
 
     greeting_pause: Seconds = 0.05
-    """The accepting side waits this long for the first frame before it announces its addresses, so
-    that it knows which kind of node it talks to."""
+    """The accepting side waits this long for the first frame of an original before it announces its
+    addresses, so that it knows what the original has dialled."""
 
     introduction_timeout: Seconds = 1.0
-    """A peer that says nothing for this time after the handshake is taken for an original node."""
+    """An original that says nothing for this time after the handshake is waited for no longer."""
 
     redial_first: Seconds = 1.0
     """The shortest pause before an address is dialled again."""
