@@ -157,6 +157,15 @@ closed."""
 MAX_ORIGINS: Count = 100_000
 """Origins in a log."""
 
+ORIGINS_PERIOD: Seconds = 3600.0
+"""`max_new_origins` is for this time."""
+
+ALL_ORIGINS: Factor = 4
+"""All hosts together bring up to so many times what one host may bring."""
+
+MAX_ORIGINS_HOSTS: Count = 1_000
+"""Hosts whose new origins are counted apart."""
+
 MAX_EARLY: Count = 1_000
 """Origins that wait for the clock."""
 
@@ -792,6 +801,13 @@ class Settings:
 
     max_peers_per_host: int = option(
         32, "Accepted links of one remote host.", "Loopback is not limited.", least=1
+    )
+
+    max_new_origins: int = option(
+        1000,
+        "Origins that one remote host may bring in an hour: starts of nodes that commit.",
+        "A node with an empty log takes all.",
+        least=1,
     )
 
     secret: str | None = None

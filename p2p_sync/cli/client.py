@@ -194,7 +194,7 @@ def add(api: Api, address: str, wait: float, as_json: bool) -> int:
 @_command(
     click.argument("text", required=False),
     click.option("--copies", metavar="K", type=click.IntRange(0, API_MAX_COPIES), default=0,
-                 help="Wait until K other nodes have it."),
+                 help="Wait until nodes on K other hosts have it."),
     _seconds("--timeout", API_DEFAULT_TIMEOUT, API_MAX_TIMEOUT, "Seconds to wait for copies."),
 )  # fmt: skip
 def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: bool) -> int:
@@ -207,7 +207,7 @@ def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: boo
         if text is None
         else _commit_text(api, path, text, timeout)
     )
-    held = f", stored on {numbered(reached, 'other node')}" if copies else ""
+    held = f", stored on {numbered(reached, 'other host')}" if copies else ""
     if reached < copies:
         held = f", but only {reached} of {copies} copies were confirmed within {timeout:g} s"
     _say(json.dumps(answer) if as_json else f"Committed {what}{held}")

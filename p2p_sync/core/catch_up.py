@@ -33,6 +33,7 @@ from ..settings import (
 )
 from ..wire.logframes import Run
 from .announcing import pop
+from .newcomers import Newcomers
 from .replica_link import Own, ReplicaLink
 from .trees import Tree, Trees
 from .vector import VersionVector
@@ -65,7 +66,12 @@ class CatchUp:
     """What one node lacks. Called with the state's lock held."""
 
     def __init__(
-        self, own: Own, vector: VersionVector, trees: Trees, links: Mapping[ReplicaLink, None]
+        self,
+        own: Own,
+        vector: VersionVector,
+        trees: Trees,
+        links: Mapping[ReplicaLink, None],
+        newcomers: Newcomers,
     ) -> None:
         """All are shared with the replica."""
         self.paused = False  # the log cannot be written: nothing is asked for
@@ -79,10 +85,15 @@ class CatchUp:
         self._vector = vector
         self._trees = trees
         self._links = links
+        self._newcomers = newcomers
 
-    def full(self, held: int) -> bool:
-        """Return whether there is no room for one more origin, of which `held` is held."""
-        return held == 0 and len(self._vector.names) >= MAX_ORIGINS
+    def full(self, held: int, link: ReplicaLink, now: float) -> bool:
+        """Return whether there is no room for one more origin of the peer of `link`, of which
+        `held` is held."""
+        if held:
+            return False
+        full = len(self._vector.names) >= MAX_ORIGINS
+        return full or not self._newcomers.has_room(link.host, now)
 
     # -- what peers claim -----------------------------------------------------------------------
 
@@ -93,7 +104,7 @@ class CatchUp:
             return True
         durable = self._vector.held(name)
         if name not in link.ahead:
-            if self.full(durable):
+            if self.full(durable, link, now):
                 return True
             if link.full:
                 if durable:

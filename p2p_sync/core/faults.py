@@ -11,6 +11,7 @@ VIOLATIONS = {
     "frame": "sent a frame that breaks a rule",
     "claims": "does not ship what it says that it holds",
     "signature": "sent messages, or a claim to hold some, that their node has not signed",
+    "origins": "ships more new origins in an hour than any node takes",
     "graft": "asks again for what it was sent less than a minute ago",
 }
 """Kinds that close the link."""
@@ -19,6 +20,7 @@ FAULTS = {
     "slow": "takes too long over a frame",
     "deaf": "does not read (nor does a host that sleeps)",
     "silent": "has gone silent, as after a cut cable",
+    "new_origins": "brings more new origins than this node takes in an hour (--max-new-origins)",
     "gap": "leaves out messages in what it was asked to ship",
     "addresses": "sends many addresses again and again",
     "future": "ships messages from far ahead of our clock (either clock may be wrong)",

@@ -20,6 +20,7 @@ from ..codes import MAX_NUMBER
 from ..settings import LOOK_AGAIN, MAX_EARLY, NEVER
 from ..wire.logframes import NOTHING_HELD, Graft, Have, Head, LogFrame, Messages, Prune, Run
 from .catch_up import CatchUp, Gap
+from .newcomers import Newcomers
 from .replica_link import Own, ReplicaLink
 from .trees import Tree, Trees
 from .vector import VersionVector
@@ -54,6 +55,7 @@ class Receiver:
         trees: Trees,
         catch_up: CatchUp,
         links: Mapping[ReplicaLink, None],
+        newcomers: Newcomers,
     ) -> None:
         """All are shared with the replica."""
         self.duplicates = 0  # messages that came and were here already
@@ -62,6 +64,7 @@ class Receiver:
         self._trees = trees
         self._catch_up = catch_up
         self._links = links
+        self._newcomers = newcomers
         self._conflicts: list[Conflict] = []  # that the frame at hand has shown
         self._offences: Counter[str] = Counter()
 
@@ -129,7 +132,9 @@ class Receiver:
             if known and known.feeder is link and known.asked != (link, position):
                 catch_up.ask(known, link, now)
             return None
-        if catch_up.full(position):
+        if catch_up.full(position, link, now):
+            excessive = self._newcomers.leave_out(link.host)
+            self._offences["origins" if excessive else "new_origins"] += 1
             return None
         if paused and position == 0:
             catch_up.claim(name, end, link, now)
@@ -164,6 +169,8 @@ class Receiver:
             return None
         if position == 0 and (gap is None or link not in gap.asked):
             self._trees.flood(tree, link)
+        if position == 0:
+            self._newcomers.take(link.host, now)
         self._vector.stage(origin, new)
         link.shipped_new(new.count, now)
         if gap is not None:

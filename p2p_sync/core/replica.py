@@ -30,9 +30,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from ..settings import LATE, NEVER
+from ..settings import LATE, MAX_ORIGINS, NEVER
 from ..wire.logframes import Entry, Head, Run, Vector, chain
 from .catch_up import CatchUp
+from .newcomers import Newcomers
 from .receiver import Receiver
 from .replica_link import Own, ReplicaLink
 from .trees import Trees
@@ -42,16 +43,22 @@ from .vector import VersionVector
 class Replica:
     """The replicated log of one node, without its texts."""
 
-    def __init__(self, origin: str, vector: Vector, rng: random.Random) -> None:
-        """Start with the `vector` that the log holds; `origin` is the one of this start."""
+    def __init__(
+        self, origin: str, vector: Vector, rng: random.Random, new_origins: int = MAX_ORIGINS
+    ) -> None:
+        """Start with the `vector` that the log holds; `origin` is the one of this start.
+        `new_origins` is how many of them one remote host may bring in an hour."""
         self.woken: dict[ReplicaLink, None] = {}
         self.links: dict[ReplicaLink, None] = {}
         self.vector = VersionVector(vector)
         self._own = Own(origin)
         self._rng = rng
         self.trees = Trees(self.vector, self.links, rng)
-        self.catch_up = CatchUp(self._own, self.vector, self.trees, self.links)
-        self.receiver = Receiver(self._own, self.vector, self.trees, self.catch_up, self.links)
+        self._newcomers = newcomers = Newcomers(new_origins, joining=not vector)
+        self.catch_up = CatchUp(self._own, self.vector, self.trees, self.links, newcomers)
+        self.receiver = Receiver(
+            self._own, self.vector, self.trees, self.catch_up, self.links, newcomers
+        )
         self.count = sum(head.n for head in vector.values())  # messages that are durable here
         self._grew = -NEVER
         self._growth = deque([(-NEVER, self.count)], maxlen=20)  # when so many were held
@@ -71,13 +78,16 @@ class Replica:
 
     # -- links ----------------------------------------------------------------------------------
 
-    def open(self, peer: str, rtt: float, now: float, owner: Any = None) -> ReplicaLink:
+    def open(
+        self, peer: str, rtt: float, now: float, owner: Any = None, host: str = ""
+    ) -> ReplicaLink:
         """Add a link, once SOCKETS has shown that the other end, node `peer`, is one of ours.
 
-        `rtt` is the round trip in seconds, a guess to begin with. `owner` is kept for the caller.
+        `rtt` is the round trip in seconds, a guess to begin with. `host` is the remote host;
+        limits apply to it. `owner` is kept for the caller.
         """
         link = ReplicaLink(
-            peer, rtt, self.vector, self._own, self.links, self.woken, self._rng, owner
+            peer, rtt, self.vector, self._own, self.links, self.woken, self._rng, owner, host
         )
         self.links[link] = None
         return link
@@ -141,6 +151,8 @@ class Replica:
                         link.announcing.soon(name)
             self.catch_up.stored(run)
         names = [run.origin for run in runs]
+        if any(link.introduced and not link.claims_more for link in self.links):
+            self._newcomers.joined()
         for link in self.links:
             if link.announcing.attentive:
                 link.announcing.grown(names, now)
@@ -191,6 +203,11 @@ class Replica:
     def copies(self, origin: str, seq: int) -> set[str]:
         """Return the ids of the linked nodes that have announced a message as durable there."""
         return {link.peer for link in self.links if link.progress.held(origin) >= seq}
+
+    def hosts(self, origin: str, seq: int) -> int:
+        """Return on how many other remote hosts a message is durable, as linked nodes announce: all
+        ids of one host may be one program."""
+        return len({link.host for link in self.links if link.progress.held(origin) >= seq})
 
     def early_at(self, link: ReplicaLink) -> dict[str, int]:
         """Return the origins that wait for the clock of which the peer of `link` holds more."""

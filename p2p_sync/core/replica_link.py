@@ -77,13 +77,16 @@ class ReplicaLink:
         woken: dict[ReplicaLink, None],
         rng: random.Random,
         owner: Any = None,
+        host: str = "",
     ) -> None:
-        """`peer` is the other end's node id and `rtt` the round trip in seconds. `vector`, `own`,
+        """`peer` is the other end's node id, `host` its remote host and `rtt` the round trip in
+        seconds. `vector`, `own`,
         `links` (all of the node) and `woken` are shared with the replica. `owner` is whose link it
         is, the record of the peer; it is not touched here."""
         self.peer = peer
         self.rtt = rtt
         self.owner = owner
+        self.host = host
         self._vector = vector
         self._own = own
         self._woken = woken

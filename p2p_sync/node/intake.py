@@ -35,8 +35,8 @@ class Intake:
         self._limit = limit
 
     def commit(self, text: str, copies: int, timeout: float) -> Message:
-        """Commit a message; return it once it is on disk, and `copies` other nodes hold it, too, or
-        `timeout` seconds have passed."""
+        """Commit a message; return it once it is on disk, and nodes on `copies` other hosts hold
+        it, too, or `timeout` seconds have passed."""
         self._check(text)
         commit = self._commit([text], ack=copies > 0)
         message = commit.message()
@@ -84,8 +84,8 @@ class Intake:
             raise problem
 
     def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
-        """Wait, `timeout` seconds at most, until `copies` other nodes hold a message of this
-        node's own; return how many do."""
+        """Wait, `timeout` seconds at most, until nodes on `copies` other hosts hold a message of
+        this node's own; return how many do."""
         with self._state.turn() as core:
             core.replica.expect_copies(message.origin, message.seq)
         return self._wait_copies(message, copies, timeout)
@@ -97,7 +97,7 @@ class Intake:
         origin, seq = message.origin, message.seq
 
         def count(core: Core) -> int:
-            return len(core.replica.copies(origin, seq))
+            return core.replica.hosts(origin, seq)
 
         def is_over(core: Core) -> bool:
             if core.stopped or core.replica.vector.held(origin) >= seq:

@@ -154,8 +154,9 @@ class Node:
     def commit(self, text: str, copies: int = 0, timeout: float = 5.0) -> Message:
         """Add a message, send it to all peers, and return it once it is on disk.
 
-        With `copies` this waits until that many other nodes hold it, too, for `timeout` seconds at
-        most; the `copies` of the message say how many do. Raises MessageTooLong or MessageError if
+        With `copies` this waits until nodes on that many other hosts hold it, too, for `timeout`
+        seconds at most; the `copies` of the message say how many do. Nodes that connect from one
+        host count once. Raises MessageTooLong or MessageError if
         `text` cannot be a message, LogFull or LogError if it cannot be stored.
         """
         return self.intake.commit(text, copies, timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2p_sync import Node
-from tests.harness.support import DEADLINE, wait_until
+from tests.harness.support import wait_until
 
 PROBE = "is the link open?"
 
@@ -18,4 +18,5 @@ def link(here: Node, *others: Node) -> None:
     for other in others:
         here.connect(other.address)
     wait_until(lambda: here.sockets() == len(others), "all are linked")
-    assert here.commit(PROBE, copies=len(others), timeout=DEADLINE).copies == len(others)
+    message = here.commit(PROBE)
+    wait_until(lambda: here.report.copies([message]) == [len(others)], "all have answered")

@@ -31,12 +31,20 @@ def test_a_commit_returns_when_another_node_holds_it() -> None:
 
 def test_copies_come_at_once_not_with_the_next_news() -> None:
     """Peers tell what they hold about once a second; while a commit waits, soon."""
-    with Node(0) as here, Node(0) as one, Node(0) as other:
+    with Node(0) as here, Node(0, host="127.0.0.2") as one, Node(0, host="127.0.0.3") as other:
         link(here, one, other)
         before = time.monotonic()
         for n in range(20):
             assert here.commit(f"text {n}", copies=2, timeout=DEADLINE).copies == 2
         assert time.monotonic() - before < 10 * SCALE
+
+
+def test_nodes_of_one_host_count_as_one_copy() -> None:
+    with Node(0) as here, Node(0) as one, Node(0) as other:
+        link(here, one, other)
+        message = here.commit("text", copies=2, timeout=0.5)
+        assert message.copies == 1
+        wait_until(lambda: here.report.copies([message]) == [2], "both nodes have it")
 
 
 def test_a_commit_without_enough_nodes_says_how_many_there_are() -> None:

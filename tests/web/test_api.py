@@ -310,8 +310,15 @@ def test_many_lines_wait_until_others_hold_the_last(pair: list[NodeProcess]) -> 
 
 
 def test_copies_are_counted_on_all_links() -> None:
-    with run_nodes(3) as nodes:
-        link(*nodes)
+    with (
+        NodeProcess() as here,
+        NodeProcess("--host", "0.0.0.0") as one,
+        NodeProcess("--host", "0.0.0.0") as other,
+    ):
+        nodes = [here, one, other]
+        for node, host in ((one, "127.0.0.2"), (other, "127.0.0.3")):
+            here.add(f"ws://{host}:{node.port + 1}")
+        wait_sockets(2, *nodes)
         assert posted(nodes[0], "on both", f"?copies=2&timeout={DEADLINE:g}")["copies"] == 2
         before = time.monotonic()
         message = posted(nodes[0], "on no third", "?copies=3&timeout=1", status=202)

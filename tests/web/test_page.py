@@ -195,7 +195,7 @@ def test_two_nodes_meet_talk_part_and_meet_again(open_page: Open, tmp_path: Path
             assert page.locator("#peer-rows .badge[data-state=connected]").count() == 1
 
         send(here, "hello from here")
-        wait_text(here, "#send-answer", "^Sent. Stored on 1 of 1 peer")
+        wait_text(here, "#send-answer", "^Sent. Stored here and on a peer")
         wait_shown(there, "hello from here")
         send(there, "hello from there")
         wait_shown(here, "hello from there")

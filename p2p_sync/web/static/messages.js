@@ -331,8 +331,8 @@ export function startSending(sent) {
       const message = await post(data);
       $("msg").value = "";
       const { copies } = message;
-      const where = latest.peers ? `Stored on ${copies} of ${plural(latest.peers, "peer")}.` : "Stored here; peers will get it when they connect.";
-      say(`Sent. ${where}`, copies >= latest.peers ? "good" : "");
+      const where = copies ? "Stored here and on a peer." : "Stored here; peers will get it when they connect.";
+      say(`Sent. ${where}`, copies || !latest.peers ? "good" : "");
     } catch (error) {
       say(error.status ? `Not sent: ${error.message}` : "No answer from the node. Check whether the message appears before sending it again.", "bad");
     } finally {
@@ -345,7 +345,7 @@ export function startSending(sent) {
 async function post(data) {
   const path = "/api/v1/messages";
   try {
-    const wait = latest.peers ? `?copies=${latest.peers}&timeout=3` : "";
+    const wait = latest.peers ? "?copies=1&timeout=3" : "";
     return await call(path + wait, { method: "POST", body: { data } });
   } catch (error) {
     // Too many requests wait for copies, and nothing was stored: send it without waiting.

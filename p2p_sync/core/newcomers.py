@@ -1,0 +1,67 @@
+"""New origins: how many of them this node takes from others, so that nobody fills its log.
+
+An origin costs its node a key and a signature, which cost next to nothing. So what counts is the
+remote host that brings it first.
+
+- One host brings up to `limit` new origins in an hour; all hosts together bring up to ALL_ORIGINS
+  times as many. What is beyond that is left out, and may come later.
+- No node of ours takes more than that, so none ships more. A host that ships twice as many breaks
+  the rules.
+- A node that has started with an empty log takes all that there are, until it holds as much as a
+  peer, for an hour at most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ..settings import ALL_ORIGINS, MAX_ORIGINS_HOSTS, NEVER, ORIGINS_PERIOD
+
+
+class Newcomers:
+    """The new origins of one node. Called with the state's lock held; times are monotonic."""
+
+    def __init__(self, limit: int, joining: bool) -> None:
+        """`limit` is for one host. `joining`: the log is empty."""
+        self._limit = limit
+        self._joining = joining
+        self._ends_at = -NEVER  # of the period
+        self._taken: Counter[str] = Counter()  # in this period, by host
+        self._left_out: Counter[str] = Counter()
+
+    def joined(self) -> None:
+        """This node holds as much as a peer."""
+        self._joining = False
+
+    def has_room(self, host: str, now: float) -> bool:
+        """Return whether one more new origin of a host is taken."""
+        self._begin_period(now)
+        if self._joining:
+            return True
+        taken = self._taken
+        return taken[host] < self._limit and taken.total() < ALL_ORIGINS * self._limit
+
+    def take(self, host: str, now: float) -> None:
+        """A new origin of a host is taken."""
+        self._begin_period(now)
+        if not self._joining:
+            self._taken[self._named(host, self._taken)] += 1
+
+    def leave_out(self, host: str) -> bool:
+        """A new origin of a host is not taken; return whether it ships more than any node does."""
+        name = self._named(host, self._left_out)
+        self._left_out[name] += 1
+        return name == host and self._left_out[name] >= 2 * ALL_ORIGINS * self._limit
+
+    def _begin_period(self, now: float) -> None:
+        if now < self._ends_at:
+            return
+        if self._ends_at > -NEVER:
+            self._joining = False  # it has had an hour
+        self._ends_at = now + ORIGINS_PERIOD
+        self._taken.clear()
+        self._left_out.clear()
+
+    def _named(self, host: str, counts: Counter[str]) -> str:
+        """Return the name under which a host is counted: very many hosts share one."""
+        return host if host in counts or len(counts) < MAX_ORIGINS_HOSTS else ""
