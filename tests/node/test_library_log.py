@@ -161,7 +161,7 @@ def test_a_data_directory_keeps_the_messages(tmp_path: Path) -> None:
         message = node.commit("four")
         assert message.seq == 1, "an origin is drawn anew at each start"
         assert message.origin not in {other.origin for other in kept}
-        assert message.origin[:16] == kept[0].origin[:16] == node.id
+        assert message.origin[:32] == kept[0].origin[:32] == node.id
         assert node.messages() == [*kept, message]
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
-from p2p_sync import __version__
+from p2p_sync import Node, __version__
 from tests.harness.api import post_all, problem
 from tests.harness.clock import Machine
 from tests.harness.original import Original
@@ -44,7 +44,9 @@ def link(*nodes: NodeProcess) -> None:
     for other in nodes[1:]:
         nodes[0].add(other.address)
     wait_until(lambda: nodes[0].sockets() == len(nodes) - 1, "all are linked")
-    posted(nodes[0], "is the link open?", f"?copies={len(nodes) - 1}&timeout={DEADLINE:g}")
+    posted(nodes[0], "is the link open?")
+    page = "messages?order=newest&limit=1&copies=1"
+    wait_until(lambda: nodes[0].api(page)["messages"][0]["copies"] == len(nodes) - 1)
 
 
 def post(node: NodeProcess, body: bytes, query: str = "", kind: str = "application/json") -> Answer:
@@ -312,20 +314,19 @@ def test_many_lines_wait_until_others_hold_the_last(pair: list[NodeProcess]) -> 
 def test_copies_are_counted_on_all_links() -> None:
     with (
         NodeProcess() as here,
-        NodeProcess("--host", "0.0.0.0") as one,
-        NodeProcess("--host", "0.0.0.0") as other,
+        Node(0, host="127.0.0.2") as one,
+        Node(0, host="127.0.0.3") as other,
     ):
-        nodes = [here, one, other]
-        for node, host in ((one, "127.0.0.2"), (other, "127.0.0.3")):
-            here.add(f"ws://{host}:{node.port + 1}")
-        wait_sockets(2, *nodes)
-        assert posted(nodes[0], "on both", f"?copies=2&timeout={DEADLINE:g}")["copies"] == 2
+        here.add(one.address)
+        here.add(other.address)
+        wait_sockets(2, here)
+        assert posted(here, "on both", f"?copies=2&timeout={DEADLINE:g}")["copies"] == 2
         before = time.monotonic()
-        message = posted(nodes[0], "on no third", "?copies=3&timeout=1", status=202)
+        message = posted(here, "on no third", "?copies=3&timeout=1", status=202)
         assert 0.9 <= time.monotonic() - before < 1 + 5 * SCALE
         assert message["copies"] == 2
         assert message["data"] == "on no third"
-        assert "on no third" in datas(listed(nodes[0]))
+        assert "on no third" in datas(listed(here))
 
 
 def test_copies_of_a_node_alone_are_none(node: NodeProcess) -> None:
