@@ -27,7 +27,7 @@ from collections.abc import Iterable
 
 from ..address import Address, place
 from ..codes import NORMAL
-from ..settings import MAX_ADDRESSES, NEVER, Settings
+from ..settings import MAX_ADDRESSES, Settings
 from ..wire.frames import Message, Sockets
 from .book import AddressBook, Known
 from .deduplication import node_of
@@ -73,16 +73,18 @@ class Originals:
 
     def start_checks(self) -> float:
         """Start the checks that are due; return when the next one is."""
-        now, again = self._turn.now, NEVER
+        now = self._turn.now
         self._checks = {a: known for a, known in self._checks.items() if known.next_try > now}
-        for address in sorted(self._doubtful()):
-            if self._is_dialled_anyway(address):
-                continue
-            known = self._checks.get(address) or Known(address, local=True)
-            again = min(again, self._dialling.start([known], 1, CHECK))
-            if address in self._dialling.under_way:
+        doubtful = [
+            self._checks.get(address) or Known(address, local=True)
+            for address in sorted(self._doubtful())
+            if not self._is_dialled_anyway(address)
+        ]
+        again = self._dialling.start(doubtful, len(doubtful), CHECK)
+        for known in doubtful:
+            if known.address in self._dialling.under_way:
                 known.next_try = now + self._pause
-                self._checks[address] = known
+                self._checks[known.address] = known
         return again
 
     def _doubtful(self) -> set[str]:
@@ -106,8 +108,9 @@ class Originals:
 
     def _is_dialled_anyway(self, address: str) -> bool:
         """Return whether an address was given by hand and is not connected."""
-        connected = any(peer.dialled == address for peer in self._peers)
-        return address in self._book.by_hand and not connected
+        if address not in self._book.by_hand:
+            return False
+        return not any(peer.dialled == address for peer in self._peers)
 
     def _nameless(self) -> list[Peer]:
         """Return the guests whose address is not known."""
