@@ -202,6 +202,14 @@ def dial_original(node: Rig, link: int = 9) -> list[Work]:
     return [*work, *node.hello(link, Sockets(()), 0)]
 
 
+def dial_node(node: Rig, link: int, host: str, port: int, digit: str, hello: Sockets) -> None:
+    """`node` dials an address given by hand, and finds a node of ours there."""
+    address = f"ws://{host}:{port}"
+    node.book.add(address, 0.0)
+    node.dialled(link, address, node.dial(address, 0.0), (host, port), 0.0, digit * 32)
+    node.hello(link, hello, 0.0)
+
+
 def joins(node: Rig, links: range, enough: bool = True) -> list[Work]:
     """Nodes of ours, each on a host of its own, dial `node`; return the work that came of it."""
     work: list[Work] = []

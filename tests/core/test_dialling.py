@@ -9,7 +9,18 @@ import pytest
 from p2p_sync.codes import NORMAL, TRY_AGAIN_LATER
 from p2p_sync.settings import GOOD_LINK, SLOW_DIAL, Settings
 from p2p_sync.wire.frames import Sockets
-from tests.core.rig import LOCAL, Rig, closes, dial_original, due, join, joins, learn, overlay
+from tests.core.rig import (
+    LOCAL,
+    Rig,
+    closes,
+    dial_node,
+    dial_original,
+    due,
+    join,
+    joins,
+    learn,
+    overlay,
+)
 
 
 def test_redialling_backs_off_with_full_jitter_from_a_second_to_a_minute() -> None:
@@ -80,20 +91,14 @@ def test_a_name_that_leads_where_a_link_leads_already_is_not_dialled() -> None:
 
 def test_an_address_by_hand_is_dialled_although_a_peer_that_was_dialled_claims_it() -> None:
     node = overlay("a")
-    node.book.add("ws://10.0.0.2:1", 0.0)
-    dial = node.dial("ws://10.0.0.2:1", 0.0)
-    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0, "b" * 32)
-    node.hello(1, Sockets(address="ws://10.0.0.9:1"), 0.0)
+    dial_node(node, 1, "10.0.0.2", 1, "b", Sockets(address="ws://10.0.0.9:1"))
     node.book.add("ws://10.0.0.9:1", 0.0)
     assert due(node, 1.0) == ["ws://10.0.0.9:1"]
 
 
 def test_the_address_of_a_surplus_link_is_tried_again_in_a_minute() -> None:
     node = overlay("a")
-    node.book.add("ws://10.0.0.2:1", 0.0)
-    dial = node.dial("ws://10.0.0.2:1", 0.0)
-    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0, "b" * 32)
-    node.hello(1, Sockets(), 0.0)
+    dial_node(node, 1, "10.0.0.2", 1, "b", Sockets())
     joins(node, range(2, 4))
     node.closed(1, "it has enough", 5.0, TRY_AGAIN_LATER)
     known = node.book.known["ws://10.0.0.2:1"]
@@ -102,10 +107,7 @@ def test_the_address_of_a_surplus_link_is_tried_again_in_a_minute() -> None:
 
 def test_a_node_with_no_other_link_does_not_wait_that_long() -> None:
     node = overlay("a")
-    node.book.add("ws://10.0.0.2:1", 0.0)
-    dial = node.dial("ws://10.0.0.2:1", 0.0)
-    node.dialled(1, "ws://10.0.0.2:1", dial, ("10.0.0.2", 1), 0.0, "b" * 32)
-    node.hello(1, Sockets(), 0.0)
+    dial_node(node, 1, "10.0.0.2", 1, "b", Sockets())
     node.closed(1, "it has enough", 5.0, TRY_AGAIN_LATER)
     known = node.book.known["ws://10.0.0.2:1"]
     assert (known.next_try <= 7.0, known.refused) == (True, False)

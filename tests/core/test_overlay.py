@@ -11,6 +11,7 @@ from tests.core.rig import (
     Sent,
     Work,
     closes,
+    dial_node,
     dial_original,
     due,
     join,
@@ -141,10 +142,7 @@ def test_above_twice_the_target_the_newest_that_has_enough_gets_addresses_and_is
 def test_if_none_has_enough_the_oldest_is_closed_but_none_by_hand_and_no_original() -> None:
     node = overlay("a", Settings(target_links=2))
     original_dials(node, 1, "10.0.2.1")
-    node.book.add("ws://10.0.9.1:8001", 0)
-    dial = node.dial("ws://10.0.9.1:8001", 0)
-    node.dialled(2, "ws://10.0.9.1:8001", dial, ("10.0.9.1", 8001), 0, "9" * 32)
-    node.hello(2, Sockets(port=8001), 0)
+    dial_node(node, 2, "10.0.9.1", 8001, "9", Sockets(port=8001))
     assert closes(joins(node, range(3, 6), enough=False)) == []
     assert closes(joins(node, range(6, 7), enough=False)) == [(3, TRY_AGAIN_LATER)]
 
