@@ -358,6 +358,9 @@ RECENT_CHARACTERS: Characters = 4 * 1024 * 1024
 RECENT_MESSAGES: Count = 20_000
 """Messages in them."""
 
+EXPORTED: Count = 100
+"""Entries that an export reads at a time: up to 16 MB, and others may read in between."""
+
 MAX_SEARCH_MESSAGES: Count = 20_000
 """Messages that one answer to a search reads; the next request goes on behind them."""
 
@@ -648,6 +651,9 @@ CLI_CHUNK: Bytes = 256 * 1024
 
 CLI_MAX_LINE: Bytes = 1024 * 1024
 """A line of a file that a command sends; the node has a limit of its own."""
+
+CLI_PROBLEMS: Count = 100
+"""Problems that `verify` names."""
 
 CLI_POLL: Seconds = 0.1
 """A command that waits asks the node this often."""

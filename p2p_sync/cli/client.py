@@ -4,6 +4,7 @@ their only table."""
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import sys
@@ -26,11 +27,13 @@ from ..settings import (
     CLI_NAMES,
     CLI_PAGE,
     CLI_POLL,
+    CLI_PROBLEMS,
     CLI_STORING,
     NEVER,
     SHORT_ID,
 )
 from ..web.token import read_token
+from ..wire.export import Checker, Problem
 from .api import Api, Failure, TooLate
 from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
 from .files import Bulk, batches, opened, progress, replaced
@@ -268,17 +271,24 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
 
 @_command(click.argument("file"))
 def export(api: Api, file: str, as_json: bool) -> None:
-    """Write all messages to FILE, as NDJSON in the shared order; - is standard output."""
-    count = damaged = 0
+    """Write all messages to FILE, with their signatures, as NDJSON in the shared order; - is
+    standard output."""
+    count = damaged = hidden = 0
+    whole = False
     with replaced(file) as target:
         total = api.ask("/api/v1/status", within=CLI_ANSWER)["messages"]["count"]
-        for message in progress(_messages(api), total):
+        for message in progress(api.lines("/api/v1/messages/export"), total):
             if "damaged" in message:
                 damaged += message["damaged"]
                 continue
             target.write(json.dumps(message, ensure_ascii=False).encode() + b"\n")
-            count += 1
+            whole = "exported" in message
+            hidden += "hidden" in message
+            count += not whole
         target.flush()
+        if not whole:
+            raise Failure(UNREACHABLE, "the node has ended the export early; see its log")
+    count -= hidden
     _report({"exported": count}, as_json, sys.stderr if file == "-" else sys.stdout)
     if damaged:
         raise Failure(FAILED, _left_out(damaged))
@@ -321,6 +331,39 @@ class _Names:
             self._names = {n["id"]: printable(n["name"]) for n in nodes if n["id"] and n["name"]}
             self._width = max(map(len, self._names.values()), default=1)
         return f"{node[:SHORT_ID]}  {self._names.get(node, '-'):{self._width}}"
+
+
+@commands.command()
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(file: str, as_json: bool) -> int:
+    """Check an export, without a node; - is standard input.
+
+    All is right, and the exit code 0, if each origin's messages are there from the first on,
+    unchanged, and signed by its node.
+    """
+    checker = Checker()
+    found: list[Problem] = []
+    count = 0
+    with opened(file) as source:
+        lines = (checker.line(line) for _, part in batches(source) for line in part)
+        for problem in itertools.chain(filter(None, lines), checker.end()):
+            count += 1
+            if count <= CLI_PROBLEMS:
+                found.append(problem)
+    totals = {name: getattr(checker, name) for name in ("messages", "origins", "signatures")}
+    if as_json:
+        problems = [problem._asdict() for problem in found]
+        _say(json.dumps({**totals, "hidden": checker.hidden, "wrong": count, "problems": problems}))
+    else:
+        for problem in found:
+            line = f"line {problem.line}" if problem.line else "end"
+            _say(": ".join(filter(None, (line, printable(problem.id), printable(problem.text)))))
+        if count > len(found):
+            _say(f"... and {numbered(count - len(found), 'more problem')}")
+        said = ", ".join(numbered(n, name.removesuffix("s")) for name, n in totals.items())
+        _say(f"{said}: {numbered(count, 'problem') if count else 'all is right'}")
+    return NO if count else DONE
 
 
 # -- shared ---------------------------------------------------------------------------------------

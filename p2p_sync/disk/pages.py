@@ -23,7 +23,7 @@ from .copies import SHOWN
 from .damage import Found, found
 from .folding import folded
 from .recent import Recent
-from .rows import COLUMNS, is_whole, messages_of
+from .rows import COLUMNS, exported, is_whole, messages_of, place_of
 from .store import Database, Store
 
 logger = logging.getLogger("p2p_sync")
@@ -128,6 +128,31 @@ class Pages:
         while page := self.ordered(place, 1000):
             yield from page
             place = page[-1].order
+
+    def export(self) -> Iterator[Page[str]]:
+        """Yield the lines of an export (see export.py) of all messages that have arrived until now:
+        of each origin they end with a signed one."""
+        place, last = _BEGINNING, self.last_arrival()
+        while True:
+            page: Page[str] = Page()
+            bad: list[Found] = []
+            with self._store.reading() as database:
+                rows = database.execute(
+                    f"SELECT {COLUMNS}, {SHOWN} FROM entries WHERE arrival <= ? "
+                    "AND (time, origin, seq) > (?, ?, ?) ORDER BY time, origin, seq LIMIT ?",
+                    (last, *place, settings.EXPORTED),
+                ).fetchall()
+            for *row, shown in rows:
+                if is_whole(row):
+                    page += exported(row, not shown)
+                else:
+                    bad.append(found(row))
+            page.damaged = len(bad)
+            self._note(bad)
+            yield page
+            if len(rows) < settings.EXPORTED:
+                return
+            place = place_of(rows[-1])
 
     def newest(self, limit: int, before: Place | None = None) -> Page[Message]:
         """Return up to `limit` shown messages, the newest first: the last ones, or the last ones

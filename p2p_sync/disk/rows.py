@@ -6,12 +6,13 @@ Disks change what they hold, so each row has a CRC-32 of all columns that never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from struct import error as StructError
 from typing import Any, TypeAlias
 from zlib import crc32
 
+from ..wire.export import to_lines
 from ..wire.frames import Message
 from ..wire.logframes import NO_SIGNATURE, Entry, Head, PackedRun, Run
 from ..wire.logframes import chain as hashes_of
@@ -70,6 +71,18 @@ def messages_of(row: Row) -> list[Message]:
         return [Message(name, seq, time, text, bool(heard))]
     texts = enumerate(Entry(time, text, False, count).texts, seq)
     return [Message(name, number, time, text) for number, text in texts]
+
+
+def place_of(row: Row) -> tuple[int, str, int]:
+    """Return the place of a row in the shared order."""
+    return row[3], name_of(row), row[1]
+
+
+def exported(row: Row, hidden: bool) -> Iterator[str]:
+    """Yield the lines of a whole row in an export."""
+    origin, seq, count, time, heard, previous, data, signature, *_ = row
+    entry = Entry(time, data.decode(), bool(heard), count)
+    return to_lines(origin.decode(), seq, entry, previous.hex(), signature.hex(), hidden)
 
 
 def packed(row: Row) -> PackedRun:

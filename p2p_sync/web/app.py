@@ -243,14 +243,34 @@ def _add_streams(app: Flask, node: Node, slots: Slots, dropped: Callable[[], int
     def openapi() -> Response:
         return Response(description, content_type="application/json")
 
+    @app.get("/api/v1/messages/export")
+    def export() -> Response:
+        return streamed(_exported(node.log.export()))
+
     @app.get("/api/v1/messages/follow")
     def follow() -> Response:
-        pages = node.follow(_arrival(node), API_STREAM_PAUSE)
+        return streamed(_stream(node.follow(_arrival(node), API_STREAM_PAUSE), node.log))
+
+    def streamed(lines: Iterator[str]) -> Response:
         slots.take()
-        response = Response(_stream(pages, node.log), content_type="application/x-ndjson")
+        response = Response(lines, content_type="application/x-ndjson")
         response.call_on_close(slots.free)
         response.headers["X-Accel-Buffering"] = "no"  # nginx would hold lines back
         return response
+
+
+def _exported(pages: Iterator[Page[str]]) -> Iterator[str]:
+    """Yield the lines of an export. Without the last one, which counts them, it is not whole."""
+    count = 0
+    try:
+        for page in pages:
+            if page.damaged:
+                yield json.dumps(_damaged(page)) + "\n"
+            count += len(page)
+            yield "".join(page)
+        yield json.dumps({"exported": count}) + "\n"
+    except LogError as error:
+        logger.warning("ended an export: %s", error)
 
 
 def _stream(pages: Iterator[Page[tuple[int, Message]]], log: Log) -> Iterator[str]:

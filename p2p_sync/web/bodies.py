@@ -126,12 +126,13 @@ def text_of(body: bytes, name: str) -> str:
 class Lines:
     """The texts of an NDJSON body, one per line: a JSON string, or an object as for one message.
 
-    Empty lines are skipped, and so are objects whose `id` is `held`. Iterating raises InputError at
+    Empty lines are skipped. With `held`, so are objects whose `id` is held, and lines of an export
+    that are not shown messages. Iterating raises InputError at
     the first bad line. `line` is the number of the last line that was read, from 1; `skipped` is
     the number of skipped objects.
     """
 
-    def __init__(self, body: Readable, held: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(self, body: Readable, held: Callable[[str], bool] | None = None) -> None:
         self._body = body
         self._held = held
         self.line = 0
@@ -155,8 +156,11 @@ class Lines:
                 raise InputError("it is longer than any message can be")
             elif line.strip():
                 value = _json(line)
+                fields = value if self._held and isinstance(value, dict) else {}
+                if fields.get("hidden") is True or set(fields) == {"exported"}:
+                    continue
                 text = _text(value)
-                if isinstance(value, dict) and self._held(str(value.get("id"))):
+                if self._held and fields and self._held(str(fields.get("id"))):
                     self.skipped += 1
                 else:
                     yield text

@@ -1,0 +1,198 @@
+"""An export: all messages of a log in a file, with all that proves them without a node.
+
+Each line is a JSON object, a message, in the shared order: `id`, `origin`, `seq`, `time`, `data`,
+and `heard` if it is a copy of a commit of an original node. A copy that nodes do not show is
+`hidden`; it is part of its origin's log all the same. Messages that were committed together are one
+entry, and each names the number of its first message as `entry`. The last message of an entry has
+the running `hash` of its origin, and if the entry is signed (see signing.py) `signature` and `key`.
+The last line of an export counts the messages: {"exported": number}.
+
+What a check proves of an origin: its node has signed exactly these messages, from the first to the
+last. It cannot prove that the node has not committed further ones since, or other ones instead.
+
+Pure. Memory grows with the origins, not with the messages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..codes import MAX_NUMBER
+from ..settings import MAX_MESSAGE_BYTES
+from .frames import check_text
+from .identity import KEY, KEY_DIGITS, SIGNATURE, node_of_key
+from .logframes import NO_HASH, ORIGIN, Entry, Head, chain
+from .logframes import encode as to_json
+from .signing import is_genuine
+
+
+class Problem(NamedTuple):
+    """What is wrong with an export, at which line (from 1; 0: at its end) and message."""
+
+    line: int
+    id: str
+    text: str
+
+
+def to_lines(
+    origin: str, seq: int, entry: Entry, previous: str, signature: str, hidden: bool
+) -> Iterator[str]:
+    """Yield the lines of an entry whose first message is number `seq`, each with its line end."""
+    for number, text in enumerate(entry.texts, seq):
+        fields: dict[str, Any] = {
+            "id": f"{origin}:{number}",
+            "origin": origin,
+            "seq": number,
+            "time": entry.time,
+            "data": text,
+        }
+        if entry.heard:
+            fields["heard"] = True
+        if hidden:
+            fields["hidden"] = True
+        if entry.length > 1:
+            fields["entry"] = seq
+        if number == seq + entry.length - 1:
+            (fields["hash"],) = chain(previous, [entry])
+            if signature:
+                fields["signature"] = signature[KEY_DIGITS:]
+                fields["key"] = signature[:KEY_DIGITS]
+        yield to_json(fields) + "\n"
+
+
+@dataclass(slots=True)
+class _Origin:
+    """How far the log of one origin has been read."""
+
+    n: int = 0
+    hash: str = NO_HASH
+    signed: int = 0
+    wrong: bool = False  # what comes after the first problem cannot be checked
+    texts: list[str] = field(default_factory=list)  # of an entry that has begun
+    first: tuple[int, int] = 0, 0  # the number and the time of that entry
+
+
+class Checker:
+    """Checks the lines of one export. Give it all of them, then ask for `end`."""
+
+    def __init__(self) -> None:
+        self.messages = self.hidden = self.signatures = 0
+        self._lines = 0
+        self._origins: dict[str, _Origin] = {}
+        self._last: tuple[int, str, int] = (-1, "", 0)  # the place of the line before
+        self._exported: int | None = None
+
+    @property
+    def origins(self) -> int:
+        """How many origins there are."""
+        return len(self._origins)
+
+    def line(self, raw: bytes) -> Problem | None:
+        """Check the next line; return what is wrong with it."""
+        self._lines += 1
+        try:
+            fields = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            return self._problem("", "not UTF-8")
+        except (ValueError, RecursionError):
+            return self._problem("", "not JSON, so this is not an export, or is cut short here")
+        if self._exported is not None:
+            return self._problem("", "a line after the last one")
+        if isinstance(fields, dict) and set(fields) == {"exported"}:
+            self._exported = fields["exported"] if type(fields["exported"]) is int else -1
+            return None
+        if not _is_message(fields):
+            return self._problem("", "not a message as an export has them")
+        name, seq, time = fields["origin"], fields["seq"], fields["time"]
+        origin = self._origins.setdefault(name, _Origin())
+        self.messages += 1
+        self.hidden += "hidden" in fields
+        late, self._last = self._last >= (time, name, seq), (time, name, seq)
+        if origin.wrong:
+            return None
+        text = "not in the shared order" if late else self._follows(origin, fields)
+        origin.wrong = bool(text)
+        return self._problem(fields["id"], text) if text else None
+
+    def end(self) -> Iterator[Problem]:
+        """Yield what is wrong with the export as a whole, after its last line."""
+        if not self._lines:
+            yield Problem(0, "", "the file is empty, so it is not an export")
+            return
+        for name, origin in self._origins.items():
+            end = origin.n + len(origin.texts)
+            if not origin.wrong and origin.signed != end:
+                text = "no signature covers the messages up to this one, the last of its origin"
+                yield Problem(0, f"{name}:{end}", text)
+        if self._exported is None:
+            yield Problem(0, "", "the last line is missing, which counts the messages: cut short")
+        elif self._exported != self.messages:
+            text = f"the last line counts {self._exported} messages, there are {self.messages}"
+            yield Problem(0, "", text)
+
+    def _problem(self, name: str, text: str) -> Problem:
+        return Problem(self._lines, name, text)
+
+    def _follows(self, origin: _Origin, fields: dict[str, Any]) -> str:
+        """Take in the next message of an origin; return why it does not follow, "" if it does."""
+        name, seq, time = fields["origin"], fields["seq"], fields["time"]
+        due = origin.n + len(origin.texts) + 1
+        if seq > due:
+            missing = f"message {due} is" if seq == due + 1 else f"messages {due} to {seq - 1} are"
+            return f"{missing} missing before it"
+        if seq < due:
+            return "it was there before"
+        entry = fields.get("entry", seq), time
+        if origin.texts and entry != origin.first:
+            return "the entry before it does not end"
+        if not origin.texts and entry[0] != seq:
+            return "its entry does not begin here"
+        origin.first = entry
+        origin.texts.append(fields["data"])
+        if "hash" not in fields:
+            return "" if "entry" in fields else "its hash is missing"
+        whole = Entry.of(time, origin.texts, "heard" in fields)
+        (origin.hash,) = chain(origin.hash, [whole])
+        origin.n, origin.texts = seq, []
+        if origin.hash != fields["hash"]:
+            return "its hash does not fit: a text or a time of its entry, or the order, was changed"
+        if "signature" not in fields:
+            return ""
+        self.signatures += 1
+        if not name.startswith(f"{node_of_key(fields['key'])}-"):
+            return "its key is not that of the node in its id"
+        if not is_genuine(name, Head(seq, origin.hash, fields["key"] + fields["signature"])):
+            return "its signature is wrong: the node has not signed these messages"
+        origin.signed = seq
+        return ""
+
+
+_TEXTS = {
+    "hash": re.compile("[0-9a-f]{32}"),
+    "signature": re.compile(SIGNATURE),
+    "key": re.compile(KEY),
+    "origin": ORIGIN,
+}
+
+
+def _is_message(fields: Any) -> bool:
+    """Return whether a line has the form of a message."""
+    if not isinstance(fields, dict) or "origin" not in fields:
+        return False
+    if ("signature" in fields) != ("key" in fields) or ("hash" not in fields and "key" in fields):
+        return False
+    numbers = [fields.get("seq"), fields.get("time"), fields.get("entry", 1)]
+    if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
+        return False
+    for name, pattern in _TEXTS.items():
+        if name in fields and not pattern.fullmatch(str(fields[name])):
+            return False
+    if any(fields.get(flag, True) is not True for flag in ("heard", "hidden")):
+        return False
+    if check_text(fields.get("data"), MAX_MESSAGE_BYTES):
+        return False
+    return bool(fields.get("id") == f"{fields['origin']}:{fields['seq']}")
