@@ -13,7 +13,7 @@ from functools import partial
 
 from ..address import Address, parse_address, site
 from ..codes import SAME_NODE, TRY_AGAIN_LATER
-from ..core.effects import REFUSED_HERE, Close, Dial, Effects, Keep, Note, Settle
+from ..core.effects import REFUSED_HERE, Close, Dial, Effect, Effects, Keep, Note, Settle
 from ..core.peertable import key_of
 from ..core.turn import LINKS
 from ..disk.store import Store
@@ -104,16 +104,22 @@ class Shell:
         for peer in effects.woken:
             peer.link.wake()
         for effect in effects.others:
-            if isinstance(effect, Settle):
-                _settle(effect)
-            elif isinstance(effect, Note):
-                self._journal.note(effect)
-            elif isinstance(effect, Close):
-                self._close(effect)
-            elif isinstance(effect, Dial):
-                self._begin_dial(effect)
-            elif isinstance(effect, Keep):
-                self._keep_addresses()
+            try:
+                self._perform(effect)
+            except Exception:  # others wait for the rest, such as a commit for its result
+                logger.exception("an effect has failed: %s", type(effect).__name__)
+
+    def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, Settle):
+            _settle(effect)
+        elif isinstance(effect, Note):
+            self._journal.note(effect)
+        elif isinstance(effect, Close):
+            self._close(effect)
+        elif isinstance(effect, Dial):
+            self._begin_dial(effect)
+        elif isinstance(effect, Keep):
+            self._keep_addresses()
 
     def _close(self, effect: Close) -> None:
         if effect.code in _REFUSALS:
