@@ -160,8 +160,9 @@ MAX_ORIGINS: Count = 100_000
 ORIGINS_PERIOD: Seconds = 3600.0
 """`max_new_origins` is for this time."""
 
-ALL_ORIGINS: Factor = 4
-"""All hosts together bring up to so many times what one host may bring."""
+ORIGINS_FACTOR: Count = 4
+"""One host may bring so many times `max_new_origins`, if their nodes are vouched for; all hosts
+together may bring so many times what one host may."""
 
 MAX_ORIGINS_HOSTS: Count = 1_000
 """Hosts whose new origins are counted apart."""
@@ -293,6 +294,9 @@ wait with all of their run, and so with few others."""
 
 MAX_CONFLICTS: Count = 1000
 """Conflicts that are remembered, to be counted."""
+
+MAX_FORKS_SHOWN: Count = 20
+"""Conflicts of which the status shows the evidence."""
 
 HANDED_MESSAGES: Count = 32
 """A transaction of up to this many messages gives the senders that wait their work at once, so that

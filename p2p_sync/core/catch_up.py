@@ -87,13 +87,13 @@ class CatchUp:
         self._links = links
         self._newcomers = newcomers
 
-    def full(self, held: int, link: ReplicaLink, now: float) -> bool:
-        """Return whether there is no room for one more origin of the peer of `link`, of which
-        `held` is held."""
+    def full(self, name: str, held: int, link: ReplicaLink, now: float) -> bool:
+        """Return whether there is no room for an origin that `link` brings, of which `held` is
+        held."""
         if held:
             return False
         full = len(self._vector.names) >= MAX_ORIGINS
-        return full or not self._newcomers.has_room(link.host, now)
+        return full or not self._newcomers.has_room(name, link.host, now)
 
     # -- what peers claim -----------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class CatchUp:
             return True
         durable = self._vector.held(name)
         if name not in link.ahead:
-            if self.full(durable, link, now):
+            if self.full(name, durable, link, now):
                 return True
             if link.full:
                 if durable:

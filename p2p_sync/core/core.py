@@ -75,7 +75,9 @@ class Core:
         self.peers = self.overlay.peers
         self.book = self.overlay.book
         self.dialling = self.overlay.dialling
-        self.replica = Replica(f"{node}-{start}", vector, rng, settings.max_new_origins)
+        self.replica = Replica(
+            f"{node}-{start}", vector, rng, settings.max_new_origins, self.overlay.vouches
+        )
         self.dates = Dates(newest, wall, turn.effects)
         self.links = Links(turn, self.overlay, self.replica, settings)
         self.commits = Commits(turn, node, self.replica, self.dates, rng)

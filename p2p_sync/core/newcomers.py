@@ -1,12 +1,15 @@
 """New origins: how many of them this node takes from others, so that nobody fills its log.
 
 An origin costs its node a key and a signature, which cost next to nothing. So what counts is the
-remote host that brings it first.
+remote host that brings it first, and whether anybody has met its node: a node is *vouched for* if
+it is linked with this node, or if a linked node says that it is linked with it. A new node of the
+mesh is soon vouched for where its messages arrive; invented ones are not.
 
-- One host brings up to `limit` new origins in an hour; all hosts together bring up to ALL_ORIGINS
-  times as many. What is beyond that is left out, and may come later.
-- No node of ours takes more than that, so none ships more. A host that ships twice as many breaks
-  the rules.
+- One host brings up to `limit` new origins in an hour, and ORIGINS_FACTOR times as many of nodes
+  that are vouched for. All hosts together bring up to ORIGINS_FACTOR times what one host may bring.
+  What is beyond that is left out, and may come later.
+- No node of ours takes more than that, so none ships more. A host of which much more is left out
+  breaks the rules.
 - A node that has started with an empty log takes all that there are, until it holds as much as a
   peer, for an hour at most.
 """
@@ -14,16 +17,20 @@ remote host that brings it first.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
-from ..settings import ALL_ORIGINS, MAX_ORIGINS_HOSTS, NEVER, ORIGINS_PERIOD
+from ..settings import MAX_ORIGINS_HOSTS, NEVER, ORIGINS_FACTOR, ORIGINS_PERIOD
+from .deduplication import node_of
 
 
 class Newcomers:
     """The new origins of one node. Called with the state's lock held; times are monotonic."""
 
-    def __init__(self, limit: int, joining: bool) -> None:
-        """`limit` is for one host. `joining`: the log is empty."""
+    def __init__(self, limit: int, joining: bool, vouched: Callable[[str], bool]) -> None:
+        """`limit` is for one host. `joining`: the log is empty. `vouched` returns whether the node
+        with an id is vouched for."""
         self._limit = limit
+        self._vouched = vouched
         self._joining = joining
         self._ends_at = -NEVER  # of the period
         self._taken: Counter[str] = Counter()  # in this period, by host
@@ -33,13 +40,17 @@ class Newcomers:
         """This node holds as much as a peer."""
         self._joining = False
 
-    def has_room(self, host: str, now: float) -> bool:
-        """Return whether one more new origin of a host is taken."""
+    def has_room(self, name: str, host: str, now: float) -> bool:
+        """Return whether a new origin that a host brings is taken."""
         self._begin_period(now)
         if self._joining:
             return True
-        taken = self._taken
-        return taken[host] < self._limit and taken.total() < ALL_ORIGINS * self._limit
+        limit, taken = self._limit, self._taken
+        if taken[host] < limit and taken.total() < ORIGINS_FACTOR * limit:
+            return True
+        limit *= ORIGINS_FACTOR
+        room = taken[host] < limit and taken.total() < ORIGINS_FACTOR * limit
+        return room and self._vouched(node_of(name))
 
     def take(self, host: str, now: float) -> None:
         """A new origin of a host is taken."""
@@ -51,7 +62,7 @@ class Newcomers:
         """A new origin of a host is not taken; return whether it ships more than any node does."""
         name = self._named(host, self._left_out)
         self._left_out[name] += 1
-        return name == host and self._left_out[name] >= 2 * ALL_ORIGINS * self._limit
+        return name == host and self._left_out[name] >= 2 * ORIGINS_FACTOR**2 * self._limit
 
     def _begin_period(self, now: float) -> None:
         if now < self._ends_at:

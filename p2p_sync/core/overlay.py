@@ -75,6 +75,10 @@ class Overlay:
         """Return the number of connected sockets; a node of ours counts once."""
         return count(self.peers)
 
+    def vouches(self, node: str) -> bool:
+        """Return whether a node is linked with this one, or with a peer, as that says."""
+        return any(node == peer.node or node in peer.links for peer in self.peers)
+
     def tick(self) -> float:
         """Do all that is due; return when to call this again: infinity if only an event can make
         something due."""

@@ -132,7 +132,7 @@ class Receiver:
             if known and known.feeder is link and known.asked != (link, position):
                 catch_up.ask(known, link, now)
             return None
-        if catch_up.full(position, link, now):
+        if catch_up.full(name, position, link, now):
             excessive = self._newcomers.leave_out(link.host)
             self._offences["origins" if excessive else "new_origins"] += 1
             return None

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..settings import LATE, MAX_ORIGINS, NEVER
@@ -44,17 +44,22 @@ class Replica:
     """The replicated log of one node, without its texts."""
 
     def __init__(
-        self, origin: str, vector: Vector, rng: random.Random, new_origins: int = MAX_ORIGINS
+        self,
+        origin: str,
+        vector: Vector,
+        rng: random.Random,
+        new_origins: int = MAX_ORIGINS,
+        vouched: Callable[[str], bool] = lambda _: True,
     ) -> None:
         """Start with the `vector` that the log holds; `origin` is the one of this start.
-        `new_origins` is how many of them one remote host may bring in an hour."""
+        `new_origins` and `vouched` are for newcomers.py."""
         self.woken: dict[ReplicaLink, None] = {}
         self.links: dict[ReplicaLink, None] = {}
         self.vector = VersionVector(vector)
         self._own = Own(origin)
         self._rng = rng
         self.trees = Trees(self.vector, self.links, rng)
-        self._newcomers = newcomers = Newcomers(new_origins, joining=not vector)
+        self._newcomers = newcomers = Newcomers(new_origins, not vector, vouched)
         self.catch_up = CatchUp(self._own, self.vector, self.trees, self.links, newcomers)
         self.receiver = Receiver(
             self._own, self.vector, self.trees, self.catch_up, self.links, newcomers

@@ -17,11 +17,12 @@ from ..core.core import Core
 from ..core.deduplication import node_of
 from ..core.peer import Peer
 from ..core.peertable import Entry, Traffic, entries
+from ..core.receiver import Conflict
 from ..core.vector import digest
 from ..core.verdict import Verdict, is_missed, verdict
 from ..disk.store import Store
 from ..metrics import Counters, Counts, Times
-from ..settings import GATHERING, MAX_LAGS, NEARLY_READY, SHORT_ID
+from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
 from .state import State
@@ -113,17 +114,19 @@ class Report:
         with self._state.turn() as core:
             vector = core.replica.vector.heads()
             sockets, behind = core.overlay.count(), core.replica.catch_up.behind(core.now)
-            conflicts, faults = len(core.exchange.conflicts), dict(core.links.faults)
+            found = [*core.exchange.conflicts.values()]
+            faults = dict(core.links.faults)
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
         return {
             "verdict": self.verdict()._asdict(),
             "sockets": sockets,
             "messages": {"count": held - hidden, "digest": digest(vector)},
             "behind": behind,
-            "conflicts": conflicts,
+            "conflicts": len(found),
+            "forks": [_fork(conflict) for conflict in found[:MAX_FORKS_SHOWN]],
             "misbehaviour": faults,
             "damaged": damaged,
-            "warnings": clocks + _damage(damaged),
+            "warnings": clocks + _damage(damaged) + _forked(found),
         }
 
     def unready(self) -> str:
@@ -219,6 +222,25 @@ def _seeks(core: Core) -> bool:
     """Return whether addresses are known, and no peer has said yet what it holds."""
     answered = any(peer.log and peer.log.introduced for peer in core.peers)
     return not answered and any(not known.oneself for known in core.book.known.values())
+
+
+def _fork(conflict: Conflict) -> dict[str, Any]:
+    """Return the evidence of a fork in the form of the API."""
+    ours, theirs = conflict.ours._asdict(), conflict.theirs._asdict()
+    return {"origin": conflict.origin, "peer": conflict.peer, "ours": ours, "theirs": theirs}
+
+
+def _forked(conflicts: Sequence[Conflict]) -> list[str]:
+    """Return the warning about forks, if there are any."""
+    nodes = sorted({node_of(conflict.origin)[:8] for conflict in conflicts})
+    if not nodes:
+        return []
+    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    return [
+        f"the node {nodes[0]}{more} has signed two different histories, so some nodes hold other "
+        "messages of it than this one: its data directory was copied or restored while it ran, or "
+        "it lies; see forks in /api/v1/status"
+    ]
 
 
 def _damage(damaged: Sequence[str]) -> list[str]:

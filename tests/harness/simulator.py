@@ -21,7 +21,6 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from p2p_sync.codes import NORMAL
 from p2p_sync.core.book import Known
 from p2p_sync.core.core import Core
 from p2p_sync.core.effects import Close, Dial, Keep, Note, Settle
@@ -600,7 +599,7 @@ class End:
         self.wire.lost = True
         self.sim.at(self.sim.now + self.wire.latency, self.other.close, reason, code)
         self.close(reason, code)
-        if self.wire.laid and code != NORMAL:
+        if self.wire.laid:
             self.sim.at(self.sim.now + 1.0, self.wire.again)
 
     # -- The sender ------------------------------------------------------------------------------
