@@ -103,7 +103,7 @@ class Shipping:
         ready, progress = self._progress.ready, self._progress
         ships: list[Ship] = []
         until = NEVER
-        share = max(1, MAX_BATCH // max(1, len(ready)))
+        share = max(1, MAX_SHIPPED // max(1, len(ready)))
         for name in list(ready):
             n, after = self._vector.origins[name].n, progress.position(name)
             if after >= n:
@@ -175,6 +175,6 @@ def fill(
         runs.append(run)
         done.append(Ship(origin, after, run.end))
         room, count = left, count + run.count
-        if room <= 0 or count >= MAX_BATCH:
+        if room <= 0 or count >= MAX_SHIPPED:
             break
     return runs, done, room
