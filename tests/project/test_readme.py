@@ -193,7 +193,7 @@ FIGURES = {
     r"copies of one text in (\d+) s": "COPY_WINDOW / 1000",
     r"logged by different nodes within (\d+) s": "COPY_WINDOW / 1000",
     # the wire
-    r"or after (\d+) ms, so that": "greeting_pause * 1000",
+    r"the other's, or after (\d+) ms": "greeting_pause * 1000",
     r"connected with, at most (\d+); the receiver": "settings_MAX_ADDRESSES",
     r"GET says protocol (\d+), the": "PROTOCOL_VERSION",
     r"nodes that they lead to, at most (\d+) \|": "MAX_LINKS_NAMED",
