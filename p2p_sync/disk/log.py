@@ -201,9 +201,10 @@ class Log(Pages):
 
     def hash_at(self, origin: str, n: int) -> str | None:
         """Return the running hash over the first `n` messages of an origin; None if the log has no
-        whole entry that ends there. Raises LogError."""
+        whole entry that ends there, or cannot be read now."""
         query = f"SELECT {COLUMNS} FROM entries WHERE origin = ? AND seq <= ? ORDER BY seq DESC"
-        with self._store.reading() as database:
+        row = None
+        with suppress(LogError), self._store.reading() as database:
             row = database.execute(f"{query} LIMIT 1", (origin, n)).fetchone()
         head = head_of(row) if row and is_whole(row) else NOTHING_HELD
         return head.hash if head.n == n else None

@@ -44,7 +44,7 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "Messages that a peer lacks, as far as it has said; for the 100 peers that lack most.",
         ("peer", "name"),
     ),
-    "conflicts": ("Message ids with conflicting contents.", ()),
+    "conflicts": ("Origins of which a peer holds other messages, counted for each peer.", ()),
     "waiting_origins": (
         "Origins whose next message is dated more than a day ahead of this machine's clock.",
         (),
