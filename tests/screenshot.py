@@ -29,6 +29,7 @@ from tests.harness.support import (
     wait_until,
 )
 
+NAMES = ["web-1", "web-2", "web-3", "db-1", "db-2", "backup"]
 TEXTS = [
     "Build 2291 is green, 14 min",
     "Deploy of api to eu-west finished in 41 s",
@@ -105,8 +106,10 @@ def take(path: Path, port: int, seconds: float) -> None:
         kept = stack.enter_context(tempfile.TemporaryDirectory())
         ports = [port, *(free_port_pair() for _ in range(5))]
         nodes = [
-            stack.enter_context(NodeProcess(port=port, data_dir=Path(kept, str(port))))
-            for port in ports
+            stack.enter_context(
+                NodeProcess("--name", name, port=port, data_dir=Path(kept, str(port)))
+            )
+            for name, port in zip(NAMES, ports, strict=True)
         ]
         one, *others = nodes
         page = stack.enter_context(browser()).new_page(
@@ -128,11 +131,11 @@ def take(path: Path, port: int, seconds: float) -> None:
             if left < seconds * 0.6 and gone.process.poll() is None:
                 gone.process.kill()
             page.wait_for_timeout(700)
-        again = NodeProcess(port=gone.port, data_dir=gone.data_dir)
+        again = NodeProcess("--name", NAMES[-1], port=gone.port, data_dir=gone.data_dir)
         nodes[-1] = stack.enter_context(again)
         wait_sockets(5, *nodes)
         for node, text in zip(chance.sample(nodes, 6), TEXTS, strict=False):
-            post(node, text, 5)
+            post(node, text, 1)
         page.fill("#msg", "It is the same on every node.")
         page.press("#msg", "Enter")
         page.wait_for_selector("#send-answer[data-kind=good]")

@@ -500,7 +500,7 @@ def test_Ships_LargeBacklog_OthersGetTheirShare() -> None:
     bench = Bench(O=5_000, P=5_000)
     link = bench.link()
     bench.receive(link, Graft({O: 0, P: 0}))
-    assert [tuple(ship) for ship in link.take(bench.now).ships] == [(O, 0, 500), (P, 0, 500)]
+    assert [tuple(ship) for ship in link.take(bench.now).ships] == [(O, 0, 1000), (P, 0, 1000)]
 
 
 def test_Ships_FrameFull_GoesOnWhereItEnded() -> None:

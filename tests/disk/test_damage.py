@@ -217,7 +217,7 @@ def test_a_damaged_log_says_so_by_every_way(directory: Path, tmp_path: Path) -> 
         assert (result.returncode, name in result.stderr) == (1, True)
         result = run_to_end("export", str(tmp_path / "all"), "--node", url)
         assert result.returncode == 6 and "1 entry is damaged" in result.stderr
-        assert len((tmp_path / "all").read_text().splitlines()) == len(ALL) - 1
+        assert len((tmp_path / "all").read_text().splitlines()) == len(ALL), "and the last line"
         result = run_to_end("log", "--node", url)
         assert (result.returncode, "1 entry is damaged" in result.stderr) == (0, True)
         assert len(result.stdout.splitlines()) == len(ALL) - 1

@@ -434,13 +434,14 @@ class Node:
     def read(self, name: str, after: int, upto: int, room: int) -> tuple[Run, int]:
         """Read whole entries of an origin until `room` messages are read, and on to the next
         signed one; return what is left."""
+        while after and not self.hashes[name][after - 1]:
+            after -= 1  # another one's entries of a forked origin may end elsewhere
         log, entries, end = self.log[name], [], after
         signatures = self.signatures[name]
         while end < min(upto, after + room) or not signatures[end - 1]:
             entries.append(log[end])
             end += log[end].length
         previous = self.hashes[name][after - 1] if after else NO_HASH
-        assert previous or not after, "from inside an entry"
         hashes = chain(previous, entries)
         run = Run(name, after, previous, tuple(entries), hashes, signatures[end - 1])
         return run, room - (end - after)
