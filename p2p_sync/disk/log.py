@@ -200,14 +200,16 @@ class Log(Pages):
             return dict(self._copies)
 
     def hash_at(self, origin: str, n: int) -> str | None:
-        """Return the running hash over the first `n` messages of an origin; None if the log has no
-        whole entry that ends there, or cannot be read now."""
+        """Return the running hash over the first `n` messages of an origin; "" if no entry ends
+        there; None if the log does not hold them, or cannot be read now."""
         query = f"SELECT {COLUMNS} FROM entries WHERE origin = ? AND seq <= ? ORDER BY seq DESC"
         row = None
         with suppress(LogError), self._store.reading() as database:
             row = database.execute(f"{query} LIMIT 1", (origin, n)).fetchone()
         head = head_of(row) if row and is_whole(row) else NOTHING_HELD
-        return head.hash if head.n == n else None
+        if head.n < n:
+            return None
+        return head.hash if head.n == n else ""
 
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.

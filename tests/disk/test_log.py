@@ -241,7 +241,7 @@ def test_the_hash_at_a_place_is_known_where_an_entry_ends() -> None:
         run = feed.run(A, Entry(1, "a"), Entry.of(2, ["b", "c"]))
         log.append([run])
         found = [log.hash_at(A, n) for n in range(1, 5)]
-        assert found == [run.hashes[0], None, run.hashes[1], None]
+        assert found == [run.hashes[0], "", run.hashes[1], None]
         assert log.hash_at(B, 1) is None
 
 

@@ -268,9 +268,10 @@ class Node:
         return Head(n, self.hashes[name][n - 1], self.signatures[name][n - 1])
 
     def hash_at(self, name: str, n: int) -> str | None:
-        """The running hash over the first `n` messages of an origin, if they are here."""
+        """The running hash over the first `n` messages of an origin, if they are here; "" inside of
+        an entry."""
         hashes = self.hashes.get(name, [])
-        return (hashes[n - 1] or None) if n <= len(hashes) else None
+        return hashes[n - 1] if n <= len(hashes) else None
 
     def crash(self, notice: float = 0.2) -> None:
         """Die at once. What is not durable is lost; peers notice within `notice` seconds."""

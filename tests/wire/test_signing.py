@@ -134,11 +134,11 @@ def test_a_frame_is_taken_only_if_all_its_signatures_are_right() -> None:
     assert checked(have, {THEIRS: bad.head}, lambda *_: None) is None
 
 
-@pytest.mark.parametrize("held", [None, "the same", "another"])
+@pytest.mark.parametrize("held", [None, "the same", "another", "inside of an entry"])
 def test_only_a_fork_is_a_reason_to_refuse(held: str | None) -> None:
     head = signed(committed([1]), US)[0].head
-    ours = {"the same": head.hash, "another": "ab" * 16}.get(held or "")
+    ours = {"the same": head.hash, "another": "ab" * 16, "inside of an entry": ""}.get(held or "-")
     frame = checked(Prune((THEIRS,), {OURS: head}), {}, lambda *_: ours)
     assert isinstance(frame, Prune)
     assert frame.origins == (THEIRS, OURS), "it is pruned in any case"
-    assert frame.refused == ({OURS: head} if held == "another" else {})
+    assert frame.refused == ({} if held in (None, "the same") else {OURS: head})
