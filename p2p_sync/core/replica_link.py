@@ -217,13 +217,8 @@ class ReplicaLink:
     def _control(self, now: float) -> list[LogFrame]:
         """PRUNE, GRAFT, and the next piece of the vector while the link opens."""
         frames: list[LogFrame] = []
-        if self.prunes or self.refusals:
-            refused: dict[str, Head] = {}
-            for name in pop(self.refusals, MAX_ORIGINS_NAMED):
-                if self._vector.held(name):
-                    refused[name] = self._vector.origins[name].head
-                else:
-                    self.prunes[name] = None  # there is nothing to show
+        refused = self._refused() if self.refusals else {}
+        if self.prunes or refused:
             frames.append(Prune(pop(self.prunes, MAX_ORIGINS_NAMED), refused))
         if self.grafts or self._asks():
             names = pop(self.grafts, MAX_ORIGINS_NAMED)
@@ -238,6 +233,20 @@ class ReplicaLink:
         elif answer := self.pieces.answer(now):
             frames.append(answer)
         return frames
+
+    def _refused(self) -> Vector:
+        """Return what is held of the origins to refuse, as far as all of it is on disk: only then
+        it shows the fork. The others follow."""
+        refused: dict[str, Head] = {}
+        for name in pop(self.refusals, MAX_ORIGINS_NAMED):
+            origin = self._vector.origins.get(name)
+            if origin and origin.staged > origin.n:
+                self.refusals[name] = None
+            elif origin and origin.n:
+                refused[name] = origin.head
+            else:
+                self.prunes[name] = None  # there is nothing to show
+        return refused
 
     def _waits(self, ships: Sequence[Ship], have: Vector) -> bool:
         """Whether a commit of ours waits for the peer to hold something of this."""

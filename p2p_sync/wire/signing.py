@@ -57,7 +57,8 @@ def checked(
 
     `doubtful` are the heads that say something new, apart from those of its runs. `hash_at` returns
     the running hash over the first so many messages of an origin that this node holds: "" if no
-    entry ends there, None if it does not hold so many. An origin that a peer refuses without showing a fork is only pruned.
+    entry ends there, None if it does not hold so many. An origin that a peer refuses without
+    showing a fork is only pruned.
     """
     heads = dict(doubtful)
     if isinstance(frame, Prune):

@@ -1445,3 +1445,14 @@ def test_Ship_FullFrame_TheRestComesNext() -> None:
     link.shipped(work.ships, bench.now)
     link.shipping.correct(O, 30, 12, bench.now)
     assert link.take(bench.now).ships == [(O, 12, 30)]
+
+
+def test_Refusal_OfWhatIsNotOnDiskYet_ShownOnceItIs() -> None:
+    """Else the peer would learn of no fork."""
+    bench = Bench()
+    good, bad = bench.link("good"), bench.link("bad")
+    (waiting,) = bench.receive(good, Messages((run(O, 0, 2),)), store=False)
+    bench.receive(bad, Messages((run(O, 0, 2, "other"),)))
+    assert not any(isinstance(frame, Prune) for frame in bench.sent(bad))
+    bench.replica.stored([waiting], bench.now)
+    assert Prune((), {O: entry(2)}) in bench.sent(bad)
