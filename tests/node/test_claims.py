@@ -35,6 +35,7 @@ from tests.harness.support import (
 T = TypeVar("T")
 
 ABSURD = 2**40
+MANY = ("--max-new-origins", "100000")
 
 
 class Member:
@@ -133,7 +134,7 @@ def give_origins(node: NodeProcess, count: int) -> None:
 @pytest.mark.parametrize("origins", [1, 3_000])
 def test_what_a_peer_holds_when_a_link_opens_is_answered(origins: int) -> None:
     """Once the node holds as much, though it got it from another."""
-    with run_nodes(2, "--ephemeral") as (honest, node):
+    with run_nodes(2, "--ephemeral", *MANY) as (honest, node):
         give_origins(honest, origins)
         post_all(honest.port, [f"text {n}" for n in range(500)])
         with Member(honest.address) as reader:
@@ -151,7 +152,7 @@ def test_what_a_peer_holds_when_a_link_opens_is_answered(origins: int) -> None:
 
 @pytest.mark.parametrize("origins", [1, 3_000])
 def test_nodes_are_in_sync_soon_after_one_has_come_back(origins: int) -> None:
-    with run_nodes(4) as nodes:
+    with run_nodes(4, *MANY) as nodes:
         first, away = nodes[0], nodes[3]
         give_origins(first, origins)
         for number, node in enumerate(nodes):
@@ -165,14 +166,14 @@ def test_nodes_are_in_sync_soon_after_one_has_come_back(origins: int) -> None:
             for node in nodes[:3]:
                 post_all(node.port, [f"{turn} {n}" for n in range(500)])
             wait_until(lambda: equal(*nodes[:3]))
-            with NodeProcess(port=away.port, data_dir=away.data_dir) as back:
+            with NodeProcess(*MANY, port=away.port, data_dir=away.data_dir) as back:
                 now = [*nodes[:3], back]
                 wait_until(partial(equal, *now), "the same is held everywhere")
                 wait_until(partial(all_in_sync, *now), partial(verdicts, *now), 5.0 * SCALE)
 
 
 def test_nodes_are_in_sync_soon_after_one_has_joined_with_nothing() -> None:
-    with run_nodes(3, "--ephemeral") as (one, two, three):
+    with run_nodes(3, "--ephemeral", *MANY) as (one, two, three):
         give_origins(one, 3_000)
         two.add(one.address)
         wait_until(lambda: equal(one, two))
@@ -244,7 +245,7 @@ def liars(node: NodeProcess, *, shipping: bool = False) -> Iterator[list[Member]
 
 @pytest.mark.parametrize("shipping", [False, True], ids=["silent", "shipping a bit"])
 def test_liars_delay_nobody(shipping: bool) -> None:
-    with run_nodes(2, "--ephemeral") as (honest, node):
+    with run_nodes(2, "--ephemeral", *MANY) as (honest, node):
         give_origins(honest, 300)
         post_all(honest.port, [f"text {n}" for n in range(3_000)])
         count = honest.count
@@ -281,7 +282,7 @@ def test_a_newcomer_among_liars_becomes_ready() -> None:
 
 
 def test_a_newcomer_gets_more_origins_than_one_peer_may_claim() -> None:
-    with run_nodes(3, "--ephemeral") as (one, two, newcomer):
+    with run_nodes(3, "--ephemeral", *MANY) as (one, two, newcomer):
         give_origins(one, 8_000)
         two.add(one.address)
         wait_until(lambda: equal(one, two))
