@@ -1,0 +1,72 @@
+"""How many new origins are taken: of strangers, of nodes that somebody has met, and while joining."""
+
+from __future__ import annotations
+
+from p2p_sync.core.newcomers import Newcomers
+from p2p_sync.settings import MAX_ORIGINS_HOSTS, ORIGINS_FACTOR, ORIGINS_PERIOD
+
+LIMIT = 10
+MET, STRANGER = "a" * 32 + "-1", "b" * 32 + "-1"
+
+
+def newcomers(joining: bool = False) -> Newcomers:
+    return Newcomers(LIMIT, joining, lambda node: node == "a" * 32)
+
+
+def taken(rules: Newcomers, name: str, host: str, most: int, now: float = 0.0) -> int:
+    """How many new origins are taken of a host that ships `most`."""
+    count = 0
+    for _ in range(most):
+        if rules.has_room(name, host, now):
+            rules.take(host, now)
+            count += 1
+    return count
+
+
+def test_a_host_brings_so_many_in_an_hour_and_again_in_the_next() -> None:
+    rules = newcomers()
+    assert taken(rules, STRANGER, "10.0.0.1", 1_000) == LIMIT
+    assert taken(rules, STRANGER, "10.0.0.2", 1_000) == LIMIT, "another host is not concerned"
+    assert taken(rules, STRANGER, "10.0.0.1", 1_000, ORIGINS_PERIOD - 1) == 0
+    assert taken(rules, STRANGER, "10.0.0.1", 1_000, ORIGINS_PERIOD) == LIMIT
+
+
+def test_nodes_that_somebody_has_met_have_room_where_strangers_have_not() -> None:
+    rules = newcomers()
+    taken(rules, STRANGER, "10.0.0.1", 1_000)
+    assert taken(rules, MET, "10.0.0.1", 1_000) == (ORIGINS_FACTOR - 1) * LIMIT
+
+
+def test_all_hosts_together_bring_so_many() -> None:
+    rules = newcomers()
+    assert sum(taken(rules, STRANGER, f"10.0.0.{n}", 1_000) for n in range(100)) == (
+        ORIGINS_FACTOR * LIMIT
+    )
+    assert rules.has_room(MET, "10.0.0.200", 0.0)
+
+
+def test_a_node_that_joins_takes_all_until_it_has_joined_or_an_hour_has_passed() -> None:
+    for end in ("joined", "late"):
+        rules = newcomers(joining=True)
+        assert taken(rules, STRANGER, "10.0.0.1", 1_000) == 1_000
+        now = 0.0
+        if end == "joined":
+            rules.joined()
+        else:
+            now = ORIGINS_PERIOD
+        assert taken(rules, STRANGER, "10.0.0.1", 1_000, now) == LIMIT
+
+
+def test_a_host_that_ships_more_than_any_node_takes_breaks_the_rules() -> None:
+    rules = newcomers()
+    most = 2 * ORIGINS_FACTOR**2 * LIMIT
+    assert not any(rules.leave_out("10.0.0.1") for _ in range(most - 1))
+    assert rules.leave_out("10.0.0.1")
+    assert not rules.leave_out("10.0.0.2")
+
+
+def test_very_many_hosts_cost_no_memory_and_none_of_them_is_blamed_for_others() -> None:
+    rules = newcomers()
+    for n in range(MAX_ORIGINS_HOSTS):
+        rules.leave_out(f"10.0.{n // 256}.{n % 256}")
+    assert not any(rules.leave_out(f"10.1.{n // 256}.{n % 256}") for n in range(10_000))
