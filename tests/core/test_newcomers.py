@@ -1,4 +1,4 @@
-"""How many new origins are taken: of strangers, of nodes that somebody has met, and while joining."""
+"""How many new origins are taken: of strangers, of nodes that were met, and while joining."""
 
 from __future__ import annotations
 
