@@ -157,6 +157,12 @@ closed."""
 MAX_ORIGINS: Count = 100_000
 """Origins in a log."""
 
+MAX_STRANGERS: Count = 9 * MAX_ORIGINS // 10
+"""The rest is for origins of nodes that are vouched for (core/newcomers.py)."""
+
+NO_ROOM_PAUSE: Seconds = 60.0
+"""A peer that holds origins for which there is no room in this hour is asked again this often."""
+
 ORIGINS_PERIOD: Seconds = 3600.0
 """`max_new_origins` is for this time."""
 

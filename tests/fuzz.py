@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 from p2p_sync.codes import MAX_NUMBER, POLICY_VIOLATION
-from p2p_sync.core import catch_up, pieces, replica_link
+from p2p_sync.core import newcomers, pieces, replica_link
 from p2p_sync.core.receiver import Conflict
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
@@ -316,7 +316,8 @@ class Rules:
         steps += [self._send, self._send, self._tick, self._commit]
         steps += [self._open, self._close, self._fail, self._resume]
         with (
-            patch.object(catch_up, "MAX_ORIGINS", MAX_ORIGINS),
+            patch.object(newcomers, "MAX_STRANGERS", MAX_ORIGINS),
+            patch.object(newcomers, "MAX_ORIGINS", MAX_ORIGINS),
             patch.object(replica_link, "MAX_AHEAD", MAX_AHEAD),
             patch.object(pieces, "MAX_AHEAD", MAX_AHEAD),
         ):

@@ -26,7 +26,6 @@ from ..settings import (
     GRAFT_DELAY,
     MAX_BATCH,
     MAX_DELAY,
-    MAX_ORIGINS,
     MAX_TICKS,
     NEVER,
     STALLED_AFTER,
@@ -90,10 +89,9 @@ class CatchUp:
     def full(self, name: str, held: int, link: ReplicaLink, now: float) -> bool:
         """Return whether there is no room for an origin that `link` brings, of which `held` is
         held."""
-        if held:
+        if held or name in self.gaps:  # it was asked for
             return False
-        full = len(self._vector.names) >= MAX_ORIGINS
-        return full or not self._newcomers.has_room(name, link.host, now)
+        return not self._newcomers.has_room(name, link.host, len(self._vector.names), now)
 
     # -- what peers claim -----------------------------------------------------------------------
 
@@ -105,12 +103,15 @@ class CatchUp:
         durable = self._vector.held(name)
         if name not in link.ahead:
             if self.full(name, durable, link, now):
-                return True
+                link.pieces.rest(now)
+                return False
             if link.full:
                 if durable:
                     link.progress.note(name, durable)
                 return False
             link.ahead[name] = None
+            if not durable and name not in self.gaps:
+                self._newcomers.take(link.host, now)
         link.progress.note(name, n)
         tree = self._trees.of(name)
         staged = tree.origin.staged
@@ -152,6 +153,8 @@ class CatchUp:
         link.missing -= max(0, gap.claims.pop(link) - self._vector.held(name))
         if not gap.claims:
             del self.gaps[name]
+            if not self._trees[name].origin.staged:
+                self._newcomers.give_back(link.host)
             self.forget(name)
 
     def forget(self, name: str) -> None:

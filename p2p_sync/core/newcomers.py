@@ -3,15 +3,17 @@
 An origin costs its node a key and a signature, which cost next to nothing. So what counts is the
 remote host that brings it first, and whether anybody has met its node: a node is *vouched for* if
 it is linked with this node, or if a linked node says that it is linked with it. A new node of the
-mesh is soon vouched for where its messages arrive; invented ones are not.
+mesh is soon vouched for where its messages arrive; invented ones are not, unless a member lies.
 
 - One host brings up to `limit` new origins in an hour, and ORIGINS_FACTOR times as many of nodes
   that are vouched for. All hosts together bring up to ORIGINS_FACTOR times what one host may bring.
   What is beyond that is left out, and may come later.
-- No node of ours takes more than that, so none ships more. A host of which much more is left out
-  breaks the rules.
-- A node that has started with an empty log takes all that there are, until it holds as much as a
-  peer, for an hour at most.
+- What this node asks for counts when it asks. A host that ships, without being asked, much more
+  than a node of ours could have taken in an hour breaks the rules.
+- A node that has started with an empty log takes all that there are, until it holds as much as its
+  peers, for an hour at most.
+- A tenth of the table of origins is for nodes that are vouched for, and no host fills more than the
+  rest while a node joins.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from ..settings import MAX_ORIGINS_HOSTS, NEVER, ORIGINS_FACTOR, ORIGINS_PERIOD
+from ..settings import (
+    MAX_ORIGINS,
+    MAX_ORIGINS_HOSTS,
+    MAX_STRANGERS,
+    NEVER,
+    ORIGINS_FACTOR,
+    ORIGINS_PERIOD,
+)
 from .deduplication import node_of
 
 
@@ -34,29 +43,37 @@ class Newcomers:
         self._joining = joining
         self._ends_at = -NEVER  # of the period
         self._taken: Counter[str] = Counter()  # in this period, by host
+        self._total = 0
         self._left_out: Counter[str] = Counter()
 
     def joined(self) -> None:
-        """This node holds as much as a peer."""
+        """This node holds as much as its peers."""
         self._joining = False
 
-    def has_room(self, name: str, host: str, now: float) -> bool:
-        """Return whether a new origin that a host brings is taken."""
+    def has_room(self, name: str, host: str, held: int, now: float) -> bool:
+        """Return whether a new origin that a host brings is taken; `held` are held so far."""
         self._begin_period(now)
+        limit, taken = self._limit, self._taken[host]
         if self._joining:
-            return True
-        limit, taken = self._limit, self._taken
-        if taken[host] < limit and taken.total() < ORIGINS_FACTOR * limit:
+            limit = MAX_STRANGERS
+        if held < MAX_STRANGERS and taken < limit and self._total < ORIGINS_FACTOR * limit:
             return True
         limit *= ORIGINS_FACTOR
-        room = taken[host] < limit and taken.total() < ORIGINS_FACTOR * limit
-        return room and self._vouched(node_of(name))
+        room = taken < limit and self._total < ORIGINS_FACTOR * limit
+        return held < MAX_ORIGINS and room and self._vouched(node_of(name))
 
     def take(self, host: str, now: float) -> None:
-        """A new origin of a host is taken."""
+        """There is room for a new origin of a host: count it."""
         self._begin_period(now)
-        if not self._joining:
-            self._taken[self._named(host, self._taken)] += 1
+        self._taken[self._named(host, self._taken)] += 1
+        self._total += 1
+
+    def give_back(self, host: str) -> None:
+        """An origin that was taken of a host has not come."""
+        name = self._named(host, self._taken)
+        if self._taken[name] > 0:
+            self._taken[name] -= 1
+            self._total -= 1
 
     def leave_out(self, host: str) -> bool:
         """A new origin of a host is not taken; return whether it ships more than any node does."""
@@ -71,6 +88,7 @@ class Newcomers:
             self._joining = False  # it has had an hour
         self._ends_at = now + ORIGINS_PERIOD
         self._taken.clear()
+        self._total = 0
         self._left_out.clear()
 
     def _named(self, host: str, counts: Counter[str]) -> str:

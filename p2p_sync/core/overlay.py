@@ -28,7 +28,7 @@ from collections.abc import Iterable
 
 from ..address import Address, place, site
 from ..codes import NORMAL, SAME_NODE, TRY_AGAIN_LATER
-from ..settings import DIAL_JITTER, Settings
+from ..settings import DIAL_JITTER, NEVER, Settings
 from ..version import __version__
 from ..wire.frames import Sockets
 from .book import AddressBook, Endpoint, Known
@@ -60,6 +60,8 @@ class Overlay:
         self._settings = settings
         self._rng = rng
         self._exchange_at = 0.0
+        self._vouched: set[str | None] = set()  # of the turn at that time
+        self._vouched_at = -NEVER
         own = Sockets(
             port=port if settings.dialable and not settings.advertise else None,
             address=str(settings.advertise) if settings.advertise else None,
@@ -77,7 +79,10 @@ class Overlay:
 
     def vouches(self, node: str) -> bool:
         """Return whether a node is linked with this one, or with a peer, as that says."""
-        return any(node == peer.node or node in peer.links for peer in self.peers)
+        if self._vouched_at != self._turn.now:  # once in a turn, which may ask for very many
+            self._vouched_at = self._turn.now
+            self._vouched = {node for peer in self.peers for node in (peer.node, *peer.links)}
+        return node in self._vouched
 
     def tick(self) -> float:
         """Do all that is due; return when to call this again: infinity if only an event can make

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sized
 
-from ..settings import MAX_AHEAD, NEVER, PIECE_NAMED, PIECE_PATIENCE, PIECE_PAUSE
+from ..settings import MAX_AHEAD, NEVER, NO_ROOM_PAUSE, PIECE_NAMED, PIECE_PATIENCE, PIECE_PAUSE
 from ..wire.logframes import Have, Vector
 from .vector import VersionVector
 
@@ -22,6 +22,7 @@ class Pieces:
         """`vector` is what this node holds, `ahead` are the claims that are kept of the peer.
         `wake()` wakes the sender of the link."""
         self.ignored = 0  # about how many messages the peer claims in ignored claims; 0: none
+        self.rests_until = -NEVER  # nothing is asked before that
         self._vector = vector
         self._ahead = ahead
         self._wake = wake
@@ -42,6 +43,10 @@ class Pieces:
         else:
             self._once_more = True
 
+    def rest(self, now: float) -> None:
+        """There is no room for what the peer holds now: ask later."""
+        self.rests_until = now + NO_ROOM_PAUSE
+
     @property
     def asks(self) -> bool:
         """Whether to ask for a piece of the peer's vector now."""
@@ -50,7 +55,7 @@ class Pieces:
 
     def ask(self, now: float) -> int | None:
         """Return the index of the piece to ask for now, None if there is nothing to ask."""
-        if not self.asks:
+        if not self.asks or now < self.rests_until:
             return None
         self._asked_at = now
         return self._next

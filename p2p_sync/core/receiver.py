@@ -27,13 +27,12 @@ from .vector import VersionVector
 
 
 class Conflict(NamedTuple):
-    """A fork: `peer` holds another continuation of `origin` than we do. `theirs` and `ours` are
-    signed heads of the two, so the node of that origin has made both."""
+    """A fork: `peer` holds another continuation of `origin` than we do. The node of that origin has
+    signed `theirs`, a head of it, as it has signed ours."""
 
     peer: str
     origin: str
     theirs: Head
-    ours: Head
 
 
 class Received(NamedTuple):
@@ -169,7 +168,7 @@ class Receiver:
             return None
         if position == 0 and (gap is None or link not in gap.asked):
             self._trees.flood(tree, link)
-        if position == 0:
+        if position == 0 and gap is None:
             self._newcomers.take(link.host, now)
         self._vector.stage(origin, new)
         link.shipped_new(new.count, now)
@@ -211,7 +210,7 @@ class Receiver:
     def _refuse(self, tree: Tree, link: ReplicaLink, theirs: Head, now: float) -> None:
         """The peer holds another continuation of this origin: take no more of it from there."""
         name = tree.origin.name
-        self._conflicts.append(Conflict(link.peer, name, theirs, tree.origin.head))
+        self._conflicts.append(Conflict(link.peer, name, theirs))
         self._catch_up.withdraw(name, link)
         link.refuse(name)
         tree.detach(link, now)

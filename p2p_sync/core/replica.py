@@ -156,9 +156,11 @@ class Replica:
                         link.announcing.soon(name)
             self.catch_up.stored(run)
         names = [run.origin for run in runs]
-        if any(link.introduced and not link.claims_more for link in self.links):
+        if self.links and all(k.introduced and not k.claims_more for k in self.links):
             self._newcomers.joined()
         for link in self.links:
+            if link.refusals:
+                link.wake()  # now it may show what it holds
             if link.announcing.attentive:
                 link.announcing.grown(names, now)
 

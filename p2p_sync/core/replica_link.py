@@ -190,7 +190,7 @@ class ReplicaLink:
         ready = self.progress.ready
         asked = self.pieces.answer_at
         due = now >= self.announcing.due_at() or (asked is not None and now >= asked)
-        if ready or self.grafts or self.prunes or self.refusals or self._asks() or due:
+        if ready or self.grafts or self.prunes or self.refusals or self._asks(now) or due:
             opening = self.announcing.opening
             frames = self._control(now)
             if ready and self.introduced:
@@ -205,14 +205,16 @@ class ReplicaLink:
                     frames.append(Have(have, ack=ack))
         asked = self.pieces.answer_at
         until = until if asked is None else min(until, asked)
+        if self.introduced and self.pieces.asks and now < self.pieces.rests_until:
+            until = min(until, self.pieces.rests_until)
         return Work(frames, ships, have, ack, self.announcing.rest(until, now))
 
     def shipped(self, ships: Sequence[Ship], now: float) -> None:
         """These pieces of the log are being sent; `shipping.correct` says where less fitted."""
         self.shipping.shipped(ships, self.rtt, now)
 
-    def _asks(self) -> bool:
-        return self.introduced and self.pieces.asks
+    def _asks(self, now: float) -> bool:
+        return self.introduced and self.pieces.asks and now >= self.pieces.rests_until
 
     def _control(self, now: float) -> list[LogFrame]:
         """PRUNE, GRAFT, and the next piece of the vector while the link opens."""
@@ -220,7 +222,7 @@ class ReplicaLink:
         refused = self._refused() if self.refusals else {}
         if self.prunes or refused:
             frames.append(Prune(pop(self.prunes, MAX_ORIGINS_NAMED), refused))
-        if self.grafts or self._asks():
+        if self.grafts or self._asks(now):
             names = pop(self.grafts, MAX_ORIGINS_NAMED)
             origins = self._vector.origins
             after = {name: origins[name].staged for name in names if name in origins}
@@ -242,6 +244,7 @@ class ReplicaLink:
             origin = self._vector.origins.get(name)
             if origin and origin.staged > origin.n:
                 self.refusals[name] = None
+                self.prune(name)
             elif origin and origin.n:
                 refused[name] = origin.head
             else:

@@ -141,14 +141,18 @@ def mend(database: Database, rows: Sequence[Row]) -> set[int]:
     end = rows[-1][1] + rows[-1][2]
     kept: set[int] = set()
     wrong: list[int] = []
+    signed: list[tuple[bytes, int, int]] = []
     query = f"{_OF_ORIGIN} AND seq >= ? AND seq < ?"
     for row in database.execute(query, (origin, first, end)):
         wanted = expected.get(row[1])
-        if wanted and is_whole(row) and (row[6].decode(), *row[7:9]) == wanted[6:9]:
+        if wanted and is_whole(row) and (*row[2:6], row[6].decode()) == wanted[2:7]:
             kept.add(row[1])
+            if wanted[7] and not row[7]:  # a piece that ends here has come
+                signed.append((wanted[7], wanted[8], row[-1]))
         else:
             wrong.append(row[-1])
     delete(database, wrong)
+    database.executemany("UPDATE entries SET signature = ?, sum = ? WHERE arrival = ?", signed)
     return kept
 
 

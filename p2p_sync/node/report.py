@@ -25,6 +25,7 @@ from ..metrics import Counters, Counts, Times
 from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
+from ..wire.logframes import NOTHING_HELD, Vector
 from .state import State
 
 
@@ -123,7 +124,7 @@ class Report:
             "messages": {"count": held - hidden, "digest": digest(vector)},
             "behind": behind,
             "conflicts": len(found),
-            "forks": [_fork(conflict) for conflict in found[:MAX_FORKS_SHOWN]],
+            "forks": [_fork(conflict, vector) for conflict in found[:MAX_FORKS_SHOWN]],
             "misbehaviour": faults,
             "damaged": damaged,
             "warnings": clocks + _damage(damaged) + _forked(found),
@@ -224,9 +225,10 @@ def _seeks(core: Core) -> bool:
     return not answered and any(not known.oneself for known in core.book.known.values())
 
 
-def _fork(conflict: Conflict) -> dict[str, Any]:
-    """Return the evidence of a fork in the form of the API."""
-    ours, theirs = conflict.ours._asdict(), conflict.theirs._asdict()
+def _fork(conflict: Conflict, vector: Vector) -> dict[str, Any]:
+    """Return the evidence of a fork in the form of the API; `vector` is what this node holds."""
+    ours = vector.get(conflict.origin, NOTHING_HELD)._asdict()
+    theirs = conflict.theirs._asdict()
     return {"origin": conflict.origin, "peer": conflict.peer, "ours": ours, "theirs": theirs}
 
 

@@ -95,7 +95,7 @@ class Checker:
         """Check the next line; return what is wrong with it."""
         self._lines += 1
         try:
-            fields = json.loads(raw.decode("utf-8"))
+            fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
         except UnicodeDecodeError:
             return self._problem("", "not UTF-8")
         except (ValueError, RecursionError):
@@ -179,9 +179,20 @@ _TEXTS = {
 }
 
 
+_FIELDS = {"id", "seq", "time", "data", "entry", "heard", "hidden", *_TEXTS}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; ValueError if a name comes twice, which programs read differently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
 def _is_message(fields: Any) -> bool:
     """Return whether a line has the form of a message."""
-    if not isinstance(fields, dict) or "origin" not in fields:
+    if not isinstance(fields, dict) or "origin" not in fields or not fields.keys() <= _FIELDS:
         return False
     if ("signature" in fields) != ("key" in fields) or ("hash" not in fields and "key" in fields):
         return False
@@ -189,10 +200,13 @@ def _is_message(fields: Any) -> bool:
     if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
         return False
     for name, pattern in _TEXTS.items():
-        if name in fields and not pattern.fullmatch(str(fields[name])):
+        value = fields.get(name, "")
+        if name in fields and not (isinstance(value, str) and pattern.fullmatch(value)):
             return False
     if any(fields.get(flag, True) is not True for flag in ("heard", "hidden")):
         return False
+    if ("heard" in fields and "entry" in fields) or ("hidden" in fields and "heard" not in fields):
+        return False  # only copies of one message are heard, and only these are hidden
     if check_text(fields.get("data"), MAX_MESSAGE_BYTES):
         return False
     return bool(fields.get("id") == f"{fields['origin']}:{fields['seq']}")

@@ -74,6 +74,19 @@ def node_of_key(key: str) -> str:
     return hashlib.sha256(bytes.fromhex(key)).hexdigest()[:32]
 
 
+# All encodings of the points of small order, without their sign: whoever likes signs for such a key
+# (the list of libsodium, ge25519_has_small_order).
+_SMALL_ORDER = {
+    "00" * 32,
+    "01" + "00" * 31,
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ec" + "ff" * 30 + "7f",
+    "ed" + "ff" * 30 + "7f",
+    "ee" + "ff" * 30 + "7f",
+}
+
+
 def is_signed(key: str, signature: str, data: bytes) -> bool:
     """Return whether `signature` (128 hexadecimal digits) is that of `data` by the private key to
     `key` (64). Raises nothing, whatever they are."""
@@ -86,4 +99,6 @@ def is_signed(key: str, signature: str, data: bytes) -> bool:
 
 @lru_cache(maxsize=1024)
 def _public(key: str) -> Ed25519PublicKey:
+    if key[:62] + f"{int(key[62:], 16) & 127:02x}" in _SMALL_ORDER:
+        raise ValueError("a key of small order")
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))

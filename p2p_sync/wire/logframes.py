@@ -90,6 +90,11 @@ class Entry(NamedTuple):
         return encode((self.time, self.text, 1) if self.heard else (self.time, self.text))
 
 
+def size_of(entry: Entry) -> int:
+    """Return the bytes of an entry's text."""
+    return len(entry.text) if entry.text.isascii() else len(entry.text.encode())
+
+
 def chain(previous: str, entries: Iterable[Entry]) -> tuple[str, ...]:
     """Return the running hash (32 hex digits) after each of `entries`, where it was `previous`
     before them. Pure: no lock needed."""
@@ -165,6 +170,9 @@ class Run:
         entries = tuple(map(_entry, _list(data.get("entries"), MAX_BATCH)))
         if not entries:
             raise _wrong("an empty run")
+        if len(entries) > 1 and sum(map(size_of, entries)) > MAX_ENTRY_BYTES:
+            # It is shipped on whole, for it has one signature: so it must fit into our frames, too.
+            raise _wrong(f"a run of several entries with over {MAX_ENTRY_BYTES} bytes of text")
         signature = _signature(data.get("signature"))
         run = Run(origin, after, previous, entries, chain(previous, entries), signature)
         _number(run.end, 1)

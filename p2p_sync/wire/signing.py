@@ -11,9 +11,9 @@ A signature on the wire and in the log is the public key followed by the Ed25519
 hexadecimal digits. The key must be the one that the node's id in the origin derives from. So a
 receiver needs to know nothing but what it is sent.
 
-A node can sign two different continuations of its own log: a *fork*. Two heads prove it, and that
-nobody else did it. The running hash has 128 bits, so a node that spends 2**64 hashes on it can make
-two logs with one head, of its own origin only.
+A node can sign two different continuations of its own log: a *fork*. Who holds one of them and is
+shown a head of the other knows that, and that nobody else did it. The running hash has 128 bits, so
+a node that spends 2**64 hashes on it can make two logs with one head, of its own origin only.
 
 Pure. Any thread may call it.
 """
@@ -26,7 +26,7 @@ from functools import lru_cache
 
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
 from .identity import KEY_DIGITS, Identity, is_signed, node_of_key
-from .logframes import Entry, Head, LogFrame, Messages, Prune, Run, Vector
+from .logframes import Head, LogFrame, Messages, Prune, Run, Vector, size_of
 
 
 def sign(identity: Identity, origin: str, n: int, running: str) -> str:
@@ -91,7 +91,7 @@ def signed(runs: Iterable[Run], identity: Identity) -> list[Run]:
         if run.signature:
             result.append(run)
             continue
-        size = sum(_size(entry) for entry in run.entries)
+        size = sum(map(size_of, run.entries))
         joined = open_runs.setdefault(run.origin, [])
         count = sum(part.count for part in joined) + run.count
         if joined and (count > MAX_BATCH or sizes[run.origin] + size > MAX_ENTRY_BYTES):
@@ -100,11 +100,6 @@ def signed(runs: Iterable[Run], identity: Identity) -> list[Run]:
         sizes[run.origin] = size + (sizes[run.origin] if joined else 0)
         joined.append(run)
     return result + [_joined(parts, identity) for parts in open_runs.values()]
-
-
-def _size(entry: Entry) -> int:
-    """Return the bytes of an entry's text."""
-    return len(entry.text) if entry.text.isascii() else len(entry.text.encode())
 
 
 def _joined(parts: Sequence[Run], identity: Identity) -> Run:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from p2p_sync.core.newcomers import Newcomers
-from p2p_sync.settings import MAX_ORIGINS_HOSTS, ORIGINS_FACTOR, ORIGINS_PERIOD
+from p2p_sync.settings import (
+    MAX_ORIGINS,
+    MAX_ORIGINS_HOSTS,
+    MAX_STRANGERS,
+    ORIGINS_FACTOR,
+    ORIGINS_PERIOD,
+)
 
 LIMIT = 10
 MET, STRANGER = "a" * 32 + "-1", "b" * 32 + "-1"
@@ -17,7 +23,7 @@ def taken(rules: Newcomers, name: str, host: str, most: int, now: float = 0.0) -
     """How many new origins are taken of a host that ships `most`."""
     count = 0
     for _ in range(most):
-        if rules.has_room(name, host, now):
+        if rules.has_room(name, host, 0, now):
             rules.take(host, now)
             count += 1
     return count
@@ -42,19 +48,30 @@ def test_all_hosts_together_bring_so_many() -> None:
     assert sum(taken(rules, STRANGER, f"10.0.0.{n}", 1_000) for n in range(100)) == (
         ORIGINS_FACTOR * LIMIT
     )
-    assert rules.has_room(MET, "10.0.0.200", 0.0)
+    assert rules.has_room(MET, "10.0.0.200", 0, 0.0)
 
 
 def test_a_node_that_joins_takes_all_until_it_has_joined_or_an_hour_has_passed() -> None:
-    for end in ("joined", "late"):
-        rules = newcomers(joining=True)
-        assert taken(rules, STRANGER, "10.0.0.1", 1_000) == 1_000
-        now = 0.0
-        if end == "joined":
-            rules.joined()
-        else:
-            now = ORIGINS_PERIOD
-        assert taken(rules, STRANGER, "10.0.0.1", 1_000, now) == LIMIT
+    rules = newcomers(joining=True)
+    assert taken(rules, STRANGER, "10.0.0.1", 1_000) == 1_000
+    assert taken(rules, STRANGER, "10.0.0.1", 1_000, ORIGINS_PERIOD) == LIMIT
+    rules = newcomers(joining=True)
+    rules.joined()
+    assert taken(rules, STRANGER, "10.0.0.1", 1_000) == LIMIT
+
+
+def test_strangers_leave_room_in_the_table_for_nodes_that_somebody_has_met() -> None:
+    rules = newcomers(joining=True)
+    assert not rules.has_room(STRANGER, "10.0.0.1", MAX_STRANGERS, 0.0)
+    assert rules.has_room(MET, "10.0.0.1", MAX_STRANGERS, 0.0)
+    assert not rules.has_room(MET, "10.0.0.1", MAX_ORIGINS, 0.0)
+
+
+def test_what_was_asked_for_and_has_not_come_is_given_back() -> None:
+    rules = newcomers()
+    taken(rules, STRANGER, "10.0.0.1", 1_000)
+    rules.give_back("10.0.0.1")
+    assert taken(rules, STRANGER, "10.0.0.1", 1_000) == 1
 
 
 def test_a_host_that_ships_more_than_any_node_takes_breaks_the_rules() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from p2p_sync.core import announcing, catch_up, pieces, replica_link
+from p2p_sync.core import announcing, catch_up, newcomers, pieces, replica_link
 from p2p_sync.core.receiver import Conflict
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
@@ -881,10 +881,11 @@ def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
 
 
 def test_Origins_MoreHeldThanAllowed_NewOnesNotTaken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catch_up, "MAX_ORIGINS", 1)
+    monkeypatch.setattr(newcomers, "MAX_STRANGERS", 1)
+    monkeypatch.setattr(newcomers, "MAX_ORIGINS", 1)
     bench = Bench(O=1)
     bench.receive(bench.link(), Have({P: entry(1)}))
-    assert bench.replica.catch_up.behind(bench.now) == 0, "there is no room for it"
+    assert bench.replica.catch_up.behind(bench.now) == 1, "it is shown"
     link, other = bench.link(), bench.link()
     assert bench.arrive(link, run(P, 0, 1)) == []
     assert bench.arrive(other, run(O, 1, 2)) == [run(O, 1, 2)]
@@ -1453,7 +1454,54 @@ def test_Refusal_OfWhatIsNotOnDiskYet_ShownOnceItIs() -> None:
     good, bad = bench.link("good"), bench.link("bad")
     (waiting,) = bench.receive(good, Messages((run(O, 0, 2),)), store=False)
     bench.receive(bad, Messages((run(O, 0, 2, "other"),)))
-    assert not any(isinstance(frame, Prune) for frame in bench.sent(bad))
+    assert [f for f in bench.sent(bad) if isinstance(f, Prune)] == [Prune((O,))], "ship no more"
     bench.replica.stored([waiting], bench.now)
     refused = [frame.refused for frame in bench.sent(bad) if isinstance(frame, Prune)]
     assert refused == [{O: entry(2)}]
+
+
+# -- New origins for which there is no room -------------------------------------------------------
+
+STRANGERS = [f"{n:032x}-1" for n in range(1, 31)]
+
+
+def limited(limit: int = 10) -> Bench:
+    """A bench that takes so many new origins of a host in an hour, and has a log already."""
+    bench = Bench(O=1)
+    vector = {O: entry(1)}
+    bench.replica = Replica(US, vector, random.Random(1), limit, lambda _: False)
+    return bench
+
+
+def test_NewOrigins_ClaimedBeyondTheRoom_NotInSyncAndTakenLater() -> None:
+    bench = limited()
+    link = bench.link(O=1)
+    bench.receive(link, Have({name: entry(1) for name in STRANGERS}))
+    asked = {name for frame in bench.sent(link) for name in getattr(frame, "after", {})}
+    assert len(asked) == 10, "no more than there is room for"
+    bench.arrive(link, *(run(name, 0, 1) for name in asked))
+    assert bench.replica.catch_up.behind(bench.now) == 20, "the others are not forgotten"
+    assert not bench.offences
+    got = set(asked)
+    for _ in range(130):  # minutes
+        bench.later(60.0)
+        for frame in bench.sent(link):
+            if isinstance(frame, Graft) and frame.more is not None:
+                bench.receive(link, Have({name: entry(1) for name in STRANGERS}, next=0))
+        more = {n for frame in bench.sent(link) for n in getattr(frame, "after", {})}
+        bench.arrive(link, *(run(name, 0, 1) for name in more))
+        got |= more
+        assert bench.replica.catch_up.stalled(bench.now) == []
+    assert got == set(STRANGERS) and bench.replica.catch_up.behind(bench.now) == 0
+    assert not bench.offences
+
+
+def test_NewOrigins_AskedFor_TakenThoughTheRoomIsUsedUpMeanwhile() -> None:
+    bench = limited()
+    link, other = bench.link("one", O=1), bench.link("other", O=1)
+    bench.receive(link, Have({name: entry(1) for name in STRANGERS[:10]}))
+    bench.arrive(other, *(run(name, 0, 1) for name in STRANGERS[10:]))
+    assert bench.offences["new_origins"] == 20, "nobody has asked for these"
+    bench.offences.clear()
+    assert len(bench.arrive(link, *(run(name, 0, 1) for name in STRANGERS[:10]))) == 10
+    assert not bench.offences

@@ -284,6 +284,19 @@ def test_damaged_entries_at_the_end_come_again(
         assert texts(node) == ALL and node.status()["damaged"] == []
 
 
+def test_what_follows_the_damage_does_not_arrive_twice(
+    twin: Path, directory: Path, tmp_path: Path
+) -> None:
+    """The peer got it by catching up, so fewer entries are signed there than here."""
+    change(directory, CHANGES["a letter"][0])
+    with Node(0, directory) as node, Node(0, shutil.copytree(twin, tmp_path / "good")) as good:
+        before = node.log.last_arrival()
+        node.connect(good.address)
+        wait_until(lambda: texts(node) == ALL, node.status, 60 * SCALE)
+        again = [message.data for _, message in node.log.arrivals(before, 1_000)]
+        assert again == [TEXTS[10]]
+
+
 def test_an_origin_without_a_whole_entry_comes_again(tmp_path: Path, found: str) -> None:
     with Node(0, tmp_path / "data") as node, Node(0) as peer:
         peer.connect(node.address)

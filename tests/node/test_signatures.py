@@ -38,8 +38,11 @@ def mesh(secret: str | None, **settings: Any) -> Iterator[tuple[Node, Node]]:
         yield one, other
         one.commit("from one")
         other.commit("from the other")
-        wait_until(lambda: digest(one) == digest(other))
-        assert {"from one", "from the other"} <= set(texts(one))
+        both = {"from one", "from the other"}
+        wait_until(lambda: both <= set(texts(one)) & set(texts(other)))
+        # Of invented origins each takes what it has room for in this hour.
+        if "max_new_origins" not in settings:
+            wait_until(lambda: digest(one) == digest(other))
         assert linked(one, other) and linked(other, one)
 
 

@@ -371,6 +371,10 @@ def origins(count: int) -> list[str]:
             Messages((signed_run(A, 0, "", (Entry(1, "x" * (MAX_MESSAGE_BYTES + 1)),)),)),
         ),
         (
+            Messages((signed_run(A, 0, "", (Entry(1, "x" * (MAX_ENTRY_BYTES // 4)),) * 4),)),
+            Messages((signed_run(A, 0, "", (Entry(1, "x" * (MAX_ENTRY_BYTES // 4 + 1)),) * 4),)),
+        ),
+        (
             Messages((signed_run(A, MAX_NUMBER - 1, HASH, (Entry(MAX_NUMBER, "x"),)),)),
             Messages((signed_run(A, MAX_NUMBER, HASH, (Entry(MAX_NUMBER, "x"),)),)),
         ),
@@ -388,6 +392,7 @@ def origins(count: int) -> list[str]:
         "bytes of an entry",
         "bytes of one of many",
         "bytes",
+        "bytes of a run",
         "sequence",
     ],
 )

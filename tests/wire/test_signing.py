@@ -59,6 +59,7 @@ def test_a_key_is_read_as_it_was_written() -> None:
         (US.key, US.sign(b"data")[1:]),
         (US.key, "00" * 64),
         ("00" * 32, "00" * 64),
+        *((key, f"{key}01" + "00" * 31) for key in ("01" + "00" * 31, "01" + "00" * 30 + "80")),
         (THEM.key, US.sign(b"data")),
         (US.key, US.sign(b"other data")),
     ],
