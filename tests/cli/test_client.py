@@ -52,7 +52,7 @@ def run(
     url = node if isinstance(node, str | None) else f"http://127.0.0.1:{node.port}"
     data = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
-        [*RUN_NODE, command, *(("--node", url) if url else ()), *arguments],
+        [*RUN_NODE, command, *(() if url is None else ("--node", url)), *arguments],
         input=data,
         capture_output=True,
         timeout=DEADLINE,
