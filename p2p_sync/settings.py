@@ -662,6 +662,9 @@ CLI_CHUNK: Bytes = 256 * 1024
 CLI_MAX_LINE: Bytes = 1024 * 1024
 """A line of a file that a command sends; the node has a limit of its own."""
 
+CLI_PACKING: Count = 1
+"""The level of compression of a backup: higher ones take much longer, and save little."""
+
 CLI_PROBLEMS: Count = 100
 """Problems that `verify` names."""
 

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any, TypeVar
 from urllib.error import HTTPError
@@ -90,6 +91,20 @@ class Api:
                         yield json.loads(line)
             except (OSError, HTTPException, ValueError) as error:
                 raise self._unreachable(error) from None
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[Callable[[int], bytes]]:
+        """GET `path` and lend a function that reads the answer as it comes, up to so many bytes at
+        a time, b"" at its end."""
+        with self._open(path, None, CLI_SILENCE) as response:
+
+            def read(size: int) -> bytes:
+                try:
+                    return bytes(response.read1(size))
+                except (OSError, HTTPException) as error:
+                    raise self._unreachable(error) from None
+
+            yield read
 
     def _open(self, path: str, body: Any, patience: float) -> Any:
         headers = dict(self._headers)

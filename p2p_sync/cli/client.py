@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import click
@@ -36,7 +36,7 @@ from ..web.token import read_token
 from ..wire.export import Checker, Problem
 from .api import Api, Failure, TooLate
 from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
-from .files import Bulk, batches, opened, progress, replaced
+from .files import Bulk, batches, opened, progress, read, replaced
 from .logline import printable
 
 T = TypeVar("T")
@@ -232,8 +232,9 @@ def _commit_lines(api: Api, path: str, copies: int, timeout: float) -> tuple[Any
     """Return what to print as JSON, the copies, and the number of messages."""
     done: dict[str, Any] = {"count": 0, "copies": None}
     reached = copies
+    source: Any = sys.stdin.buffer
     with Bulk(api, path, "standard input", timeout + CLI_STORING) as bulk:
-        for before, lines in batches(sys.stdin.buffer):
+        for before, lines in batches(source.read1):
             numbers = [n for n, line in enumerate(lines, before + 1) if line.strip()]
             texts = [_decoded(lines[n - before - 1]) for n in numbers]
             answer = bulk.send(numbers, [json.dumps(text).encode() for text in texts])
@@ -269,29 +270,48 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
         raise Failure(UNREACHABLE, "the node has stopped")
 
 
-@_command(click.argument("file"))
-def export(api: Api, file: str, as_json: bool) -> None:
-    """Write all messages to FILE, with their signatures, as NDJSON in the shared order; - is
-    standard output."""
-    count = damaged = hidden = 0
-    whole = False
-    with replaced(file) as target:
-        total = api.ask("/api/v1/status", within=CLI_ANSWER)["messages"]["count"]
-        for message in progress(api.lines("/api/v1/messages/export"), total):
-            if "damaged" in message:
-                damaged += message["damaged"]
-                continue
-            target.write(json.dumps(message, ensure_ascii=False).encode() + b"\n")
-            whole = "exported" in message
-            hidden += "hidden" in message
-            count += not whole
-        target.flush()
-        if not whole:
-            raise Failure(UNREACHABLE, "the node has ended the export early; see its log")
-    count -= hidden
-    _report({"exported": count}, as_json, sys.stderr if file == "-" else sys.stdout)
+@_command()
+def export(api: Api, as_json: bool) -> None:
+    """Print all messages, with their signatures, as NDJSON in the shared order."""
+    count, damaged = _copy(api, sys.stdout.buffer)
+    sys.stdout.flush()
+    _report({"exported": count}, as_json, sys.stderr)
     if damaged:
         raise Failure(FAILED, _left_out(damaged))
+
+
+@_command(click.argument("file"))
+def backup(api: Api, file: str, as_json: bool) -> None:
+    """Write all messages to FILE, with their signatures, for `restore`, `verify` and `import`.
+
+    The node goes on meanwhile. FILE appears, or is replaced, once it is whole and on disk. Others
+    may not read it, unless they may read the file that it replaces. It is compressed if its name
+    ends in .gz.
+    """
+    with replaced(file) as target:
+        count, damaged = _copy(api, target)
+        if damaged:
+            raise Failure(FAILED, f"nothing is saved: {_left_out(damaged)}")
+    _report({"saved": count}, as_json, sys.stdout)
+
+
+def _copy(api: Api, target: BinaryIO) -> tuple[int, int]:
+    """Write an export to `target`; return how many messages it has, and how many damaged entries
+    were left out of it. Raises Failure if it ends early."""
+    total = api.ask("/api/v1/status", within=CLI_ANSWER)["messages"]["count"]
+    count = damaged = 0
+    line = b""
+    with api.stream("/api/v1/messages/export") as source:
+        for _, lines in progress(batches(source), total, lambda part: len(part[1])):
+            for line in lines:
+                if line.startswith(b'{"damaged"'):
+                    damaged += json.loads(line)["damaged"]
+                else:
+                    target.write(line + b"\n")
+                    count += 1
+    if not line.startswith(b'{"exported"'):
+        raise Failure(UNREACHABLE, "the node has ended the export early; see its log")
+    return count - 1, damaged
 
 
 @_command(click.argument("file"))
@@ -302,8 +322,7 @@ def import_(api: Api, file: str, as_json: bool) -> None:
     """
     done = {"imported": 0, "skipped": 0}
     with opened(file) as source:
-        size = os.fstat(source.fileno()).st_size
-        parts = progress(batches(source), size, lambda part: sum(map(len, part[1])) + len(part[1]))
+        parts = read(source)
         with Bulk(api, "/api/v1/messages?skip=held", file) as bulk:
             for before, lines in parts:
                 answer = bulk.send(range(before + 1, before + len(lines) + 1), lines)
@@ -346,7 +365,7 @@ def verify(file: str, as_json: bool) -> int:
     found: list[Problem] = []
     count = 0
     with opened(file) as source:
-        lines = (checker.line(line) for _, part in batches(source) for line in part)
+        lines = (checker.line(line) for _, part in read(source) for line in part)
         for problem in itertools.chain(filter(None, lines), checker.end()):
             count += 1
             if count <= CLI_PROBLEMS:

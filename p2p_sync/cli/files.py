@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import secrets
 import stat
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -15,12 +17,15 @@ import click
 
 from ..core.verdict import numbered
 from ..disk.private import sync_directory
-from ..settings import CLI_CHUNK, CLI_MAX_LINE
+from ..settings import CLI_CHUNK, CLI_MAX_LINE, CLI_PACKING
 from .api import Api, Failure
 from .exits import USAGE
 from .logline import printable
 
 T = TypeVar("T")
+
+UNREADABLE = (OSError, EOFError, zlib.error)
+"""What is raised if a file cannot be read, or decompressed."""
 
 
 class Bulk:
@@ -71,20 +76,21 @@ class Bulk:
         extent = f"{numbered(self._stored, 'message')} {verb} stored"
         extent += f", up to {printable(self._last)}" if self._last else ""
         extent += self._unsure
-        if isinstance(error, OSError):
-            reason = f"{self._source} cannot be read ({error.strerror or error})"
-            raise Failure(USAGE, f"{reason}; {extent}") from None
+        if isinstance(error, UNREADABLE):
+            failed = _unusable("read", self._source, error)
+            raise Failure(failed.code, f"{failed}; {extent}") from None
         if isinstance(error, Failure):
             raise Failure(error.code, f"{error}; {extent}") from None
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             print(f"p2p-sync: interrupted; {extent}", file=sys.stderr)
 
 
-def batches(file: Any) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the lines of a file, as many as are there at a time, and how many came before."""
+def batches(read: Callable[[int], bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the lines of a file, as many as are there at a time, and how many came before; `read`
+    reads up to so many bytes of it."""
     rest = b""
     count = 0
-    while chunk := file.read1(CLI_CHUNK):
+    while chunk := read(CLI_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > CLI_MAX_LINE:
             raise Failure(USAGE, f"line {count + len(lines) + 1} is longer than any message can be")
@@ -95,54 +101,78 @@ def batches(file: Any) -> Iterator[tuple[int, list[bytes]]]:
         yield count, [rest]
 
 
-def opened(name: str) -> Any:
-    """Open a file to read, or lend standard input; raises Failure."""
+@contextmanager
+def opened(name: str) -> Iterator[Any]:
+    """Open a file to read, or lend standard input; a name that ends in .gz is decompressed. Raises
+    Failure if it cannot be read."""
     if name == "-":
-        return nullcontext(sys.stdin.buffer)
+        yield sys.stdin.buffer
+        return
     try:
-        return Path(name).open("rb")
-    except OSError as error:
-        raise _unusable(name, error) from None
+        with gzip.open(name) if _is_packed(name) else Path(name).open("rb") as file:
+            yield file
+    except UNREADABLE as error:
+        raise _unusable("read", name, error) from None
+
+
+def read(file: Any) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the lines of an opened file as `batches` does, with a progress bar."""
+    size = os.fstat(file.fileno()).st_size  # 0: a pipe
+    place = 0
+
+    def moved(_: object) -> int:
+        nonlocal place
+        before, place = place, os.lseek(file.fileno(), 0, os.SEEK_CUR)
+        return place - before
+
+    return progress(batches(file.read1), size, moved)
 
 
 @contextmanager
 def replaced(name: str) -> Iterator[BinaryIO]:
-    """Lend a file to write. It gets its `name` once it is whole and on disk; until then, and if
-    anything goes wrong, an older file of that name stays as it is.
+    """Lend a file to write; a name that ends in .gz is compressed. It gets its `name` once it is
+    whole and on disk; until then, and if anything goes wrong, an older file of that name stays as
+    it is.
 
-    Standard output, devices and pipes are written directly. Raises Failure if the file cannot be
-    opened.
+    A new file has the mode 0600, another one keeps its mode. Devices and pipes are written
+    directly. Raises Failure if the file cannot be written.
     """
-    if name == "-":
-        yield sys.stdout.buffer
-        return
     path = Path(name).resolve()  # so that a link keeps leading to the file
     part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    device = path.exists() and not path.is_file()
     try:
-        device = path.exists() and not path.is_file()
-        file = path.open("wb") if device else part.open("xb")
-    except OSError as error:
-        raise _unusable(name, error) from None
-    if device:
-        with file:
-            yield file
-        return
-    try:
-        with file:
+        with path.open("wb") if device else os.fdopen(_made(part), "wb") as file:
+            with _packed(name, file) as target:
+                yield target
+            if device:
+                return
+            file.flush()
             if path.exists():
                 os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
-            yield file
-            file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+        sync_directory(path.parent)  # the name, too
+    except OSError as error:
+        raise _unusable("write", name, error) from None
+    finally:
         part.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)  # the name, too
 
 
-def _unusable(name: str, error: OSError) -> Failure:
-    return Failure(USAGE, f"cannot open {name} ({error.strerror})")
+def _made(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _is_packed(name: str) -> bool:
+    return name.endswith(".gz")
+
+
+def _packed(name: str, file: BinaryIO) -> Any:
+    return gzip.GzipFile("", "wb", CLI_PACKING, file) if _is_packed(name) else nullcontext(file)
+
+
+def _unusable(verb: str, name: str, error: Exception) -> Failure:
+    reason = getattr(error, "strerror", None) or error
+    return Failure(USAGE, f"cannot {verb} {name} ({reason})")
 
 
 def progress(

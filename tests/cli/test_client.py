@@ -251,19 +251,19 @@ def test_following_ends_without_a_word(pair: list[NodeProcess], how: str) -> Non
 # -- export and import ------------------------------------------------------------------------
 
 
-def test_an_export_is_skipped_where_it_is_held_and_new_elsewhere(tmp_path: Path) -> None:
+def test_a_backup_is_skipped_where_it_is_held_and_new_elsewhere(tmp_path: Path) -> None:
     file = str(tmp_path / "log.ndjson")
     with run_nodes(2, "--ephemeral") as (node, other):
         post_all(node.port, [*TEXTS, *(f"line {n}" for n in range(3000))])
-        done = run(node, "export", file)
+        done = run(node, "backup", file)
         count = 3000 + len(TEXTS)
-        assert (done.returncode, done.stdout) == (0, f"{count:,} exported\n")
+        assert (done.returncode, done.stdout) == (0, f"{count:,} saved\n")
         lines = Path(file).read_text().split("\n")[:-1]
         exported = [json.loads(line) for line in lines]
         assert exported.pop() == {"exported": count}
         for line, message in zip(exported, read_pages(node.port, "time")[0], strict=True):
             assert line.items() >= message.items()
-        assert run(node, "export", "-").stdout.split("\n")[:-1] == lines
+        assert run(node, "export").stdout.split("\n")[:-1] == lines
         told = json.loads(run(node, "import", file, "--json").stdout)
         assert told == {"imported": 0, "skipped": count}
         told = json.loads(run(other, "import", "-", "--json", stdin=Path(file).read_bytes()).stdout)
@@ -296,7 +296,7 @@ def test_a_bad_line_is_named_with_its_number_in_the_file(tmp_path: Path) -> None
         (("add",), 2, "ADDRESS"),
         (("commit", "x", "--copies", "many"), 2, "--copies"),
         (("import", "/no/such/file"), 2, "/no/such/file"),
-        (("export", "/no/such/directory/file"), 2, "/no/such/directory/file"),
+        (("backup", "/no/such/directory/file"), 2, "/no/such/directory/file"),
         (("status", "--token-file", "/no/such/file"), 2, "token file"),
         (("commit", "x" * 70_000), 5, "65536"),
     ],
@@ -325,7 +325,7 @@ def test_input_that_is_no_text_is_refused(pair: list[NodeProcess]) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_told(pair: list[NodeProcess]) -> None:
     pair[0].commit("something")
-    done = run(pair[0], "export", "/dev/full")
+    done = run(pair[0], "backup", "/dev/full")
     assert done.returncode == 2 and "No space" in done.stderr
 
 
@@ -406,7 +406,7 @@ def test_colours_and_bars_are_for_terminals_alone(pair: list[NodeProcess], tmp_p
     assert "\x1b[" not in run(pair[0], "status").stdout + run(pair[0], "peers").stdout
     file = str(tmp_path / "log")
     pair[0].commit("something")
-    assert "100%" in on_a_terminal("export", file, "--node", url)
+    assert "100%" in on_a_terminal("backup", file, "--node", url)
     assert "100%" in on_a_terminal("import", file, "--node", url)
     assert "%" not in run(pair[0], "import", file).stderr
 
@@ -497,7 +497,7 @@ def test_a_node_that_stops_while_status_waits_leaves_the_last_answer() -> None:
         assert monotonic() - begin < 4 + 8 * SCALE
 
 
-# -- an export is whole or not there ------------------------------------------------------------
+# -- a backup is whole or not there --------------------------------------------------------------
 
 
 def slow_node(pages: int) -> tuple[ThreadingHTTPServer, threading.Event]:
@@ -529,7 +529,7 @@ def slow_node(pages: int) -> tuple[ThreadingHTTPServer, threading.Event]:
 
 @pytest.mark.parametrize("before", [None, "what was there"], ids=["new", "there already"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None])
-def test_an_interrupted_export_leaves_what_was_there(
+def test_an_interrupted_backup_leaves_what_was_there(
     tmp_path: Path, signum: int | None, before: str | None
 ) -> None:
     file = tmp_path / "log.ndjson"
@@ -538,7 +538,7 @@ def test_an_interrupted_export_leaves_what_was_there(
         file.chmod(0o640)
     server, go_on = slow_node(3)
     url = f"127.0.0.1:{server.server_port}"
-    process = subprocess.Popen([*RUN_NODE, "export", str(file), "--node", url])
+    process = subprocess.Popen([*RUN_NODE, "backup", str(file), "--node", url])
     try:
         wait_until(
             lambda: sum(path.stat().st_size for path in tmp_path.glob(".*.part")) > 300_000,
@@ -563,35 +563,35 @@ def test_an_interrupted_export_leaves_what_was_there(
         server.server_close()
 
 
-def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_backup_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     file = tmp_path / "log.ndjson"
     file.write_text("what was there")
-    done = run(f"127.0.0.1:{free_port_pair()}", "export", str(file))
+    done = run(f"127.0.0.1:{free_port_pair()}", "backup", str(file))
     assert done.returncode == 3 and file.read_text() == "what was there"
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def test_an_export_goes_to_where_a_link_leads_and_through_a_pipe(
+def test_a_backup_goes_to_where_a_link_leads_and_through_a_pipe(
     pair: list[NodeProcess], tmp_path: Path
 ) -> None:
     pair[0].commit("exported")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     (tmp_path / "file").write_text("old")
-    assert run(pair[0], "export", str(tmp_path / "link")).returncode == 0
+    assert run(pair[0], "backup", str(tmp_path / "link")).returncode == 0
     assert (tmp_path / "link").is_symlink() and "exported" in (tmp_path / "file").read_text()
     os.mkfifo(tmp_path / "pipe")
     found: list[str] = []
     reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
     reader.start()
-    assert run(pair[0], "export", str(tmp_path / "pipe")).returncode == 0
+    assert run(pair[0], "backup", str(tmp_path / "pipe")).returncode == 0
     reader.join(DEADLINE)
     assert found == [(tmp_path / "file").read_text()]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
-def test_an_export_to_a_full_device_says_that_it_is_full(pair: list[NodeProcess]) -> None:
+def test_a_backup_to_a_full_device_says_that_it_is_full(pair: list[NodeProcess]) -> None:
     pair[0].commit("exported")
-    done = run(pair[0], "export", "/dev/full")
+    done = run(pair[0], "backup", "/dev/full")
     assert done.returncode == 2
     assert "No space left" in done.stderr and "opened" not in done.stderr
 

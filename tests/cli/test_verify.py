@@ -204,7 +204,7 @@ def test_an_export_of_a_node_verifies_and_a_change_is_found(tmp_path: Path) -> N
         post_all(one.port, [f"many {n} \u20ac" for n in range(2500)])
         two.commit("of the other")
         wait_equal([one.port, two.port], 2502)
-        assert command(two, "export", str(file)).stdout == "2,502 exported\n"
+        assert command(two, "backup", str(file)).stdout == "2,502 saved\n"
         shown = read_pages(two.port, "time")[0]
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["id"] for line in lines[:-1]] == [message["id"] for message in shown]
@@ -228,7 +228,7 @@ def test_hidden_copies_are_exported_and_not_imported(tmp_path: Path) -> None:
         original.commit("from an original")
         wait_until(lambda: one.count == two.count == 1)
         wait_until(lambda: b'"hidden"' in one.get("/api/v1/messages/export").body)
-        assert command(one, "export", str(file)).stdout == "1 exported\n"
+        assert command(one, "backup", str(file)).stdout == "2 saved\n"
     assert verify(str(file)).returncode == 0
     assert verify(str(file)).stdout.startswith("2 messages, 2 origins, 2 signatures: ")
     with NodeProcess("--ephemeral") as other:

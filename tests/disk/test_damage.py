@@ -215,9 +215,13 @@ def test_a_damaged_log_says_so_by_every_way(directory: Path, tmp_path: Path) -> 
         url = f"http://127.0.0.1:{node.port}"
         result = run_to_end("status", "--node", url, "--wait", "0")
         assert (result.returncode, name in result.stderr) == (1, True)
-        result = run_to_end("export", str(tmp_path / "all"), "--node", url)
+        result = run_to_end("export", "--node", url)
         assert result.returncode == 6 and "1 entry is damaged" in result.stderr
-        assert len((tmp_path / "all").read_text().splitlines()) == len(ALL), "and the last line"
+        assert len(result.stdout.splitlines()) == len(ALL), "and the last line"
+        (tmp_path / "all").write_text("an older backup")
+        result = run_to_end("backup", str(tmp_path / "all"), "--node", url)
+        assert result.returncode == 6 and "1 entry is damaged" in result.stderr
+        assert (tmp_path / "all").read_text() == "an older backup"
         result = run_to_end("log", "--node", url)
         assert (result.returncode, "1 entry is damaged" in result.stderr) == (0, True)
         assert len(result.stdout.splitlines()) == len(ALL) - 1
