@@ -6,16 +6,18 @@ again. `mend` keeps the entries after the damage that turn out to
 be whole, so a reader who follows the arrivals does not see them twice.
 
 Every read checks what it reads. A small log is also read whole at the start. Of a large one only
-the last entry of each origin is read then, and entries that were found before (table `damage`).
+the table `origins` is read then, and entries that were found before (table `damage`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 from ..wire.logframes import NOTHING_HELD, Head
+from . import origins
+from .origins import NO_FLOOR, Floor
 from .rows import COLUMNS, Row, head_of, is_signed, is_whole, name_of
 from .schema import INDEXES
 from .store import Database
@@ -45,39 +47,71 @@ def found(row: Row) -> Found:
     return name_of(row), row[1] if type(row[1]) is int else NOWHERE, row[-1]
 
 
-def survey(
-    database: Database, everything: bool
-) -> tuple[dict[str, Head], dict[str, int], set[Found]]:
-    """Return what is whole of each origin, up to its last signed entry; the number of its last
-    entry, whole or not; and the damaged entries. `everything`: read all entries."""
-    ends: dict[str, Head] = {}
+class Survey(NamedTuple):
+    """What the start has found."""
+
+    heads: dict[str, Head]  # what is whole of each origin, up to its last signed entry
+    floors: dict[str, Floor]  # those that are not 0
+    last: dict[str, int]  # of origins that may be damaged: the number of the last message
+    bad: set[Found]  # damaged entries
+    changed: set[str]  # origins of which the table `origins` says something else
+
+
+def survey(database: Database, everything: bool) -> Survey:
+    """Return what the database holds. `everything`: read all entries."""
+    heads, floors, wrong = origins.read(database)
     last: dict[str, int] = {}
     bad: set[Found] = set()
+    changed: set[str] = set()
     for name, seq in database.execute("SELECT origin, seq FROM damage"):
         if type(seq) is int:
             bad.add((name_of([name]), seq, GAP))
-    known = {name_of(row) for row in database.execute("SELECT origin FROM origins")}
-    for row in database.execute(_LAST):
+    every = everything or wrong or not heads
+    unseen = set(heads) if every else {name for name, *_ in bad}
+    for row in database.execute(_LAST) if every else _last_of(database, [*unseen]):
         name = name_of(row)
-        if is_whole(row) and is_signed(row):
-            ends[name] = head_of(row)
-            last[name] = ends[name].n
+        unseen.discard(name)
+        known, sound = heads.get(name), is_whole(row) and is_signed(row)
+        if sound and head_of(row) == known:
             continue
-        ends[name], tail, upto = _tail(database, name)
-        bad |= tail
-        if not is_whole(row):  # its name may be damaged, and then it is not in the tail
-            bad.add(found(row))
-        # The numbers of damaged entries are no proof that there were as many messages.
-        n = ends[name].n
-        follows = (n or name in known) and any(seq == n + 1 for _, seq, _ in tail)
-        last[name] = max(upto, n + 1 if follows else n)
+        upto = 0
+        if sound:
+            heads[name] = head_of(row)
+        else:
+            heads[name], tail, upto = _tail(database, name)
+            bad |= tail
+            if not is_whole(row):  # its name may be damaged, and then it is not in the tail
+                bad.add(found(row))
+        last[name] = max(upto, heads[name].n, known.n if known else 0)
+        changed.add(name)
+        if not known and (floor := _floor(database, name)).n:
+            floors[name] = floor
+    for name in unseen:  # no entry of these is there
+        head, floor = heads.get(name, NOTHING_HELD), floors.get(name, NO_FLOOR)
+        if head.n > floor.n:
+            last[name], heads[name] = head.n, NOTHING_HELD
+            bad.add((name, floor.n + 1, GAP))
     if everything:
         counts, damaged = _scan(database)
         bad |= damaged
         for name, count in counts.items():
-            if count != ends.get(name, NOTHING_HELD).n:
-                bad.add((name, _first_gap(database, name), GAP))
-    return ends, last, bad
+            floor = floors.get(name, NO_FLOOR)
+            if count != floor.held(heads.get(name, NOTHING_HELD).n):
+                bad.add((name, _first_gap(database, name, floor), GAP))
+    return Survey(heads, floors, last, bad, changed)
+
+
+def _last_of(database: Database, names: Iterable[str]) -> Iterator[Row]:
+    """Yield the last entry of each of these origins."""
+    for name in names:
+        yield from database.execute(f"{_OF_ORIGIN} ORDER BY seq DESC LIMIT 1", (name,)).fetchall()
+
+
+def _floor(database: Database, name: str) -> Floor:
+    """Return the floor of an origin, as its entries show it."""
+    query = "SELECT coalesce(min(seq), 1) FROM entries WHERE origin = ?"
+    (first,) = database.execute(query, (name,)).fetchone()
+    return Floor(first - 1)
 
 
 def _tail(database: Database, name: str) -> tuple[Head, set[Found], int]:
@@ -108,10 +142,11 @@ def _scan(database: Database) -> tuple[Counter[str], set[Found]]:
     return Counter({name.decode(): count for name, count in counts.items()}), bad
 
 
-def _first_gap(database: Database, name: str) -> int:
-    """Return the number of the first message that no whole entry of an origin holds."""
-    n = 0
-    for row in database.execute(f"{_OF_ORIGIN} ORDER BY seq", (name,)):
+def _first_gap(database: Database, name: str, floor: Floor) -> int:
+    """Return the number of the first message above its floor that no whole entry of an origin
+    holds."""
+    n = floor.n
+    for row in database.execute(f"{_OF_ORIGIN} AND seq > ? ORDER BY seq", (name, n)):
         if is_whole(row):
             if row[1] != n + 1:
                 break
@@ -119,11 +154,12 @@ def _first_gap(database: Database, name: str) -> int:
     return n + 1
 
 
-def whole_before(database: Database, name: str, seq: int) -> Head | None:
+def whole_before(database: Database, name: str, seq: int, floor: Floor) -> Head | None:
     """Return what is held of an origin up to the last signed entry before the damaged `seq`; None
-    if it is not damaged."""
+    if it is not damaged. Without an entry above the floor that is nothing."""
     damaged = False
-    for row in database.execute(f"{_OF_ORIGIN} AND seq <= ? ORDER BY seq DESC", (name, seq)):
+    query = f"{_OF_ORIGIN} AND seq <= ? AND seq > ? ORDER BY seq DESC"
+    for row in database.execute(query, (name, seq, floor.n)):
         whole = is_whole(row)
         if whole and not damaged and row[1] + row[2] > seq:
             return None

@@ -27,9 +27,10 @@ from ..settings import (
     MAX_SHIPPED,
 )
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
-from . import damage
+from . import damage, origins
 from .copies import count_copies, rematch
 from .damage import GAP, Found
+from .origins import NO_FLOOR, Floor
 from .pages import Page, Pages, Place, logger
 from .rows import COLUMNS, Row, head_of, is_whole, packed, stored
 from .store import Database, Store
@@ -46,6 +47,7 @@ class Log(Pages):
         # Origins with a damaged entry: its number, and the last number that the log held before.
         # Only the writer changes it.
         self._damaged: dict[str, tuple[int, int]] = {}
+        self._floors: dict[str, Floor] = {}  # those that are not 0; written by the writer alone
         if store.indexes_damaged:
             with store.writing() as database:
                 damage.make_indexes(database)
@@ -53,18 +55,27 @@ class Log(Pages):
                 "the indexes of the log were damaged, and are made again; check the disk"
             )
         with store.reading() as database:
-            ends, last, bad = damage.survey(database, store.small)
+            ends, floors, last, bad, changed = damage.survey(database, store.small)
             query = "SELECT coalesce(max(arrival), 0) FROM entries"
             (self._arrival,) = database.execute(query).fetchone()
             self._recent.forget_arrivals(self._arrival)
             self._copies, self._hidden = count_copies(database)
-        self._total = sum(last.values())
+        self._floors = floors
+        if changed:
+            with suppress(LogError), store.writing() as database:
+                origins.delete_damaged(database)
+                origins.write(database, {name: ends[name] for name in changed}, self._floors)
+        self._total = sum(
+            self._floor(name).held(last.get(name, head.n)) for name, head in ends.items()
+        )
         self._note(bad)
-        ends |= dict(self.losses())
-        found = {name for name, *_ in self._found}
-        for name, head in ends.items():
-            if name in found or last.get(name, 0) > head.n:
-                self.lose(name, head, last.get(name, 0))
+        lost = dict(self.losses())
+        for name in last.keys() | lost.keys():
+            head = ends.get(name, NOTHING_HELD)
+            held = last.get(name, head.n)
+            head = ends[name] = lost.get(name, head)
+            if name in lost or held > head.n:
+                self.lose(name, head, held)
         self._vector = {name: head for name, head in ends.items() if head.n}
 
     def vector(self) -> dict[str, Head]:
@@ -94,14 +105,13 @@ class Log(Pages):
         mended = False
         with self._store.writing() as database:
             for run, rows, _ in stored_runs:
-                if not run.after:
-                    database.execute("INSERT OR IGNORE INTO origins VALUES (?)", (run.origin,))
                 mending = run.after < self._damaged.get(run.origin, (0, 0))[1]
                 _insert(database, rows, mending)
                 for entry in run.entries:
                     if entry.heard:
                         copies.setdefault(entry.text, []).append(entry.time)
                 mended = mended or mending
+            origins.write(database, {run.origin: run.head for run in runs}, self._floors)
             for text, times in copies.items():
                 arrival, more = rematch(database, text, times, arrival)
                 hidden += more
@@ -135,7 +145,7 @@ class Log(Pages):
         for entry in bad:
             name, seq, _ = entry
             with suppress(LogError), self._store.reading() as database:
-                whole = damage.whole_before(database, name, seq)
+                whole = damage.whole_before(database, name, seq, self._floor(name))
                 if whole is None or whole.n >= seq:
                     done.append(entry)  # it has come again, or another entry is at its place
                 else:
@@ -152,12 +162,19 @@ class Log(Pages):
             last = max(held, self._damaged.get(name, (0, 0))[1])
             if held > n:
                 self._damaged[name] = (n + 1, last)
-                self._total -= held - n
+                self._total -= self._floor(name).held(held)
+                if not n:
+                    self._floors.pop(name, None)  # it begins anew
+                self._total += self._floor(name).held(n)
                 self._recent.clear(self._arrival)
         if held > n:
             with suppress(LogError), self._store.writing() as database:
                 database.execute("INSERT OR IGNORE INTO damage VALUES (?, ?)", (name, n + 1))
+                origins.write(database, {name: head}, self._floors)
         self._settle([entry for entry in bad if entry[1] > last])
+
+    def _floor(self, name: str) -> Floor:
+        return self._floors.get(name, NO_FLOOR)
 
     def _settle(self, entries: Sequence[Found]) -> None:
         """Forget damaged entries whose messages are not missing here, and delete their rows."""
@@ -182,6 +199,18 @@ class Log(Pages):
         self._store.check()
 
     # -- any thread -----------------------------------------------------------------------------
+
+    def head(self, origin: str) -> Head:
+        """Return what the log holds of an origin, NOTHING_HELD if that cannot be read now."""
+        with suppress(LogError), self._store.reading() as database:
+            return origins.head(database, origin)
+        return NOTHING_HELD
+
+    def floors(self) -> dict[str, int]:
+        """Return the origins of which the first messages are not held, each with the number of the
+        last of these."""
+        with self._lock:
+            return {name: floor.n for name, floor in self._floors.items()}
 
     def damaged(self) -> list[str]:
         """Return the first damaged entry, `origin:number`, of up to 100 origins that have one."""

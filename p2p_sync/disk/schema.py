@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 9
+VERSION = 10
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -42,9 +42,16 @@ TABLES = (
         signature BLOB NOT NULL,     -- public key and signature over its end, or empty: signing.py
         sum INTEGER NOT NULL         -- CRC-32 of all columns that never change, see rows.py
     )""",
-    # The origins of all entries. Without it, an entry whose origin is damaged could count as the
-    # first of another origin.
-    "CREATE TABLE origins (origin TEXT PRIMARY KEY) WITHOUT ROWID",
+    # What is held of each origin: messages up to `n`, those up to `floor` apart. See origins.py.
+    """CREATE TABLE origins (
+        origin TEXT PRIMARY KEY,
+        n INTEGER NOT NULL,          -- the number of its last message
+        hash BLOB NOT NULL,          -- running hash over all up to it
+        signature BLOB NOT NULL,     -- public key and signature over both
+        floor INTEGER NOT NULL,      -- messages up to this number are gone, or never came ...
+        below INTEGER NOT NULL,      -- ... apart from so many
+        sum INTEGER NOT NULL         -- CRC-32 of all columns
+    ) WITHOUT ROWID""",
     # Entries that were found damaged, to be looked at again at the next start.
     "CREATE TABLE damage (origin TEXT, seq INTEGER, PRIMARY KEY (origin, seq)) WITHOUT ROWID",
     # Filled and emptied to see whether the disk takes anything.

@@ -180,6 +180,11 @@ ORIGINS = {
     "the name": f"UPDATE origins SET origin = '{'f' * 32}-1'",
     "no name": "UPDATE origins SET origin = CAST(x'ff' AS TEXT)",
     "a row that is gone": "DELETE FROM origins",
+    "the number": "UPDATE origins SET n = n - 1",
+    "no number": "UPDATE origins SET n = 'x'",
+    "the hash": "UPDATE origins SET hash = x'00'",
+    "the signature": "UPDATE origins SET signature = x''",
+    "the floor": "UPDATE origins SET floor = 3",
     "a place without damage": "INSERT INTO damage SELECT origin, 7 FROM origins",
     "a place that is none": "INSERT INTO damage VALUES (x'ff', 'x'), ('x', 1000)",
 }
@@ -195,6 +200,7 @@ def test_damage_beside_the_entries_does_no_harm(
     with Node(0, directory) as node:
         assert texts(node) == ALL and digest(node) == before
         assert node.status()["damaged"] == [] and not node.unready()
+        assert node.status()["messages"]["count"] == len(ALL)
 
 
 def test_a_damaged_log_says_so_by_every_way(directory: Path, tmp_path: Path) -> None:
@@ -279,6 +285,7 @@ def test_damaged_entries_at_the_end_come_again(
     change(directory, f"UPDATE entries SET data = 'x' WHERE data > 'single-{39 - count:03d}-z'")
     with Node(0, directory) as node:
         assert len(texts(node)) == len(ALL) - count
+        wait_until(lambda: node.status()["damaged"], "it says so")
         assert [name[-3:] for name in node.status()["damaged"]] == [f":{81 - count}"]
         with Node(0, shutil.copytree(twin, tmp_path / "good")) as good:
             node.connect(good.address)
@@ -308,7 +315,8 @@ def test_an_origin_without_a_whole_entry_comes_again(tmp_path: Path, found: str)
         node.stop()
         change(tmp_path / "data", "UPDATE entries SET data = 'x'")
         with Node(0, tmp_path / "data") as again:
-            assert texts(again) == [] and again.status()["damaged"] == [message.id]
+            assert texts(again) == []
+            wait_until(lambda: again.status()["damaged"] == [message.id], "it says so")
             again.connect(peer.address)
             wait_until(lambda: texts(again) == ["only"], again.status, 60 * SCALE)
             wait_until(lambda: not again.unready(), again.status)
