@@ -141,6 +141,8 @@ class History:
         if node.up:
             node.crash()
         else:
+            if self.rng.random() < 0.2:
+                node.left = ""  # another boot of the machine
             node.start()
 
     def _wipe(self) -> None:

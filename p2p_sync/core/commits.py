@@ -7,11 +7,11 @@ messages gather here for the next one (group commit). They are stored in the ord
 from __future__ import annotations
 
 import random
+import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..codes import MAX_NUMBER
 from ..errors import LogError
 from ..settings import MAX_PENDING, MAX_SOURCE_PEERS, MAX_SOURCES
 from ..wire.frames import Message
@@ -22,6 +22,26 @@ from .effects import Settle
 from .peer import Peer
 from .replica import Replica
 from .turn import COPIES, ROOM, WORK, Turn
+
+# Start numbers: milliseconds since the epoch, followed by these many digits drawn at random. So two
+# copies of a data directory that start at the same moment do not draw the same one.
+_RANDOM = 10**6
+_NUMBER = re.compile(r"-([0-9]+)")
+
+
+def new_origin(node: str, known: Iterable[str], wall: int, rng: random.Random) -> str:
+    """Return an origin for a node that was never used before, when the wall clock shows `wall`.
+
+    Its start number is larger than that of each origin of the node among those `known`, so they
+    show which one is the newest. Where the clock is behind these, chance alone keeps two copies of
+    a data directory apart, hence the larger step.
+    """
+    numbers = (_NUMBER.match(name, len(node)) for name in known if name.startswith(node))
+    newest = max((int(number[1]) for number in numbers if number), default=0)
+    number = wall * _RANDOM + rng.randrange(_RANDOM)
+    if number <= newest:
+        number = newest + 1 + rng.randrange(1000 * _RANDOM)
+    return f"{node}-{number}"
 
 
 class Commits:
@@ -116,7 +136,8 @@ class Commits:
     def renew(self) -> None:
         """Commit under a new origin from now on."""
         self._dates.clock.renew()
-        self._replica.renew(f"{self._node}-{self._rng.randrange(MAX_NUMBER)}")
+        known = self._replica.vector.origins
+        self._replica.renew(new_origin(self._node, known, self._turn.wall, self._rng))
 
     def refusal(self) -> LogError:
         """Return the reason why nothing can be committed now."""

@@ -40,7 +40,7 @@ from ..settings import (
 from ..wire.frames import Frame, Heard, Ignored, Sockets
 from ..wire.logframes import LOG_FRAMES, Head, Run, Vector
 from .book import Known
-from .commits import Commits
+from .commits import Commits, new_origin
 from .dates import Dates
 from .effects import Effects, Keep
 from .exchange import Exchange
@@ -57,7 +57,7 @@ class Core:
     def __init__(
         self,
         node: str,
-        start: int,
+        origin: str,
         port: int,
         settings: Settings,
         vector: Vector,
@@ -65,7 +65,8 @@ class Core:
         wall: int,
         rng: random.Random,
     ) -> None:
-        """`node` is this node's id, `start` the number of this start, `port` the peer port.
+        """`node` is this node's id, `port` the peer port. Commits go on with `origin` where the log
+        ends with it, with a new origin if it is empty.
 
         `vector` is what the log holds and `newest` its newest time less than MAX_AHEAD_MS ahead of
         `wall`, what this machine's clock shows (both in ms since the epoch).
@@ -76,7 +77,11 @@ class Core:
         self.book = self.overlay.book
         self.dialling = self.overlay.dialling
         self.replica = Replica(
-            f"{node}-{start}", vector, rng, settings.max_new_origins, self.overlay.vouches
+            origin or new_origin(node, vector, wall, rng),
+            vector,
+            rng,
+            settings.max_new_origins,
+            self.overlay.vouches,
         )
         self.dates = Dates(newest, wall, turn.effects)
         self.links = Links(turn, self.overlay, self.replica, settings)

@@ -31,6 +31,10 @@ _CONFLICT = (
     "conflict: node {peer} and this node hold different messages of the origin {origin}, and its "
     "own node has signed both; each keeps what it has (was its data directory copied or restored?)"
 )
+_SET_BACK = (
+    "peers hold more of this node's messages than its own log, so its disk was set back to an "
+    "earlier state; the peers send them again, and new messages get a new origin"
+)
 
 
 class _Lag(NamedTuple):
@@ -75,6 +79,10 @@ class Exchange:
             newest = max((entry.time for run in frame.runs for entry in run.entries), default=0)
             if newest > wall + MAX_EARLY_MS:
                 latest = wall + MAX_EARLY_MS
+        if replica.receiver.outdoes(frame):
+            about = f"conflict {peer.log.peer}"
+            self._turn.effects.add(Note(CONFLICT, _SET_BACK, about, CONFLICT, node=peer.log.peer))
+            self._commits.renew()
         runs, conflicts, offences = replica.receiver.receive(peer.log, frame, now, latest)
         self._note_conflicts(conflicts)
         for kind, times in offences.items():
@@ -185,8 +193,8 @@ class Exchange:
         """Keep the conflicts that a frame has shown, for people.
 
         The peer that holds the other contents has not made them, so it is no fault of its own. A
-        conflict over our own origin means that this machine was restored from a snapshot: its
-        commits go under another origin from now on.
+        conflict over our own origin means that this machine was restored from a snapshot, and
+        has committed since: its commits go under another origin from now on.
         """
         if any(conflict.origin == self._replica.origin for conflict in found):
             self._commits.renew()

@@ -98,6 +98,16 @@ class Receiver:
         self._claims(link, frame, now)
         return Received(runs, self._conflicts, self._offences)
 
+    def outdoes(self, frame: LogFrame) -> bool:
+        """Return whether a frame shows that the peer holds more of our own origin than we do. Then
+        our log was set back; commit under another origin before `receive`."""
+        own = self._own.name
+        origin = self._vector.origins.get(own)
+        heads = [frame.have[own]] if own in frame.have else []
+        if isinstance(frame, Messages):
+            heads += [run.head for run in frame.runs if run.origin == own]
+        return any(head.n > (origin.staged if origin else 0) for head in heads)
+
     def doubtful(self, link: ReplicaLink, frame: LogFrame) -> dict[str, Head]:
         """Return the heads in a frame, other than those of its runs, that say something new: their
         signatures are to be checked before `receive`."""
@@ -148,20 +158,11 @@ class Receiver:
             self._refuse(tree, link, run.head, now)
             return None
         self.duplicates += min(end, position) - run.after
-        if (
-            new
-            and new.entries
-            and not paused
-            and name != self._own.name
-            and self._is_early(new, link, latest)
-        ):
+        if new and new.entries and not paused and self._is_early(new, link, latest):
             return None
         gap = catch_up.gaps.get(name)
         self._settle_feeder(tree, link, end > position, gap, now)
         if new is None or end == position:
-            return None
-        if name == self._own.name:  # more of our own than we have ever committed
-            self._refuse(tree, link, run.head, now)
             return None
         if paused:
             catch_up.claim(name, end, link, now)
@@ -198,7 +199,8 @@ class Receiver:
             return
         if name != self._own.name:
             answer = new and gap is not None and link in gap.asked
-            if answer or (not tree.fed and name not in link.pruned):
+            source = new and name.startswith(link.peer)  # no way is shorter: its node is the peer
+            if answer or source or (not tree.fed and name not in link.pruned):
                 tree.feed(link, True)
                 tree.detach(link, now)
                 return
@@ -289,9 +291,6 @@ class Receiver:
             if n <= origin.staged:
                 link.progress.note(name, n)
                 return 0
-        if name == self._own.name:
-            self._refuse(self._trees.of(name), link, head, now)
-            return 0
         noted = self._catch_up.claim(name, n, link, now)
         return 0 if noted else n - self._vector.held(name)
 

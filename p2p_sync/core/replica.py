@@ -51,7 +51,7 @@ class Replica:
         new_origins: int = MAX_ORIGINS,
         vouched: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """Start with the `vector` that the log holds; `origin` is the one of this start.
+        """Start with the `vector` that the log holds; `origin` is the one of its commits.
         `new_origins` and `vouched` are for newcomers.py."""
         self.woken: dict[ReplicaLink, None] = {}
         self.links: dict[ReplicaLink, None] = {}
@@ -79,7 +79,7 @@ class Replica:
         others hold of the old one is then pulled."""
         for link in self.links:
             link.refused.discard(self.origin)
-        self._own.name, self._own.waits = origin, 0
+        self._own.renew(origin)
 
     # -- links ----------------------------------------------------------------------------------
 
@@ -119,7 +119,8 @@ class Replica:
         signed, in turn with those received. `ack`: somebody waits for copies."""
         tree = self.trees.of(self.origin)
         origin = tree.origin
-        if origin.staged == 0:
+        if not self._own.begun:
+            self._own.begun = True
             self.trees.flood(tree, None)
         hashes = chain(origin.staged_hash, entries)
         run = Run(origin.name, origin.staged, origin.staged_hash, tuple(entries), hashes)

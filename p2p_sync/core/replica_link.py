@@ -52,12 +52,17 @@ NOTHING = Work((), (), {}, False, NEVER)
 
 
 class Own:
-    """The origin of this node's own commits: its `name`, and the number of the last message that a
-    commit `waits` for copies of."""
+    """The origin of this node's own commits: its `name`, the number of the last message that a
+    commit `waits` for copies of, and whether one has `begun` to spread since the start."""
 
     def __init__(self, name: str) -> None:
+        self.renew(name)
+
+    def renew(self, name: str) -> None:
+        """Take another origin."""
         self.name = name
         self.waits = 0
+        self.begun = False
 
 
 class ReplicaLink:

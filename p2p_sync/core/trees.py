@@ -105,11 +105,14 @@ class Trees:
         self._vector.drop(name)
 
     def flood(self, tree: Tree, source: ReplicaLink | None) -> None:
-        """A new origin, whose first message came over `source`: make all other links eager."""
+        """A new origin, whose first message came over `source`, or the first commit since the start
+        of the origin's own node: make all other links eager whose peers hold what is before it."""
+        name, n = tree.origin.name, tree.origin.n
         for link in self._links:
-            if link.introduced and link is not source and link not in tree.eager:
+            wants = link.introduced and link is not source and link not in tree.eager
+            if wants and link.progress.position(name) >= n:
                 tree.attach(link)
-                link.shipping.flood(tree.origin.name)
+                link.shipping.flood(name)
 
     def best(self, tree: Tree, least: int, besides: Collection[ReplicaLink]) -> ReplicaLink | None:
         """Return the link to ask for an origin, of those that hold `least` or more: one that is not

@@ -319,7 +319,7 @@ class _Parts:
             raise
         core = Core(
             self.store.node,
-            start,
+            "",
             self.server.port,
             settings,
             self.log.vector(),

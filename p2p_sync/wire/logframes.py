@@ -52,8 +52,8 @@ NOTHING_HELD = Head(0, NO_HASH, NO_SIGNATURE)
 Vector: TypeAlias = Mapping[str, Head]
 """origin -> what is held of it"""
 
-ORIGIN = re.compile(NODE_ID + r"-[0-9]{1,16}")
-"""A node's id, a dash and the number of its start."""
+ORIGIN = re.compile(NODE_ID + r"-[0-9]{1,19}")
+"""A node's id, a dash and the number of the start that has begun the origin."""
 _HASH = re.compile(r"[0-9a-f]{32}")
 _SIGNATURE = re.compile(KEY + SIGNATURE)
 

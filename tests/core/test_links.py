@@ -23,7 +23,7 @@ SOCKETS = Sockets(port=THERE[1])
 
 @pytest.fixture
 def core() -> Core:
-    core = Core(US, 1, HERE[1], Settings(), {}, 0, 0, random.Random(1))
+    core = Core(US, "", HERE[1], Settings(), {}, 0, 0, random.Random(1))
     core.begin(1.0, 1)
     core.connect(ADDRESS)
     return core

@@ -23,6 +23,7 @@ from p2p_sync.wire.logframes import (
     Graft,
     Have,
     Head,
+    LogFrame,
     Messages,
     Prune,
     Run,
@@ -782,18 +783,30 @@ def test_Conflict_FeederLost_RefusingPeerNotAsked() -> None:
     assert bench.sent(other) == []
 
 
-def test_Conflict_PeerHoldsMoreOfOurOwn_ReportedThenRenewed() -> None:
+@pytest.mark.parametrize("frame", [Have({US: entry(5)}), Messages((run(US, 1, 4),))], ids=type)
+def test_OwnOrigin_PeerHoldsMore_PulledAfterRenewal(frame: LogFrame) -> None:
     bench = Bench()
     bench.commit()
     link = bench.link()
-    bench.receive(link, Have({US: entry(5)}))
-    assert bench.forks() == [("peer", US)]
-    bench.sent(link)
+    receiver = bench.replica.receiver
+    assert not receiver.outdoes(Have({US: entry(1)}))
+    assert not receiver.outdoes(Messages((run(US, 0, 1),)))
+    assert receiver.outdoes(frame)
     bench.replica.renew(P)
+    assert not receiver.outdoes(frame)
     bench.receive(link, Have({US: entry(5)}))
+    assert bench.forks() == []
     assert bench.sent(link) == [Graft({US: 1})]
     bench.commit()
     assert bench.replica.vector.heads()[P][0] == 1
+
+
+def test_Commit_OriginOfAnEarlierStart_GoesAtOnceToThoseThatHoldWhatIsBeforeIt() -> None:
+    bench = Bench(US=3)
+    level, behind = bench.link("level", US=3), bench.link("behind", US=2)
+    bench.commit()
+    assert (US, 3, 4) in bench.sent(level)
+    assert not any(isinstance(sent, tuple) for sent in bench.sent(behind))
 
 
 def test_Conflict_WithTheFeeder_AnotherLinkAsked() -> None:

@@ -127,6 +127,53 @@ def test_WipedNode_SameAddress_GetsAllAgain() -> None:
     assert len(node.log) == 5
 
 
+def test_RestartedNode_OtherNeighbours_CommitsTakeTheShortestWay() -> None:
+    sim = simulation.mesh(1, 10, 4, 0.01)
+    simulation.warm_up(sim, sim.nodes)
+    node, *others = sim.nodes
+    before = {end.other.node for end in node.ends}
+    origin = node.replica.origin
+    node.crash()
+    sim.run(sim.now + 5.0)
+    node.start()
+    assert node.replica.origin == origin
+    for other in [other for other in others if other not in before][:4]:
+        Wire(node, other, 0.01)
+    sim.run(sim.now + 1.0)
+    for number in range(3):
+        began = sim.now
+        node.commit(f"text {number}", watch=True)
+        sim.run(sim.now + 3.0)
+        assert sim.spread[origin, len(node.log[origin])] - began < 0.05
+    assert sim.equal()
+
+
+def test_DiskSetBack_PeersHoldMore_NewOriginBeforeTheFirstCommit() -> None:
+    sim = simulation.mesh(1, 5, 4, 0.01)
+    simulation.warm_up(sim, sim.nodes)
+    node = sim.nodes[0]
+    origin, before = node.replica.origin, node.disk_copy()
+    for number in range(3):
+        node.commit(f"later {number}")
+    sim.run(sim.now + 3.0)
+    log = node.log[origin][:]
+    node.crash()
+    node.replace_disk(before)
+    sim.run(sim.now + 1.0)
+    node.start(origin)
+    for other in sim.nodes[1:]:
+        Wire(node, other, 0.01)
+    sim.run(sim.now + 1.0)
+    node.commit("after all that")
+    sim.run(sim.now + 3.0)
+    renewed = node.replica.origin
+    assert renewed > origin
+    assert sim.equal()
+    assert node.log[origin] == log
+    assert [entry.text for entry in node.log[renewed]] == ["after all that"]
+    assert not any(other.conflicts for other in sim.nodes)
+
+
 def test_ClockHoursAhead_OthersNotDragged() -> None:
     sim = Simulation(1)
     (ahead,) = sim.add(1, skew_ms=20 * 3_600_000)

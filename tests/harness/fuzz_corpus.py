@@ -12,7 +12,7 @@ HASH = "0123456789abcdef" * 2
 SIG = "0123456789abcdef" * 12
 
 TEXTS: dict[str, str] = {
-    "a number in a start that JSON readers with doubles cannot hold": json.dumps(
+    "a number of a start that 64 bits cannot hold": json.dumps(
         {"type": "HAVE", "have": {f"{'a' * 32}-{'9' * 20}": [1, HASH, SIG]}}
     ),
     "more leaves than a frame may name": json.dumps(

@@ -208,6 +208,7 @@ class Node:
         self.kept: list[Known] = []  # what the disk holds of the address book
         self.dials = 0
         self.starts = 0
+        self.left = ""  # the origin of the last start; "": commits get a new one
         self.up = False
         self.full = False  # the disk takes nothing
         self.log: dict[str, list[Entry]] = {}  # of each message its entry
@@ -236,8 +237,8 @@ class Node:
 
     # -- Life ------------------------------------------------------------------------------------
 
-    def _boot(self, start: str) -> None:
-        """Make a core on the disk as it is."""
+    def _boot(self, origin: str) -> None:
+        """Make a core on the disk as it is, with that origin, or a new one."""
         self.ends: dict[End, None] = {}
         self.writing: list[Run] = []  # in the transaction that is under way
         self.timer = NEVER
@@ -245,16 +246,15 @@ class Node:
         wall = self.wall()
         times = [log[-1].time for log in self.log.values()]
         newest = max((time for time in times if time < wall + MAX_AHEAD_MS), default=0)
-        self.start_number = number = int(start or self.starts)
         rng = self.sim.rng
-        self.core = Core(self.id, number, PORT, self.settings, vector, newest, wall, rng)
+        self.core = Core(self.id, origin, PORT, self.settings, vector, newest, wall, rng)
 
     def start(self, origin: str | None = None) -> None:
-        """Start on the disk as it is, under a new origin; with an old one, a machine's snapshot
-        comes back to life."""
+        """Start on the disk as it is. Commits go on under the origin that the node has `left`, if
+        the disk is still the same; under a given one, a machine's snapshot comes back to life."""
         self.starts += 1
         self.up = True
-        self._boot(origin.rpartition("-")[2] if origin else "")
+        self._boot(self.left if origin is None else origin)
         held = {short(name): len(log) for name, log in self.log.items()}
         self.sim.trace(self, "starts as", short(self.replica.origin), held)
         with self.turn() as core:
@@ -279,6 +279,7 @@ class Node:
         self.up = False
         if self.writing and self.sim.rng.random() < 0.5:
             self._append(self.writing)  # it got through, only nobody was told
+        self.left = self.replica.origin
         self._keep(self.core)
         ends = list(self.ends)
         self._boot("")
@@ -303,6 +304,7 @@ class Node:
         """Put in another disk while the node is down."""
         assert not self.up
         self.log, self.hashes, self.signatures = disk
+        self.left = ""
         self.acknowledged = {
             (name, seq): message
             for (name, seq), message in self.acknowledged.items()
@@ -575,7 +577,7 @@ class End:
                 dialled=dial.address if dial else None,
                 dial=dial.number if dial else 0,
                 node=self.other.node.id,
-                start=self.other.node.start_number,
+                start=self.other.node.starts,
             )
             core.links.measured(self.peer, 2 * self.wire.latency + self.wire.jitter)
         self.sim.at(self.sim.now + self.node.settings.greeting_pause, self._greet)

@@ -174,7 +174,7 @@ def test_faults_of_one_host_are_summed_up_whatever_ids_its_peers_have(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A host can make any number of keys."""
-    core = Core("0" * 32, 1, 8001, Settings(), {}, 0, 0, random.Random(1))
+    core = Core("0" * 32, "", 8001, Settings(), {}, 0, 0, random.Random(1))
     journal = Journal(START)
     for number in range(1, 1000):
         peer = core.links.opened("link", ("10.0.0.1", number), HERE, node=f"{number:032x}", start=1)

@@ -32,7 +32,7 @@ class Rig:
     """A state whose effects are kept instead of carried out."""
 
     def __init__(self, log: Log) -> None:
-        core = Core("a" * 32, 1, 8001, Settings(), {}, 0, 0, random.Random(1))
+        core = Core("a" * 32, "", 8001, Settings(), {}, 0, 0, random.Random(1))
         self.done: list[Effects] = []
         self.state = State(core, log, self._perform)
 
