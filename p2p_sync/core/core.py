@@ -42,7 +42,7 @@ from ..wire.logframes import LOG_FRAMES, Head, Run, Vector
 from .book import Known
 from .commits import Commits, new_origin
 from .dates import Dates
-from .effects import Effects, Keep
+from .effects import DAMAGED, Effects, Keep, Note
 from .exchange import Exchange
 from .links import Links
 from .overlay import Overlay
@@ -175,6 +175,9 @@ class Core:
         held = self.replica.vector.held(name)
         if not self.replica.lose(name, head):
             return None
+        if held > head.n:
+            text = f"messages of {name} after {head.n} are damaged here; peers send them again"
+            self._turn.effects.add(Note(DAMAGED, text))
         for peer in self.peers:
             if held > head.n and peer.log and not peer.leaving:
                 reason = "a part of this node's log is damaged; link again"

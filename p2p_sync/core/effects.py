@@ -67,6 +67,7 @@ REFUSED = "refused"
 NOT_LINKED = "not_linked"  # an event of the type REFUSED, too; the end of the link is logged anyway
 CAUGHT_UP = "caught_up"
 CLOCK = "clock"
+DAMAGED = "damaged"
 # The others are for the log alone.
 LINKED = "linked"
 ENDED = "ended"

@@ -7,6 +7,8 @@ be whole, so a reader who follows the arrivals does not see them twice.
 
 Every read checks what it reads. A small log is also read whole at the start. Of a large one only
 the table `origins` is read then, and entries that were found before (table `damage`).
+The audit reads the whole log again and again, a few entries at a time, so that damage is found
+while the peers still have what is damaged.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
+from ..settings import AUDITED, AUDITED_BYTES
 from ..wire.logframes import NOTHING_HELD, Head
 from . import origins
 from .origins import NO_FLOOR, Floor
@@ -40,6 +43,30 @@ _LAST = f"""
     ON origin = name AND seq = (SELECT max(seq) FROM entries WHERE origin = name)
 """
 _OF_ORIGIN = f"SELECT {COLUMNS} FROM entries WHERE origin = ?"
+
+# Whether the indexes lead to the entry e. Damage of a row does not change them.
+_INDEXED = """
+    EXISTS (SELECT 1 FROM entries i INDEXED BY by_identity
+        WHERE i.origin = e.origin AND i.seq = e.seq AND i.arrival = e.arrival)
+    AND EXISTS (SELECT 1 FROM entries i INDEXED BY by_place WHERE i.time = e.time
+        AND i.origin = e.origin AND i.seq = e.seq AND i.arrival = e.arrival)
+"""
+# Entries in the order of the table, each with the number of the message after the entry before it
+# in its origin, the floor of that, and whether the indexes lead to the entry.
+_AUDITED = f"""
+    SELECT {COLUMNS},
+        coalesce((SELECT b.seq + b.count FROM entries b WHERE b.origin = e.origin AND b.seq < e.seq
+            ORDER BY b.seq DESC LIMIT 1), 1),
+        coalesce((SELECT floor FROM origins o WHERE o.origin = e.origin), 0),
+        {_INDEXED}
+    FROM entries e NOT INDEXED WHERE arrival > ? ORDER BY arrival LIMIT ?
+"""
+# Origins, each with what it holds by the table, and by its entries.
+_ENDS = """
+    SELECT origin, n, max(floor, coalesce((SELECT e.seq + e.count - 1 FROM entries e
+        WHERE e.origin = o.origin ORDER BY e.seq DESC LIMIT 1), 0))
+    FROM origins o WHERE origin > CAST(? AS TEXT) ORDER BY origin LIMIT ?
+"""
 
 
 def found(row: Row) -> Found:
@@ -112,6 +139,48 @@ def _floor(database: Database, name: str) -> Floor:
     query = "SELECT coalesce(min(seq), 1) FROM entries WHERE origin = ?"
     (first,) = database.execute(query, (name,)).fetchone()
     return Floor(first - 1)
+
+
+class Audited(NamedTuple):
+    """A step of the audit: the arrival to go on after (None: this was the end of the log), the
+    damaged entries, and whether the indexes lead to all entries."""
+
+    after: int | None
+    bad: list[Found]
+    indexed: bool
+
+
+def audit(database: Database, after: int) -> Audited:
+    """Check the next entries after an arrival."""
+    bad: list[Found] = []
+    size = count = 0
+    indexed = True
+    for *row, due, floor, is_found in database.execute(_AUDITED, (after, AUDITED)):
+        after, count = row[-1], count + 1
+        indexed = indexed and bool(is_found)
+        if not is_whole(row):
+            bad.append(found(row))
+        elif is_found and row[1] > floor + 1 and row[1] != due:
+            bad.append((name_of(row), max(due, floor + 1), GAP))
+        size += len(row[6]) if isinstance(row[6], bytes) else 0
+        if size > AUDITED_BYTES:
+            return Audited(after, bad, indexed)
+    return Audited(after if count == AUDITED else None, bad, indexed)
+
+
+def audit_ends(database: Database, after: bytes) -> tuple[bytes | None, list[Found]]:
+    """Check whether the last entries of the next origins are there. Return the origin to go on
+    after (None: this was the last one), and what is missing."""
+    rows = database.execute(_ENDS, (after, AUDITED)).fetchall()
+    bad = [(name_of(row), row[2] + 1, GAP) for row in rows if row[2] < row[1]]
+    return rows[-1][0] if len(rows) == AUDITED else None, bad
+
+
+def is_indexed(database: Database, arrival: int) -> bool:
+    """Return whether the indexes lead to an entry, which may be damaged or gone."""
+    query = f"SELECT {_INDEXED} FROM entries e NOT INDEXED WHERE arrival = ?"
+    row = database.execute(query, (arrival,)).fetchone()
+    return row is None or bool(row[0])
 
 
 def _tail(database: Database, name: str) -> tuple[Head, set[Found], int]:

@@ -13,12 +13,14 @@ entries.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
 from ..errors import LogDamaged, LogError
 from ..settings import (
+    AUDIT_EVERY,
     INSERTED_ROWS,
     MAX_BATCH,
     MAX_DAMAGE_NAMED,
@@ -48,12 +50,8 @@ class Log(Pages):
         # Only the writer changes it.
         self._damaged: dict[str, tuple[int, int]] = {}
         self._floors: dict[str, Floor] = {}  # those that are not 0; written by the writer alone
-        if store.indexes_damaged:
-            with store.writing() as database:
-                damage.make_indexes(database)
-            logger.warning(
-                "the indexes of the log were damaged, and are made again; check the disk"
-            )
+        self._mend_at = 0.0
+        self.mend_indexes()
         with store.reading() as database:
             ends, floors, last, bad, changed = damage.survey(database, store.small)
             query = "SELECT coalesce(max(arrival), 0) FROM entries"
@@ -133,6 +131,22 @@ class Log(Pages):
                 self._copies, self._hidden = counted
         return before, arrival
 
+    def mend_indexes(self) -> None:
+        """Make the indexes again if they were found damaged, without the entries that are."""
+        if not self._store.indexes_damaged or time.monotonic() < self._mend_at:
+            return
+        logger.warning("the indexes of the log are damaged, and are made again; check the disk")
+        self._mend_at = time.monotonic() + AUDIT_EVERY
+        try:
+            with self._store.writing() as database:
+                damage.make_indexes(database)
+            self._store.indexes_damaged = False
+            with self._store.reading() as database:
+                found = damage.survey(database, True)
+            self._note(found.bad)
+        except LogError as error:
+            logger.error("the log cannot be read whole; put it aside and start again: %s", error)
+
     def losses(self) -> list[tuple[str, Head]]:
         """Return the origins in which damage was found, each with what it holds up to the last
         signed entry before that. Give them to `lose`, or the next call returns them again."""
@@ -140,6 +154,10 @@ class Log(Pages):
             return []
         with self._lock:
             bad = sorted(self._found, reverse=True)
+        with self._store.reading() as database:
+            if not all(damage.is_indexed(database, arrival) for *_, arrival in bad):
+                self._store.indexes_damaged = True
+        self.mend_indexes()
         lost: dict[str, Head] = {}
         done: list[Found] = []
         for entry in bad:
@@ -211,6 +229,23 @@ class Log(Pages):
         last of these."""
         with self._lock:
             return {name: floor.n for name, floor in self._floors.items()}
+
+    def audit(self) -> Iterator[None]:
+        """Check the whole log, a step with each item, and note damage for the writer. Raises
+        LogError."""
+        after: int | None = 0
+        while after is not None:
+            with self._store.reading() as database:
+                after, bad, indexed = damage.audit(database, after)
+            self._note(bad)
+            self._store.indexes_damaged |= not indexed
+            yield
+        name: bytes | None = b""
+        while name is not None:
+            with self._store.reading() as database:
+                name, bad = damage.audit_ends(database, name)
+            self._note(bad)
+            yield
 
     def damaged(self) -> list[str]:
         """Return the first damaged entry, `origin:number`, of up to 100 origins that have one."""

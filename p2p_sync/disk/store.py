@@ -116,7 +116,7 @@ class Store:
         Raises LogFull or LogError if the disk does not take it. After LogGone, which may be raised
         when all is written, every further call raises it, too.
         """
-        with self._lock, _errors():
+        with self._lock, self._errors():
             database = self._open_writer()
             if self._gone:
                 raise self._gone
@@ -136,7 +136,7 @@ class Store:
     def reading(self) -> Iterator[Database]:
         """Lend a connection to read from, while others write; raises LogError."""
         if self.directory is None:
-            with self._lock, _errors():
+            with self._lock, self._errors():
                 yield self._open_writer()
             return
         if self._writer is None:
@@ -146,7 +146,7 @@ class Store:
         except queue.Empty:
             raise LogError("the log is busy; try again") from None
         try:
-            with _errors():
+            with self._errors():
                 yield database
         finally:
             if self._writer is None:
@@ -160,7 +160,7 @@ class Store:
         To be called now and then while nothing is written; it also empties a write-ahead log that
         is too long.
         """
-        with self._lock, _errors():
+        with self._lock, self._errors():
             if self._writer:
                 self._look(self._writer)
                 self._fold(self._writer)
@@ -244,6 +244,20 @@ class Store:
         database.execute(f"PRAGMA busy_timeout = {settings.BUSY_TIMEOUT * 1000:.0f}")
         if busy:
             self._fold_at = time.monotonic() + settings.WAL_RETRY
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "full" in str(error):
+                raise LogFull(
+                    "the disk is full; make room on it, and commits work again by themselves"
+                ) from None
+            # An index may lead to nothing; if it is not that, making it again will show it.
+            self.indexes_damaged |= "malformed" in str(error)
+            raise LogError(f"the log cannot be used: {error}") from None
 
 
 # -- at the start ---------------------------------------------------------------------------------
@@ -380,16 +394,3 @@ def _is_address(value: object) -> bool:
         return isinstance(value, str) and str(parse_address(value)) == value
     except InputError:
         return False
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if "full" in str(error):
-            raise LogFull(
-                "the disk is full; make room on it, and commits work again by themselves"
-            ) from None
-        raise LogError(f"the log cannot be used: {error}") from None

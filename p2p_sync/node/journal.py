@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from ..core.effects import (
     CAUGHT_UP,
     CLOCK,
+    DAMAGED,
     DIAL_FAILED,
     ENDED,
     JOINED,
@@ -48,7 +49,7 @@ logger = logging.getLogger("p2p_sync")
 # The notes that are events, with the type of these, and the log lines that are no warnings; None:
 # no line.
 _EVENTS = {
-    **{kind: kind for kind in (JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP, CLOCK)},
+    **{kind: kind for kind in (JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP, CLOCK, DAMAGED)},
     NOT_LINKED: REFUSED,
 }
 _LEVELS: dict[str, int | None] = {
@@ -60,6 +61,7 @@ _LEVELS: dict[str, int | None] = {
     LEFT: None,
     NOT_LINKED: None,
     CAUGHT_UP: None,
+    DAMAGED: None,  # each entry has a line
 }
 
 

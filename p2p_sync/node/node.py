@@ -13,6 +13,7 @@ from typing import Any
 from ..address import Address, parse_address, reachable
 from ..codes import MAX_NUMBER
 from ..core.core import Core
+from ..core.effects import DAMAGED, Note
 from ..disk.log import Log, Page
 from ..disk.store import Store
 from ..errors import InputError, LogError, NotRunning, StartError
@@ -29,6 +30,7 @@ from ..settings import (
 )
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
+from .auditor import Auditor
 from .follow import follow
 from .intake import Intake
 from .journal import Event, Journal
@@ -334,6 +336,7 @@ class _Parts:
         self.state = self.shell.state = State(core, self.log, self.shell.perform)
         self.intake = Intake(self.state, self.counters, settings.max_message_bytes)
         self.writer = Writer(self.state, self.store.identity)
+        self.auditor = Auditor(self.log)
         self.address = str(
             settings.advertise
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
@@ -345,10 +348,14 @@ class _Parts:
         self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)
 
     def start(self, callbacks: list[Callable[[Message], object]]) -> None:
+        for entry in self.log.damaged():
+            self.journal.note(Note(DAMAGED, f"{entry} is damaged here; peers send it again"))
         self._callbacks = callbacks
         if callbacks:
             self.listen()
         self.writer.start()
+        if self.store.directory:
+            self.auditor.start()
         self.server.start(self.shell)
         self.shell.start()
         self.report = Report(self.state, self.store, self.counters, self._name)
@@ -366,6 +373,7 @@ class _Parts:
         self._listened.set()
         self.shell.stop()
         self.server.stop()
+        self.auditor.stop()
         self.writer.stop()
         if self._delivery.ident and threading.current_thread() is not self._delivery:
             self._delivery.join(STOP_TIMEOUT)

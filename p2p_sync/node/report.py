@@ -171,6 +171,7 @@ class Report:
         counts["peer_lag_messages"] = dict(most)
         versions = __version__, str(PROTOCOL_VERSION), platform.python_version()
         counts["build_info"] = {(*versions, self._name): 1}
+        counts["damaged_origins"] = {(): len(self._log.damaged())}
         counts["log_bytes"] = {(): self._store.size()}
         counts["threads"] = {(): threading.active_count()}
         return counts, self._counters.times()

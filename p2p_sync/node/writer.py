@@ -79,7 +79,9 @@ class Writer:
             return core.commits.to_store()
 
     def _drop_damaged(self) -> None:
-        """Keep of each origin only the messages before its first damaged entry."""
+        """Mend the indexes, and keep of each origin only the messages before its first damaged
+        entry."""
+        self._log.mend_indexes()
         for name, head in self._log.losses():
             with self._state.turn() as core:
                 held = core.lose(name, head)

@@ -45,6 +45,7 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("peer", "name"),
     ),
     "conflicts": ("Origins of which a peer holds other messages, counted for each peer.", ()),
+    "damaged_origins": ("Origins with a damaged entry that no peer has sent again yet.", ()),
     "waiting_origins": (
         "Origins whose next message is dated more than a day ahead of this machine's clock.",
         (),

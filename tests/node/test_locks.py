@@ -154,7 +154,7 @@ def test_locks_never_nest(tracer: Tracer, tmp_path: Path, tls: bool) -> None:
     assert tracer.made["State"] == 3
     for thread, locks in documented().items():
         taken = tracer.taken.get(thread, set())
-        assert "State" in taken, f"what does the thread {thread!r} do?"
+        assert "State" in taken or "State" not in locks, f"what does the thread {thread!r} do?"
         assert taken <= locks, f"the READMEs do not say that the thread {thread!r} takes these"
 
 
