@@ -56,6 +56,10 @@ MAX_ENTRY_BYTES: Bytes = 160 * 1024
 """The texts in one entry of the log, in UTF-8: at least one message. Six times as much, each byte
 escaped, stays below the limit of a frame."""
 
+MAX_ERASURES: Count = 100
+"""Erasures that are named in one entry of the log, 330 bytes each, so that with the largest texts
+it stays below the limit of a frame. Further messages of it can be erased."""
+
 BATCH_BYTES: Bytes = 160 * 1024
 """Text in one MESSAGES frame. Six times as much, each byte escaped, stays below the limit of a
 frame."""

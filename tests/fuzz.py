@@ -27,20 +27,10 @@ from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.errors import LinkClosed, ProtocolError
 from p2p_sync.net.websocket import FrameReader
 from p2p_sync.settings import MAX_ORIGINS_NAMED, MAX_SHIPPED
+from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.frames import Ignored, Message, Proof, Sockets, decode, encode
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import (
-    LOG_FRAMES,
-    NO_HASH,
-    Entry,
-    Graft,
-    Have,
-    Head,
-    Messages,
-    Prune,
-    Run,
-    chain,
-)
+from p2p_sync.wire.logframes import LOG_FRAMES, NO_HASH, Graft, Have, Head, Messages, Prune, Run
 from p2p_sync.wire.signing import checked, is_genuine, sign, signed
 from tests.harness.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
 

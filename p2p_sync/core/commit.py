@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..wire.entries import HEARD, Entry
 from ..wire.frames import Message
-from ..wire.logframes import Entry
 
 
 @dataclass(slots=True, eq=False)
@@ -34,5 +34,6 @@ class Commit:
 
     def message(self, index: int = 0) -> Message:
         """Return one of the messages with its identity."""
-        time, text, heard = self.entry.time, self.texts[index], self.entry.heard
-        return Message(self.origin, self.first + index, time, text, heard)
+        entry = self.entry
+        heard, seq = entry.kind == HEARD, self.first + index
+        return Message(self.origin, seq, entry.time, self.texts[index], heard, entry.topic)

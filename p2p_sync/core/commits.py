@@ -14,8 +14,9 @@ from typing import Any
 
 from ..errors import LogError
 from ..settings import MAX_PENDING, MAX_SOURCE_PEERS, MAX_SOURCES
+from ..wire.entries import Entry
 from ..wire.frames import Message
-from ..wire.logframes import Entry, Run
+from ..wire.logframes import Run
 from .commit import Commit
 from .dates import Dates
 from .effects import Settle

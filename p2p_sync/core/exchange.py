@@ -143,9 +143,9 @@ class Exchange:
         waiting = [
             peer for peer in peers if peer.handed is None and self.waits_after(peer) == before
         ]
-        if not waiting or last - before != sum(run.count for run in runs):
-            return  # a copy that was hidden has arrived once more
-        messages = [message for run in runs for message in messages_in(run)]
+        messages = [message for run in runs for message in messages_in(run)] if waiting else []
+        if last - before != len(messages):
+            return  # a copy that was hidden has arrived once more, or there are notices
         for peer in waiting:
             found = self.pass_on(peer, enumerate(messages, before + 1), last)
             if found:

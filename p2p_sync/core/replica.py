@@ -31,7 +31,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..settings import LATE, MAX_ORIGINS, NEVER
-from ..wire.logframes import Entry, Head, Run, Vector, chain
+from ..wire.entries import Entry, chain
+from ..wire.logframes import Head, Run, Vector
 from .catch_up import CatchUp
 from .newcomers import Newcomers
 from .receiver import Receiver

@@ -1,6 +1,6 @@
 """Deduplication in the database: which copies of an original's commit are hidden.
 
-core/deduplication.py has the rules. A row whose column `heard` is set is a copy. Its `leader` is
+core/deduplication.py has the rules. A row of the kind 1 is a copy. Its `leader` is
 the arrival of the copy that is shown for the commit; if that is its own, it is shown itself.
 """
 
@@ -15,21 +15,25 @@ from ..settings import COPY_WINDOW
 from .rows import name_of
 from .store import Database
 
-SHOWN = "(leader IS NULL OR leader = arrival)"
+SHOWN = "(kind <> 2 AND (leader IS NULL OR leader = arrival))"
 
 # The arrival of a copy, its leader (None: it is new), time and origin.
 _Copy: TypeAlias = tuple[int, int | None, int, bytes]
 
 
 def count_copies(database: Database) -> tuple[Counter[str], int]:
-    """Return how many copies of each origin there are, and how many of all are hidden."""
+    """Return how many copies of each origin there are, and how many messages of all are hidden:
+    copies, and notices, which are no messages."""
     # By this index only the copies are read, not the whole log.
     rows = database.execute(
-        "SELECT origin, count(*) FROM entries INDEXED BY by_text WHERE heard GROUP BY origin"
+        "SELECT origin, count(*) FROM entries INDEXED BY by_text WHERE kind = 1 GROUP BY origin"
     )
     copies = Counter({name_of(row): row[1] for row in rows})
-    query = "SELECT count(*) FROM entries WHERE leader <> arrival"
-    return copies, database.execute(query).fetchone()[0]
+    hidden, notices = database.execute(
+        "SELECT (SELECT count(*) FROM entries WHERE leader <> arrival), "
+        "(SELECT count(*) FROM entries WHERE kind = 2)"
+    ).fetchone()
+    return copies, hidden + notices
 
 
 def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -> tuple[int, int]:
@@ -76,7 +80,7 @@ def _copies(
     while start < end:
         rows = database.execute(
             "SELECT arrival, leader, time, origin FROM entries "
-            "WHERE heard AND data = ? AND time >= ? AND time < ? ORDER BY time, origin, seq",
+            "WHERE kind = 1 AND data = ? AND time >= ? AND time < ? ORDER BY time, origin, seq",
             (text, start, end),
         )
         start = end

@@ -18,10 +18,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ..settings import AUDITED, AUDITED_BYTES
+from ..wire.entries import Entry
 from ..wire.logframes import NOTHING_HELD, Head
 from . import origins
 from .origins import NO_FLOOR, Floor
-from .rows import COLUMNS, Row, head_of, is_signed, is_whole, name_of
+from .rows import COLUMNS, Row, changed, entry_of, head_of, is_signed, is_whole, name_of
 from .schema import INDEXES
 from .store import Database
 
@@ -250,15 +251,27 @@ def mend(database: Database, rows: Sequence[Row]) -> set[int]:
     query = f"{_OF_ORIGIN} AND seq >= ? AND seq < ?"
     for row in database.execute(query, (origin, first, end)):
         wanted = expected.get(row[1])
-        if wanted and is_whole(row) and (*row[2:6], row[6].decode()) == wanted[2:7]:
+        if wanted and is_whole(row) and _is_same(row, wanted):
             kept.add(row[1])
-            if wanted[7] and not row[7]:  # a piece that ends here has come
-                signed.append((wanted[7], wanted[8], row[-1]))
+            if wanted[9] and not is_signed(row):  # a piece that ends here has come
+                checksum = changed(row, entry_of(row), wanted[9])[-2]
+                signed.append((wanted[9], checksum, row[-1]))
         else:
             wrong.append(row[-1])
     delete(database, wrong)
     database.executemany("UPDATE entries SET signature = ?, sum = ? WHERE arrival = ?", signed)
     return kept
+
+
+def _is_same(row: Row, wanted: Row) -> bool:
+    """Return whether the running hash over a stored row is that over a new one, which has its texts
+    as str. If messages are erased in one of them, the stored one has to be that."""
+    _, _, count, time, kind, previous, topic, erased, data, *_ = wanted
+    entry, other = entry_of(row), Entry(time, data, kind, count, topic, erased)
+    if entry == other:
+        return bool(row[5] == previous)
+    same = entry._replace(text="", erased="") == other._replace(text="", erased="")
+    return bool(entry.erased and same and row[5] == previous and entry.digest == other.digest)
 
 
 def delete(database: Database, arrivals: Iterable[int]) -> None:

@@ -28,13 +28,14 @@ from ..settings import (
     MAX_PAUSE_MS,
     MAX_SHIPPED,
 )
+from ..wire.entries import HEARD, NOTICE
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
 from . import damage, origins
 from .copies import count_copies, rematch
 from .damage import GAP, Found
 from .origins import NO_FLOOR, Floor
 from .pages import Page, Pages, Place, logger
-from .rows import COLUMNS, Row, head_of, is_whole, packed, stored
+from .rows import COLUMNS, VALUES, Row, head_of, is_whole, packed, stored
 from .store import Database, Store
 
 __all__ = ["Log", "Page", "Place"]
@@ -100,19 +101,21 @@ class Log(Pages):
             stored_runs.append((run, *stored(run, arrival)))
             arrival += run.count
         copies: dict[str, list[int]] = {}
+        notices = sum(entry.kind == NOTICE for run in runs for entry in run.entries)
         mended = False
         with self._store.writing() as database:
             for run, rows, _ in stored_runs:
                 mending = run.after < self._damaged.get(run.origin, (0, 0))[1]
                 _insert(database, rows, mending)
                 for entry in run.entries:
-                    if entry.heard:
+                    if entry.kind == HEARD:
                         copies.setdefault(entry.text, []).append(entry.time)
                 mended = mended or mending
             origins.write(database, {run.origin: run.head for run in runs}, self._floors)
             for text, times in copies.items():
                 arrival, more = rematch(database, text, times, arrival)
                 hidden += more
+            hidden += notices
             counted = count_copies(database) if mended else None
         with self._lock:
             before, self._arrival, self._hidden = self._arrival, arrival, hidden
@@ -124,8 +127,8 @@ class Log(Pages):
                 self._total += run.count
                 self._recent.add(entries, [row[-1] for row in rows])
                 if copies:
-                    self._copies[run.origin] += sum(entry.heard for entry in run.entries)
-            if copies or mended:  # some copies are hidden, or have arrived once more
+                    self._copies[run.origin] += sum(entry.kind == HEARD for entry in run.entries)
+            if copies or mended or notices:  # some are hidden, or have arrived once more
                 self._recent.forget_arrivals(arrival)
             if counted:
                 self._copies, self._hidden = counted
@@ -310,7 +313,7 @@ def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
         rows = [row for row in rows if row[1] not in kept]
     for start in range(0, len(rows), INSERTED_ROWS):
         part = rows[start : start + INSERTED_ROWS]
-        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(part))
+        values = ", ".join([VALUES] * len(part))
         statement = f"INSERT INTO entries ({COLUMNS}) VALUES {values}"
         database.execute(statement, [*chain.from_iterable(part)])
 
@@ -354,6 +357,8 @@ def _joined(entries: Iterable[PackedRun], upto: int, size: int) -> tuple[PackedR
         chosen.append(entry)
         if entry.signature:
             count, left = len(chosen), size
+        if entry.notice:
+            break
     if count < 2:
         return (chosen[0], left) if count else None
     first, last = chosen[0], chosen[count - 1]

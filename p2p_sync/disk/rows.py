@@ -1,7 +1,7 @@
 """An entry as a row of the database, and its checksum. Pure.
 
-Disks change what they hold, so each row has a CRC-32 of all columns that never change (`leader` and
-`arrival` do, when copies are matched again). Every reader compares it before it uses a row.
+Disks change what they hold, so each row has a CRC-32 of all columns but `leader` and `arrival`,
+which change when copies are matched again. Every reader compares it before it uses a row.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from struct import error as StructError
 from typing import Any, TypeAlias
 from zlib import crc32
 
+from ..wire.entries import NOTICE, Entry, chain
 from ..wire.export import to_lines
 from ..wire.frames import Message
-from ..wire.logframes import NO_SIGNATURE, Entry, Head, PackedRun, Run
-from ..wire.logframes import chain as hashes_of
+from ..wire.frames import messages_of as messages_in
+from ..wire.logframes import NO_SIGNATURE, Head, PackedRun, Run
 
 Row: TypeAlias = Sequence[Any]
 """The columns COLUMNS of an entry; texts as bytes, since a damaged one may be no UTF-8."""
-COLUMNS = "origin, seq, count, time, heard, previous, data, signature, sum, arrival"
+COLUMNS = "origin, seq, count, time, kind, previous, topic, erased, data, signature, sum, arrival"
+VALUES = f"({', '.join('?' * 12)})"
+"""The place of a row in a statement that inserts it."""
 
 # The numbers in a row, for its checksum.
 _pack = Struct(">qqqq").pack
@@ -30,31 +33,51 @@ def stored(run: Run, arrival: int) -> tuple[list[Row], list[PackedRun]]:
     entries packed for sending."""
     rows: list[Row] = []
     packed: list[PackedRun] = []
-    name, origin = run.origin, run.origin.encode()
+    name = run.origin
     after, previous = run.after, run.previous
     signature = NO_SIGNATURE
     for n, (entry, running) in enumerate(zip(run.entries, run.hashes, strict=True), 1):
         if n == len(run.entries):
             signature = run.signature
-        time, text, heard, count = entry
-        before, signed = bytes.fromhex(previous), bytes.fromhex(signature)
-        head = _pack(after + 1, count, time, heard) + origin + before + signed
-        checksum = crc32(text.encode(), crc32(head))
-        arrival += count
-        rows.append((name, after + 1, count, time, heard, before, text, signed, checksum, arrival))
-        packed.append(PackedRun(name, after, previous, count, entry.pack(), time, signature))
+        arrival += entry.length
+        rows.append(_row(name, after + 1, entry, previous, signature, arrival))
+        text, time, count, notice = entry.pack(), entry.time, entry.length, entry.kind == NOTICE
+        packed.append(PackedRun(name, after, previous, count, text, time, signature, notice))
         after, previous = after + count, running
     return rows, packed
 
 
+def _row(origin: str, seq: int, entry: Entry, previous: str, signature: str, arrival: int) -> Row:
+    time, text, kind, count, topic, erased = entry
+    before, signed = bytes.fromhex(previous), bytes.fromhex(signature)
+    columns = origin, seq, count, time, kind, before, topic, erased, text, signed
+    encoded = origin.encode(), topic.encode(), erased.encode(), text.encode()
+    return (*columns, _checksum(seq, count, time, kind, before, signed, *encoded), arrival)
+
+
+def _checksum(
+    seq: int, count: int, time: int, kind: int, previous: bytes, signature: bytes,
+    origin: bytes, topic: bytes, erased: bytes, data: bytes,
+) -> int:  # fmt: skip
+    numbers = _pack(seq, count, time, kind)
+    rest = b"%b %b %b %b%b" % (origin, topic, erased, previous, signature)
+    return crc32(data, crc32(numbers + rest))
+
+
 def is_whole(row: Row) -> bool:
     """Return whether a row that was read is what was stored."""
-    origin, seq, count, time, heard, previous, data, signature, checksum, _ = row
+    origin, seq, count, time, kind, previous, topic, erased, data, signature, checksum, _ = row
     try:
-        head = _pack(seq, count, time, heard) + origin + previous + signature
-        return bool(crc32(data, crc32(head)) == checksum)
+        texts = origin, topic, erased, data
+        return bool(checksum == _checksum(seq, count, time, kind, previous, signature, *texts))
     except (TypeError, StructError):  # not even of the right type
         return False
+
+
+def changed(row: Row, entry: Entry, signature: bytes) -> Row:
+    """Return a whole row with another entry in it, and another signature."""
+    name, before, arrival = row[0].decode(), row[5].hex(), row[-1]
+    return _row(name, row[1], entry, before, signature.hex(), arrival)
 
 
 def name_of(row: Row) -> str:
@@ -63,14 +86,17 @@ def name_of(row: Row) -> str:
     return origin.decode("utf-8", "replace") if isinstance(origin, bytes) else "?"
 
 
+def entry_of(row: Row) -> Entry:
+    """Return the entry in a whole row."""
+    _, _, count, time, kind, _, topic, erased, data, *_ = row
+    if not topic and not erased:
+        return Entry(time, data.decode(), kind, count)
+    return Entry(time, data.decode(), kind, count, topic.decode(), erased.decode())
+
+
 def messages_of(row: Row) -> list[Message]:
     """Return the messages in a whole row."""
-    origin, seq, count, time, heard, _, data, *_ = row
-    name, text = origin.decode(), data.decode()
-    if count == 1:
-        return [Message(name, seq, time, text, bool(heard))]
-    texts = enumerate(Entry(time, text, False, count).texts, seq)
-    return [Message(name, number, time, text) for number, text in texts]
+    return messages_in(row[0].decode(), row[1], entry_of(row))
 
 
 def place_of(row: Row) -> tuple[int, str, int]:
@@ -80,27 +106,23 @@ def place_of(row: Row) -> tuple[int, str, int]:
 
 def exported(row: Row, hidden: bool) -> Iterator[str]:
     """Yield the lines of a whole row in an export."""
-    origin, seq, count, time, heard, previous, data, signature, *_ = row
-    entry = Entry(time, data.decode(), bool(heard), count)
-    return to_lines(origin.decode(), seq, entry, previous.hex(), signature.hex(), hidden)
+    origin, seq, previous, signature = row[0].decode(), row[1], row[5].hex(), row[9].hex()
+    return to_lines(origin, seq, entry_of(row), previous, signature, hidden)
 
 
 def packed(row: Row) -> PackedRun:
     """Return a whole row packed for sending."""
-    origin, seq, count, time, heard, previous, data, signature, *_ = row
-    text = Entry(time, data.decode(), heard, count).pack()
-    before = previous.hex()
-    return PackedRun(origin.decode(), seq - 1, before, count, text, time, signature.hex())
+    text, before, signature = entry_of(row).pack(), row[5].hex(), row[9].hex()
+    name, after, notice = row[0].decode(), row[1] - 1, row[4] == NOTICE
+    return PackedRun(name, after, before, row[2], text, row[3], signature, notice)
 
 
 def is_signed(row: Row) -> bool:
     """Return whether a row has a signature, so that an origin can end with it."""
-    return bool(row[7])
+    return bool(row[9])
 
 
 def head_of(row: Row) -> Head:
     """Return what an origin holds that ends with a whole row."""
-    _, seq, count, time, heard, previous, data, signature, *_ = row
-    entry = Entry(time, data.decode(), heard, count)
-    running = hashes_of(previous.hex(), [entry])[-1]
-    return Head(seq + count - 1, running, signature.hex())
+    running = chain(row[5].hex(), [entry_of(row)])[-1]
+    return Head(row[1] + row[2] - 1, running, row[9].hex())

@@ -28,17 +28,20 @@ TABLES = (
         worked REAL,                 -- seconds since the epoch: when a node last answered
         failing REAL                 -- and since when every dial has failed
     ) WITHOUT ROWID""",
-    # What was committed together is one row: a row for each message costs ten times as much.
+    # What was committed together is one row: a row for each message costs ten times as much. See
+    # wire/entries.py.
     """CREATE TABLE entries (
         arrival INTEGER PRIMARY KEY, -- number of its last message, in the order of arrival here
         origin TEXT NOT NULL,
         seq INTEGER NOT NULL,        -- of its first message
         count INTEGER NOT NULL,      -- of its messages
         time INTEGER NOT NULL,       -- milliseconds since the epoch
-        heard INTEGER NOT NULL,      -- 1: a copy of a commit of an original node
+        kind INTEGER NOT NULL,       -- 0: messages; 1: a copy of an original's commit; 2: a notice
         leader INTEGER,              -- of a copy: the arrival of the copy that is shown for it
         previous BLOB NOT NULL,      -- running hash of its origin before it
+        topic TEXT NOT NULL,         -- of its messages
         data TEXT NOT NULL,          -- the text; of several messages a JSON list of texts
+        erased TEXT NOT NULL,        -- the digest and the erasures, if a message of it is erased
         signature BLOB NOT NULL,     -- public key and signature over its end, or empty: signing.py
         sum INTEGER NOT NULL         -- CRC-32 of all columns that never change, see rows.py
     )""",
@@ -60,8 +63,10 @@ TABLES = (
 INDEXES = {
     "by_identity": "CREATE UNIQUE INDEX by_identity ON entries (origin, seq)",
     "by_place": "CREATE INDEX by_place ON entries (time, origin, seq)",
-    "by_text": "CREATE INDEX by_text ON entries (data, time, origin, seq) WHERE heard",
+    "by_text": "CREATE INDEX by_text ON entries (data, time, origin, seq) WHERE kind = 1",
     "hidden": "CREATE INDEX hidden ON entries (arrival) WHERE leader <> arrival",
+    "by_topic": "CREATE INDEX by_topic ON entries (topic, time, origin, seq) WHERE topic <> ''",
+    "notices": "CREATE INDEX notices ON entries (data) WHERE kind = 2",
 }
 STATEMENTS = (*TABLES, *INDEXES.values())
 PRAGMAS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}"

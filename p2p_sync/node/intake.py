@@ -16,8 +16,8 @@ from ..core.turn import COPIES
 from ..errors import MessageError, MessageTooLong
 from ..metrics import Counters
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
+from ..wire.entries import Entry
 from ..wire.frames import Message, check_text
-from ..wire.logframes import Entry
 from .state import State
 
 

@@ -20,10 +20,10 @@ from ..errors import LogError, ProtocolError
 from ..metrics import Counters
 from ..net.link import Link
 from ..settings import BATCH_BYTES, NEVER, ORIGINAL_BATCH
+from ..wire.entries import HEARD, Entry
 from ..wire.frames import Frame, Heard, Ignored, Message, Sockets, decode, encode
 from ..wire.logframes import (
     LOG_FRAMES,
-    Entry,
     Have,
     LogFrame,
     Messages,
@@ -108,7 +108,7 @@ class Session:
 
     def _hear(self, frame: Heard) -> bool:
         """Commit the message of an original node, and wait until it is stored."""
-        draft = Entry.of(0, [frame.data], heard=True)
+        draft = Entry.of(0, [frame.data], HEARD)
         future: Future[None] = Future()
         try:
             with self._state.turn_with_room() as core:

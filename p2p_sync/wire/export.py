@@ -1,8 +1,11 @@
 """An export: all messages of a log in a file, with all that proves them without a node.
 
 Each line is a JSON object, a message, in the shared order: `id`, `origin`, `seq`, `time`, `data`,
-and `heard` if it is a copy of a commit of an original node. A copy that nodes do not show is
-`hidden`; it is part of its origin's log all the same. Messages that were committed together are one
+`topic` if it has one, and `heard` if it is a copy of a commit of an original node. A copy that
+nodes do not show is `hidden`; it is part of its origin's log all the same. So is a `notice`, whose
+`data` is the id of a message that it erases. A message that is erased has `erased` in the place of
+`data`: the place, the time and the signature of that notice; the last message of its entry has the
+SHA-256 of the text as `digest` then. Messages that were committed together are one
 entry, and each names the number of its first message as `entry`. The last message of an entry has
 the running `hash` of its origin, and if the entry is signed (see signing.py) `signature` and `key`.
 The last line of an export counts the messages: {"exported": number}.
@@ -22,12 +25,15 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..codes import MAX_NUMBER
+from ..errors import ProtocolError
 from ..settings import MAX_MESSAGE_BYTES
+from .entries import HEARD, NOTICE, PLAIN, TOPIC, Entry, chain, read_entry
+from .entries import encode as to_json
+from .fields import ORIGIN
 from .frames import check_text
 from .identity import KEY, KEY_DIGITS, SIGNATURE, node_of_key
-from .logframes import NO_HASH, ORIGIN, Entry, Head, chain
-from .logframes import encode as to_json
-from .signing import is_genuine
+from .logframes import NO_HASH, Head, Run
+from .signing import are_erased, is_genuine
 
 
 class Problem(NamedTuple):
@@ -42,22 +48,30 @@ def to_lines(
     origin: str, seq: int, entry: Entry, previous: str, signature: str, hidden: bool
 ) -> Iterator[str]:
     """Yield the lines of an entry whose first message is number `seq`, each with its line end."""
+    by = {erasure.seq: erasure[1:] for erasure in entry.erasures}
     for number, text in enumerate(entry.texts, seq):
         fields: dict[str, Any] = {
             "id": f"{origin}:{number}",
             "origin": origin,
             "seq": number,
             "time": entry.time,
-            "data": text,
         }
-        if entry.heard:
-            fields["heard"] = True
+        if text is None:
+            fields["erased"] = by.get(number, [])
+        else:
+            fields["data"] = text
+        if entry.topic:
+            fields["topic"] = entry.topic
+        if entry.kind:
+            fields["heard" if entry.kind == HEARD else "notice"] = True
         if hidden:
             fields["hidden"] = True
         if entry.length > 1:
             fields["entry"] = seq
         if number == seq + entry.length - 1:
             (fields["hash"],) = chain(previous, [entry])
+            if entry.erased:
+                fields["digest"] = entry.digest
             if signature:
                 fields["signature"] = signature[KEY_DIGITS:]
                 fields["key"] = signature[:KEY_DIGITS]
@@ -72,8 +86,9 @@ class _Origin:
     hash: str = NO_HASH
     signed: int = 0
     wrong: bool = False  # what comes after the first problem cannot be checked
-    texts: list[str] = field(default_factory=list)  # of an entry that has begun
-    first: tuple[int, int] = 0, 0  # the number and the time of that entry
+    texts: list[str | None] = field(default_factory=list)  # of an entry that has begun
+    by: list[Any] = field(default_factory=list)  # its erasures
+    first: tuple[Any, ...] = ()  # the number of that entry, its time, kind and topic
 
 
 class Checker:
@@ -146,20 +161,28 @@ class Checker:
             return f"{missing} missing before it"
         if seq < due:
             return "it was there before"
-        entry = fields.get("entry", seq), time
-        if origin.texts and entry != origin.first:
+        kind = HEARD if "heard" in fields else NOTICE if "notice" in fields else PLAIN
+        first = fields.get("entry", seq), time, kind, fields.get("topic", "")
+        if origin.texts and first != origin.first:
             return "the entry before it does not end"
-        if not origin.texts and entry[0] != seq:
+        if not origin.texts and first[0] != seq:
             return "its entry does not begin here"
-        origin.first = entry
-        origin.texts.append(fields["data"])
+        origin.first = first
+        origin.texts.append(fields.get("data"))
+        if fields.get("erased"):
+            origin.by.append([seq, *fields["erased"]])
         if "hash" not in fields:
             return "" if "entry" in fields else "its hash is missing"
-        whole = Entry.of(time, origin.texts, "heard" in fields)
-        (origin.hash,) = chain(origin.hash, [whole])
-        origin.n, origin.texts = seq, []
+        try:
+            whole = _entry(origin, fields.get("digest"))
+        except ProtocolError as error:
+            return f"its entry is wrong: {error.reason}"
+        run = Run(name, first[0] - 1, origin.hash, (whole,), chain(origin.hash, [whole]))
+        origin.n, origin.hash, origin.texts, origin.by = seq, run.hashes[-1], [], []
         if origin.hash != fields["hash"]:
             return "its hash does not fit: a text or a time of its entry, or the order, was changed"
+        if whole.erased and not are_erased(run):
+            return "an erasure in its entry is not signed by the node that is named"
         if "signature" not in fields:
             return ""
         self.signatures += 1
@@ -171,15 +194,26 @@ class Checker:
         return ""
 
 
+def _entry(origin: _Origin, digest: str | None) -> Entry:
+    """Return the entry that is complete. Raises ProtocolError."""
+    _, time, kind, topic = origin.first
+    texts = origin.texts
+    if None in texts:
+        return read_entry([time, texts, kind, topic, {"digest": digest, "by": origin.by}])
+    return Entry.of(time, [text for text in texts if text is not None], kind, topic)
+
+
 _TEXTS = {
     "hash": re.compile("[0-9a-f]{32}"),
     "signature": re.compile(SIGNATURE),
     "key": re.compile(KEY),
     "origin": ORIGIN,
+    "digest": re.compile("[0-9a-f]{64}"),
+    "topic": TOPIC,
 }
 
 
-_FIELDS = {"id", "seq", "time", "data", "entry", "heard", "hidden", *_TEXTS}
+_FIELDS = {"id", "seq", "time", "data", "entry", "heard", "hidden", "notice", "erased", *_TEXTS}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -203,10 +237,14 @@ def _is_message(fields: Any) -> bool:
         value = fields.get(name, "")
         if name in fields and not (isinstance(value, str) and pattern.fullmatch(value)):
             return False
-    if any(fields.get(flag, True) is not True for flag in ("heard", "hidden")):
+    if any(fields.get(flag, True) is not True for flag in ("heard", "hidden", "notice")):
         return False
-    if ("heard" in fields and "entry" in fields) or ("hidden" in fields and "heard" not in fields):
-        return False  # only copies of one message are heard, and only these are hidden
-    if check_text(fields.get("data"), MAX_MESSAGE_BYTES):
+    single = [flag for flag in ("heard", "notice") if flag in fields]
+    if len(single) > 1 or (single and "entry" in fields) or ("hidden" in fields and not single):
+        return False  # only copies of one message are heard, and only these and notices are hidden
+    if "erased" in fields:
+        if "data" in fields or "notice" in fields or not isinstance(fields["erased"], list):
+            return False
+    elif check_text(fields.get("data"), MAX_MESSAGE_BYTES):
         return False
     return bool(fields.get("id") == f"{fields['origin']}:{fields['seq']}")

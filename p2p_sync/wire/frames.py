@@ -14,7 +14,6 @@ Pure: text in, frame out, and back.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Callable
@@ -26,9 +25,11 @@ from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
 from ..errors import AddressError, ProtocolError
 from ..names import name_from
 from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES
+from .entries import HEARD, NOTICE, Entry, Erasure
+from .entries import encode as encode_json
+from .fields import ORIGIN
 from .identity import NODE_ID, SIGNATURE
-from .logframes import LOG_FRAMES, LOG_TYPES, ORIGIN, LogFrame, PackedRun, Run, from_dict, to_json
-from .logframes import encode as encode_json
+from .logframes import LOG_FRAMES, LOG_TYPES, LogFrame, PackedRun, Run, from_dict, to_json
 
 PROTOCOL_VERSION = 2
 
@@ -45,8 +46,9 @@ class Message:
     `origin` is the id of the node that committed it, a dash and the number of that node's start.
     `seq` counts the messages of an origin from 1. `time` is in milliseconds since the epoch, UTC.
     `heard` marks a copy of a commit of an original node; other nodes may have made copies of it,
-    too (see deduplication.py). `copies` is how many other nodes are known to hold the message, if
-    the caller asked for that.
+    too (see deduplication.py). `topic` is a short text beside the message. The `data` of a message
+    that was `erased` is "". `copies` is how many other nodes are known to hold the message, if the
+    caller asked for that.
     """
 
     origin: str
@@ -54,6 +56,8 @@ class Message:
     time: int
     data: str
     heard: bool = False
+    topic: str = ""
+    erased: Erasure | None = None
     copies: int = field(default=0, compare=False)
 
     @property
@@ -119,13 +123,29 @@ Frame = Sockets | Proof | Message | Heard | Ignored | LogFrame
 
 
 def messages_in(run: Run | PackedRun) -> list[Message]:
-    """Return the messages of a run."""
+    """Return the messages of a run. Notices are none."""
     found: list[Message] = []
+    first = run.after + 1
     for entry in run.entries:
-        seqs = itertools.count(run.after + 1 + len(found))
-        texts = zip(seqs, entry.texts, strict=False)
-        found += [Message(run.origin, seq, entry.time, text, entry.heard) for seq, text in texts]
+        found += messages_of(run.origin, first, entry)
+        first += entry.length
     return found
+
+
+def messages_of(origin: str, first: int, entry: Entry) -> list[Message]:
+    """Return the messages of an entry, whose first one is number `first`. A notice has none."""
+    time, text, kind, length, topic, erased = entry
+    if kind == NOTICE:
+        return []
+    heard = kind == HEARD
+    if not erased:
+        texts = enumerate([text] if length == 1 else json.loads(text), first)
+        return [Message(origin, seq, time, text, heard, topic) for seq, text in texts]
+    by = {erasure.seq: erasure for erasure in entry.erasures}
+    return [
+        Message(origin, seq, time, text or "", heard, topic, by.get(seq))
+        for seq, text in enumerate(entry.texts, first)
+    ]
 
 
 def encode(frame: Sockets | Proof | Message | LogFrame) -> str:

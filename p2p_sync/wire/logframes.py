@@ -19,17 +19,21 @@ copies, so the receiver announces at once when it has what the frame names on di
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from ..codes import MAX_NUMBER, PROTOCOL_ERROR
-from ..errors import ProtocolError
-from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES, MAX_ORIGINS_NAMED, MAX_SHIPPED
-from .identity import KEY, NODE_ID, SIGNATURE
+from ..settings import (
+    MAX_BATCH,
+    MAX_ENTRY_BYTES,
+    MAX_ORIGINS_NAMED,
+    MAX_SHIPPED,
+)
+from .entries import NOTICE, Entry, chain, encode, read_entry, size_of
+from .fields import list_of, number, running_hash, wrong
+from .fields import origin as origin_of
+from .fields import signature as signature_of
 
 NO_HASH = ""
 """The running hash over no messages."""
@@ -51,64 +55,6 @@ NOTHING_HELD = Head(0, NO_HASH, NO_SIGNATURE)
 
 Vector: TypeAlias = Mapping[str, Head]
 """origin -> what is held of it"""
-
-ORIGIN = re.compile(NODE_ID + r"-[0-9]{1,19}")
-"""A node's id, a dash and the number of the start that has begun the origin."""
-_HASH = re.compile(r"[0-9a-f]{32}")
-_SIGNATURE = re.compile(KEY + SIGNATURE)
-
-
-class Entry(NamedTuple):
-    """What was committed together at `time` (ms since the epoch), stored and shipped as one.
-
-    Of one message `text` is its text, and `heard` says that it comes from an original node. Of
-    more, `length`, it is the JSON of a list of their texts, as `Entry.of` makes it.
-    """
-
-    time: int
-    text: str
-    heard: bool = False
-    length: int = 1
-
-    @staticmethod
-    def of(time: int, texts: Sequence[str], heard: bool = False) -> Entry:
-        """Return the entry of one text or more, up to MAX_BATCH and MAX_ENTRY_BYTES."""
-        if len(texts) == 1:
-            return Entry(time, texts[0], heard)
-        return Entry(time, encode(texts), False, len(texts))
-
-    @property
-    def texts(self) -> list[str]:
-        """The texts of the messages."""
-        return [self.text] if self.length == 1 else list(json.loads(self.text))
-
-    def pack(self) -> str:
-        """Return the JSON text: [time, text], [time, text, 1] if it was heard, [time, [text, ...]]
-        of many."""
-        if self.length > 1:
-            return f"[{self.time},{self.text}]"
-        return encode((self.time, self.text, 1) if self.heard else (self.time, self.text))
-
-
-def size_of(entry: Entry) -> int:
-    """Return the bytes of an entry's text."""
-    return len(entry.text) if entry.text.isascii() else len(entry.text.encode())
-
-
-def chain(previous: str, entries: Iterable[Entry]) -> tuple[str, ...]:
-    """Return the running hash (32 hex digits) after each of `entries`, where it was `previous`
-    before them. Pure: no lock needed."""
-    hashes = []
-    for time, text, heard, length in entries:
-        kind = length if length > 1 else int(heard)
-        data = f"{previous} {time} {kind} {text}".encode()
-        previous = hashlib.sha256(data).hexdigest()[:32]
-        hashes.append(previous)
-    return tuple(hashes)
-
-
-encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""Returns the JSON text of a value, without spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,27 +108,29 @@ class Run:
     def from_dict(data: Any) -> Run:
         """Check one run and work out its hashes. Raises ProtocolError."""
         if not isinstance(data, dict):
-            raise _wrong("a run is not an object")
-        origin, after = _origin(data.get("origin")), _number(data.get("after"), 0)
+            raise wrong("a run is not an object")
+        origin, after = origin_of(data.get("origin")), number(data.get("after"), 0)
         if after == 0 and data.get("previous") != NO_HASH:
-            raise _wrong("a hash before the first message")
-        previous = _hash(data.get("previous")) if after else NO_HASH
-        entries = tuple(map(_entry, _list(data.get("entries"), MAX_BATCH)))
+            raise wrong("a hash before the first message")
+        previous = running_hash(data.get("previous")) if after else NO_HASH
+        entries = tuple(map(read_entry, list_of(data.get("entries"), MAX_BATCH)))
         if not entries:
-            raise _wrong("an empty run")
+            raise wrong("an empty run")
+        if any(entry.kind == NOTICE for entry in entries[:-1]):
+            raise wrong("a notice inside of a run")  # where it has no signature of its own
         if len(entries) > 1 and sum(map(size_of, entries)) > MAX_ENTRY_BYTES:
             # It is shipped on whole, for it has one signature: so it must fit into our frames, too.
-            raise _wrong(f"a run of several entries with over {MAX_ENTRY_BYTES} bytes of text")
-        signature = _signature(data.get("signature"))
+            raise wrong(f"a run of several entries with over {MAX_ENTRY_BYTES} bytes of text")
+        signature = signature_of(data.get("signature"))
         run = Run(origin, after, previous, entries, chain(previous, entries), signature)
-        _number(run.end, 1)
+        number(run.end, 1)
         return run
 
 
 @dataclass(slots=True)  # one for each entry; a frozen one takes three times as long to make
 class PackedRun:
     """A run as it is sent: `text` is the JSON of its entries, without the brackets around them, and
-    `newest` the time of the last one."""
+    `newest` the time of the last one. `notice`: it ends with a notice."""
 
     origin: str
     after: int
@@ -191,6 +139,7 @@ class PackedRun:
     text: str
     newest: int
     signature: str = NO_SIGNATURE
+    notice: bool = False
 
     @staticmethod
     def of(run: Run) -> PackedRun:
@@ -209,7 +158,7 @@ class PackedRun:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The entries."""
-        return tuple(map(_entry, json.loads(f"[{self.text}]")))
+        return tuple(map(read_entry, json.loads(f"[{self.text}]")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,26 +259,22 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     ack = _flag(data, "ack")
     if kind == "HAVE":
         clock = data.get("clock")
-        clock = clock if clock is None else _number(clock, 0)
+        clock = clock if clock is None else number(clock, 0)
         return Have(have, _flag(data, "last"), ack, clock, _index(data, "next"))
     if kind == "MESSAGES":
-        runs = tuple(Run.from_dict(item) for item in _list(data.get("runs"), MAX_BATCH))
+        runs = tuple(Run.from_dict(item) for item in list_of(data.get("runs"), MAX_BATCH))
         if sum(run.count for run in runs) > MAX_SHIPPED:
-            raise _wrong(f"more than {MAX_SHIPPED} messages in a frame")
+            raise wrong(f"more than {MAX_SHIPPED} messages in a frame")
         return Messages(runs, have, ack)
     if kind == "PRUNE":
-        origins = _list(data.get("origins"), MAX_ORIGINS_NAMED)
+        origins = list_of(data.get("origins"), MAX_ORIGINS_NAMED)
         refused = _vector(data, "refused", required=False)
-        return Prune(tuple(map(_origin, origins)), refused, have, ack)
+        return Prune(tuple(map(origin_of, origins)), refused, have, ack)
     if kind == "GRAFT":
         after = _table(data, "after", required=True)
-        wanted = {_origin(origin): _number(n, 0) for origin, n in after}
+        wanted = {origin_of(origin): number(n, 0) for origin, n in after}
         return Graft(wanted, have, ack, _index(data, "more"))
-    raise _wrong("not a frame of the log")
-
-
-def _wrong(reason: str) -> ProtocolError:
-    return ProtocolError(PROTOCOL_ERROR, f"a frame about the log: {reason}")
+    raise wrong("not a frame of the log")
 
 
 def _table(data: Mapping[str, Any], name: str, *, required: bool) -> Iterable[tuple[Any, Any]]:
@@ -337,86 +282,30 @@ def _table(data: Mapping[str, Any], name: str, *, required: bool) -> Iterable[tu
     if table is None and not required:
         return ()
     if not isinstance(table, dict):
-        raise _wrong(f"{name} is not an object")
+        raise wrong(f"{name} is not an object")
     if len(table) > MAX_ORIGINS_NAMED:
-        raise _wrong(f"more than {MAX_ORIGINS_NAMED} entries in {name}")
+        raise wrong(f"more than {MAX_ORIGINS_NAMED} entries in {name}")
     return table.items()
-
-
-def _list(value: Any, limit: int) -> list[Any]:
-    if not isinstance(value, list):
-        raise _wrong("a list is missing")
-    if len(value) > limit:
-        raise _wrong(f"a list of more than {limit}")
-    return value
 
 
 def _flag(data: Mapping[str, Any], name: str) -> bool:
     value = data.get(name, False)
     if not isinstance(value, bool):
-        raise _wrong(f"{name} is neither true nor false")
+        raise wrong(f"{name} is neither true nor false")
     return value
 
 
 def _index(data: Mapping[str, Any], name: str) -> int | None:
     value = data.get(name)
-    return None if value is None else _number(value, 0)
-
-
-def _number(value: Any, least: int) -> int:
-    if type(value) is not int or not least <= value <= MAX_NUMBER:
-        raise _wrong("not a number in its range")
-    return value
-
-
-def _origin(value: Any) -> str:
-    if not isinstance(value, str) or not ORIGIN.fullmatch(value):
-        raise _wrong("not an origin")
-    return value
-
-
-def _hash(value: Any) -> str:
-    if not isinstance(value, str) or not _HASH.fullmatch(value):
-        raise _wrong("not a running hash")
-    return value
-
-
-def _signature(value: Any) -> str:
-    if not isinstance(value, str) or not _SIGNATURE.fullmatch(value):
-        raise _wrong("not a signature")
-    return value
+    return None if value is None else number(value, 0)
 
 
 def _vector(data: Mapping[str, Any], name: str, *, required: bool) -> Vector:
     table = _table(data, name, required=required)
-    return {_origin(origin): _head(entry) for origin, entry in table}
+    return {origin_of(origin): _head(entry) for origin, entry in table}
 
 
 def _head(value: Any) -> Head:
     if not isinstance(value, list) or len(value) != 3:
-        raise _wrong("a head is not [number, hash, signature]")
-    return Head(_number(value[0], 1), _hash(value[1]), _signature(value[2]))
-
-
-def _entry(value: Any) -> Entry:
-    if not isinstance(value, list) or len(value) not in (2, 3):
-        raise _wrong("an entry is not [time, text]")
-    time, texts = _number(value[0], 0), value[1]
-    several = isinstance(texts, list)
-    if several and (len(value) == 3 or not 2 <= len(texts) <= MAX_BATCH):
-        raise _wrong(f"an entry of several texts has 2 to {MAX_BATCH}, none of them heard")
-    if not isinstance(texts, list):
-        texts = [texts]
-    if {str} != set(map(type, texts)):
-        raise _wrong("a text is not a string")
-    try:
-        size = len("".join(texts).encode())  # a lone surrogate stays one, whatever is before it
-    except UnicodeEncodeError:
-        raise _wrong("a text with a lone surrogate") from None
-    if size > MAX_ENTRY_BYTES:
-        raise _wrong(f"an entry over {MAX_ENTRY_BYTES} bytes")
-    if size > MAX_MESSAGE_BYTES and max(len(text.encode()) for text in texts) > MAX_MESSAGE_BYTES:
-        raise _wrong(f"a message over {MAX_MESSAGE_BYTES} bytes")
-    if len(value) == 3 and value[2] != 1:
-        raise _wrong("a third element that is not 1")
-    return Entry.of(time, texts, len(value) == 3)
+        raise wrong("a head is not [number, hash, signature]")
+    return Head(number(value[0], 1), running_hash(value[1]), signature_of(value[2]))

@@ -24,9 +24,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
+from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_ERASURES
+from .entries import NOTICE, Entry, size_of
 from .identity import KEY_DIGITS, Identity, is_signed, node_of_key
-from .logframes import Head, LogFrame, Messages, Prune, Run, Vector, size_of
+from .logframes import Head, LogFrame, Messages, Prune, Run, Vector
 
 
 def sign(identity: Identity, origin: str, n: int, running: str) -> str:
@@ -44,6 +45,34 @@ def is_genuine(origin: str, head: Head) -> bool:
     except ValueError:
         return False
     return is_signed(key, signature, _text(origin, head.n, head.hash))
+
+
+def is_proven(run: Run) -> bool:
+    """Return whether the node of a run's origin has signed it, and those that have erased messages
+    of it have signed that."""
+    return is_genuine(run.origin, run.head) and are_erased(run)
+
+
+def are_erased(run: Run) -> bool:
+    """Return whether the erasures in a run are genuine."""
+    first = run.after + 1
+    for entry in run.entries:
+        if entry.erased and not _are_genuine(run.origin, first, entry):
+            return False
+        first += entry.length
+    return True
+
+
+def _are_genuine(origin: str, first: int, entry: Entry) -> bool:
+    """Return whether the erasures of an entry are genuine, and are those of the missing texts."""
+    gone = {seq for seq, text in enumerate(entry.texts, first) if text is None}
+    for erasure in entry.erasures:
+        running = erasure.hash(f"{origin}:{erasure.seq}")
+        head = Head(erasure.after + 1, running, erasure.signature)
+        if erasure.seq not in gone or not is_genuine(erasure.origin, head):
+            return False
+        gone.remove(erasure.seq)
+    return not gone or len(entry.erasures) == MAX_ERASURES
 
 
 def _text(origin: str, n: int, running: str) -> bytes:
@@ -66,7 +95,7 @@ def checked(
     if not all(is_genuine(origin, head) for origin, head in heads.items()):
         return None
     if isinstance(frame, Messages):
-        return frame if all(is_genuine(run.origin, run.head) for run in frame.runs) else None
+        return frame if all(map(is_proven, frame.runs)) else None
     if isinstance(frame, Prune) and frame.refused:
         forks = {
             origin: head
@@ -82,7 +111,7 @@ def signed(runs: Iterable[Run], identity: Identity) -> list[Run]:
     which have no signature yet, are joined and signed.
 
     `runs` go on without a gap in each origin. A run of the result has the limits of an entry, or is
-    a single entry, so that it fits into a frame.
+    a single entry, so that it fits into a frame. It ends with a notice, if there is one in it.
     """
     result: list[Run] = []
     open_runs: dict[str, list[Run]] = {}  # of each origin, to be signed together
@@ -99,6 +128,8 @@ def signed(runs: Iterable[Run], identity: Identity) -> list[Run]:
             open_runs[run.origin] = joined = []
         sizes[run.origin] = size + (sizes[run.origin] if joined else 0)
         joined.append(run)
+        if run.entries[-1].kind == NOTICE:  # its signature proves it, wherever it is shipped
+            result.append(_joined(open_runs.pop(run.origin), identity))
     return result + [_joined(parts, identity) for parts in open_runs.values()]
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from p2p_sync.wire.entries import HEARD, Entry, chain
 from p2p_sync.wire.export import Checker, Problem, to_lines
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import NO_HASH, NO_SIGNATURE, Entry, chain
+from p2p_sync.wire.logframes import NO_HASH, NO_SIGNATURE
 from p2p_sync.wire.signing import sign
 from tests.harness.api import post_all, read_pages, wait_equal
 from tests.harness.original import Original
@@ -33,7 +34,7 @@ def history(identity: Identity, origin: str, entries: list[Entry], last: bool = 
         signature = sign(identity, origin, end, running)
         if index == len(entries) - 1 and not last:
             signature = NO_SIGNATURE
-        hidden = entry.heard and entry.time == 6
+        hidden = entry.kind == HEARD and entry.time == 6
         lines += to_lines(origin, seq, entry, previous, signature, hidden)
         seq, previous = end + 1, running
     return [json.loads(line) for line in lines]
@@ -42,7 +43,7 @@ def history(identity: Identity, origin: str, entries: list[Entry], last: bool = 
 ENTRIES = [
     Entry.of(1, ["first"]),
     Entry.of(3, ["one", "two\n", "\u20ac"]),
-    Entry.of(6, ["a copy"], heard=True),
+    Entry.of(6, ["a copy"], HEARD),
     Entry.of(8, ["last"]),
 ]
 

@@ -12,8 +12,9 @@ from p2p_sync.core.core import Core
 from p2p_sync.core.effects import JOINED, LEFT, Note
 from p2p_sync.core.peer import Peer
 from p2p_sync.settings import MANY_ADDRESSES, MAX_SOURCE_PEERS, Settings
+from p2p_sync.wire.entries import HEARD, Entry
 from p2p_sync.wire.frames import Frame, Heard, Ignored, Message, Proof, Sockets
-from p2p_sync.wire.logframes import Entry, Have
+from p2p_sync.wire.logframes import Have
 
 US, THEM = "0" * 32, "1" * 32
 HERE, THERE = ("127.0.0.1", 1001), ("127.0.0.1", 2001)
@@ -156,7 +157,7 @@ def test_what_is_remembered_of_originals_that_are_gone_is_bounded(core: Core) ->
     for number in range(2 * MAX_SOURCE_PEERS):
         peer = core.links.opened("link", ("10.0.0.1", number), HERE)
         core.received(peer, Heard("text"))
-        core.commits.hear(peer, Entry.of(0, ["text"], heard=True), "text", None)
+        core.commits.hear(peer, Entry.of(0, ["text"], HEARD), "text", None)
         core.links.closed(peer, "gone")
         core.end()
         gone.append(weakref.ref(peer))

@@ -16,10 +16,10 @@ from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.core.vector import digest
 from p2p_sync.settings import MAX_ORIGINS_NAMED, NEVER, PIECE_PAUSE
+from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.logframes import (
     NO_HASH,
     NO_SIGNATURE,
-    Entry,
     Graft,
     Have,
     Head,
@@ -27,7 +27,6 @@ from p2p_sync.wire.logframes import (
     Messages,
     Prune,
     Run,
-    chain,
 )
 
 US = "0" * 32 + "-1"

@@ -21,8 +21,9 @@ from p2p_sync.disk.log import Log, Place
 from p2p_sync.disk.store import Store
 from p2p_sync.errors import LogError, LogFull
 from p2p_sync.settings import COPY_STRETCH, COPY_WINDOW, MAX_MATCHED
-from p2p_sync.wire.frames import Message
-from p2p_sync.wire.logframes import NO_HASH, NOTHING_HELD, Entry, Head, PackedRun, Run, chain
+from p2p_sync.wire.entries import HEARD, Entry, chain
+from p2p_sync.wire.frames import Message, messages_in
+from p2p_sync.wire.logframes import NO_HASH, NOTHING_HELD, Head, PackedRun, Run
 from tests.harness.deduplication import shown
 from tests.harness.support import SCALE, wait_until
 
@@ -65,11 +66,7 @@ class Feed:
         after, previous, _ = self._ends.get(origin, NOTHING_HELD)
         run = Run(origin, after, previous, entries, chain(previous, entries), SIGNATURE)
         self._ends[origin] = run.head
-        texts = [(entry, text) for entry in entries for text in entry.texts]
-        self.messages += [
-            Message(origin, after + n, entry.time, text, entry.heard)
-            for n, (entry, text) in enumerate(texts, 1)
-        ]
+        self.messages += messages_in(run)
         return run
 
     def vector(self) -> dict[str, Head]:
@@ -257,7 +254,7 @@ def test_the_room_that_is_left_shrinks_by_what_was_read() -> None:
 
 def test_what_was_heard_is_still_marked_when_it_is_read(tmp_path: Path) -> None:
     feed = Feed()
-    entries = [Entry(1, "heard", True), Entry(2, "ours")]
+    entries = [Entry(1, "heard", HEARD), Entry(2, "ours")]
     with opened(tmp_path) as (_, log):
         log.append([feed.run(A, *entries)])
         assert log.read(A, 0, 2, PLENTY)[0].entries == tuple(entries)
@@ -505,20 +502,20 @@ def merged(runs: Sequence[Run]) -> list[Run]:
 def test_hidden_hearings_stay_hidden_after_reopening(tmp_path: Path) -> None:
     feed = Feed()
     with opened(tmp_path) as (_, log):
-        log.append([feed.run(A, Entry(1000, "x", True)), feed.run(B, Entry(1001, "x", True))])
-        log.append([feed.run(C, Entry(1002, "x", True), Entry(1003, "x"))])
+        log.append([feed.run(A, Entry(1000, "x", HEARD)), feed.run(B, Entry(1001, "x", HEARD))])
+        log.append([feed.run(C, Entry(1002, "x", HEARD), Entry(1003, "x"))])
     with opened(tmp_path) as (_, log):
         assert [message.id for message in log.all()] == [f"{A}:1", f"{C}:2"]
         assert log.count() == (4, 2)
-        log.append([feed.run(A, Entry(500, "y"), Entry(999, "x", True))])
+        log.append([feed.run(A, Entry(500, "y"), Entry(999, "x", HEARD))])
         assert list(log.all()) == shown(feed.sorted())
 
 
 def test_a_hearing_is_shipped_though_it_is_not_shown() -> None:
     feed = Feed()
     with opened() as (_, log):
-        log.append([feed.run(A, Entry(1000, "x", True)), feed.run(B, Entry(1001, "x", True))])
-        assert log.read(B, 0, 1, PLENTY)[0].entries == (Entry(1001, "x", True),)
+        log.append([feed.run(A, Entry(1000, "x", HEARD)), feed.run(B, Entry(1001, "x", HEARD))])
+        assert log.read(B, 0, 1, PLENTY)[0].entries == (Entry(1001, "x", HEARD),)
 
 
 def test_who_follows_arrivals_gets_every_shown_hearing() -> None:
@@ -528,10 +525,10 @@ def test_who_follows_arrivals_gets_every_shown_hearing() -> None:
     after = 0
     with opened() as (_, log):
         for run in (
-            feed.run(A, Entry(1000, "x", True)),
-            feed.run(f"{'b' * 32}-2", Entry(1005, "x", True)),
+            feed.run(A, Entry(1000, "x", HEARD)),
+            feed.run(f"{'b' * 32}-2", Entry(1005, "x", HEARD)),
             feed.run(C, Entry(1010, "y")),
-            feed.run(f"{'b' * 32}-1", Entry(1003, "x", True)),
+            feed.run(f"{'b' * 32}-1", Entry(1003, "x", HEARD)),
         ):
             log.append([run])
             for number, message in log.arrivals(after, 10):
@@ -544,7 +541,7 @@ def test_many_hearings_of_one_text_are_stored_in_good_time() -> None:
     """Two of ours hear an original that commits the same text a hundred times a second."""
     feed = Feed()
     ticks = MAX_MATCHED // 2
-    runs = [feed.run(o, *(Entry(10 * n, "tick", True) for n in range(ticks))) for o in (A, B)]
+    runs = [feed.run(o, *(Entry(10 * n, "tick", HEARD) for n in range(ticks))) for o in (A, B)]
     with opened() as (_, log):
         before = time.thread_time()
         log.append(runs)
@@ -557,7 +554,7 @@ def flood(log: Log, feed: Feed, copies: Sequence[tuple[str, int]], text: str = "
     """Log copies of one text, (origin, time) each, a thousand in a transaction."""
     for start in range(0, len(copies), 1000):
         chunk = copies[start : start + 1000]
-        log.append(merged([feed.run(o, Entry(time, text, True)) for o, time in chunk]))
+        log.append(merged([feed.run(o, Entry(time, text, HEARD)) for o, time in chunk]))
 
 
 NODES = [f"{n:032x}-1" for n in range(4000)]
@@ -584,7 +581,7 @@ def test_a_flood_of_copies_of_one_text_does_not_make_later_ones_slow(
         spent = []
         # Before all others, in the midst of them, and in one transaction at both ends.
         for times in ([999_000], [1_000_000], [999_500, copies[-1][1]], [0, 2**53 - 1]) * 5:
-            run = feed.run(f"{0:032x}-0", *(Entry(time, "same", True) for time in times))
+            run = feed.run(f"{0:032x}-0", *(Entry(time, "same", HEARD) for time in times))
             begun = time.thread_time()
             log.append([run])
             spent.append(time.thread_time() - begun)
@@ -600,7 +597,7 @@ def test_a_copy_changes_few_others_where_each_belongs_to_the_next_commit_because
     with opened() as (_, log):
         flood(log, feed, pairs)
         for n in range(4):
-            run = feed.run(f"{(B, A)[n % 2]}9", Entry(start + 999 - n, "same", True))
+            run = feed.run(f"{(B, A)[n % 2]}9", Entry(start + 999 - n, "same", HEARD))
             before, now = log.append([run])
             assert now - before <= 500, "hidden ones that are shown from now on arrive again"
         assert list(log.all()) == shown(feed.sorted())
@@ -608,8 +605,8 @@ def test_a_copy_changes_few_others_where_each_belongs_to_the_next_commit_because
 
 def test_copies_of_many_texts_are_stored_in_good_time() -> None:
     feed = Feed()
-    run = feed.run(A, *(Entry(1, f"text {n}", True) for n in range(2000)))
-    again = feed.run(B, *(Entry(1, f"text {n}", True) for n in range(2000)))
+    run = feed.run(A, *(Entry(1, f"text {n}", HEARD) for n in range(2000)))
+    again = feed.run(B, *(Entry(1, f"text {n}", HEARD) for n in range(2000)))
     with opened() as (_, log):
         begun = time.thread_time()
         log.append([run, again])
@@ -624,13 +621,13 @@ def test_beyond_a_limit_copies_are_shown_as_they_are(tmp_path: Path) -> None:
         flood(log, feed, [(origin, 50_001) for origin in NODES[:2000]])
         assert log.count() == (2000, MAX_MATCHED - 1)
         # An earlier copy pushes one that was hidden beyond the limit: it is shown from now on.
-        log.append([feed.run(A, Entry(49_999, "other", True), Entry(50_000, "same", True))])
+        log.append([feed.run(A, Entry(49_999, "other", HEARD), Entry(50_000, "same", HEARD))])
         expected = shown(feed.sorted())
         assert len(expected) == 2002 - (MAX_MATCHED - 1)
         assert list(log.all()) == expected
     with opened(tmp_path) as (_, log):
         assert log.count()[1] == MAX_MATCHED - 1
-        log.append([feed.run(B, Entry(60_000, "same", True))])
+        log.append([feed.run(B, Entry(60_000, "same", HEARD))])
         assert list(log.all()) == shown(feed.sorted())
         assert sorted(followed(log, 7), key=lambda m: m.order) == shown(feed.sorted())
         pages: list[Message] = []
@@ -642,11 +639,11 @@ def test_beyond_a_limit_copies_are_shown_as_they_are(tmp_path: Path) -> None:
 def test_copies_are_matched_beside_a_damaged_one(tmp_path: Path) -> None:
     feed = Feed()
     with opened(tmp_path) as (store, log):
-        log.append([feed.run(o, Entry(1000, "same", True)) for o in (A, B)])
+        log.append([feed.run(o, Entry(1000, "same", HEARD)) for o in (A, B)])
         with store.writing() as database:
             query = "UPDATE entries SET origin = CAST(x'ff' AS TEXT) WHERE origin = ?"
             database.execute(query, (B,))
-        log.append([feed.run(C, Entry(1001, "same", True))])
+        log.append([feed.run(C, Entry(1001, "same", HEARD))])
         assert [message.origin for message in log.all()] == [A]
     with opened(tmp_path) as (_, log):
         assert [message.origin for message in log.all()] == [A]
@@ -681,7 +678,7 @@ def test_a_full_disk_stores_nothing_of_it_and_the_next_append_works(
             with pytest.raises(LogFull):
                 log.append(
                     [
-                        lost.run(A, Entry(2, "small"), Entry(3, "heard", True)),
+                        lost.run(A, Entry(2, "small"), Entry(3, "heard", HEARD)),
                         lost.run(C, Entry(3, "of a new origin")),
                         lost.run(B, *(Entry(4, "x" * 10_000) for _ in range(50))),
                     ]
@@ -766,7 +763,7 @@ def test_no_lock_is_taken_while_another_is_held(
     with opened(tmp_path if on_disk else None) as (store, log):
         first, rest = feed.run(A, Entry(1, "one")), feed.run(A, *entries_of("two", "three"))
         log.append([first, rest])
-        log.append([feed.run(B, Entry(1, "copy", True)), feed.run(C, Entry(2, "copy", True))])
+        log.append([feed.run(B, Entry(1, "copy", HEARD)), feed.run(C, Entry(2, "copy", HEARD))])
         with store.writing() as database:
             database.execute("UPDATE entries SET data = 'x' WHERE data = 'two'")
         for page in (

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import NO_HASH, Entry, chain
+from p2p_sync.wire.logframes import NO_HASH
 from p2p_sync.wire.signing import sign
 
 HASH = "0123456789abcdef" * 2

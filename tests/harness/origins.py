@@ -10,8 +10,9 @@ from pathlib import Path
 
 from p2p_sync.disk.log import Log
 from p2p_sync.disk.store import Store
+from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import NO_HASH, Entry, Run, chain
+from p2p_sync.wire.logframes import NO_HASH, Run
 from p2p_sync.wire.signing import sign
 
 _BEGINNING = 1_700_000_000_000

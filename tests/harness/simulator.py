@@ -32,18 +32,10 @@ from p2p_sync.core.replica_link import Work
 from p2p_sync.core.shipping import fill
 from p2p_sync.errors import DialError, LogError
 from p2p_sync.settings import MAX_AHEAD_MS, NEVER, SPARE_PEERS, Settings
+from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.frames import Frame, Sockets, decode, encode
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import (
-    LOG_FRAMES,
-    NO_HASH,
-    Entry,
-    Have,
-    Head,
-    Messages,
-    Run,
-    chain,
-)
+from p2p_sync.wire.logframes import LOG_FRAMES, NO_HASH, Have, Head, Messages, Run
 from p2p_sync.wire.signing import checked, signed
 
 EPOCH_MS = 1_700_000_000_000

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from p2p_sync import Message, Node
+from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import NO_HASH, Entry, Head, chain
+from p2p_sync.wire.logframes import NO_HASH, Head
 from p2p_sync.wire.signing import is_genuine, sign
 from tests.harness import raw
 from tests.harness.library import texts

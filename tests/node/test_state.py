@@ -22,7 +22,7 @@ from p2p_sync.net.link import Link
 from p2p_sync.node.session import Session
 from p2p_sync.node.state import State, _Turn
 from p2p_sync.settings import Settings
-from p2p_sync.wire.logframes import Entry
+from p2p_sync.wire.entries import Entry
 from tests.harness.support import DEADLINE, wait_until
 
 ADDRESS = "ws://10.0.0.2:1"

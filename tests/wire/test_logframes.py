@@ -19,11 +19,11 @@ from p2p_sync.settings import (
     MAX_ORIGINS_NAMED,
     MAX_SHIPPED,
 )
+from p2p_sync.wire.entries import HEARD, PLAIN, Entry, chain
 from p2p_sync.wire.frames import decode, encode
 from p2p_sync.wire.logframes import (
     LOG_FRAMES,
     NO_HASH,
-    Entry,
     Graft,
     Have,
     Head,
@@ -31,7 +31,6 @@ from p2p_sync.wire.logframes import (
     Messages,
     Prune,
     Run,
-    chain,
 )
 
 A, B = "a" * 32 + "-1", "b" * 32 + "-4711"
@@ -43,7 +42,15 @@ HASHES = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 SIGNATURES = st.from_regex(r"[0-9a-f]{192}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 ENTRIES = st.one_of(
-    st.builds(Entry, st.integers(0, MAX_NUMBER), TEXTS, st.booleans(), st.just(1)),
+    st.builds(
+        Entry,
+        st.integers(0, MAX_NUMBER),
+        TEXTS,
+        st.sampled_from([PLAIN, HEARD]),
+        st.just(1),
+        st.sampled_from(["", "a/b"]),
+        st.just(""),
+    ),
     st.tuples(st.integers(0, MAX_NUMBER), st.lists(TEXTS, min_size=2, max_size=5)).map(
         lambda pair: Entry.of(*pair)
     ),
@@ -225,8 +232,8 @@ WRONG: list[dict[str, Any]] = [
     messages(entries=[[-1, "text"]]),
     messages(entries=[[1.5, "text"]]),
     messages(entries=[[2**53, "text"]]),
-    messages(entries=[[1, "text", 0]]),
-    messages(entries=[[1, "text", 2]]),
+    messages(entries=[[1, "text", -1]]),
+    messages(entries=[[1, "text", 3]]),
     messages(entries=[[1, "text", 1, 1]]),
     messages(entries=[[1, "\ud800"]]),
     messages(entries=[[1, ["a", "\ud800"]]]),

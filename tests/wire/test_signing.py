@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_sync.settings import MAX_BATCH, MAX_ENTRY_BYTES
+from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.identity import Identity, is_signed, node_of_key
-from p2p_sync.wire.logframes import NO_HASH, Entry, Have, Head, Messages, Prune, Run, chain
+from p2p_sync.wire.logframes import NO_HASH, Have, Head, Messages, Prune, Run
 from p2p_sync.wire.signing import checked, is_genuine, sign, signed
 
 US, THEM = (Identity.of_seed(bytes([n]) * 32) for n in (1, 2))
