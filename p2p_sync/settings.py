@@ -388,6 +388,12 @@ RECENT_CHARACTERS: Characters = 4 * 1024 * 1024
 RECENT_MESSAGES: Count = 20_000
 """Messages in them."""
 
+RESTORED_ROWS: Count = 1000
+"""Entries that `restore` inserts at a time."""
+
+RESTORED_COPIES: Count = 10_000
+"""Copies of a text that `restore` matches at a time."""
+
 EXPORTED: Count = 100
 """Entries that an export reads at a time: up to 16 MB, and others may read in between."""
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import click
 
 from ..core.verdict import numbered
+from ..errors import InputError
 from ..names import label
 from ..settings import (
     API_DEFAULT_TIMEOUT,
@@ -383,6 +384,32 @@ def verify(file: str, as_json: bool) -> int:
         said = ", ".join(numbered(n, name.removesuffix("s")) for name, n in totals.items())
         _say(f"{said}: {numbered(count, 'problem') if count else 'all is right'}")
     return NO if count else DONE
+
+
+@commands.command()
+@click.argument("file")
+@click.option(
+    "--data-dir",
+    metavar="DIR",
+    required=True,
+    envvar="P2P_SYNC_DATA_DIR",
+    help="The data directory to make.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def restore(file: str, data_dir: str, as_json: bool) -> None:
+    """Make a data directory for a new node from a backup; - is standard input.
+
+    Each hash and signature is checked. The node that is started with DIR is a new one, holds these
+    messages, and gets the rest from its peers.
+    """
+    from ..disk.restore import restore  # other commands start faster without it
+
+    with opened(file) as source:
+        try:
+            checker = restore(Path(data_dir), (lines for _, lines in read(source)))
+        except InputError as error:
+            raise Failure(USAGE, f"{file} is no whole backup: {error}") from None
+    _report({"restored": checker.messages}, as_json, sys.stdout)
 
 
 # -- shared ---------------------------------------------------------------------------------------

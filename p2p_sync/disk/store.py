@@ -26,7 +26,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -92,7 +92,7 @@ class Store:
             self.identity = _kept_identity(place)
             path = place / DATABASE
             if not path.exists():
-                _create(place)
+                create(place, _fill)
             self.small = path.stat().st_size <= settings.MAX_CHECKED_BYTES
             self.indexes_damaged = _check(path, self.small)
             self._writer = _connect(path)
@@ -285,16 +285,28 @@ def _connect(path: Path | str) -> Database:
     return database
 
 
-def _create(place: Path) -> None:
-    """Make a new database: complete, or not at all."""
-    for name in NEW_DATABASE:  # of a start that was killed here
-        (place / name).unlink(missing_ok=True)
+def create(place: Path, fill: Callable[[Database], object]) -> None:
+    """Make a new database in a data directory, with what `fill` writes: complete, or not at all."""
+    _delete_new(place)  # of a start that was killed here
     new = place / NEW_DATABASE[0]
-    os.close(open_private_file(new, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-    with closing(_connect(new)) as database:
-        _fill(database)
-    new.replace(place / DATABASE)
+    handle = open_private_file(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        with closing(_connect(new)) as database:
+            fill(database)
+        os.fsync(handle)
+        new.replace(place / DATABASE)
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StartError(f"cannot make a database in {place} ({reason})") from None
+    finally:
+        os.close(handle)
+        _delete_new(place)
     sync_directory(place)
+
+
+def _delete_new(place: Path) -> None:
+    for name in NEW_DATABASE:
+        (place / name).unlink(missing_ok=True)
 
 
 def _fill(database: Database) -> None:

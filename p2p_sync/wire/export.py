@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 
 from ..codes import MAX_NUMBER
 from ..errors import ProtocolError
-from ..settings import MAX_MESSAGE_BYTES
-from .entries import HEARD, NOTICE, PLAIN, TOPIC, Entry, chain, read_entry
+from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES
+from .entries import HEARD, NOTICE, PLAIN, TOPIC, Entry, chain, read_entry, size_of
 from .entries import encode as to_json
 from .fields import ORIGIN
 from .frames import check_text
 from .identity import KEY, KEY_DIGITS, SIGNATURE, node_of_key
-from .logframes import NO_HASH, Head, Run
+from .logframes import NO_HASH, NO_SIGNATURE, Run
 from .signing import are_erased, is_genuine
 
 
@@ -49,25 +49,11 @@ def to_lines(
 ) -> Iterator[str]:
     """Yield the lines of an entry whose first message is number `seq`, each with its line end."""
     by = {erasure.seq: erasure[1:] for erasure in entry.erasures}
+    flags = {HEARD: ("heard",), NOTICE: ("notice",)}.get(entry.kind, ())
+    fields: dict[str, Any] = {"topic": entry.topic} if entry.topic else {}
+    fields |= dict.fromkeys((*flags, *(("hidden",) if hidden else ())), True)
+    fields |= {"entry": seq} if entry.length > 1 else {}
     for number, text in enumerate(entry.texts, seq):
-        fields: dict[str, Any] = {
-            "id": f"{origin}:{number}",
-            "origin": origin,
-            "seq": number,
-            "time": entry.time,
-        }
-        if text is None:
-            fields["erased"] = by.get(number, [])
-        else:
-            fields["data"] = text
-        if entry.topic:
-            fields["topic"] = entry.topic
-        if entry.kind:
-            fields["heard" if entry.kind == HEARD else "notice"] = True
-        if hidden:
-            fields["hidden"] = True
-        if entry.length > 1:
-            fields["entry"] = seq
         if number == seq + entry.length - 1:
             (fields["hash"],) = chain(previous, [entry])
             if entry.erased:
@@ -75,7 +61,21 @@ def to_lines(
             if signature:
                 fields["signature"] = signature[KEY_DIGITS:]
                 fields["key"] = signature[:KEY_DIGITS]
-        yield to_json(fields) + "\n"
+        start = _start(origin, number, entry.time)
+        if text is None:
+            yield f"{start}{_end({'erased': by.get(number, []), **fields})}\n"
+        else:
+            yield f'{start},"data":{to_json(text)}{_end(fields)}\n'
+
+
+def _start(origin: str, seq: int, time: int) -> str:
+    """Return the line of a message up to its text."""
+    return f'{{"id":"{origin}:{seq}","origin":"{origin}","seq":{seq},"time":{time}'
+
+
+def _end(fields: dict[str, Any]) -> str:
+    """Return the line of a message after its text."""
+    return f",{to_json(fields)[1:]}" if fields else "}"
 
 
 @dataclass(slots=True)
@@ -89,6 +89,8 @@ class _Origin:
     texts: list[str | None] = field(default_factory=list)  # of an entry that has begun
     by: list[Any] = field(default_factory=list)  # its erasures
     first: tuple[Any, ...] = ()  # the number of that entry, its time, kind and topic
+    entries: int = 0  # after the last signed one, and the bytes of their texts
+    size: int = 0
 
 
 class Checker:
@@ -100,6 +102,9 @@ class Checker:
         self._origins: dict[str, _Origin] = {}
         self._last: tuple[int, str, int] = (-1, "", 0)  # the place of the line before
         self._exported: int | None = None
+        self.run: Run | None = None  # the entry that the last line has completed
+        self._open: _Origin | None = None  # that with the last line, if its entry goes on
+        self._end = b""  # of further lines of that entry
 
     @property
     def origins(self) -> int:
@@ -109,8 +114,12 @@ class Checker:
     def line(self, raw: bytes) -> Problem | None:
         """Check the next line; return what is wrong with it."""
         self._lines += 1
+        self.run = None
+        if self._open and self._goes_on(self._open, raw):
+            return None
+        self._open = None
         try:
-            fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+            fields = _decode(raw.decode("utf-8"))
         except UnicodeDecodeError:
             return self._problem("", "not UTF-8")
         except (ValueError, RecursionError):
@@ -131,7 +140,29 @@ class Checker:
             return None
         text = "not in the shared order" if late else self._follows(origin, fields)
         origin.wrong = bool(text)
+        if origin.texts and not text:
+            self._open = origin
+            topic = {"topic": fields["topic"]} if "topic" in fields else {}
+            self._end = _end({**topic, "entry": fields["entry"]}).encode()
         return self._problem(fields["id"], text) if text else None
+
+    def _goes_on(self, origin: _Origin, raw: bytes) -> bool:
+        """Take in a line inside of an entry, which is like the one before but for its number and
+        its text; return whether it is. Of large entries nearly all lines are."""
+        time, name, seq = self._last
+        start = f'{_start(name, seq + 1, time)},"data":'.encode()
+        if not (raw.startswith(start) and raw.endswith(self._end)):
+            return False
+        try:
+            text = json.loads(raw[len(start) : -len(self._end)].decode("utf-8"))
+        except (ValueError, RecursionError):
+            return False
+        if check_text(text, MAX_MESSAGE_BYTES) or len(origin.texts) == MAX_BATCH:
+            return False
+        origin.texts.append(text)
+        self.messages += 1
+        self._last = time, name, seq + 1
+        return True
 
     def end(self) -> Iterator[Problem]:
         """Yield what is wrong with the export as a whole, after its last line."""
@@ -167,6 +198,8 @@ class Checker:
             return "the entry before it does not end"
         if not origin.texts and first[0] != seq:
             return "its entry does not begin here"
+        if len(origin.texts) == MAX_BATCH:
+            return "its entry has too many messages"
         origin.first = first
         origin.texts.append(fields.get("data"))
         if fields.get("erased"):
@@ -177,20 +210,29 @@ class Checker:
             whole = _entry(origin, fields.get("digest"))
         except ProtocolError as error:
             return f"its entry is wrong: {error.reason}"
-        run = Run(name, first[0] - 1, origin.hash, (whole,), chain(origin.hash, [whole]))
-        origin.n, origin.hash, origin.texts, origin.by = seq, run.hashes[-1], [], []
+        signature = fields["key"] + fields["signature"] if "key" in fields else NO_SIGNATURE
+        hashes = chain(origin.hash, [whole])
+        run = Run(name, first[0] - 1, origin.hash, (whole,), hashes, signature)
+        origin.n, origin.hash, origin.texts, origin.by = seq, hashes[-1], [], []
+        origin.entries, origin.size = origin.entries + 1, origin.size + size_of(whole)
+        too_much = origin.entries > MAX_BATCH or origin.size > MAX_ENTRY_BYTES
+        if origin.entries > 1 and too_much:
+            return "too much is between two signatures"
+        if kind == NOTICE and not signature:
+            return "it erases a message, and is not signed"
         if origin.hash != fields["hash"]:
             return "its hash does not fit: a text or a time of its entry, or the order, was changed"
         if whole.erased and not are_erased(run):
             return "an erasure in its entry is not signed by the node that is named"
-        if "signature" not in fields:
+        self.run = run
+        if not signature:
             return ""
         self.signatures += 1
         if not name.startswith(f"{node_of_key(fields['key'])}-"):
             return "its key is not that of the node in its id"
-        if not is_genuine(name, Head(seq, origin.hash, fields["key"] + fields["signature"])):
+        if not is_genuine(name, run.head):
             return "its signature is wrong: the node has not signed these messages"
-        origin.signed = seq
+        origin.signed, origin.entries, origin.size = seq, 0, 0
         return ""
 
 
@@ -200,7 +242,7 @@ def _entry(origin: _Origin, digest: str | None) -> Entry:
     texts = origin.texts
     if None in texts:
         return read_entry([time, texts, kind, topic, {"digest": digest, "by": origin.by}])
-    return Entry.of(time, [text for text in texts if text is not None], kind, topic)
+    return read_entry([time, texts if len(texts) > 1 else texts[0], kind, topic])
 
 
 _TEXTS = {
@@ -213,7 +255,8 @@ _TEXTS = {
 }
 
 
-_FIELDS = {"id", "seq", "time", "data", "entry", "heard", "hidden", "notice", "erased", *_TEXTS}
+_FLAGS = {"heard", "hidden", "notice"}
+_FIELDS = {"id", "seq", "time", "data", "entry", "erased", *_FLAGS, *_TEXTS}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -224,21 +267,23 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_decode = json.JSONDecoder(object_pairs_hook=_once).decode
+
+
 def _is_message(fields: Any) -> bool:
     """Return whether a line has the form of a message."""
     if not isinstance(fields, dict) or "origin" not in fields or not fields.keys() <= _FIELDS:
         return False
     if ("signature" in fields) != ("key" in fields) or ("hash" not in fields and "key" in fields):
         return False
-    numbers = [fields.get("seq"), fields.get("time"), fields.get("entry", 1)]
-    if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
-        return False
-    for name, pattern in _TEXTS.items():
-        value = fields.get(name, "")
-        if name in fields and not (isinstance(value, str) and pattern.fullmatch(value)):
+    for number in (fields.get("seq"), fields.get("time"), fields.get("entry", 1)):
+        if type(number) is not int or not 0 <= number <= MAX_NUMBER:
             return False
-    if any(fields.get(flag, True) is not True for flag in ("heard", "hidden", "notice")):
-        return False
+    for name, value in fields.items():
+        if name in _TEXTS and not (isinstance(value, str) and _TEXTS[name].fullmatch(value)):
+            return False
+        if name in _FLAGS and value is not True:
+            return False
     single = [flag for flag in ("heard", "notice") if flag in fields]
     if len(single) > 1 or (single and "entry" in fields) or ("hidden" in fields and not single):
         return False  # only copies of one message are heard, and only these and notices are hidden

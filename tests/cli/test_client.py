@@ -82,7 +82,7 @@ def test_the_readme_names_each_command_with_its_options() -> None:
 def test_each_command_has_help(name: str) -> None:
     done = run(None, name, "--help")
     assert done.returncode == 0
-    common = ("--json",) if name == "verify" else ("--node", "--token-file", "--json")
+    common = ("--json",) if name in ("restore", "verify") else ("--node", "--token-file", "--json")
     assert all(option in done.stdout for option in common)
 
 

@@ -1,0 +1,102 @@
+"""A new data directory from a backup: the log of other nodes, without an identity.
+
+Each hash and signature is checked before its entry is stored (wire/export.py). The database is made
+under another name and renamed once all is right, so a backup that is wrong leaves nothing behind.
+The node that starts with the directory is a new one: it gets a key of its own, and the rest of the
+log from its peers.
+
+The messages come in the shared order, and get their arrivals in that order. All rows are one
+transaction, without a journal, since what is not complete is deleted; the indexes come after them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import groupby, islice
+from pathlib import Path
+
+from ..errors import InputError, StartError
+from ..settings import RESTORED_COPIES, RESTORED_ROWS
+from ..wire.export import Checker
+from ..wire.logframes import Head
+from . import origins
+from .copies import rematch
+from .directory import DATABASE, claim
+from .rows import COLUMNS, VALUES, Row, stored
+from .schema import INDEXES, PRAGMAS, TABLES
+from .store import Database, create
+
+
+def restore(directory: Path, parts: Iterable[Sequence[bytes]]) -> Checker:
+    """Make a data directory that holds the messages of a backup, whose lines come in `parts`.
+
+    Returns what the check has counted. Raises StartError for a directory that cannot be used or
+    holds a log, InputError for a backup that is wrong, OSError; then nothing is left behind.
+    """
+    place = directory.absolute()
+    made = [path for path in (place, *place.parents) if not path.exists()]
+    restored = False
+    lock = claim(place)
+    try:
+        if (place / DATABASE).exists():
+            raise StartError(
+                f"the data directory {directory} holds a log; choose a new one with --data-dir"
+            )
+        checker = Checker()
+        create(place, lambda database: _fill(database, checker, parts))
+        restored = True
+        return checker
+    finally:
+        if not restored and made:
+            (place / "lock").unlink(missing_ok=True)
+            for path in made:
+                with suppress(OSError):
+                    path.rmdir()
+        os.close(lock)
+
+
+def _fill(database: Database, checker: Checker, parts: Iterable[Sequence[bytes]]) -> None:
+    database.execute("PRAGMA journal_mode = OFF").fetchone()
+    database.execute("BEGIN")
+    for statement in TABLES:
+        database.execute(statement)
+    _insert(database, checker, parts)
+    for statement in INDEXES.values():
+        database.execute(statement)
+    _match(database)
+    database.execute("COMMIT")
+    database.executescript(PRAGMAS)
+
+
+def _insert(database: Database, checker: Checker, parts: Iterable[Sequence[bytes]]) -> None:
+    """Insert the entries, and what is held of each origin; raises InputError."""
+    statement = f"INSERT INTO entries ({COLUMNS}) VALUES {VALUES}"
+    heads: dict[str, Head] = {}
+    rows: list[Row] = []
+    arrival = 0
+    for lines in parts:
+        for line in lines:
+            if problem := checker.line(line):
+                raise InputError(f"line {problem.line}: {problem.id} {problem.text}".strip())
+            if run := checker.run:
+                new, _ = stored(run, arrival)
+                rows += new
+                arrival += run.count
+                heads[run.origin] = run.head
+        if len(rows) >= RESTORED_ROWS:
+            database.executemany(statement, rows)
+            rows.clear()
+    for problem in checker.end():
+        raise InputError(f"{problem.id} {problem.text}".strip())
+    database.executemany(statement, rows)
+    origins.write(database, heads, {})
+
+
+def _match(database: Database) -> None:
+    """Find the copies that are hidden. The file says which ones, but nobody has signed that."""
+    copies = database.execute("SELECT data, time FROM entries WHERE kind = 1 ORDER BY data, time")
+    for text, rows in groupby(copies, lambda row: row[0]):
+        while times := [time for _, time in islice(rows, RESTORED_COPIES)]:
+            rematch(database, text.decode(), times, 0)
