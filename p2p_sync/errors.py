@@ -12,6 +12,7 @@ P2PSyncError
 |   |-- LogFull                      its disk is full
 |   |-- LogGone                      its files were deleted or replaced
 |   |-- LogDamaged                   an entry is not what was stored
+|   |-- LogDeleted                   the messages were older than the node keeps
 |-- Busy                             as many requests wait as may at a time
 |-- DialError                        a peer cannot be reached; the text is the reason
 |-- ProtocolError                    the peer broke a rule of the protocol (its fault, never ours)
@@ -48,11 +49,16 @@ class NotRunning(InputError):
 
 
 class CursorGone(InputError):
-    """A cursor of a log that this node does not have. `next` is the cursor to start from."""
+    """A cursor of a log that this node does not have, or a place that it does not keep any more.
 
-    def __init__(self, reason: str, next: str) -> None:
+    `next` is the cursor to continue from, and `missed` how many messages were deleted before it
+    (None: another log).
+    """
+
+    def __init__(self, reason: str, next: str, missed: int | None = None) -> None:
         super().__init__(reason)
         self.next = next
+        self.missed = missed
 
 
 class StartError(P2PSyncError):
@@ -73,6 +79,14 @@ class LogGone(LogError):
 
 class LogDamaged(LogError):
     """An entry of the log is not what was stored."""
+
+
+class LogDeleted(LogError):
+    """Messages of an origin that this node does not keep any more: those up to `floor` are gone."""
+
+    def __init__(self, reason: str, floor: int) -> None:
+        super().__init__(reason)
+        self.floor = floor
 
 
 class Busy(P2PSyncError):

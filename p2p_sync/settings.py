@@ -344,11 +344,11 @@ WATCH_ALL: Seconds = 0.4
 """The node checks this often that all files of the database are still there, so it notices within a
 second that one is not. The two that hold the messages are checked in each transaction, too."""
 
-CHECKPOINT_PAGES: Count = 4000
+CHECKPOINT_PAGES: Count = 3000
 """SQLite copies the write-ahead log to the database after so many pages of 4 KiB. At its default of
 1000 it would copy the same pages more often."""
 
-MAX_WAL_BYTES: Bytes = 16 * 1024 * 1024
+MAX_WAL_BYTES: Bytes = 13 * 1024 * 1024
 """A write-ahead log above this size is emptied. Left alone it would grow while others read."""
 
 WAL_PATIENCE: Seconds = 0.5
@@ -381,6 +381,46 @@ MAX_DAMAGE_NAMED: Count = 100
 
 INSERTED_ROWS: Count = 50
 """Entries that one statement stores. Few sizes of it occur, so all of them stay prepared."""
+
+KEEP_CHECK: Seconds = 1.0
+"""The node looks this often for messages that it need not keep any longer, and after each
+transaction that brings many."""
+
+KEEP_PAUSE: Seconds = 0.02
+"""The pause between two steps of deleting. With a shorter one, more than 1 % of the commits would
+wait for SQLite to copy the write-ahead log."""
+
+KEEP_STEP: Count = 50
+"""Entries that a step deletes: about 2 ms. After a transaction of more entries, twice as many as it
+has stored, but at most KEEP_MOST."""
+
+KEEP_MOST: Count = 500
+"""Entries that a step deletes at most: about 20 ms."""
+
+KEEP_STEP_BYTES: Bytes = 512 * 1024
+"""A step deletes this much at most, and an entry."""
+
+KEEP_READ: Count = 1_000
+"""Entries that a step reads to find those that it can delete."""
+
+KEEP_ROW_BYTES: Bytes = 350
+"""What an entry takes beside its text, about."""
+
+KEEP_FREE: Factor = 0.1
+"""More free pages than this part of the database are returned to the file system ..."""
+
+KEEP_FREE_BYTES: Bytes = 512 * 1024
+"""... unless they are fewer than this."""
+
+KEEP_VACUUMED: Count = 64
+"""Pages that are returned in a step."""
+
+KEEP_RETRY: Seconds = 60.0
+"""Deleting is tried again after this time if the disk has not taken it."""
+
+KEEP_CLOCK: Seconds = 10.0
+"""A node that starts waits this long before it deletes by age: its own clock may be wrong, and
+peers say what theirs show."""
 
 RECENT_CHARACTERS: Characters = 4 * 1024 * 1024
 """The newest entries are kept in memory, in JSON: most of what links send has just arrived."""
@@ -715,7 +755,9 @@ has a line each `API_STREAM_PAUSE`."""
 
 # -- settings --------------------------------------------------------------------------------------
 
-Form: TypeAlias = Literal["text", "name", "file", "peer", "advertised", "host name"]
+Form: TypeAlias = Literal[
+    "text", "name", "file", "peer", "advertised", "host name", "duration", "size"
+]
 
 
 class Option(NamedTuple):
@@ -846,6 +888,33 @@ class Settings:
 
     max_peers_per_host: int = option(
         32, "Accepted links of one remote host.", "Loopback is not limited.", least=1
+    )
+
+    keep: Seconds | None = option(
+        None,
+        "How long messages are kept, for example 30d, 12h, 90min or 60s.",
+        "Older ones are deleted, the oldest first; so it is with the other two limits. The limit "
+        "that is reached first applies. Other nodes may keep more.",
+        form="duration",
+        metavar="TIME",
+        shown="for ever",
+    )
+
+    keep_bytes: Bytes | None = option(
+        None,
+        "How much the messages may take on disk, for example 2GiB or 500MiB.",
+        "Indexes count, too. The files may take 1.3 times as much, and 16 MiB.",
+        form="size",
+        metavar="BYTES",
+        shown="all",
+    )
+
+    keep_messages: int | None = option(
+        None,
+        "How many messages are kept.",
+        "Those that were committed or sent together go together, so up to 2,000 more are kept.",
+        shown="all",
+        least=1,
     )
 
     max_new_origins: int = option(

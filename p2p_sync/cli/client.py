@@ -114,6 +114,8 @@ def status(api: Api, wait: float, as_json: bool) -> int:
             where = f" at {peer['address']}" if peer["address"] not in (None, peer["name"]) else ""
             since = f"is unreachable since {_moment(peer['since'])}{reason}"
             print(f"  {printable(peer['name'] + where)} {since}", file=sys.stderr)
+        if since := answer["messages"]["complete_since"]:
+            print(f"  older messages are deleted; complete since {_moment(since)}", file=sys.stderr)
         for warning in answer["warnings"]:
             print(f"Warning: {printable(warning)}.", file=sys.stderr)
     return DONE if in_sync(answer) else NO
@@ -261,7 +263,12 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
     for message in messages:
         if "damaged" in message:
             print(_left_out(message["damaged"]), file=sys.stderr)
-        elif as_json:
+        if "missed" in message:
+            missed = numbered(message["missed"], "message")
+            print(f"{missed} deleted before they were read", file=sys.stderr)
+        if "data" not in message:
+            continue
+        if as_json:
             _say(json.dumps(message))
         else:
             text = printable(message["data"]) or "(empty)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import Field, fields
 from typing import Any
 
@@ -29,11 +29,11 @@ _SERVICE_URL = re.compile("(tcp|udp|sctp)://.*")
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
-def _checked(form: Callable[[str], str] = str) -> Callback:
+def _checked(form: Callable[[str], Any] = str) -> Callback:
     """Return a callback that checks the values of an option: they are not empty, and `form` brings
     each into its normal form, or raises InputError."""
 
-    def convert(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    def convert(context: click.Context, parameter: click.Parameter, text: str) -> Any:
         if not text.strip():
             empty = "the value is empty; set one, or leave the option out"
             raise click.BadParameter(empty, context, parameter)
@@ -61,6 +61,29 @@ def _host_name(text: str) -> str:
         raise InputError(f"a host name alone, such as node.example.org, not {text!r}") from None
 
 
+_AMOUNT = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*")
+
+
+def _amount(units: Mapping[str, int], wanted: str, text: str) -> float:
+    """Return the number in a text that ends in one of these units."""
+    match = _AMOUNT.fullmatch(text)
+    unit = units.get(match[2].lower()) if match else None
+    value = float(match[1]) * unit if match and unit else 0
+    if value < 1:
+        raise InputError(f"{wanted}, not {text!r}")
+    return value
+
+
+def _duration(text: str) -> float:
+    units = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+    return _amount(units, "a time such as 30d, 12h, 90min or 60s", text)
+
+
+def _size(text: str) -> int:
+    units = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+    return int(_amount(units, "a number of bytes such as 2GiB, 500MiB, 64KiB or 1000000", text))
+
+
 _CALLBACKS: dict[Form, Callback] = {
     "text": _checked(),
     "name": _checked(checked_name),
@@ -68,6 +91,8 @@ _CALLBACKS: dict[Form, Callback] = {
     "peer": _checked(lambda text: str(parse_address(text))),
     "advertised": _checked(_advertised),
     "host name": _checked(_host_name),
+    "duration": _checked(_duration),
+    "size": _checked(_size),
 }
 
 

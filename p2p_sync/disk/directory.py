@@ -84,6 +84,7 @@ class Watch:
         self._opened: dict[str, tuple[int, int]] = {}  # path -> device, inode
         self._sizes: dict[str, int] = {}  # of the files that hold messages
         self._all_at = 0.0
+        self._shorter: int | None = None  # the bytes that the database may shrink to
         self.cut = False  # a file was cut short, so what is in the files does not belong together
         for path in (directory / name for name in (*_OPEN, "lock")):
             about = check_private_file(path)
@@ -100,6 +101,17 @@ class Watch:
         """The database has shortened its files by itself."""
         self._sizes.clear()
 
+    def may_shrink(self, size: int) -> None:
+        """The database is about to shrink to this size, when SQLite gets to it."""
+        self._shorter = size
+
+    def _has_shrunk(self, path: str, size: int) -> bool:
+        """Return whether a file that is shorter now is the database, and has shrunk by itself."""
+        if path != self._holding[0] or self._shorter is None or size < self._shorter:
+            return False
+        self._shorter = None
+        return True
+
     def problem(self) -> str | None:
         """Return what has happened to the files, None if they are in place.
 
@@ -115,7 +127,8 @@ class Watch:
                 return f"{path} is not there any more ({error.strerror})"
             if (about.st_dev, about.st_ino) != self._opened[path]:
                 return f"{path} was replaced by another file"
-            if about.st_size < self._sizes.get(path, 0):
+            shorter = about.st_size < self._sizes.get(path, 0)
+            if shorter and not self._has_shrunk(path, about.st_size):
                 self.cut = True
                 return f"{path} was overwritten"
             if path in self._holding:

@@ -1,8 +1,8 @@
-"""The log of a node: the writer appends to it, and senders read it.
+"""The log of a node: the writer appends to it, and deletes what need not be kept.
 
 One thread appends runs; each begins where its origin ends. When `append` returns, they are on disk
 (store.py says what that means). Any thread reads at the same time. `Pages` has what people and
-programs read.
+programs read, `Sending` what senders read.
 
 An entry is what was committed together, often many messages. It is one row, and is sent whole. The
 newest entries also stay in memory, packed for sending (recent.py).
@@ -14,34 +14,34 @@ entries.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
-from ..errors import LogDamaged, LogError
+from ..errors import LogError
 from ..settings import (
     AUDIT_EVERY,
     INSERTED_ROWS,
-    MAX_BATCH,
+    KEEP_VACUUMED,
     MAX_DAMAGE_NAMED,
     MAX_MESSAGE_BYTES,
-    MAX_PAUSE_MS,
-    MAX_SHIPPED,
 )
 from ..wire.entries import HEARD, NOTICE
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
-from . import damage, origins
+from . import damage, origins, retention
 from .copies import count_copies, rematch
-from .damage import GAP, Found
-from .origins import NO_FLOOR, Floor
-from .pages import Page, Pages, Place, logger
-from .rows import COLUMNS, VALUES, Row, head_of, is_whole, packed, stored
+from .damage import Found
+from .pages import Page, Place, logger
+from .retention import Gone, Limits
+from .rows import COLUMNS, VALUES, Row, stored
+from .schema import LAST_ARRIVAL
+from .sending import Sending
 from .store import Database, Store
 
 __all__ = ["Log", "Page", "Place"]
 
 
-class Log(Pages):
+class Log(Sending):
     """The log of one node."""
 
     def __init__(self, store: Store) -> None:
@@ -50,13 +50,13 @@ class Log(Pages):
         # Origins with a damaged entry: its number, and the last number that the log held before.
         # Only the writer changes it.
         self._damaged: dict[str, tuple[int, int]] = {}
-        self._floors: dict[str, Floor] = {}  # those that are not 0; written by the writer alone
+        self._deleted = 0  # messages, since the start
         self._mend_at = 0.0
         self.mend_indexes()
         with store.reading() as database:
             ends, floors, last, bad, changed = damage.survey(database, store.small)
-            query = "SELECT coalesce(max(arrival), 0) FROM entries"
-            (self._arrival,) = database.execute(query).fetchone()
+            (self._arrival,) = database.execute(LAST_ARRIVAL).fetchone()
+            self._gone = retention.read_gone(database)
             self._recent.forget_arrivals(self._arrival)
             self._copies, self._hidden = count_copies(database)
         self._floors = floors
@@ -150,6 +150,34 @@ class Log(Pages):
         except LogError as error:
             logger.error("the log cannot be read whole; put it aside and start again: %s", error)
 
+    def shrink(self, limits: Limits, most: int) -> bool:
+        """Delete about `most` entries beyond the limits; return whether there may be more to do."""
+        with self._lock:
+            damaged = self._damaged.keys() | {name for name, *_ in self._found}
+        with self._store.reading() as database:
+            plan = retention.plan(database, limits, self._total, self._floors, damaged, most)
+            slack = retention.has_slack(database)
+        self._note(plan.bad)
+        if not plan.ends and not slack:
+            return False
+        with self._lock:  # before it happens: readers must not take it for damage
+            self._floors |= plan.floors
+            self._gone = Gone(*map(max, self._gone, plan.gone))
+            self._recent.forget_arrivals(plan.gone.arrival)
+            for name, end in plan.ends.items():
+                self._recent.delete(name, end)
+        with self._store.writing(durable=False) as database:
+            if plan.ends:
+                retention.carry_out(database, plan)
+            if slack:
+                self._store.shorten(database, KEEP_VACUUMED)
+        with self._lock:
+            self._total -= plan.messages
+            self._hidden -= plan.hidden
+            self._copies.subtract(plan.copies)
+            self._deleted += plan.messages
+        return True
+
     def losses(self) -> list[tuple[str, Head]]:
         """Return the origins in which damage was found, each with what it holds up to the last
         signed entry before that. Give them to `lose`, or the next call returns them again."""
@@ -165,6 +193,9 @@ class Log(Pages):
         done: list[Found] = []
         for entry in bad:
             name, seq, _ = entry
+            if seq <= self._floor(name).n:
+                done.append(entry)  # it need not be kept
+                continue
             with suppress(LogError), self._store.reading() as database:
                 whole = damage.whole_before(database, name, seq, self._floor(name))
                 if whole is None or whole.n >= seq:
@@ -194,9 +225,6 @@ class Log(Pages):
                 origins.write(database, {name: head}, self._floors)
         self._settle([entry for entry in bad if entry[1] > last])
 
-    def _floor(self, name: str) -> Floor:
-        return self._floors.get(name, NO_FLOOR)
-
     def _settle(self, entries: Sequence[Found]) -> None:
         """Forget damaged entries whose messages are not missing here, and delete their rows."""
         if not entries:
@@ -220,18 +248,6 @@ class Log(Pages):
         self._store.check()
 
     # -- any thread -----------------------------------------------------------------------------
-
-    def head(self, origin: str) -> Head:
-        """Return what the log holds of an origin, NOTHING_HELD if that cannot be read now."""
-        with suppress(LogError), self._store.reading() as database:
-            return origins.head(database, origin)
-        return NOTHING_HELD
-
-    def floors(self) -> dict[str, int]:
-        """Return the origins of which the first messages are not held, each with the number of the
-        last of these."""
-        with self._lock:
-            return {name: floor.n for name, floor in self._floors.items()}
 
     def audit(self) -> Iterator[None]:
         """Check the whole log, a step with each item, and note damage for the writer. Raises
@@ -261,48 +277,15 @@ class Log(Pages):
         with self._lock:
             return self._total, self._hidden
 
+    def deleted(self) -> int:
+        """Return how many messages were deleted since the start, since they need not be kept."""
+        with self._lock:
+            return self._deleted
+
     def heard(self) -> dict[str, int]:
         """Return how many of the messages of each origin are copies of commits of originals."""
         with self._lock:
             return dict(self._copies)
-
-    def hash_at(self, origin: str, n: int) -> str | None:
-        """Return the running hash over the first `n` messages of an origin; "" if no entry ends
-        there; None if the log does not hold them, or cannot be read now."""
-        query = f"SELECT {COLUMNS} FROM entries WHERE origin = ? AND seq <= ? ORDER BY seq DESC"
-        row = None
-        with suppress(LogError), self._store.reading() as database:
-            row = database.execute(f"{query} LIMIT 1", (origin, n)).fetchone()
-        head = head_of(row) if row and is_whole(row) else NOTHING_HELD
-        if head.n < n:
-            return None
-        return head.hash if head.n == n else ""
-
-    def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
-        """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.
-
-        Returns whole entries, the last of which is signed. So they may begin before `after` and end
-        after `upto`. They end before `upto` if there are more than `size` bytes, but not before the
-        first signed entry; or before a pause of more than MAX_PAUSE_MS, so that no message waits
-        for the clock because of one that comes a day after it. Raises LogError.
-        """
-        with self._lock:
-            entries = self._recent.find(origin, after)
-        joined = _joined(entries, upto, size)
-        if joined is None:
-            bad: list[Found] = []
-            with self._store.reading() as database:
-                rows = database.execute(
-                    f"SELECT {COLUMNS} FROM entries WHERE origin = ? "
-                    "AND seq >= (SELECT max(seq) FROM entries WHERE origin = ? AND seq <= ?) "
-                    "ORDER BY seq",
-                    (origin, origin, after + 1),
-                )
-                joined = _joined(_whole(rows, origin, after, bad), upto, size)
-            self._note(bad)
-        if joined is None:
-            raise LogDamaged(f"this node's copy of {origin}:{after + 1} is damaged")
-        return joined
 
 
 def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
@@ -316,57 +299,3 @@ def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
         values = ", ".join([VALUES] * len(part))
         statement = f"INSERT INTO entries ({COLUMNS}) VALUES {values}"
         database.execute(statement, [*chain.from_iterable(part)])
-
-
-def _whole(rows: Iterable[Row], origin: str, after: int, bad: list[Found]) -> Iterator[PackedRun]:
-    """Yield the entries in `rows` from the one that has message `after`+1 on, up to the first that
-    is damaged or missing, which is added to `bad`."""
-    end = None
-    for row in rows:
-        if not is_whole(row):
-            bad.append(damage.found(row))
-            break
-        entry = packed(row)
-        if entry.after != end if end is not None else not entry.after <= after < entry.end:
-            break
-        end = entry.end
-        yield entry
-    else:
-        if end is not None:
-            return
-    bad.append((origin, (after if end is None else end) + 1, GAP))
-
-
-def _joined(entries: Iterable[PackedRun], upto: int, size: int) -> tuple[PackedRun, int] | None:
-    """Join the entries that begin before `upto` and fit in `size` bytes, up to a signed one; return
-    them and the bytes that are left. None if none of the entries is signed."""
-    chosen: list[PackedRun] = []
-    count, left = 0, size  # as far as the last signed one
-    for entry in entries:
-        text = entry.text
-        size -= len(text) if text.isascii() else len(text.encode())
-        if count:
-            is_long = (
-                size < 0 or entry.end - chosen[0].after > MAX_SHIPPED or len(chosen) == MAX_BATCH
-            )
-            ends = count == len(chosen)
-            if is_long or (
-                ends and (entry.after >= upto or entry.newest - chosen[-1].newest > MAX_PAUSE_MS)
-            ):
-                break
-        chosen.append(entry)
-        if entry.signature:
-            count, left = len(chosen), size
-        if entry.notice:
-            break
-    if count < 2:
-        return (chosen[0], left) if count else None
-    first, last = chosen[0], chosen[count - 1]
-    joined = ",".join(entry.text for entry in chosen[:count])
-    length = last.end - first.after
-    return (
-        PackedRun(
-            first.origin, first.after, first.previous, length, joined, last.newest, last.signature
-        ),
-        left,
-    )

@@ -34,6 +34,11 @@ class Floor(NamedTuple):
         """Return how many messages are held of an origin whose last one is `n`."""
         return max(0, n - self.n) + self.below
 
+    def raised(self, to: int, n: int, deleted: int) -> Floor:
+        """Return the floor after `deleted` messages up to number `to` went; the last one is `n`."""
+        floor = max(self.n, to)
+        return Floor(floor, self.held(n) - deleted - (n - floor))
+
 
 NO_FLOOR = Floor()
 

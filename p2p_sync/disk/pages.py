@@ -23,7 +23,9 @@ from .copies import SHOWN
 from .damage import Found, found
 from .folding import folded
 from .recent import Recent
+from .retention import Gone, begins_behind, held_between
 from .rows import COLUMNS, exported, is_whole, messages_of, place_of
+from .schema import LAST_ARRIVAL
 from .store import Database, Store
 
 logger = logging.getLogger("p2p_sync")
@@ -38,9 +40,14 @@ _END: Place = (MAX_NUMBER, "~", 0)
 
 
 class Page(list[T]):
-    """A list of what was read, and how many `damaged` entries were left out of it."""
+    """A list of what was read, and how many `damaged` entries were left out of it.
+
+    If it was read by arrival, it goes up to the arrival `upto`, and `missed` messages on the way
+    were deleted before they were read."""
 
     damaged = 0
+    missed = 0
+    upto = 0
 
 
 class Pages:
@@ -50,6 +57,7 @@ class Pages:
         self._store = store
         self._lock = threading.Lock()  # guards what follows, and the counts of the log
         self._arrival = 0  # the last one
+        self._gone = Gone()  # what was deleted; the writer replaces it before it deletes more
         self._recent = Recent()
         self._found: set[Found] = set()  # damaged entries, for the writer
         self._named: set[str] = set()  # those that were logged
@@ -63,7 +71,7 @@ class Pages:
 
     def arrivals(self, after: int, limit: int, hidden: bool = False) -> Page[tuple[int, Message]]:
         """Return up to `limit` messages after arrival `after`, each with its number: those that
-        are shown, or with `hidden` all."""
+        are shown, or with `hidden` all. `upto` of the page is where to go on."""
         page: Page[tuple[int, Message]] = Page()
         bad: list[Found] = []
         with self._lock:
@@ -71,10 +79,10 @@ class Pages:
         if recent is not None:
             for last, entry in recent:
                 page += _numbered(messages_in(entry), last, after)
-            return self._finished(page, limit, bad)
+            return self._arrived(page, after, limit, bad)
         query = f"SELECT {COLUMNS} FROM entries WHERE arrival > ?"
         query += " ORDER BY arrival" if hidden else f" AND {SHOWN} ORDER BY arrival"
-        with self._store.reading() as database:
+        with self._store.snapshot() as database:
             for row in database.execute(query, (after,)):
                 if not is_whole(row):
                     bad.append(found(row))
@@ -82,21 +90,64 @@ class Pages:
                 page += _numbered(messages_of(row), row[-1], after)
                 if len(page) >= limit:
                     break
-        return self._finished(page, limit, bad)
+            # After the read: what is gone by now may be missing in it.
+            gone = self._gone.arrival
+            full = len(page) >= limit
+            upto = min(gone, page[limit - 1][0]) if full else gone
+            if after < upto:
+                page.missed = upto - after - held_between(database, after, upto)
+        self._arrived(page, after, limit, bad)
+        page.upto = max(page.upto, upto)
+        return page
+
+    def _arrived(
+        self, page: Page[tuple[int, Message]], after: int, limit: int, bad: list[Found]
+    ) -> Page[tuple[int, Message]]:
+        self._finished(page, limit, bad)
+        page.upto = page[-1][0] if page else after
+        return page
 
     def cursor(self, arrival: int) -> str:
         """Return the cursor of an arrival."""
         return self._store.cursors.text(arrival)
 
     def place(self, cursor: str) -> int:
-        """Return the arrival at a cursor. Raises CursorGone for a cursor of another log or beyond
-        the end, InputError for what is no cursor."""
+        """Return the arrival at a cursor.
+
+        "" and "0" are the beginning of what is kept. Raises CursorGone for a cursor of another log,
+        beyond the end, or before what is kept; InputError for what is no cursor.
+        """
         try:
-            return self._store.cursors.number(cursor, self.last_arrival())
+            number = self._store.cursors.number(cursor, self.last_arrival())
         except CursorGone:  # readers may see a transaction before its writer is back
             with self._store.reading() as database:
-                (newest,) = database.execute("SELECT max(arrival) FROM entries").fetchone()
-            return self._store.cursors.number(cursor, newest or 0)
+                (newest,) = database.execute(LAST_ARRIVAL).fetchone()
+            number = self._store.cursors.number(cursor, newest)
+        first = self.first()
+        if number >= first:
+            return number
+        if cursor in ("", "0"):
+            return first
+        missed = first - number
+        messages = "1 message" if missed == 1 else f"{missed:,} messages"
+        raise CursorGone(
+            f"{messages} behind after {'was' if missed == 1 else 'were'} deleted, since this node "
+            "does not keep more; continue from next",
+            self.cursor(first),
+            missed,
+        )
+
+    def first(self) -> int:
+        """Return the arrival behind which nothing was deleted yet, or the first entry begins."""
+        gone = self._gone.arrival
+        if not gone:
+            return 0
+        with self._store.reading() as database:
+            return min(gone, begins_behind(database, gone))
+
+    def complete_since(self) -> int | None:
+        """Return since when the log is complete (ms since the epoch); None if it always was."""
+        return self._gone.time + 1 if self._gone.arrival else None
 
     # -- in the shared order --------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ class Recent:
     """The newest entries, of each origin without a gap. The oldest of all are dropped first."""
 
     def __init__(self) -> None:
+        self._since = 0
         self.clear(0)
 
     def clear(self, arrival: int) -> None:
@@ -34,7 +35,7 @@ class Recent:
 
     def forget_arrivals(self, arrival: int) -> None:
         """The arrivals up to that one are not those that the entries came with."""
-        self._since = arrival
+        self._since = max(self._since, arrival)
 
     def add(self, entries: Sequence[PackedRun], arrivals: Sequence[int]) -> None:
         """Add the newest entries of an origin, at least one, each a run of its own; `arrivals` are
@@ -50,10 +51,15 @@ class Recent:
             self._since = max(self._since, arrival)
             self._characters -= len(oldest.text)
             self._messages -= oldest.count
-            kept = self._of_origin[oldest.origin]
+            self.delete(oldest.origin, oldest.end)
+
+    def delete(self, origin: str, end: int) -> None:
+        """Drop the entries of an origin up to that number."""
+        kept = self._of_origin.get(origin)
+        while kept and kept[0].end <= end:
             kept.popleft()
-            if not kept:
-                del self._of_origin[oldest.origin]
+        if kept is not None and not kept:
+            del self._of_origin[origin]
 
     def arrived(self, after: int, limit: int) -> list[tuple[int, PackedRun]] | None:
         """Return up to `limit` entries with messages after arrival `after`, each with the arrival

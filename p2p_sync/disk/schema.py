@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 10
+VERSION = 11
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -55,6 +55,13 @@ TABLES = (
         below INTEGER NOT NULL,      -- ... apart from so many
         sum INTEGER NOT NULL         -- CRC-32 of all columns
     ) WITHOUT ROWID""",
+    # What was deleted, in one row, see retention.py: arrivals up to this one, times up to this one.
+    """CREATE TABLE gone (
+        number INTEGER PRIMARY KEY,
+        arrival INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        sum INTEGER NOT NULL         -- CRC-32 of both
+    )""",
     # Entries that were found damaged, to be looked at again at the next start.
     "CREATE TABLE damage (origin TEXT, seq INTEGER, PRIMARY KEY (origin, seq)) WITHOUT ROWID",
     # Filled and emptied to see whether the disk takes anything.
@@ -69,4 +76,9 @@ INDEXES = {
     "notices": "CREATE INDEX notices ON entries (data) WHERE kind = 2",
 }
 STATEMENTS = (*TABLES, *INDEXES.values())
+LAST_ARRIVAL = """
+    SELECT max(coalesce(max(arrival), 0), coalesce((SELECT CAST(arrival AS INTEGER) FROM gone), 0))
+    FROM entries
+"""
+"""The last arrival, whether it was deleted or not: no number is used twice."""
 PRAGMAS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}"

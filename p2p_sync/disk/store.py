@@ -39,7 +39,7 @@ from ..errors import InputError, LogError, LogFull, LogGone, StartError
 from ..wire.identity import Identity
 from .directory import DATABASE, KEY_FILE, NEW_DATABASE, Watch, claim
 from .private import kept_file, open_private_file, sync_directory
-from .schema import APPLICATION_ID, PRAGMAS, STATEMENTS, VERSION
+from .schema import APPLICATION_ID, LAST_ARRIVAL, PRAGMAS, STATEMENTS, VERSION
 
 logger = logging.getLogger("p2p_sync")
 
@@ -110,9 +110,10 @@ class Store:
         return self.identity.node
 
     @contextmanager
-    def writing(self) -> Iterator[Database]:
+    def writing(self, durable: bool = True) -> Iterator[Database]:
         """Lend the database for one transaction, which is on disk when the block ends, or undone.
 
+        One that is not `durable` gets there with the next one that is; a power loss may undo it.
         Raises LogFull or LogError if the disk does not take it. After LogGone, which may be raised
         when all is written, every further call raises it, too.
         """
@@ -120,8 +121,10 @@ class Store:
             database = self._open_writer()
             if self._gone:
                 raise self._gone
-            database.execute("BEGIN IMMEDIATE")
+            if not durable:
+                database.execute("PRAGMA synchronous = NORMAL")
             try:
+                database.execute("BEGIN IMMEDIATE")
                 yield database
                 self._look(database)  # here it can still be undone
                 database.execute("COMMIT")
@@ -129,6 +132,9 @@ class Store:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
                 raise
+            finally:
+                if not durable:
+                    database.execute("PRAGMA synchronous = FULL")
             self._look(database)
             self._fold(database)
 
@@ -154,6 +160,16 @@ class Store:
             else:
                 self._readers.put(database)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Database]:
+        """Lend a connection that sees nothing of what is written meanwhile; raises LogError."""
+        with self.reading() as database:
+            database.execute("BEGIN")
+            try:
+                yield database
+            finally:
+                database.execute("ROLLBACK")
+
     def check(self) -> None:
         """Raise LogGone if a file of the database was deleted, replaced or cut short.
 
@@ -164,6 +180,15 @@ class Store:
             if self._writer:
                 self._look(self._writer)
                 self._fold(self._writer)
+
+    def shorten(self, database: Database, pages: int) -> None:
+        """In a transaction, give up to so many free pages back to the file system."""
+        for _ in range(pages):  # Python stops it after the first one, whatever the number
+            database.execute("PRAGMA incremental_vacuum(1)")
+        (count,) = database.execute("PRAGMA page_count").fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+        if self._watch:
+            self._watch.may_shrink(count * size)
 
     def size(self) -> int:
         """Return how many bytes the database takes on the disk."""
@@ -269,6 +294,8 @@ def _connect(path: Path | str) -> Database:
     )
     database.text_factory = bytes
     try:
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new database
+        database.execute("PRAGMA secure_delete = FAST")
         (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != b"wal" and path != ":memory:":
             raise StartError(
@@ -383,7 +410,7 @@ def _note_start(database: Database, start: str) -> list[tuple[str, int]]:
     arrival when it began."""
     query = "SELECT start, arrival FROM starts ORDER BY number DESC LIMIT ?"
     rows = database.execute(query, (settings.MAX_STARTS - 1,)).fetchall()
-    (arrival,) = database.execute("SELECT coalesce(max(arrival), 0) FROM entries").fetchone()
+    (arrival,) = database.execute(LAST_ARRIVAL).fetchone()
     with suppress(sqlite3.OperationalError):  # on a full disk the log can be read still
         database.execute("INSERT INTO starts (start, arrival) VALUES (?, ?)", (start, arrival))
         database.execute(

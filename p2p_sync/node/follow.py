@@ -17,9 +17,11 @@ def follow(state: State, after: int, pause: float | None) -> Iterator[Page[tuple
     """Yield pages of the messages after arrival `after`, each with its number, as they come.
 
     An empty page means that nothing has come for `pause` seconds (None: there are no empty pages).
-    `damaged` of a page counts the entries that were left out of it. Ends when the node stops;
-    raises LogError if the log cannot be read.
+    `damaged` of a page counts the entries that were left out of it, and `missed` the messages that
+    were deleted before they could be read. Ends when the node stops; raises LogError if the log
+    cannot be read.
     """
+    after = after or state.log.first()
     while True:
         with state.turn() as core:
             if core.stopped:
@@ -28,9 +30,8 @@ def follow(state: State, after: int, pause: float | None) -> Iterator[Page[tuple
         newest = state.log.last_arrival()
         page = state.log.arrivals(after, FOLLOWED)
         # A page that is not full has reached the newest arrival; what it left out is hidden.
-        last = page[-1][0] if page else after
-        after = last if len(page) >= FOLLOWED else max(last, newest)
-        if page or page.damaged:
+        after = page.upto if len(page) >= FOLLOWED else max(page.upto, newest)
+        if page or page.damaged or page.missed:
             yield page
             continue
         with state.turn(ARRIVAL, partial(_has_stored, after=count), pause) as core:

@@ -70,6 +70,9 @@ class Node:
             raise InputError(f"{peer_port} is no port; ports go up to 65535")
         if not 0 <= settings.get("max_message_bytes", 0) <= MAX_MESSAGE_BYTES:
             raise InputError(f"the limit of a message is at most {MAX_MESSAGE_BYTES} bytes")
+        for limit in ("keep", "keep_bytes", "keep_messages"):
+            if (value := settings.get(limit)) is not None and not value >= 1:
+                raise InputError(f"{limit} is at least 1, or None: keep all; not {value}")
         dialable = advertise != "none"
         self._settings = Settings(
             peers=tuple(parse_address(peer) for peer in peers),
@@ -173,7 +176,8 @@ class Node:
                 yield commit.message(index)
 
     def messages(self) -> list[Message]:
-        """Return all messages, in the order that is the same on every node. `log` reads parts."""
+        """Return all messages that are kept, in the order that is the same on every node. `log`
+        reads parts."""
         return list(self._running().state.messages)
 
     @property
@@ -218,8 +222,9 @@ class Node:
     def follow(self, after: int, pause: float) -> Iterator[Page[tuple[int, Message]]]:
         """Yield pages of the messages after arrival `after`, each with its number, as they come.
 
-        An empty page means that nothing has come for `pause` seconds; `damaged` of a page counts
-        the entries that were left out of it. Ends when the node stops.
+        An empty page means that nothing has come for `pause` seconds. `damaged` of a page counts
+        the entries that were left out of it, `missed` the messages that were deleted before they
+        could be read. Ends when the node stops.
         """
         return follow(self._running().state, after, pause)
 
@@ -335,7 +340,7 @@ class _Parts:
         )
         self.state = self.shell.state = State(core, self.log, self.shell.perform)
         self.intake = Intake(self.state, self.counters, settings.max_message_bytes)
-        self.writer = Writer(self.state, self.store.identity)
+        self.writer = Writer(self.state, self.store.identity, settings)
         self.auditor = Auditor(self.log)
         self.address = str(
             settings.advertise
@@ -387,6 +392,12 @@ class _Parts:
             try:
                 for page in follow(self.state, self._delivered, None):
                     failing = False
+                    if page.missed:
+                        logger.warning(
+                            "the callbacks missed %d messages, which were deleted before they had "
+                            "time for them",
+                            page.missed,
+                        )
                     for arrival, message in page:
                         self._delivered = arrival
                         self._call_back(message)

@@ -121,7 +121,11 @@ class Report:
         return {
             "verdict": self.verdict()._asdict(),
             "sockets": sockets,
-            "messages": {"count": held - hidden, "digest": digest(vector)},
+            "messages": {
+                "count": held - hidden,
+                "digest": digest(vector),
+                "complete_since": self._log.complete_since(),
+            },
             "behind": behind,
             "conflicts": len(found),
             "forks": [_fork(conflict, vector) for conflict in found[:MAX_FORKS_SHOWN]],
@@ -173,6 +177,7 @@ class Report:
         counts["build_info"] = {(*versions, self._name): 1}
         counts["damaged_origins"] = {(): len(self._log.damaged())}
         counts["log_bytes"] = {(): self._store.size()}
+        counts["deleted_messages_total"] = {(): self._log.deleted()}
         counts["threads"] = {(): threading.active_count()}
         return counts, self._counters.times()
 
@@ -200,7 +205,9 @@ class Report:
 
     def _messages(self) -> Counts:
         with self._state.turn() as core:
-            held = {origin: head.n for origin, head in core.replica.vector.heads().items()}
+            heads = core.replica.vector.heads()
+        floors = self._log.floors()
+        held = {origin: head.n - floors.get(origin, 0) for origin, head in heads.items()}
         heard = self._log.heard()
         mine = [origin for origin in held if node_of(origin) == self._store.node]
         own = sum(held[origin] - heard.get(origin, 0) for origin in mine)

@@ -1,7 +1,7 @@
 """The thread that stores messages, one transaction at a time.
 
 Messages that arrive while a transaction is on its way to the disk are stored together in the next
-one (group commit).
+one (group commit). Between two transactions it may delete old messages (retention.py).
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import threading
 
 from ..core.turn import WORK
 from ..errors import LogError
-from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT
+from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT, Settings
 from ..wire.identity import Identity
 from ..wire.logframes import Run
 from ..wire.signing import signed
+from .retention import Retention
 from .state import State
 
 logger = logging.getLogger("p2p_sync")
@@ -23,11 +24,12 @@ logger = logging.getLogger("p2p_sync")
 class Writer:
     """The thread `writer`."""
 
-    def __init__(self, state: State, identity: Identity) -> None:
+    def __init__(self, state: State, identity: Identity, settings: Settings) -> None:
         """`identity` signs what this node commits."""
         self._state = state
         self._identity = identity
         self._log = state.log
+        self._retention = Retention(state, settings)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -49,12 +51,15 @@ class Writer:
         while True:
             if not runs:
                 # Without work, look now and then whether the files are still there.
-                with self._state.turn(WORK, lambda core: core.commits.has_work, DISK_CHECK) as core:
+                pause = self._retention.pause(DISK_CHECK)
+                with self._state.turn(WORK, lambda core: core.commits.has_work, pause) as core:
                     runs = core.commits.to_store()
                     over = core.stopped and not runs
                 if over:
                     return
+            stored = sum(len(run.entries) for run in runs)
             runs = self._store(runs)
+            self._retention.step(stored)
 
     def _store(self, runs: list[Run]) -> list[Run]:
         """Store runs, if there are any; return the next ones."""

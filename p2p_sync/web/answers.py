@@ -128,7 +128,7 @@ def refusal_of(head: Head, error: Exception, progress: Progress | None = None) -
     elif code == "stopping":
         sentence = "this node is stopping; try another one"
     elif isinstance(error, CursorGone):
-        more["next"] = error.next
+        more |= {"next": error.next} | ({} if error.missed is None else {"missed": error.missed})
     elif isinstance(error, LogError) and not isinstance(error, LogGone) and not progress:
         sentence += "; nothing that was acknowledged is lost"
     if progress:

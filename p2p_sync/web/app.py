@@ -265,7 +265,7 @@ def _exported(pages: Iterator[Page[str]]) -> Iterator[str]:
     try:
         for page in pages:
             if page.damaged:
-                yield json.dumps(_damaged(page)) + "\n"
+                yield json.dumps(_left_out(page)) + "\n"
             count += len(page)
             yield "".join(page)
         yield json.dumps({"exported": count}) + "\n"
@@ -277,8 +277,8 @@ def _stream(pages: Iterator[Page[tuple[int, Message]]], log: Log) -> Iterator[st
     yield "\n"  # sends the head of the answer
     try:
         for page in pages:
-            if page.damaged:
-                yield json.dumps(_damaged(page)) + "\n"
+            if lacks := _left_out(page):
+                yield json.dumps(lacks) + "\n"
             yield (
                 "".join(
                     json.dumps({**_fields(message), "next": log.cursor(number)}, ensure_ascii=False)
@@ -349,7 +349,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
                 {
                     "messages": [_fields(message) for message in page],
                     "next": _token(page[-1].order if page else place),
-                    **_damaged(page),
+                    **_left_out(page),
                 }
             )
         if order != "arrival":
@@ -359,8 +359,8 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
         return _polled(
             {
                 "messages": [_fields(message) for _, message in arrived],
-                "next": node.log.cursor(arrived[-1][0] if arrived else arrival),
-                **_damaged(arrived),
+                "next": node.log.cursor(arrived.upto),
+                **_left_out(arrived),
             }
         )
 
@@ -395,7 +395,7 @@ def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Respo
             "messages": fields,
             "next": _token(place) if place else last,
             "complete": place is None,
-            **_damaged(page),
+            **_left_out(page),
         }
     )
 
@@ -427,9 +427,11 @@ def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Respon
     return _json(answer, HTTPStatus.CREATED if reached else HTTPStatus.ACCEPTED)
 
 
-def _damaged(page: Page[Any]) -> dict[str, int]:
-    """Return the member of an answer that counts damaged entries left out of it."""
-    return {"damaged": page.damaged} if page.damaged else {}
+def _left_out(page: Page[Any]) -> dict[str, int]:
+    """Return the members of an answer that count what is not in it: damaged entries, and messages
+    that were deleted before they were read."""
+    counts = {"damaged": page.damaged, "missed": page.missed}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _fields(message: Message) -> dict[str, Any]:

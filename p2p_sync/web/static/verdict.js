@@ -25,7 +25,9 @@ export function showVerdict(status, peers, fresh) {
   setText($("sockets"), count(status.sockets));
   setText($("sockets-word"), status.sockets === 1 ? "socket" : "sockets");
   setText($("count"), count(status.messages.count));
-  setText($("count-word"), status.messages.count === 1 ? "message" : "messages");
+  const since = status.messages.complete_since;
+  const word = status.messages.count === 1 ? "message" : "messages";
+  setText($("count-word"), since === null ? word : `${word} since ${moment(since).text}`);
   const sign = { in_sync: "\u2713", degraded: "!" }[state] ?? (state === "alone" && missing.length ? "\u2715" : "\u2022");
   document.title = `${sign} ${text} \u2013 p2p_sync`;
 }

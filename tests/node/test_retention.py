@@ -1,0 +1,201 @@
+"""Nodes that keep a part of the log: what goes, and how those who read learn of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2p_sync import InputError, Message, Node
+from tests.harness.origins import make_origins
+from tests.harness.support import SCALE, NodeProcess, holds, request, run_to_end, wait_until
+
+
+def texts(node: Node) -> list[str]:
+    return [message.data for message in node.messages()]
+
+
+def numbers(first: int, end: int) -> list[str]:
+    return [str(n) for n in range(first, end)]
+
+
+def test_the_newest_messages_stay_also_after_a_restart(tmp_path: Path) -> None:
+    with Node(0, tmp_path, keep_messages=10) as node:
+        sent = [node.commit(f"{n}") for n in range(30)]
+        wait_until(lambda: texts(node) == numbers(20, 30), lambda: texts(node))
+        digest = node.status()["messages"]["digest"]
+        assert node.status()["messages"] == {
+            "count": 10, "digest": digest, "complete_since": sent[19].time + 1
+        }  # fmt: skip
+        assert node.commit("30").seq == 31
+        wait_until(lambda: texts(node) == numbers(21, 31), lambda: texts(node))
+        before = node.status()["messages"]
+    with Node(0, tmp_path) as node:  # now it keeps all that is left
+        assert texts(node) == numbers(21, 31) and node.status()["messages"] == before
+        assert node.status()["damaged"] == []
+
+
+def test_equal_digests_mean_equal_logs_as_far_back_as_each_keeps_them() -> None:
+    with Node(0) as all_, Node(0, keep_messages=5) as few:
+        few.connect(all_.address)
+        for n in range(20):  # what is sent together goes together
+            assert all_.commit(f"{n}", copies=1, timeout=20 * SCALE).copies == 1
+        wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
+        here, there = all_.status()["messages"], few.status()["messages"]
+        assert here["digest"] == there["digest"] and (here["count"], there["count"]) == (20, 5)
+        assert here["complete_since"] is None
+        few.commit("20")
+        wait_until(lambda: texts(all_) == numbers(0, 21), "the other one has all")
+        assert few.status()["conflicts"] == all_.status()["conflicts"] == 0
+
+
+def test_messages_of_an_age_go_while_nothing_else_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2p_sync.node.retention.KEEP_CLOCK", 0.0)
+    with Node(0, keep=2.0) as node:
+        node.commit("old")
+        holds(lambda: texts(node) == ["old"], "it stays", 1.0)
+        wait_until(lambda: texts(node) == [], lambda: texts(node))
+        node.commit("new")
+        holds(lambda: texts(node) == ["new"], "it stays", 1.0)
+
+
+def test_the_limit_that_is_reached_first_applies(tmp_path: Path) -> None:
+    with Node(0, tmp_path, keep_messages=1_000, keep_bytes=1 << 20, keep=86_400.0) as node:
+        list(node.commit_all(f"{n:050000}" for n in range(60)))
+        wait_until(lambda: 10 <= len(node.messages()) <= 21, lambda: len(node.messages()))
+        list(node.commit_all(f"{n}" for n in range(3_000)))
+        wait_until(lambda: 1_000 <= len(node.messages()) < 2_000, lambda: len(node.messages()))
+
+
+def test_who_follows_and_is_overtaken_learns_how_much_was_missed() -> None:
+    with Node(0, keep_messages=10) as node:
+        for n in range(5):
+            node.commit(f"{n}")
+        pages = node.follow(0, 0.5)
+        assert len(next(pages)) == 5
+        for n in range(5, 40):
+            node.commit(f"{n}")
+        wait_until(lambda: len(node.messages()) == 10, "the others are gone")
+        page = next(pages)
+        assert [message.data for _, message in page] == numbers(30, 40) and page.missed == 25
+        assert next(node.follow(0, 0.5)).missed == 0, "who begins has missed nothing"
+
+
+def test_a_callback_that_is_overtaken_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    got: list[str] = []
+    go = threading.Event()
+
+    def slow(message: Message) -> None:
+        got.append(message.data)
+        go.wait(20 * SCALE)
+
+    with Node(0, keep_messages=10) as node:
+        node.on_message(slow)
+        for n in range(300):
+            node.commit(f"{n}")
+        wait_until(lambda: len(node.messages()) == 10, "the others are gone")
+        go.set()
+        wait_until(lambda: got and got[-1] == "299", lambda: got)
+        missed = 300 - len(got)
+        assert f"callbacks missed {missed} messages" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def short() -> Iterator[NodeProcess]:
+    """A node that keeps ten of 30 messages, and the cursors behind each of them."""
+    with NodeProcess("--keep-messages", "10") as node:
+        yield node
+
+
+def follow(node: NodeProcess, cursor: str) -> Any:
+    answer = node.get(f"/api/v1/messages?after={cursor}")
+    return answer.status, json.loads(answer.body)
+
+
+def test_a_place_before_what_is_kept_is_gone(short: NodeProcess) -> None:
+    cursor = "0"
+    cursors = []
+    for n in range(30):
+        short.commit(f"{n}")
+        page = short.api(f"messages?after={cursor}")
+        cursor = page["next"]
+        cursors.append(cursor)
+    wait_until(lambda: short.count == 10, short.status)
+    assert follow(short, cursors[19])[0] == 200
+    for path in ("messages", "messages/follow"):
+        answer = short.get(f"/api/v1/{path}?after={cursors[11]}")
+        problem = json.loads(answer.body)
+        assert (answer.status, problem["code"], problem["missed"]) == (410, "cursor_gone", 8)
+        assert problem["next"] == cursors[19] and "8 messages" in problem["detail"]
+    _, page = follow(short, problem["next"])
+    assert [message["data"] for message in page["messages"]] == numbers(20, 30)
+    _, page = follow(short, "0")
+    assert [message["data"] for message in page["messages"]] == numbers(20, 30)
+    assert "missed" not in page
+
+
+def test_the_node_says_what_it_keeps_by_every_way(short: NodeProcess) -> None:
+    wait_until(lambda: short.count == 10, short.status)
+    since = short.status()["messages"]["complete_since"]
+    assert 0 < time.time() * 1000 - since < 60_000 * SCALE
+    assert "p2p_sync_deleted_messages_total 20.0" in short.get("/metrics").text
+    assert 'p2p_sync_log_messages{class="own"} 10.0' in short.get("/metrics").text
+    url = f"http://127.0.0.1:{short.port}"
+    told = run_to_end("status", "--node", url)
+    day = time.strftime("%Y-%m-%d", time.localtime(since / 1000))
+    assert f"complete since {day}" in told.stderr
+
+
+BAD = {
+    "--keep": ["30", "d", "30x", "-1d", "0s", "1e3s", "nan"],
+    "--keep-bytes": ["2GB", "x", "-1", "0", "1.5.2MiB"],
+    "--keep-messages": ["0", "-1", "x", "1.5"],
+}
+
+
+@pytest.mark.parametrize("option", BAD)
+def test_a_wrong_limit_is_refused_in_a_sentence(option: str) -> None:
+    for value in BAD[option]:
+        result = run_to_end("8000", "--ephemeral", option, value)
+        assert result.returncode == 2, result.stderr
+        lines = [line for line in result.stderr.splitlines() if option in line]
+        assert lines and value in lines[-1] and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("limit", ["keep", "keep_bytes", "keep_messages"])
+def test_a_wrong_limit_of_the_library_is_refused(limit: str) -> None:
+    wrong: dict[str, Any] = {limit: 0}
+    with pytest.raises(InputError, match=f"{limit} is at least 1"):
+        Node(0, **wrong)
+
+
+def test_limits_have_units() -> None:
+    with NodeProcess("--keep", "1.5h", "--keep-bytes", "64 KiB", "--ephemeral") as node:
+        assert request(node.port, "/healthz").status == 200
+
+
+def slowest(node: Node, commits: int) -> tuple[float, float]:
+    """Of some commits, one after the other: the time that 1 % exceed, and the longest. Seconds."""
+    took = []
+    for n in range(commits):
+        begun = time.perf_counter()
+        node.commit(f"{n}")
+        took.append(time.perf_counter() - begun)
+    took.sort()
+    return took[len(took) * 99 // 100], took[-1]
+
+
+def test_commits_hardly_wait_while_much_is_deleted(tmp_path: Path) -> None:
+    make_origins(tmp_path, 20, 1_000, 4)
+    with Node(0, tmp_path) as node:
+        before, longest = slowest(node, 500)
+    with Node(0, tmp_path, keep_messages=1_000) as node:
+        wait_until(lambda: node.log.count()[0] < 80_000, "it has begun")
+        during, most = slowest(node, 500)
+        assert node.log.count()[0] > 1_000, "it has not come to an end yet"
+    assert during < 2 * before + 0.01 * SCALE and most < longest + 0.05 * SCALE
