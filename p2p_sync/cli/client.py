@@ -381,7 +381,8 @@ def verify(file: str, as_json: bool) -> int:
     totals = {name: getattr(checker, name) for name in ("messages", "origins", "signatures")}
     if as_json:
         problems = [problem._asdict() for problem in found]
-        _say(json.dumps({**totals, "hidden": checker.hidden, "wrong": count, "problems": problems}))
+        more = {"hidden": checker.hidden, "gone": checker.gone}
+        _say(json.dumps({**totals, **more, "wrong": count, "problems": problems}))
     else:
         for problem in found:
             line = f"line {problem.line}" if problem.line else "end"
@@ -389,6 +390,7 @@ def verify(file: str, as_json: bool) -> int:
         if count > len(found):
             _say(f"... and {numbered(count - len(found), 'more problem')}")
         said = ", ".join(numbered(n, name.removesuffix("s")) for name, n in totals.items())
+        said += f"; {numbered(checker.gone, 'message')} before these gone" if checker.gone else ""
         _say(f"{said}: {numbered(count, 'problem') if count else 'all is right'}")
     return NO if count else DONE
 

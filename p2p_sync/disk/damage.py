@@ -52,14 +52,16 @@ _INDEXED = """
     AND EXISTS (SELECT 1 FROM entries i INDEXED BY by_place WHERE i.time = e.time
         AND i.origin = e.origin AND i.seq = e.seq AND i.arrival = e.arrival)
 """
-# Entries in the order of the table, each with the number of the message after the entry before it
-# in its origin, the floor of that, and whether the indexes lead to the entry.
+DUE = """
+    coalesce((SELECT b.seq + b.count FROM entries b WHERE b.origin = e.origin AND b.seq < e.seq
+        ORDER BY b.seq DESC LIMIT 1), 1),
+    coalesce((SELECT floor FROM origins o WHERE o.origin = e.origin), 0)
+"""
+"""Two columns beside those of the entry e: the number of the message after the entry before it in
+its origin, and the floor of that."""
+# Entries in the order of the table, and whether the indexes lead to each.
 _AUDITED = f"""
-    SELECT {COLUMNS},
-        coalesce((SELECT b.seq + b.count FROM entries b WHERE b.origin = e.origin AND b.seq < e.seq
-            ORDER BY b.seq DESC LIMIT 1), 1),
-        coalesce((SELECT floor FROM origins o WHERE o.origin = e.origin), 0),
-        {_INDEXED}
+    SELECT {COLUMNS}, {DUE}, {_INDEXED}
     FROM entries e NOT INDEXED WHERE arrival > ? ORDER BY arrival LIMIT ?
 """
 # Origins, each with what it holds by the table, and by its entries.
@@ -73,6 +75,13 @@ _ENDS = """
 def found(row: Row) -> Found:
     """Return the note about a row that is not whole."""
     return name_of(row), row[1] if type(row[1]) is int else NOWHERE, row[-1]
+
+
+def missing_before(row: Row, due: int, floor: int) -> Found | None:
+    """Return the note about an entry that is missing before a whole row, None if none is; `due` and
+    `floor` are the columns DUE."""
+    is_missing = row[1] > floor + 1 and row[1] != due
+    return (name_of(row), max(due, floor + 1), GAP) if is_missing else None
 
 
 class Survey(NamedTuple):
@@ -161,8 +170,8 @@ def audit(database: Database, after: int) -> Audited:
         indexed = indexed and bool(is_found)
         if not is_whole(row):
             bad.append(found(row))
-        elif is_found and row[1] > floor + 1 and row[1] != due:
-            bad.append((name_of(row), max(due, floor + 1), GAP))
+        elif is_found and (missing := missing_before(row, due, floor)):
+            bad.append(missing)
         size += len(row[6]) if isinstance(row[6], bytes) else 0
         if size > AUDITED_BYTES:
             return Audited(after, bad, indexed)

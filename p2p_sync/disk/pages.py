@@ -20,7 +20,7 @@ from ..codes import MAX_NUMBER
 from ..errors import CursorGone
 from ..wire.frames import Message, messages_in
 from .copies import SHOWN
-from .damage import Found, found
+from .damage import DUE, Found, found, missing_before
 from .folding import folded
 from .recent import Recent
 from .retention import Gone, begins_behind, held_between
@@ -181,23 +181,27 @@ class Pages:
             place = page[-1].order
 
     def export(self) -> Iterator[Page[str]]:
-        """Yield the lines of an export (see export.py) of all messages that have arrived until now:
-        of each origin they end with a signed one."""
-        place, last = _BEGINNING, self.last_arrival()
+        """Yield the lines of an export (see export.py) of all messages that are here now: of each
+        origin they end with a signed one."""
+        place = _BEGINNING
+        with self._store.reading() as database:  # arrivals would not do: a copy may arrive again
+            ends = dict(database.execute("SELECT origin, n FROM origins"))
         while True:
             page: Page[str] = Page()
             bad: list[Found] = []
             with self._store.reading() as database:
                 rows = database.execute(
-                    f"SELECT {COLUMNS}, {SHOWN} FROM entries WHERE arrival <= ? "
-                    "AND (time, origin, seq) > (?, ?, ?) ORDER BY time, origin, seq LIMIT ?",
-                    (last, *place, settings.EXPORTED),
+                    f"SELECT {COLUMNS}, {SHOWN}, {DUE} FROM entries e "
+                    "WHERE (time, origin, seq) > (?, ?, ?) ORDER BY time, origin, seq LIMIT ?",
+                    (*place, settings.EXPORTED),
                 ).fetchall()
-            for *row, shown in rows:
-                if is_whole(row):
-                    page += exported(row, not shown)
-                else:
+            for *row, shown, due, floor in rows:
+                if not is_whole(row):
                     bad.append(found(row))
+                elif row[1] <= ends.get(row[0], 0):  # else it has come meanwhile
+                    missing = missing_before(row, due, floor)
+                    bad += [missing] if missing else []
+                    page += exported(row, not shown, row[1] != due and not missing)
             page.damaged = len(bad)
             self._note(bad)
             yield page

@@ -20,13 +20,18 @@ from pathlib import Path
 from ..errors import InputError, StartError
 from ..settings import RESTORED_COPIES, RESTORED_ROWS
 from ..wire.export import Checker
-from ..wire.logframes import Head
+from ..wire.logframes import NOTHING_HELD, Head
 from . import origins
 from .copies import rematch
 from .directory import DATABASE, claim
+from .origins import NO_FLOOR, Floor
+from .retention import Gone, write_gone
 from .rows import COLUMNS, VALUES, Row, stored
 from .schema import INDEXES, PRAGMAS, TABLES
 from .store import Database, create
+
+_FIRST = 1
+"""The arrival that messages have that are gone."""
 
 
 def restore(directory: Path, parts: Iterable[Sequence[bytes]]) -> Checker:
@@ -74,8 +79,10 @@ def _insert(database: Database, checker: Checker, parts: Iterable[Sequence[bytes
     """Insert the entries, and what is held of each origin; raises InputError."""
     statement = f"INSERT INTO entries ({COLUMNS}) VALUES {VALUES}"
     heads: dict[str, Head] = {}
+    floors: dict[str, Floor] = {}
     rows: list[Row] = []
-    arrival = 0
+    arrival = _FIRST
+    since = 0
     for lines in parts:
         for line in lines:
             if problem := checker.line(line):
@@ -84,14 +91,22 @@ def _insert(database: Database, checker: Checker, parts: Iterable[Sequence[bytes
                 new, _ = stored(run, arrival)
                 rows += new
                 arrival += run.count
-                heads[run.origin] = run.head
+                name, n = run.origin, heads.get(run.origin, NOTHING_HELD).n
+                if run.after > n:
+                    floors[name] = Floor(run.after, floors.get(name, NO_FLOOR).held(n))
+                    since = max(since, run.entries[0].time)
+                heads[name] = run.head
         if len(rows) >= RESTORED_ROWS:
             database.executemany(statement, rows)
             rows.clear()
     for problem in checker.end():
         raise InputError(f"{problem.id} {problem.text}".strip())
     database.executemany(statement, rows)
-    origins.write(database, heads, {})
+    origins.write(database, heads, floors)
+    if (
+        floors
+    ):  # when the messages that are gone were committed is not known, but that it was before
+        write_gone(database, Gone(_FIRST, since - 1))
 
 
 def _match(database: Database) -> None:

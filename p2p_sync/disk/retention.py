@@ -127,7 +127,11 @@ def carry_out(database: Database, plan: Plan) -> None:
     statement = "DELETE FROM entries WHERE origin = ? AND seq <= ?"
     database.executemany(statement, plan.ends.items())
     origins.write(database, plan.heads, plan.floors)
-    gone = Gone(*map(max, read_gone(database), plan.gone))
+    write_gone(database, Gone(*map(max, read_gone(database), plan.gone)))
+
+
+def write_gone(database: Database, gone: Gone) -> None:
+    """Keep what has been deleted."""
     row = *gone, crc32(_pack(*gone))
     database.execute("INSERT OR REPLACE INTO gone VALUES (1, ?, ?, ?)", row)
 

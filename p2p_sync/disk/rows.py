@@ -104,10 +104,10 @@ def place_of(row: Row) -> tuple[int, str, int]:
     return row[3], name_of(row), row[1]
 
 
-def exported(row: Row, hidden: bool) -> Iterator[str]:
-    """Yield the lines of a whole row in an export."""
+def exported(row: Row, hidden: bool, gap: bool) -> Iterator[str]:
+    """Yield the lines of a whole row in an export; `gap`: messages before it are gone."""
     origin, seq, previous, signature = row[0].decode(), row[1], row[5].hex(), row[9].hex()
-    return to_lines(origin, seq, entry_of(row), previous, signature, hidden)
+    return to_lines(origin, seq, entry_of(row), previous, signature, hidden, gap)
 
 
 def packed(row: Row) -> PackedRun:

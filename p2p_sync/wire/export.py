@@ -10,8 +10,12 @@ entry, and each names the number of its first message as `entry`. The last messa
 the running `hash` of its origin, and if the entry is signed (see signing.py) `signature` and `key`.
 The last line of an export counts the messages: {"exported": number}.
 
-What a check proves of an origin: its node has signed exactly these messages, from the first to the
-last. It cannot prove that the node has not committed further ones since, or other ones instead.
+A log may have forgotten the first messages of an origin. The first entry after those that are gone
+has the running hash before it, as `previous`.
+
+What a check proves of an origin: its node has signed exactly these messages, from the first (or
+from a `previous` on) to the last. It cannot prove that the node has not committed further ones
+since, or other ones instead.
 
 Pure. Memory grows with the origins, not with the messages.
 """
@@ -45,14 +49,22 @@ class Problem(NamedTuple):
 
 
 def to_lines(
-    origin: str, seq: int, entry: Entry, previous: str, signature: str, hidden: bool
+    origin: str,
+    seq: int,
+    entry: Entry,
+    previous: str,
+    signature: str,
+    hidden: bool = False,
+    gap: bool = False,
 ) -> Iterator[str]:
-    """Yield the lines of an entry whose first message is number `seq`, each with its line end."""
+    """Yield the lines of an entry whose first message is number `seq`, each with its line end.
+    `gap`: messages before it are gone."""
     by = {erasure.seq: erasure[1:] for erasure in entry.erasures}
     flags = {HEARD: ("heard",), NOTICE: ("notice",)}.get(entry.kind, ())
     fields: dict[str, Any] = {"topic": entry.topic} if entry.topic else {}
     fields |= dict.fromkeys((*flags, *(("hidden",) if hidden else ())), True)
     fields |= {"entry": seq} if entry.length > 1 else {}
+    fields |= {"previous": previous} if gap else {}
     for number, text in enumerate(entry.texts, seq):
         if number == seq + entry.length - 1:
             (fields["hash"],) = chain(previous, [entry])
@@ -66,6 +78,7 @@ def to_lines(
             yield f"{start}{_end({'erased': by.get(number, []), **fields})}\n"
         else:
             yield f'{start},"data":{to_json(text)}{_end(fields)}\n'
+        fields.pop("previous", None)
 
 
 def _start(origin: str, seq: int, time: int) -> str:
@@ -98,6 +111,7 @@ class Checker:
 
     def __init__(self) -> None:
         self.messages = self.hidden = self.signatures = 0
+        self.gone = 0  # messages that the log has forgotten
         self._lines = 0
         self._origins: dict[str, _Origin] = {}
         self._last: tuple[int, str, int] = (-1, "", 0)  # the place of the line before
@@ -187,6 +201,15 @@ class Checker:
         """Take in the next message of an origin; return why it does not follow, "" if it does."""
         name, seq, time = fields["origin"], fields["seq"], fields["time"]
         due = origin.n + len(origin.texts) + 1
+        if "previous" in fields:
+            if origin.texts or origin.signed != origin.n:
+                return "the messages before those that are gone do not end with a signature"
+            if seq > due:
+                self.gone += seq - due
+                origin.n = origin.signed = seq - 1
+                origin.hash, due = fields["previous"], seq
+            elif seq == due and fields["previous"] != origin.hash:
+                return "the hash before it does not fit"
         if seq > due:
             missing = f"message {due} is" if seq == due + 1 else f"messages {due} to {seq - 1} are"
             return f"{missing} missing before it"
@@ -247,6 +270,7 @@ def _entry(origin: _Origin, digest: str | None) -> Entry:
 
 _TEXTS = {
     "hash": re.compile("[0-9a-f]{32}"),
+    "previous": re.compile("[0-9a-f]{32}"),
     "signature": re.compile(SIGNATURE),
     "key": re.compile(KEY),
     "origin": ORIGIN,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from p2p_sync import Node
 from tests.harness.api import Load, post_all, read_pages
 from tests.harness.disk import small_disk
 from tests.harness.secret import NEW, secret_file
-from tests.harness.support import DEADLINE, RUN_NODE, NodeProcess
+from tests.harness.support import DEADLINE, RUN_NODE, NodeProcess, wait_until
 
 Done = subprocess.CompletedProcess[str]
 
@@ -118,3 +121,25 @@ def test_a_full_disk_leaves_an_older_backup(tmp_path: Path) -> None:
         post_all(node.port, [os.urandom(1000).hex() for _ in range(2000)])
         assert backup(node, new).returncode == 2
         assert [*file.parent.iterdir()] == [file]
+
+
+def test_a_copy_that_arrives_again_meanwhile_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets a new number of arrival when it is shown after all."""
+    monkeypatch.setattr("p2p_sync.settings.EXPORTED", 2)
+    with Node(0, tmp_path / "data") as node:
+        for n in range(10):
+            node.commit(f"text {n}")
+        pages = node.log.export()
+        lines = [*next(pages)]
+        with closing(sqlite3.connect(tmp_path / "data" / "node.db")) as database:
+            database.execute("UPDATE entries SET arrival = 100 WHERE seq = 5")
+            database.commit()
+        with Node(0) as other:
+            other.connect(node.address)
+            other.commit("later")
+            wait_until(lambda: len(node.messages()) == 11, node.status)
+            for page in pages:
+                lines += page
+    assert [json.loads(line)["data"] for line in lines] == [f"text {n}" for n in range(10)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from p2p_sync import Node
+from p2p_sync.disk import origins
 from p2p_sync.disk.log import Log
+from p2p_sync.disk.origins import Floor
 from p2p_sync.disk.store import Store
 from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.export import to_lines
@@ -228,3 +231,57 @@ def test_memory_does_not_grow_with_the_messages(tmp_path: Path) -> None:
         with closing(Store(directory)) as store:
             assert Log(store).count() == (total, 0)
     assert peaks[1] < peaks[0] + 60, peaks
+
+
+# -- logs that have forgotten their first messages ------------------------------------------------
+
+
+def forget(directory: Path, upto: int, kept: int = 0) -> None:
+    """Take the messages up to `upto` out of the log of a node that has stopped, and leave the first
+    `kept` of them there."""
+    with closing(Store(directory)) as store:
+        ((name, head),) = Log(store).vector().items()
+        with store.writing() as database:
+            database.execute("DELETE FROM entries WHERE seq > ? AND seq <= ?", (kept, upto))
+            origins.write(database, {name: head}, {name: Floor(upto, kept)})
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_log_without_its_first_messages_comes_back_as_it_was(tmp_path: Path, kept: int) -> None:
+    old, file, directory = tmp_path / "old", tmp_path / "backup", tmp_path / "data"
+    with NodeProcess(data_dir=old) as node:
+        for n in range(10):
+            node.commit(f"text {n}")
+        node.stop()
+    forget(old, 7, kept)
+    with NodeProcess(data_dir=old) as node:
+        texts = [f"text {n}" for n in range(10) if not kept <= n < 7]
+        assert node.texts() == texts
+        assert backup(node, file).stdout == f"{3 + kept} saved\n"
+        verified = run("verify", file)
+        assert verified.returncode == 0 and f"{7 - kept} messages before" in verified.stdout
+        assert restore(file, directory).stdout == f"{3 + kept} restored\n"
+        with NodeProcess(data_dir=directory) as new:
+            assert new.texts() == texts and new.digest == node.digest
+            since = new.status()["messages"]["complete_since"]
+            assert since == read_pages(new.port, "time")[0][kept]["time"]
+            new.add(node.address)
+            node.commit("more")
+            wait_equal([node.port, new.port], 4 + kept)
+            assert received(new) == 1
+        with closing(Store(directory)) as store:
+            assert Log(store).count() == (4 + kept, 0) and Log(store).damaged() == []
+            assert [*Log(store).floors().values()] == [7]
+
+
+def test_an_entry_that_is_gone_by_itself_is_no_floor(tmp_path: Path) -> None:
+    with NodeProcess() as node:
+        for n in range(10):
+            node.commit(f"text {n}")
+        with closing(sqlite3.connect(node.data_dir / "node.db")) as database:
+            database.execute("DELETE FROM entries WHERE seq = 5")
+            database.commit()
+        done = backup(node, tmp_path / "backup")
+        assert done.returncode == 6 and "1 entry is damaged" in done.stderr
+        assert not [*tmp_path.iterdir()]
+        wait_until(lambda: node.status()["damaged"], node.status)

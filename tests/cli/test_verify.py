@@ -152,6 +152,11 @@ MANIPULATIONS: dict[str, tuple[Callable[[list[Line]], Any], str]] = {
     "a number as a text": (changed("last", data=7), "not a message"),
     "a hash that is none": (changed("last", hash="xyz"), "not a message"),
     "no hash": (lambda lines: lines[at(lines, "first")].pop("hash"), "not a message"),
+    "a gap that is none": (changed("last", previous="0" * 32), "the hash before it does not fit"),
+    "a gap inside of an entry": (
+        changed("two\n", previous="0" * 32),
+        "do not end with a signature",
+    ),
     "a surrogate": (changed("last", data="\ud800"), "not a message"),
     "a line after the end": (lambda lines: lines.append({"exported": 8}), "after the last one"),
 }
