@@ -103,9 +103,7 @@ def _insert(database: Database, checker: Checker, parts: Iterable[Sequence[bytes
         raise InputError(f"{problem.id} {problem.text}".strip())
     database.executemany(statement, rows)
     origins.write(database, heads, floors)
-    if (
-        floors
-    ):  # when the messages that are gone were committed is not known, but that it was before
+    if floors:  # the messages that are gone were committed before those that follow them
         write_gone(database, Gone(_FIRST, since - 1))
 
 

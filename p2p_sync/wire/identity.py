@@ -11,9 +11,10 @@ OpenSSL frees the interpreter's lock meanwhile. Pure. Any thread may call it.
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 NODE_ID = r"[0-9a-f]{32}"
 """The form of a node's id."""
+_NAMED = re.compile(rb"^node: (\S+)$", re.M)
 KEY = r"[0-9a-f]{64}"
 """The form of a public key."""
 KEY_DIGITS = 64
@@ -51,18 +53,28 @@ class Identity:
 
     @staticmethod
     def from_pem(text: bytes) -> Identity:
-        """Return the one whose private key is in `text`, PEM of PKCS #8; ValueError if none is."""
+        """Return the one whose private key is in `text`, PEM of PKCS #8. Raises ValueError if none
+        is, or if the text before it names another node: any 32 bytes are a key, so nothing else
+        shows that a disk has changed one."""
         try:
             private = load_pem_private_key(text, None)
         except (TypeError, UnsupportedAlgorithm) as error:  # it is encrypted, or of another kind
             raise ValueError(str(error)) from None
+        except InternalError:  # of another kind, and of the wrong length
+            raise ValueError("it is not a key") from None
         if not isinstance(private, Ed25519PrivateKey):
             raise ValueError("it is not an Ed25519 key")
-        return Identity(private)
+        identity = Identity(private)
+        named = _NAMED.search(text)
+        if named and named[1].decode() != identity.node:
+            raise ValueError("the key is not that of the node which is named before it")
+        return identity
 
     def to_pem(self) -> bytes:
-        """Return the private key as PEM of PKCS #8, which other programs read, too."""
-        return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        """Return the private key as PEM of PKCS #8, which other programs read, too, after a line
+        that names the node."""
+        pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return f"node: {self.node}\n".encode() + pem
 
     def sign(self, data: bytes) -> str:
         """Return the signature of `data`, 128 hexadecimal digits."""

@@ -47,7 +47,7 @@ def test_it_contains_nothing_but_messages_and_nobody_else_reads_it(tmp_path: Pat
     with NodeProcess("--http-host", "0.0.0.0", *secret) as node, NodeProcess(*secret) as other:
         token = (node.data_dir / "http-token").read_text().strip()
         options = ("--node", f"http://127.0.0.1:{node.port}", "--token-file")
-        key = (node.data_dir / "node-key.pem").read_text().splitlines()[1]
+        key = (node.data_dir / "node-key.pem").read_text().splitlines()[-2]
         assert run("add", other.address, *options, node.data_dir / "http-token").returncode == 0
         run("commit", "a message", *options, node.data_dir / "http-token")
         done = run("backup", file, *options, node.data_dir / "http-token")

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from p2p_sync import LogError, Node, StartError
-from tests.harness.api import read_pages, status
+from p2p_sync.wire.identity import Identity
+from tests.harness.api import read_pages, status, wait_equal
 from tests.harness.support import SCALE, NodeProcess, holds, run_to_end, wait_until
 
 TEXTS = [f"single-{n:03d}-abcdefghij" for n in range(40)]
@@ -402,6 +403,24 @@ def test_a_damaged_key_is_refused_and_a_deleted_one_replaced(directory: Path, te
         wait_until(lambda: texts(peer) == ALL, "they understand each other")
 
 
+def test_any_byte_of_the_key_may_change() -> None:
+    """Any 32 bytes are a key; but the file says which node it belongs to."""
+    identity = Identity.new()
+    text = identity.to_pem()
+    refused = 0
+    for place in range(len(text)):
+        for bit in range(8):
+            changed = text[:place] + bytes([text[place] ^ 1 << bit]) + text[place + 1 :]
+            try:
+                assert Identity.from_pem(changed).node == identity.node
+            except ValueError:
+                refused += 1
+    assert refused > 8 * 32
+    assert Identity.from_pem(text).node == identity.node
+    pem = text[text.index(b"-----BEGIN") :]  # made by another program
+    assert Identity.from_pem(pem).node == identity.node
+
+
 def test_a_disk_that_fails_at_the_start_is_reported(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,3 +433,30 @@ def test_a_disk_that_fails_at_the_start_is_reported(
     monkeypatch.undo()
     with Node(0, directory) as node:  # nothing of the first attempt holds the directory
         assert texts(node) == ALL
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_byte_of_the_write_ahead_log_may_change(tmp_path: Path, seed: int) -> None:
+    """The log then ends before the transaction that is damaged; the rest comes again from a peer,
+    and no identity is used twice."""
+    directory, rng = tmp_path / "data", random.Random(seed)
+    with NodeProcess("--ephemeral") as peer, NodeProcess(data_dir=directory) as node:
+        peer.add(node.address)
+        for n in range(20):
+            node.commit(f"text {n}")
+        wait_equal([node.port, peer.port], 20)
+        node.process.kill()
+        node.process.wait()
+        path = directory / "node.db-wal"
+        data = bytearray(path.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        with NodeProcess(data_dir=directory) as again:
+            held = again.texts()
+            assert held == [f"text {n}" for n in range(len(held))]
+            again.commit("new")
+            again.add(peer.address)
+            wait_equal([again.port, peer.port], 21)
+            assert sorted(again.texts()) == sorted([*(f"text {n}" for n in range(20)), "new"])
+            for one in (again, peer):
+                assert one.status()["conflicts"] == 0 and not one.status()["forks"]
