@@ -82,10 +82,11 @@ class LogDamaged(LogError):
 
 
 class LogDeleted(LogError):
-    """Messages of an origin that this node does not keep any more: those up to `floor` are gone."""
+    """This node does not keep these messages of an `origin`: those up to `floor` are gone."""
 
-    def __init__(self, reason: str, floor: int) -> None:
-        super().__init__(reason)
+    def __init__(self, origin: str, floor: int) -> None:
+        super().__init__(f"this node keeps {origin} only from message {floor + 1} on")
+        self.origin = origin
         self.floor = floor
 
 

@@ -160,6 +160,14 @@ class Exchange:
             if peer.log and end != ship.upto:
                 peer.log.shipping.correct(ship.origin, ship.upto, end, self._turn.now)
 
+    def withhold(self, peer: Peer, planned: Sequence[Ship], origin: str) -> None:
+        """The sender of a peer sends nothing of what was planned: the messages of one origin that
+        come next there are not kept any more. The other origins follow."""
+        self.correct(peer, planned, ())
+        if peer.log:
+            peer.log.shipping.lose(origin)
+            peer.log.wake()
+
     def waits_after(self, peer: Peer) -> int | None:
         """Return the arrival after which an original is to be sent messages; None where the peer is
         no original, or not yet known for one."""

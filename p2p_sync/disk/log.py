@@ -14,7 +14,7 @@ entries.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 
@@ -31,6 +31,7 @@ from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
 from . import damage, origins, retention
 from .copies import count_copies, rematch
 from .damage import Found
+from .origins import Floor, Skip
 from .pages import Page, Place, logger
 from .retention import Gone, Limits
 from .rows import COLUMNS, VALUES, Row, stored
@@ -89,12 +90,37 @@ class Log(Sending):
 
     # -- the writer's thread --------------------------------------------------------------------
 
-    def append(self, runs: Sequence[Run]) -> tuple[int, int]:
+    def append(
+        self, runs: Sequence[Run], skips: Mapping[str, Skip] | None = None
+    ) -> tuple[int, int]:
         """Store `runs`, which begin where their origins end, in one transaction.
 
-        When this returns, they are on disk. Returns the last arrival before them, and now. Raises
-        LogFull or LogError; then none of them is stored.
+        In `skips` are the origins of which the first run begins further on; it may have no entries,
+        and what is before it becomes the floor. When this returns, all is on disk. Returns the last
+        arrival before the runs, and now. Raises LogFull or LogError; then none of them is stored.
         """
+        if not skips:
+            return self._append(runs)
+        floors: dict[str, Floor] = {}
+        for run in runs:
+            if run.origin in skips and run.origin not in floors:
+                below = self._floor(run.origin).held(skips[run.origin].held)
+                floors[run.origin] = Floor(run.after, below)
+        gone = Gone(0, max(skip.time for skip in skips.values()))
+        before = {name: self._floor(name) for name in floors}
+        with self._lock:  # before it happens: readers must not take it for damage
+            self._floors |= floors
+        try:
+            arrivals = self._append(runs, gone)
+        except BaseException:
+            with self._lock:
+                self._floors |= before
+            raise
+        with self._lock:
+            self._gone = self._gone.joined(gone)
+        return arrivals
+
+    def _append(self, runs: Sequence[Run], gone: Gone | None = None) -> tuple[int, int]:
         arrival, hidden = self._arrival, self._hidden
         stored_runs: list[tuple[Run, list[Row], list[PackedRun]]] = []
         for run in runs:
@@ -112,6 +138,8 @@ class Log(Sending):
                         copies.setdefault(entry.text, []).append(entry.time)
                 mended = mended or mending
             origins.write(database, {run.origin: run.head for run in runs}, self._floors)
+            if gone:
+                retention.write_gone(database, gone)
             for text, times in copies.items():
                 arrival, more = rematch(database, text, times, arrival)
                 hidden += more
@@ -125,7 +153,8 @@ class Log(Sending):
                     if last > run.end:
                         self._damaged[run.origin] = (run.end + 1, last)
                 self._total += run.count
-                self._recent.add(entries, [row[-1] for row in rows])
+                if entries:
+                    self._recent.add(entries, [row[-1] for row in rows])
                 if copies:
                     self._copies[run.origin] += sum(entry.kind == HEARD for entry in run.entries)
             if copies or mended or notices:  # some are hidden, or have arrived once more
@@ -162,7 +191,7 @@ class Log(Sending):
             return False
         with self._lock:  # before it happens: readers must not take it for damage
             self._floors |= plan.floors
-            self._gone = Gone(*map(max, self._gone, plan.gone))
+            self._gone = self._gone.joined(plan.gone)
             self._recent.forget_arrivals(plan.gone.arrival)
             for name, end in plan.ends.items():
                 self._recent.delete(name, end)
@@ -291,7 +320,7 @@ class Log(Sending):
 def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
     """Insert the entries of a run, many with one statement: each statement releases the
     interpreter's lock and has to get it back."""
-    if mending:
+    if mending and rows:
         kept = damage.mend(database, rows)
         rows = [row for row in rows if row[1] not in kept]
     for start in range(0, len(rows), INSERTED_ROWS):

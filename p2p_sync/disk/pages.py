@@ -147,7 +147,7 @@ class Pages:
 
     def complete_since(self) -> int | None:
         """Return since when the log is complete (ms since the epoch); None if it always was."""
-        return self._gone.time + 1 if self._gone.arrival else None
+        return self._gone.time + 1 if self._gone.time else None
 
     # -- in the shared order --------------------------------------------------------------------
 

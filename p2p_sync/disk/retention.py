@@ -53,7 +53,11 @@ class Gone(NamedTuple):
     """What has been deleted, ever."""
 
     arrival: int = 0  # the last one
-    time: int = 0  # that of the newest message, ms since the epoch
+    time: int = 0  # that of the newest message that was deleted or never came, ms since the epoch
+
+    def joined(self, other: Gone) -> Gone:
+        """Return both in one."""
+        return Gone(*map(max, self, other))
 
 
 class Plan(NamedTuple):
@@ -117,7 +121,7 @@ def plan(
         floor = planned.get(name) or floors.get(name, NO_FLOOR)
         planned[name] = floor.raised(end, head.n, prefix.messages)
         ends[name] = end
-        gone = Gone(max(gone.arrival, prefix.arrival), max(gone.time, time))
+        gone = gone.joined(Gone(prefix.arrival, time))
     heads = {name: heads[name] for name in ends}
     return Plan(ends, heads, planned, copies, held - left, hidden, gone, bad)
 
@@ -127,11 +131,12 @@ def carry_out(database: Database, plan: Plan) -> None:
     statement = "DELETE FROM entries WHERE origin = ? AND seq <= ?"
     database.executemany(statement, plan.ends.items())
     origins.write(database, plan.heads, plan.floors)
-    write_gone(database, Gone(*map(max, read_gone(database), plan.gone)))
+    write_gone(database, plan.gone)
 
 
 def write_gone(database: Database, gone: Gone) -> None:
-    """Keep what has been deleted."""
+    """Note that this was deleted, too, or has never come."""
+    gone = gone.joined(read_gone(database))
     row = *gone, crc32(_pack(*gone))
     database.execute("INSERT OR REPLACE INTO gone VALUES (1, ?, ?, ?)", row)
 

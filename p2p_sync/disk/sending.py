@@ -33,7 +33,7 @@ class Sending(Pages):
         """Return the origins of which the first messages are not held, each with the number of the
         last of these."""
         with self._lock:
-            return {name: floor.n for name, floor in self._floors.items()}
+            return {name: floor.n for name, floor in self._floors.items() if floor.n}
 
     def hash_at(self, origin: str, n: int) -> str | None:
         """Return the running hash over the first `n` messages of an origin; "" if no entry ends
@@ -74,7 +74,7 @@ class Sending(Pages):
         with self._lock:
             floor = self._floor(origin).n
         if after < floor:  # now: it may have been deleted meanwhile
-            raise LogDeleted(f"this node keeps {origin} only from message {floor + 1} on", floor)
+            raise LogDeleted(origin, floor)
         self._note(bad)
         if joined is None:
             raise LogDamaged(f"this node's copy of {origin}:{after + 1} is damaged")

@@ -16,7 +16,7 @@ from ..core.faults import KINDS
 from ..core.peer import Peer
 from ..core.replica_link import Work
 from ..core.shipping import fill
-from ..errors import LogError, ProtocolError
+from ..errors import LogDeleted, LogError, ProtocolError
 from ..metrics import Counters
 from ..net.link import Link
 from ..settings import BATCH_BYTES, NEVER, ORIGINAL_BATCH
@@ -159,7 +159,12 @@ class Session:
 
     def _ship(self, work: Work) -> list[str]:
         """Read messages for a peer from the log; return the frames."""
-        runs, ships, room = fill(work.ships, self._log.read, BATCH_BYTES)
+        try:
+            runs, ships, room = fill(work.ships, self._log.read, BATCH_BYTES)
+        except LogDeleted as error:  # the others go on
+            with self._state.turn() as core:
+                core.exchange.withhold(self.peer, work.ships, error.origin)
+            return [self._encode(Have(work.have, ack=work.ack))] if work.have else []
         if ships != work.ships:
             with self._state.turn() as core:
                 core.exchange.correct(self.peer, work.ships, ships)

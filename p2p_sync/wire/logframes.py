@@ -84,8 +84,8 @@ class Run:
 
     @property
     def head(self) -> Head:
-        """What an origin holds that ends with this run."""
-        return Head(self.end, self.hashes[-1], self.signature)
+        """What an origin holds that ends with this run, which may be empty."""
+        return Head(self.end, self.hashes[-1] if self.hashes else self.previous, self.signature)
 
     def beyond(self, position: int) -> Run | None:
         """Return the part after `position`, which lies in after ... end; it may be empty. None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from p2p_sync.disk.log import Log
+from p2p_sync.disk.origins import Skip
 from p2p_sync.disk.retention import Limits, used
 from p2p_sync.disk.store import Store
 from p2p_sync.errors import CursorGone, LogDeleted
@@ -240,6 +241,43 @@ def test_copies_and_notices_are_counted_as_they_go(tmp_path: Path) -> None:
     with closing(Store(tmp_path)) as store:
         log = Log(store)
         assert (log.count(), log.heard()) == before
+
+
+def test_an_origin_may_go_on_beyond_what_is_held(tmp_path: Path) -> None:
+    """The peers do not keep what is between; or they keep nothing of it any more."""
+    feed = Feed(2, seed=3)
+    runs = [feed.run() for _ in range(40)]
+    one, other = feed.heads
+    ones = [run for run in runs if run.origin == one]
+    others = [run for run in runs if run.origin == other]
+    skip = Skip(ones[4].end, ones[9].entries[-1].time)
+    last = others[-1]
+    nothing = Run(other, last.end, last.hashes[-1], (), (), SIGNATURE)
+    with closing(Store(tmp_path)) as store:
+        log = Log(store)
+        log.append(ones[:5])
+        log.append([*ones[10:], nothing], {one: skip, other: Skip(0, skip.time)})
+    for _ in range(2):
+        with closing(Store(tmp_path)) as store:
+            log = Log(store)
+            kept = [message for message in feed.left(40) if message.origin == one]
+            kept = [m for m in kept if not ones[4].end < m.seq <= ones[9].end]
+            assert list(log.all()) == kept and log.count() == (len(kept), 0)
+            assert log.damaged() == [] and log.vector() == feed.heads
+            assert log.floors() == {one: ones[9].end, other: last.end}
+            assert log.complete_since() == skip.time + 1
+            with pytest.raises(LogDeleted):
+                log.read(one, 0, 3, PLENTY)  # it is shown, and not sent
+            assert (
+                log.read(one, ones[9].end, ones[9].end + 1, PLENTY)[0].previous
+                == (ones[9].hashes[-1])
+            )
+            assert log.hash_at(other, last.end) == last.hashes[-1]
+    with closing(Store(tmp_path)) as store:
+        log = Log(store)
+        for keep in (len(kept) - 2, 3):
+            shrink(log, Limits(messages=keep))
+            assert list(log.all()) == kept[-keep:] and log.count() == (keep, 0)
 
 
 def test_an_entry_of_an_old_clock_takes_its_prefix_along() -> None:

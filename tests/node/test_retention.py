@@ -54,6 +54,21 @@ def test_equal_digests_mean_equal_logs_as_far_back_as_each_keeps_them() -> None:
         assert few.status()["conflicts"] == all_.status()["conflicts"] == 0
 
 
+def test_a_peer_that_lacks_what_is_gone_gets_all_else() -> None:
+    with Node(0) as other, Node(0, keep_messages=5) as few, Node(0) as late:
+        for n in range(20):
+            few.commit(f"{n}")
+        wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
+        few.connect(other.address)
+        late.connect(few.address)
+        wait_until(lambda: few.sockets() == 2, few.peers)
+        other.commit("from elsewhere")
+        late.commit("from the late one")
+        wait_until(lambda: len(texts(late)) == 2, lambda: texts(late))
+        wait_until(lambda: "from the late one" in texts(other), lambda: texts(other))
+        holds(lambda: few.sockets() == 2, few.peers)
+
+
 def test_messages_of_an_age_go_while_nothing_else_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p2p_sync.node.retention.KEEP_CLOCK", 0.0)
     with Node(0, keep=2.0) as node:
