@@ -22,7 +22,7 @@ from ..wire.entries import Entry
 from ..wire.logframes import NOTHING_HELD, Head
 from . import origins
 from .origins import NO_FLOOR, Floor
-from .rows import COLUMNS, Row, changed, entry_of, head_of, is_signed, is_whole, name_of
+from .rows import COLUMNS, Row, changed, entry_of, head_of, is_signed, is_whole, length_of, name_of
 from .schema import INDEXES
 from .store import Database
 
@@ -172,7 +172,7 @@ def audit(database: Database, after: int) -> Audited:
             bad.append(found(row))
         elif is_found and (missing := missing_before(row, due, floor)):
             bad.append(missing)
-        size += len(row[6]) if isinstance(row[6], bytes) else 0
+        size += length_of(row)
         if size > AUDITED_BYTES:
             return Audited(after, bad, indexed)
     return Audited(after if count == AUDITED else None, bad, indexed)

@@ -99,6 +99,11 @@ def messages_of(row: Row) -> list[Message]:
     return messages_in(row[0].decode(), row[1], entry_of(row))
 
 
+def length_of(row: Row) -> int:
+    """Return the bytes of the text in a row that may be damaged."""
+    return len(row[8]) if isinstance(row[8], bytes) else 0
+
+
 def place_of(row: Row) -> tuple[int, str, int]:
     """Return the place of a row in the shared order."""
     return row[3], name_of(row), row[1]

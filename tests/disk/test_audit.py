@@ -117,6 +117,10 @@ def test_it_finds_the_end_of_an_origin_that_is_gone(
 
 
 def test_a_step_is_short(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Node(0, directory) as node:
+        whole = len([*node.log.audit()])
+        monkeypatch.setattr("p2p_sync.disk.damage.AUDITED_BYTES", 100)
+        assert len([*node.log.audit()]) > whole + 5
     monkeypatch.setattr("p2p_sync.disk.damage.AUDITED", 7)
     with Node(0) as empty, Node(0, directory) as node:
         assert len([*node.log.audit()]) > len(ALL) / 2 / 7
