@@ -19,7 +19,7 @@ from p2p_sync.disk import origins
 from p2p_sync.disk.log import Log
 from p2p_sync.disk.origins import Floor
 from p2p_sync.disk.store import Store
-from p2p_sync.wire.entries import Entry, chain
+from p2p_sync.wire.entries import HEARD, NOTICE, Entry, Erasure, chain
 from p2p_sync.wire.export import to_lines
 from p2p_sync.wire.identity import Identity
 from p2p_sync.wire.logframes import NO_HASH
@@ -285,3 +285,57 @@ def test_an_entry_that_is_gone_by_itself_is_no_floor(tmp_path: Path) -> None:
         assert done.returncode == 6 and "1 entry is damaged" in done.stderr
         assert not [*tmp_path.iterdir()]
         wait_until(lambda: node.status()["damaged"], node.status)
+
+
+# -- all kinds of entries -------------------------------------------------------------------------
+
+
+def lines_of(identity: Identity, origin: str, runs: list[list[Entry]], n: int = 0) -> list[str]:
+    """The lines of an origin, with a signature at the end of each run; its first `n` messages are
+    gone."""
+    lines: list[str] = []
+    previous = "ab" * 16 if n else NO_HASH
+    gap = n > 0
+    for entries in runs:
+        for index, entry in enumerate(entries, 1):
+            (running,) = chain(previous, [entry])
+            end = n + entry.length
+            signature = sign(identity, origin, end, running) if index == len(entries) else ""
+            lines += to_lines(origin, n + 1, entry, previous, signature, entry.kind == NOTICE, gap)
+            n, previous, gap = end, running, False
+    return lines
+
+
+def test_all_kinds_of_entries_come_back_as_they_were(tmp_path: Path) -> None:
+    one, two, three = (Identity.of_seed(bytes([n]) * 32) for n in (1, 2, 3))
+    ours, theirs = f"{one.node}-1", f"{two.node}-7"
+    notices = [Entry(40, f"{ours}:{seq}", NOTICE) for seq in (3, 5)]
+    hashes = chain(NO_HASH, notices)
+    erasures = [
+        Erasure(3, theirs, 0, NO_HASH, 40, sign(two, theirs, 1, hashes[0])),
+        Erasure(5, theirs, 1, hashes[0], 40, sign(two, theirs, 2, hashes[1])),
+    ]
+    erased = Entry.of(2, ["a", "b", "c \u20ac"], topic="of/many").erase(2, erasures[0])
+    runs = [
+        [Entry.of(1, ["plain"]), erased, Entry.of(3, ["text"]).erase(5, erasures[1])],
+        [Entry.of(4, ["a copy"], HEARD), Entry.of(5, ["with \n a topic"], topic="a.topic")],
+        [Entry.of(6, [f"{n}" for n in range(50)])],
+    ]
+    lines = lines_of(one, ours, runs)
+    lines += lines_of(two, theirs, [[notice] for notice in notices])
+    lines += lines_of(three, f"{three.node}-9", [[Entry.of(8, ["late", "later"])]], 12)
+    lines.sort(key=lambda line: [json.loads(line)[name] for name in ("time", "origin", "seq")])
+    file = tmp_path / "backup"
+    file.write_text("".join([*lines, f'{{"exported":{len(lines)}}}\n']))
+    done = run("verify", file)
+    assert done.returncode == 0, done.stdout
+    assert restore(file, tmp_path / "data").returncode == 0
+    with closing(Store(tmp_path / "data")) as store:
+        log = Log(store)
+        assert [line for page in log.export() for line in page] == lines
+        assert log.count()[0] == len(lines) and log.floors() == {f"{three.node}-9": 12}
+        assert [*log.audit()] and not log.damaged()
+    with Node(0, tmp_path / "data") as node, Node(0) as peer:
+        peer.connect(node.address)
+        wait_until(lambda: peer.status()["messages"]["count"] > 50, peer.status)
+        assert not any(peer.status()["misbehaviour"].values()), peer.status()
