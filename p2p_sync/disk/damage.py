@@ -299,10 +299,15 @@ def delete_damaged(database: Database, arrivals: Collection[int]) -> None:
 
 
 def make_indexes(database: Database) -> None:
-    """Make damaged indexes again, without the damaged rows, which may be in each other's way."""
+    """Make damaged indexes again, without rows that would be in each other's way: damaged ones, and
+    those that came again while no index led to them."""
     _, bad = _scan(database)
     for name in INDEXES:
         database.execute(f"DROP INDEX {name}")
     delete(database, [arrival for *_, arrival in bad])
+    database.execute(
+        "DELETE FROM entries WHERE arrival NOT IN "
+        "(SELECT max(arrival) FROM entries GROUP BY origin, seq)"
+    )
     for statement in INDEXES.values():
         database.execute(statement)

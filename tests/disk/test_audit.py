@@ -54,9 +54,21 @@ def test_it_finds_what_nobody_reads_and_that_comes_again(
         assert node.status()["conflicts"] == good.status()["conflicts"] == 0
 
 
-@pytest.mark.parametrize("name", ["by_identity", "by_place"])
+MOVED = "UPDATE entries SET arrival = 1000 WHERE data LIKE 'single-010%'"
+TWICE = """
+    CREATE TEMP TABLE kept AS SELECT * FROM entries WHERE data LIKE 'single-010%';
+    UPDATE kept SET arrival = 1000;
+    INSERT INTO entries SELECT * FROM kept
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [("by_identity", MOVED), ("by_place", MOVED), ("by_identity", TWICE)],
+    ids=["by_identity", "by_place", "twice"],
+)
 def test_it_finds_an_index_that_leads_nowhere(
-    directory: Path, caplog: pytest.LogCaptureFixture, name: str
+    directory: Path, caplog: pytest.LogCaptureFixture, name: str, statement: str
 ) -> None:
     with closing(sqlite3.connect(directory / "node.db")) as database:
         database.execute("PRAGMA writable_schema = ON")
@@ -64,7 +76,7 @@ def test_it_finds_an_index_that_leads_nowhere(
         database.execute("DELETE FROM sqlite_schema WHERE name = ?", (name,))
         database.commit()
     with closing(sqlite3.connect(directory / "node.db")) as database:
-        database.execute("UPDATE entries SET arrival = 1000 WHERE data LIKE 'single-010%'")
+        database.executescript(statement)
         database.execute("PRAGMA writable_schema = ON")
         database.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", kept)
         database.commit()
