@@ -23,9 +23,12 @@ NEW_DATABASE = [f"node.db.new{ending}" for ending in ("", "-wal", "-shm", "-jour
 KEY_FILE = "node-key.pem"
 """The file with the private key of the node."""
 
+WITNESSES = ("witness-1", "witness-2")
+"""The files that prove that nothing was put back, see witness.py."""
+
 _WAL = "node.db-wal"
 _OPEN = (DATABASE, _WAL, "node.db-shm")
-_PRIVATE = ("http-token", "http-token.part", KEY_FILE, "node-key.part")
+_PRIVATE = ("http-token", "http-token.part", KEY_FILE, "node-key.part", *WITNESSES)
 # What may be left where somebody has put the database aside.
 _BESIDE = {"lock", "node.db-shm", *_PRIVATE, *NEW_DATABASE}
 
@@ -91,6 +94,8 @@ class Watch:
             if about is None:
                 raise StartError(f"{path} was deleted while the node was starting; start it again")
             self._opened[str(path)] = (about.st_dev, about.st_ino)
+            if path.name == DATABASE:
+                self.database = about  # its status when it was last looked at
         self._holding = list(self._opened)[:2]
 
     def wal_size(self) -> int:
@@ -133,4 +138,6 @@ class Watch:
                 return f"{path} was overwritten"
             if path in self._holding:
                 self._sizes[path] = about.st_size
+                if path == self._holding[0]:
+                    self.database = about
         return None

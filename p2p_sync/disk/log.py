@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 
+from ..core.deduplication import node_of
 from ..errors import LogError
 from ..settings import (
     AUDIT_EVERY,
@@ -38,6 +39,7 @@ from .rows import COLUMNS, VALUES, Row, stored
 from .schema import LAST_ARRIVAL
 from .sending import Sending
 from .store import Database, Store
+from .witness import Left
 
 __all__ = ["Log", "Page", "Place"]
 
@@ -51,6 +53,7 @@ class Log(Sending):
         # Origins with a damaged entry: its number, and the last number that the log held before.
         # Only the writer changes it.
         self._damaged: dict[str, tuple[int, int]] = {}
+        self._own = ""  # the origin of this node's commits; the writer alone uses it
         self._deleted = 0  # messages, since the start
         self._mend_at = 0.0
         self.mend_indexes()
@@ -88,7 +91,25 @@ class Log(Sending):
             row = database.execute("SELECT max(time) FROM entries WHERE time <= ?", (most,))
             return int(row.fetchone()[0] or 0)
 
+    def origin(self, latest: int) -> str:
+        """Return the origin of the last start's commits if they can go on with it: all of them are
+        here for certain, and none is dated after `latest`. "" if not."""
+        left = self._store.left
+        if not left or node_of(left.origin) != self._store.node or left.origin in self._damaged:
+            return ""
+        head = self._vector.get(left.origin, NOTHING_HELD)
+        running = head.hash if head.n == left.n else self.hash_at(left.origin, left.n)
+        query = "SELECT time FROM entries WHERE origin = ? ORDER BY seq DESC LIMIT 1"
+        with self._store.reading() as database:
+            last = database.execute(query, (left.origin,)).fetchone() or (0,)
+        return left.origin if running == left.hash and last[0] <= latest else ""
+
     # -- the writer's thread --------------------------------------------------------------------
+
+    def begin(self, origin: str) -> None:
+        """Commits go on with this origin, if they do not already."""
+        self._own = origin
+        self._store.begin(origin)
 
     def append(
         self, runs: Sequence[Run], skips: Mapping[str, Skip] | None = None
@@ -129,7 +150,9 @@ class Log(Sending):
         copies: dict[str, list[int]] = {}
         notices = sum(entry.kind == NOTICE for run in runs for entry in run.entries)
         mended = False
-        with self._store.writing() as database:
+        own = next((run for run in reversed(runs) if run.origin == self._own), None)
+        left = Left(own.origin, own.end, own.hashes[-1]) if own else None
+        with self._store.writing(left) as database:
             for run, rows, _ in stored_runs:
                 mending = run.after < self._damaged.get(run.origin, (0, 0))[1]
                 _insert(database, rows, mending)

@@ -40,6 +40,7 @@ from ..wire.identity import Identity
 from .directory import DATABASE, KEY_FILE, NEW_DATABASE, Watch, claim
 from .private import kept_file, open_private_file, sync_directory
 from .schema import APPLICATION_ID, LAST_ARRIVAL, PRAGMAS, STATEMENTS, VERSION
+from .witness import Left, Witness
 
 logger = logging.getLogger("p2p_sync")
 
@@ -66,6 +67,7 @@ class Store:
         self._readers: queue.LifoQueue[Database] = queue.LifoQueue()
         self._directory_lock: int | None = None
         self._watch: Watch | None = None
+        self._witness: Witness | None = None
         self._gone: LogGone | None = None
         self._fold_at = 0.0
         try:
@@ -89,6 +91,7 @@ class Store:
         else:
             place = self.directory.absolute()  # the process may change its working directory
             self._directory_lock = claim(place)
+            self._witness = Witness(place)
             self.identity = _kept_identity(place)
             path = place / DATABASE
             if not path.exists():
@@ -101,6 +104,7 @@ class Store:
             self._watch = Watch(place)
         self.start = secrets.token_hex(4)  # the name of this start, see cursors.py
         self.cursors = Cursors(_note_start(self._writer, self.start))
+        self._testify(now=True)
 
     # -- for any thread -------------------------------------------------------------------------
 
@@ -109,9 +113,22 @@ class Store:
         """The id of this node."""
         return self.identity.node
 
+    @property
+    def left(self) -> Left | None:
+        """What the last start has left; None if it is not proven that the directory is the one that
+        it has left."""
+        return self._witness.left if self._witness else None
+
+    def begin(self, origin: str) -> None:
+        """Commits go on with this origin, if they do not already."""
+        with self._lock:
+            if self._witness and self._witness.own.origin != origin:
+                self._testify(Left(origin))
+
     @contextmanager
-    def writing(self, durable: bool = True) -> Iterator[Database]:
+    def writing(self, own: Left | None = None, *, durable: bool = True) -> Iterator[Database]:
         """Lend the database for one transaction, which is on disk when the block ends, or undone.
+        `own`: what the log holds of this node's commits after it, if it contains some.
 
         One that is not `durable` gets there with the next one that is; a power loss may undo it.
         Raises LogFull or LogError if the disk does not take it. After LogGone, which may be raised
@@ -135,8 +152,7 @@ class Store:
             finally:
                 if not durable:
                     database.execute("PRAGMA synchronous = FULL")
-            self._look(database)
-            self._fold(database)
+            self._settle(database, own)
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
@@ -178,8 +194,7 @@ class Store:
         """
         with self._lock, self._errors():
             if self._writer:
-                self._look(self._writer)
-                self._fold(self._writer)
+                self._settle(self._writer)
 
     def shorten(self, database: Database, pages: int) -> None:
         """In a transaction, give up to so many free pages back to the file system."""
@@ -227,10 +242,17 @@ class Store:
         with self._lock:
             writer, self._writer = self._writer, None
             if writer:
+                with suppress(LogError):
+                    self._look(writer)
                 writer.close()
         with suppress(queue.Empty):
             while True:
                 self._readers.get_nowait().close()
+        with self._lock:
+            if self._witness:
+                if not self._gone:
+                    self._testify(now=True)  # closing it has emptied its write-ahead log
+                self._witness.close()
         if self._directory_lock is not None:
             os.close(self._directory_lock)
             self._directory_lock = None
@@ -255,12 +277,27 @@ class Store:
         if self._gone:
             raise self._gone
 
-    def _fold(self, database: Database) -> None:
-        """Empty the write-ahead log if it is too long."""
+    def _settle(self, database: Database, own: Left | None = None) -> None:
+        """A transaction is over, if there was one: look after the files."""
+        self._look(database)
+        if self._fold(database):
+            self._look(database)
+        self._testify(own)
+
+    def _testify(self, own: Left | None = None, *, now: bool = False) -> None:
+        """Have the witness write what is on disk. `now`: the database may have changed since
+        `_look`."""
+        if self._witness and self._watch:
+            if now:
+                self._watch.problem()
+            self._witness.keep(self._watch.database, own)
+
+    def _fold(self, database: Database) -> bool:
+        """Empty the write-ahead log if it is too long; return whether the files have changed."""
         if not self._watch or self._watch.wal_size() <= settings.MAX_WAL_BYTES:
-            return
+            return False
         if time.monotonic() < self._fold_at:
-            return
+            return False
         database.execute(f"PRAGMA busy_timeout = {settings.WAL_PATIENCE * 1000:.0f}")
         busy = True
         with suppress(sqlite3.OperationalError):  # the transaction before it is stored
@@ -269,6 +306,7 @@ class Store:
         database.execute(f"PRAGMA busy_timeout = {settings.BUSY_TIMEOUT * 1000:.0f}")
         if busy:
             self._fold_at = time.monotonic() + settings.WAL_RETRY
+        return True
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

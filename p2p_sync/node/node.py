@@ -314,6 +314,7 @@ class _Parts:
         try:
             self.log = Log(self.store)
             newest = self.log.newest_time(wall + MAX_AHEAD_MS - 1)
+            origin = self.log.origin(wall + MAX_AHEAD_MS - 1)
             self.server = Listener(port, settings, self.credentials)
         except OSError as error:
             self.store.close()
@@ -326,7 +327,7 @@ class _Parts:
             raise
         core = Core(
             self.store.node,
-            "",
+            origin,
             self.server.port,
             settings,
             self.log.vector(),

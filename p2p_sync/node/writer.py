@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from ..core.core import Core
 from ..core.turn import WORK
 from ..errors import LogError
 from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT, Settings
@@ -30,6 +31,7 @@ class Writer:
         self._identity = identity
         self._log = state.log
         self._retention = Retention(state, settings)
+        self._origin = ""  # of the commits
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -53,7 +55,7 @@ class Writer:
                 # Without work, look now and then whether the files are still there.
                 pause = self._retention.pause(DISK_CHECK)
                 with self._state.turn(WORK, lambda core: core.commits.has_work, pause) as core:
-                    runs = core.commits.to_store()
+                    runs = self._take(core)
                     over = core.stopped and not runs
                 if over:
                     return
@@ -61,10 +63,16 @@ class Writer:
             runs = self._store(runs)
             self._retention.step(stored)
 
+    def _take(self, core: Core) -> list[Run]:
+        """Return the runs to store."""
+        self._origin = core.replica.origin
+        return core.commits.to_store()
+
     def _store(self, runs: list[Run]) -> list[Run]:
         """Store runs, if there are any; return the next ones."""
         try:
             self._drop_damaged()
+            self._log.begin(self._origin)
             if runs:
                 runs = signed(runs, self._identity)
                 arrivals = self._log.append(runs)
@@ -81,7 +89,7 @@ class Writer:
             return []
         with self._state.turn() as core:
             core.stored(runs, arrivals)
-            return core.commits.to_store()
+            return self._take(core)
 
     def _drop_damaged(self) -> None:
         """Mend the indexes, and keep of each origin only the messages before its first damaged

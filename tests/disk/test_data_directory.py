@@ -36,6 +36,8 @@ FILES = [
     "node.db-shm",
     "http-token",
     "http-token.part",
+    "witness-1",
+    "witness-2",
 ]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -128,7 +128,8 @@ def test_a_start_that_was_killed_while_it_made_the_database_is_made_up_for(tmp_p
     for ending in ("", "-wal", "-shm", "-journal"):
         (tmp_path / f"node.db.new{ending}").write_bytes(b"half of it")
     Store(tmp_path).close()
-    assert {file.name for file in tmp_path.iterdir()} == {"lock", "node-key.pem", "node.db"}
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"lock", "node-key.pem", "node.db", "witness-1", "witness-2"}
 
 
 @pytest.mark.parametrize("when", ["the first start", "a later start"])
