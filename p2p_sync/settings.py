@@ -46,6 +46,12 @@ MAX_LINKS_NAMED: Count = 64
 MAX_ORIGINS_NAMED: Count = 800
 """Origins in one frame. At about 310 bytes each that stays below 256 KiB."""
 
+MAX_LOOKED_LEAVES: Count = 256
+"""Rows of successive leaves of a version vector in one LOOK."""
+
+MAX_LOOKED_MARKS: Count = 8_000
+"""Marks of origins in one LOOK, 12 bytes each."""
+
 MAX_BATCH: Count = 1_000
 """Messages in one entry of the log. A frame that holds as many takes no further entry."""
 
@@ -158,6 +164,10 @@ STALLED_AFTER: Seconds = 60.0
 """A link that was asked for what it claims to hold, and has shipped nothing for this time, is
 closed."""
 
+MAX_FED: Count = 500
+"""Origins of which a node that starts asks for further messages before there are any: of each node
+the latest. Further ones are asked for when HAVE announces something new."""
+
 MAX_ORIGINS: Count = 100_000
 """Origins in a log."""
 
@@ -204,10 +214,13 @@ HAVE_SOON: Seconds = 0.0
 """The interval while a commit waits for copies: a transaction gathers enough."""
 
 AUDIT_INTERVAL: Seconds = 30.0
-"""A piece of the version vector is sent this often, less up to a quarter, changed or not."""
+"""The fingerprint of the version vector is sent this often, less up to a quarter."""
 
-AUDIT_NAMED: Count = 100
-"""Origins in such a piece; the next one goes on where it ended."""
+NAMED_SOON: Count = 100
+"""Origins in a HAVE that are confirmed, or that somebody waits for."""
+
+SMALL_VECTOR: Count = 64
+"""A version vector of up to so many origins goes whole where it differs: 20 KB."""
 
 HOLD_TRIPS: Factor = 1.25
 """Round trips for which everything after an origin's first message is held back, so that a PRUNE
@@ -220,14 +233,14 @@ MAX_AHEAD: Count = 500
 """Origins of which one peer may claim to hold more than this node, at a time; each costs about
 1.2 kB. Further claims are ignored, and asked for again once the peer has shipped some of these."""
 
-PIECE_NAMED: Count = MAX_AHEAD // 2
-"""Origins in a piece of the version vector that a peer asks for."""
+LOOK_NAMED: Count = MAX_AHEAD // 2
+"""Origins in an answer to LOOK."""
 
-PIECE_PAUSE: Seconds = 0.05
-"""The pause between two such pieces: 450 kB/s."""
+LOOK_PAUSE: Seconds = 0.05
+"""The pause between two such answers: 1.5 MB/s."""
 
-PIECE_PATIENCE: Seconds = 10.0
-"""A peer that has not answered such a question for this time is not waited for."""
+LOOK_PATIENCE: Seconds = 10.0
+"""A peer that has not answered a LOOK for this time is not waited for."""
 
 RESEND_AFTER: Seconds = 60.0
 """A peer may ask only once in this time for messages that it was sent before."""

@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 from p2p_sync.codes import MAX_NUMBER, POLICY_VIOLATION
-from p2p_sync.core import newcomers, pieces, replica_link
+from p2p_sync.core import comparing, newcomers, replica_link
 from p2p_sync.core.receiver import Conflict
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
@@ -30,7 +30,18 @@ from p2p_sync.settings import MAX_ORIGINS_NAMED, MAX_SHIPPED
 from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.frames import Ignored, Message, Proof, Sockets, decode, encode
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import LOG_FRAMES, NO_HASH, Graft, Have, Head, Messages, Prune, Run
+from p2p_sync.wire.logframes import (
+    LOG_FRAMES,
+    NO_HASH,
+    Graft,
+    Have,
+    Head,
+    Look,
+    Messages,
+    Prune,
+    Run,
+    Sums,
+)
 from p2p_sync.wire.signing import checked, is_genuine, sign, signed
 from tests.harness.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
 
@@ -309,7 +320,7 @@ class Rules:
             patch.object(newcomers, "MAX_STRANGERS", MAX_ORIGINS),
             patch.object(newcomers, "MAX_ORIGINS", MAX_ORIGINS),
             patch.object(replica_link, "MAX_AHEAD", MAX_AHEAD),
-            patch.object(pieces, "MAX_AHEAD", MAX_AHEAD),
+            patch.object(comparing, "MAX_AHEAD", MAX_AHEAD),
         ):
             result = self.rng.choice(steps)()
             self._check()
@@ -352,14 +363,27 @@ class Rules:
         ack = rng.random() < 0.2
         kind = rng.random()
         if kind < 0.25:
-            return Have(have, rng.random() < 0.5, ack, rng.choice((None, None, 0, 5)))
+            lacks = rng.choice((None, None, (), (0,), (5, 10**6)))
+            return Have(have, rng.random() < 0.5, ack, None, rng.choice((0, 5, MAX_NUMBER)), lacks)
+        if kind < 0.35:
+            sums = self.replica.vector.fingerprints
+            total = rng.choice((sums.total, "0" * 32))
+            branches = rng.choice(("", sums.branches(), "0" * 768))
+            leaves = {rng.randrange(64): "0" * 768} if rng.random() < 0.5 else {}
+            numbers = rng.choice((0, 3, 10**6)), rng.choice((0, 5, MAX_NUMBER))
+            return Sums(total, *numbers, branches, leaves, have=have, ack=ack)
+        if kind < 0.4:
+            first = rng.randrange(4096)
+            leaves_of = tuple(range(rng.choice((0, first)), 4096))
+            known = rng.choice(((), ("0" * 12,) * 50))
+            return Look(leaves_of, rng.choice((0, 1 << 51)), rng.choice((0, 1 << 52)), known, have)
         if kind < 0.75:
             return Messages(tuple(map(self._run, self._some())), have, ack)
         if kind < 0.85:
             refused = {name: self._claim(name) for name in self._some()}
             return Prune(tuple(self._some()), refused, have, ack)
         after = {name: rng.choice((0, 1, 3, LENGTH, MAX_NUMBER)) for name in self._some()}
-        return Graft(after, have, ack, rng.choice((None, 0, 5, MAX_NUMBER)))
+        return Graft(after, have, ack)
 
     def _some(self) -> list[str]:
         names = [*NAMES, self.replica.origin, f"{self.rng.randrange(50):032x}-77"]

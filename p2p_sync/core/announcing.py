@@ -1,27 +1,21 @@
 """What this node announces to a peer: HAVE.
 
 Each side announces to the other everything that it comes to hold, once: by shipping it, or by HAVE.
-So a peer's announcements say all that it holds, and they are complete within a second or two. Four
-things are announced:
+So a peer's announcements say all that it has come to hold since the link opened, and they are
+complete within a second or two; comparing.py is about what it held before. Announced are
 
 - *changes*: the peer lacks messages that it will not be shipped. They are worked out when a HAVE is
   due, from the order in which the version vector changed.
 - *confirmations*: the peer holds as much of an origin as this node, and does not know it.
 - origins that are wanted *soon*, for somebody waits for copies, or for an answer.
-- the *audit*: a piece of the whole vector now and then, changed or not, so that no error lasts.
-
-While the link opens, the whole vector is announced in pieces, and nothing else.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterable, Sized
 
 from ..settings import (
-    AUDIT_INTERVAL,
-    AUDIT_NAMED,
     HAVE_INTERVAL,
     HAVE_RIDE,
     HAVE_SOON,
@@ -29,9 +23,10 @@ from ..settings import (
     MAX_BATCH,
     MAX_ORIGINS_NAMED,
     MOST_INTERVALS,
+    NAMED_SOON,
     NEVER,
 )
-from ..wire.logframes import Head, Vector
+from ..wire.logframes import Vector
 from .progress import Progress
 from .vector import Origin
 
@@ -39,14 +34,12 @@ from .vector import Origin
 class Announcing:
     """The announcements to the peer of one link. Called with the state's lock held."""
 
-    def __init__(self, progress: Progress, links: Sized, rng: random.Random) -> None:
+    def __init__(self, progress: Progress, links: Sized) -> None:
         """`links` are all of the node: with many, each announces less often."""
-        self.opening = True  # what was held before the link is not announced yet
         self.attentive = True  # `grown` is to be called when the log has grown
         self._progress = progress
         self._vector = progress.vector
         self._links = links
-        self._rng = rng
         self._soon: dict[str, None] = {}  # even if the peer holds them
         self._confirm: dict[str, None] = {}
         self._confirm_since = NEVER
@@ -57,8 +50,6 @@ class Announcing:
         ] = {}  # ... and, of later ones, that we hold so much of an origin
         self._told_at = -NEVER  # when the peer got the last HAVE
         self._awaited: dict[str, int] = {}  # origin -> position that a commit of the peer waits for
-        self._audit = 0  # the index of the next name to audit
-        self._audit_at = 0.0
 
     # -- what is to be announced ----------------------------------------------------------------
 
@@ -86,7 +77,7 @@ class Announcing:
         origin = self._vector.origins.get(name)
         if origin is not None and origin.n >= n:
             self.soon(name)
-        elif len(self._awaited) < AUDIT_NAMED:
+        elif len(self._awaited) < NAMED_SOON:
             self._awaited[name] = n
             self.attentive = True
 
@@ -123,11 +114,9 @@ class Announcing:
 
     def due_at(self) -> float:
         """Return when the next HAVE is due."""
-        if self.opening:
-            return -NEVER
         if self._soon:
             return self._told_at + HAVE_SOON
-        due = min(self._audit_at, self._confirm_since + self._interval())
+        due = self._confirm_since + self._interval()
         if self._told < self._vector.revision:
             due = min(due, self._told_at + self._interval())
         return due
@@ -149,11 +138,6 @@ class Announcing:
 
     # -- what to send ---------------------------------------------------------------------------
 
-    def opening_piece(self, now: float) -> Vector:
-        """Return the next piece of the vector to send while the link opens; `opening` is false
-        after the last one."""
-        return self._piece(MAX_ORIGINS_NAMED, now)
-
     def news(self, now: float, riding: bool) -> Vector:
         """Return what to announce now: the changes that the peer may not know of, and what is asked
         for. Empty where nothing is due. `riding`: something else is sent anyway."""
@@ -161,14 +145,12 @@ class Announcing:
             waits = self._soon or self._confirm or self._told < self._vector.revision
             if not (riding and waits and now >= self._told_at + HAVE_RIDE):
                 return {}
-        have = {name: self._vector.origins[name].head for name in pop(self._soon, AUDIT_NAMED)}
-        if now >= self._audit_at:
-            have.update(self._piece(AUDIT_NAMED, now))
-        changes, rest = self._changes(MAX_ORIGINS_NAMED - 3 * AUDIT_NAMED)
+        have = {name: self._vector.origins[name].head for name in pop(self._soon, NAMED_SOON)}
+        changes, rest = self._changes(MAX_ORIGINS_NAMED - 2 * NAMED_SOON)
         have.update((origin.name, origin.head) for origin in changes)
         wait = 0.0 if have else HAVE_RIDE if riding else self._interval()
         if now >= self._confirm_since + wait:
-            names = pop(self._confirm, AUDIT_NAMED)
+            names = pop(self._confirm, NAMED_SOON)
             have.update((name, self._vector.origins[name].head) for name in names)
         for name, head in have.items():
             self.know(name, head.n)
@@ -199,16 +181,6 @@ class Announcing:
             self._told = origin.revision
         self._told = self._vector.revision
         return changes, False
-
-    def _piece(self, limit: int, now: float) -> dict[str, Head]:
-        """The next piece of the vector, whether it has changed or not."""
-        names = self._vector.names[self._audit : self._audit + limit]
-        self._audit += limit
-        self._audit_at = now + AUDIT_INTERVAL * self._rng.uniform(0.75, 1.0)
-        if self._audit >= len(self._vector.names):
-            self._audit = 0
-            self.opening = False
-        return {name: self._vector.origins[name].head for name in names}
 
 
 def pop(table: dict[str, None], limit: int) -> tuple[str, ...]:

@@ -91,7 +91,8 @@ class CatchUp:
         held."""
         if held or name in self.gaps:  # it was asked for
             return False
-        return not self._newcomers.has_room(name, link.host, len(self._vector.names), now)
+        held = self._vector.fingerprints.origins
+        return not self._newcomers.has_room(name, link.host, held, now)
 
     # -- what peers claim -----------------------------------------------------------------------
 
@@ -103,7 +104,7 @@ class CatchUp:
         durable = self._vector.held(name)
         if name not in link.ahead:
             if self.full(name, durable, link, now):
-                link.pieces.rest(now)
+                link.comparing.rest(now)
                 return False
             if link.full:
                 if durable:
@@ -138,7 +139,7 @@ class CatchUp:
         for link in self._links:
             n = link.progress.held(name)
             if n > held and not self.claim(name, n, link, now):
-                link.pieces.missed(n - held)
+                link.comparing.missed(name, n - held)
             if n > held and name not in link.ahead:
                 link.progress.unclaim(name, held)
 
@@ -147,7 +148,7 @@ class CatchUp:
         if name not in link.ahead:
             return
         del link.ahead[name]
-        if link.pieces.asks:
+        if link.comparing.asks:
             link.wake()
         gap = self.gaps[name]
         link.missing -= max(0, gap.claims.pop(link) - self._vector.held(name))
@@ -342,6 +343,9 @@ class CatchUp:
         """Return the links to close: they claim more than we hold, and do not ship it."""
         found = []
         for link in self._links:
+            if now - link.comparing.asked_at >= STALLED_AFTER:
+                found.append(link)  # it does not say what it holds
+                continue
             if now - link.asked_at < STALLED_AFTER or self.paused:
                 continue
             if any(link.progress.held(n) > self._trees[n].origin.staged for n in link.ahead):
@@ -361,5 +365,5 @@ class CatchUp:
         claim more and have not shipped it when they were asked do not count."""
         behind = [link for link in self._links if link.claims_more]
         level = any(link.introduced and link not in behind for link in self._links)
-        waits = [link for link in behind if not link.doubted and not link.pieces.silent(now)]
+        waits = [link for link in behind if not link.doubted and not link.comparing.silent(now)]
         return not behind or (level and not waits)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..codes import MAX_NUMBER
 from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_CONFLICTS, MAX_EARLY_MS
 from ..wire.frames import Message, messages_in
-from ..wire.logframes import Have, Head, LogFrame, Messages, Run
+from ..wire.logframes import Have, Head, LogFrame, Messages, Run, Sums
 from .commits import Commits
 from .dates import Dates
 from .effects import CAUGHT_UP, CONFLICT, Note
@@ -83,6 +83,7 @@ class Exchange:
             about = f"conflict {peer.log.peer}"
             self._turn.effects.add(Note(CONFLICT, _SET_BACK, about, CONFLICT, node=peer.log.peer))
             self._commits.renew()
+        opening = not peer.log.introduced
         runs, conflicts, offences = replica.receiver.receive(peer.log, frame, now, latest)
         self._note_conflicts(conflicts)
         for kind, times in offences.items():
@@ -91,10 +92,10 @@ class Exchange:
             sentence, times = self._dates.compare(frame, replica.catch_up.early, wall, now)
             if times:
                 self._links.fault(peer, "future", sentence, times)
-        elif isinstance(frame, Have):
+        elif isinstance(frame, (Have, Sums)):
             if frame.clock is not None:
                 self._dates.announced(peer.log.peer, frame.clock, wall, now)
-            self._note_lag(frame.last)
+            self._note_lag(opening)
         if runs:
             self._dates.follow(newest, runs, wall)
             self._commits.put(runs)

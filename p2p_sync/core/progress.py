@@ -3,14 +3,19 @@
 The log is the queue. For each link this node keeps one position per origin. What lies between that
 position and the end of its log is read from there when the link's sender has time, so a slow peer
 costs a number and no buffer.
+
+Peers often hold the same. So only what differs is kept: at revision `level` of this node's vector
+the peer held just what this node held, apart from the origins in `holds`, and from those in leaves
+that are not compared yet (see comparing.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..settings import NEVER
-from .vector import VersionVector
+from .fingerprints import leaf_of
+from .vector import Origin, VersionVector
 
 
 class Progress:
@@ -20,38 +25,95 @@ class Progress:
         """`vector` is what this node holds. `wake()` wakes the sender of the link."""
         self.vector = vector
         self.wake = wake
-        self.holds: dict[str, int] = {}  # origin -> what the peer durably holds, as it said
-        self.cursor: dict[str, int] = {}  # origin -> where shipping is, when beyond `holds`
+        self.lag = vector.fingerprints.messages  # how many of our messages the peer lacks
+        self.holds: dict[str, int] = {}  # origin -> what the peer durably holds, where known
+        self.level = -1  # -1: nothing is known of the others
+        self.unknown: set[int] = set()  # leaves that are not compared
+        self.cursor: dict[str, int] = {}  # origin -> where shipping is, when beyond what it holds
         self.ready: dict[str, None] = {}  # origins with something to ship, in turn
 
     def held(self, name: str) -> int:
         """Return how many messages of an origin the peer durably holds, as it said."""
-        return self.holds.get(name, 0)
+        n = self.holds.get(name)
+        if n is not None or self.level < 0:
+            return n or 0
+        origin = self.vector.origins.get(name)
+        return self._at_level(origin) if origin else 0
 
     def position(self, name: str) -> int:
         """Return how many messages of an origin the peer holds, or will hold when it has stored
         all that was sent to it."""
         cursor = self.cursor.get(name)
-        return self.holds.get(name, 0) if cursor is None else cursor
+        return self.held(name) if cursor is None else cursor
 
     def note(self, name: str, n: int) -> None:
         """The peer durably holds `n` messages of an origin."""
-        if n > self.holds.get(name, 0):
-            origin = self.vector.origins.get(name)
-            if origin is not None:  # one object for all links
-                name, n = origin.name, origin.n if origin.n == n else n
-            self.holds[name] = n
+        if n > self.held(name):
+            self._hold(name, n)
             if self.cursor.get(name, NEVER) <= n:
                 del self.cursor[name]
+
+    def unclaim(self, name: str, n: int) -> None:
+        """Forget that the peer holds more than `n` messages of an origin."""
+        self._hold(name, n)
+
+    def grows(self, origin: Origin, end: int) -> None:
+        """This node is about to hold an origin up to `end`."""
+        held = self.holds.get(origin.name)
+        if held is None:
+            held = self._at_level(origin) if self.level >= 0 else 0
+            if self.level >= 0:
+                self.holds[origin.name] = held
+        self.lag += end - origin.n - (min(held, end) - min(held, origin.n))
 
     def clear(self) -> None:
         """The link has ended."""
         for table in (self.holds, self.cursor, self.ready):
             table.clear()
 
-    def unclaim(self, name: str, n: int) -> None:
-        """Forget that the peer holds more than `n` messages of an origin."""
-        if n:
+    # -- comparisons ----------------------------------------------------------------------------
+
+    def equal(self) -> None:
+        """The peer holds just what this node holds."""
+        self.differ(())
+
+    def differ(self, leaves: Iterable[int]) -> None:
+        """The peer holds what this node holds, apart from some leaves, of which little is known."""
+        self.level, self.unknown = self.vector.revision, set(leaves)
+        kept: dict[str, int] = {}
+        lag = self.vector.fingerprints.count(self.unknown)
+        for name, n in self.holds.items():
+            origin = self.vector.origins.get(name)
+            if origin is None or n > origin.n or leaf_of(origin.key) in self.unknown:
+                kept[name] = n
+            else:
+                continue
+            if origin is not None and leaf_of(origin.key) in self.unknown:
+                lag -= min(n, origin.n)
+        self.holds, self.lag = kept, lag
+        if not self.unknown:
+            self.cursor = {name: n for name, n in self.cursor.items() if n > self.held(name)}
+
+    def whole(self) -> None:
+        """The peer holds nothing but what it has said."""
+        self.level, self.unknown = -1, set()
+        self.lag = self.vector.fingerprints.messages
+        for name, n in self.holds.items():
+            origin = self.vector.origins.get(name)
+            self.lag -= min(n, origin.n) if origin else 0
+
+    # -- private --------------------------------------------------------------------------------
+
+    def _at_level(self, origin: Origin) -> int:
+        is_known = origin.revision <= self.level and leaf_of(origin.key) not in self.unknown
+        return origin.n if is_known else 0
+
+    def _hold(self, name: str, n: int) -> None:
+        origin = self.vector.origins.get(name)
+        if origin is not None:  # one object for all links
+            name, n = origin.name, origin.n if origin.n == n else n
+            self.lag -= min(n, origin.n) - min(self.held(name), origin.n)
+        if n or self.level >= 0:
             self.holds[name] = n
         else:
             self.holds.pop(name, None)

@@ -18,7 +18,18 @@ from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
 from ..settings import LOOK_AGAIN, MAX_EARLY, NEVER
-from ..wire.logframes import NOTHING_HELD, Graft, Have, Head, LogFrame, Messages, Prune, Run
+from ..wire.logframes import (
+    NOTHING_HELD,
+    Graft,
+    Have,
+    Head,
+    LogFrame,
+    Look,
+    Messages,
+    Prune,
+    Run,
+    Sums,
+)
 from .catch_up import CatchUp, Gap
 from .newcomers import Newcomers
 from .replica_link import Own, ReplicaLink
@@ -93,8 +104,12 @@ class Receiver:
         elif isinstance(frame, Graft):
             for name, after in frame.after.items():
                 self._grafted(link, name, after, now)
-            if frame.more is not None:
-                link.pieces.wanted(frame.more, now)
+        elif isinstance(frame, Sums):
+            link.comparing.summed(frame)
+        elif isinstance(frame, Look):
+            link.comparing.wanted(frame, now)
+        elif isinstance(frame, Have) and frame.last:
+            link.comparing.all()
         self._claims(link, frame, now)
         return Received(runs, self._conflicts, self._offences)
 
@@ -263,16 +278,14 @@ class Receiver:
         ignored = 0
         for name, head in frame.have.items():
             ignored += self._claim(link, name, head, now)
-        if isinstance(frame, Have) and frame.next is not None:
-            link.pieces.got(frame.have, frame.next, ignored)
-        elif ignored:
-            link.pieces.missed(ignored)
+        if isinstance(frame, Have):
+            link.comparing.got(frame, ignored)
         if frame.ack:
             for name, head in frame.have.items():
                 link.announcing.when(name, head.n)
             for run in frame.runs if isinstance(frame, Messages) else ():
                 link.announcing.when(run.origin, run.end)
-        if isinstance(frame, Have) and frame.last and not link.introduced:
+        if link.comparing.known and not link.introduced:
             self._introduced(link, now)
 
     def _claim(self, link: ReplicaLink, name: str, head: Head, now: float) -> int:
@@ -291,11 +304,14 @@ class Receiver:
             if n <= origin.staged:
                 link.progress.note(name, n)
                 return 0
-        noted = self._catch_up.claim(name, n, link, now)
-        return 0 if noted else n - self._vector.held(name)
+        if self._catch_up.claim(name, n, link, now):
+            return 0
+        count = n - self._vector.held(name)
+        link.comparing.missed(name, count)
+        return count
 
     def _introduced(self, link: ReplicaLink, now: float) -> None:
-        """The peer has announced its whole vector: make it the feeder where there is none."""
+        """It is known what the peer holds: make it the feeder where there is none."""
         link.introduced = True
         link.wake()
         for tree in self._trees:

@@ -65,7 +65,6 @@ class Replica:
         self.receiver = Receiver(
             self._own, self.vector, self.trees, self.catch_up, self.links, newcomers
         )
-        self.count = sum(head.n for head in vector.values())  # messages that are durable here
         self._grew = -NEVER
         self._growth = deque([(-NEVER, self.count)], maxlen=20)  # when so many were held
 
@@ -141,13 +140,14 @@ class Replica:
 
     def stored(self, runs: Sequence[Run], now: float) -> None:
         """The runs are durable: they may be announced and shipped."""
-        self.count += sum(run.count for run in runs)
         self._grew = now
         if now >= self._growth[-1][0] + LATE / 10:
             self._growth.append((now, self.count))
         for run in runs:
             name, end = run.origin, run.end
-            tree = self.trees[name]
+            tree = self.trees.of(name)
+            for link in self.links:
+                link.progress.grows(tree.origin, end)
             self.vector.store(tree.origin, run)
             for link in tree.eager:
                 if link.progress.held(name) < end:
@@ -179,7 +179,6 @@ class Replica:
         origin = tree.origin
         if origin.staged > origin.n:
             return False
-        self.count -= origin.n - head.n
         self.catch_up.lose(name, origin.n - head.n)
         self.vector.lose(origin, head)
         for link in self.links:
@@ -209,6 +208,11 @@ class Replica:
 
     # -- questions ------------------------------------------------------------------------------
 
+    @property
+    def count(self) -> int:
+        """How many messages are durable here."""
+        return self.vector.fingerprints.messages
+
     def copies(self, origin: str, seq: int) -> set[str]:
         """Return the ids of the linked nodes that have announced a message as durable there."""
         return {link.peer for link in self.links if link.progress.held(origin) >= seq}
@@ -234,6 +238,4 @@ class Replica:
 
     def lag(self, link: ReplicaLink) -> int:
         """Return how many of our messages the peer of `link` lacks, by what it has announced."""
-        holds = link.progress.holds
-        origins = self.vector.origins.values()
-        return sum(max(0, origin.n - holds.get(origin.name, 0)) for origin in origins)
+        return link.progress.lag

@@ -5,7 +5,7 @@
 | `progress` | progress.py | how far the peer is, in each origin |
 | `announcing` | announcing.py | what this node announces to the peer (HAVE) |
 | `shipping` | shipping.py | which messages the peer is sent (MESSAGES) |
-| `pieces` | pieces.py | which part of a version vector is asked for again |
+| `comparing` | comparing.py | what the two nodes hold otherwise than each other |
 
 A peer's claims are believed only as far as it ships. Those beyond that are not forgotten, but they
 do not count where this node says how far it is behind.
@@ -29,7 +29,7 @@ from ..settings import (
 from ..wire.frames import Message, Sockets
 from ..wire.logframes import Graft, Have, Head, LogFrame, Prune, Vector
 from .announcing import Announcing, pop
-from .pieces import Pieces
+from .comparing import Comparing
 from .progress import Progress
 from .shipping import Ship, Shipping
 from .vector import VersionVector
@@ -95,13 +95,13 @@ class ReplicaLink:
         self._vector = vector
         self._own = own
         self._woken = woken
-        self.introduced = False  # the peer has announced its whole vector
+        self.introduced = False  # it is known what the peer holds, or what to ask it for
         self.ahead: dict[str, None] = {}  # origins of which it claims more than we durably hold
         self.missing = 0  # messages of these that we do not durably hold
         self.progress = Progress(vector, self.wake)
-        self.announcing = Announcing(self.progress, links, rng)
+        self.announcing = Announcing(self.progress, links)
         self.shipping = Shipping(self.progress, self.announcing)
-        self.pieces = Pieces(vector, self.ahead, self.wake)
+        self.comparing = Comparing(self.progress, self.ahead, self.wake, rng.random)
         self.grafts: dict[str, None] = {}  # origins to GRAFT
         self.prunes: dict[str, None] = {}  # origins to PRUNE
         self.pruned: set[str] = set()  # those pruned, and not grafted since
@@ -132,7 +132,7 @@ class ReplicaLink:
     @property
     def claims_more(self) -> bool:
         """Whether the peer claims more than we durably hold."""
-        return bool(self.missing or self.pieces.ignored)
+        return bool(self.missing or self.comparing.ignored)
 
     def shipped_new(self, count: int, now: float) -> None:
         """The peer has shipped messages that are new here."""
@@ -144,7 +144,9 @@ class ReplicaLink:
     def believed(self, now: float) -> int:
         """Return how many messages we lack by what the peer claims, as far as it is believed."""
         self._begin_period(now)
-        claimed = self.missing + self.pieces.ignored
+        claimed = self.missing
+        if not self.comparing.silent(now):
+            claimed += self.comparing.ignored
         return min(claimed, max(BELIEVED, TIMES_SHIPPED * sum(self._shipped)))
 
     def _begin_period(self, now: float) -> None:
@@ -193,53 +195,38 @@ class ReplicaLink:
         ack = False
         until = NEVER
         ready = self.progress.ready
-        asked = self.pieces.answer_at
-        due = now >= self.announcing.due_at() or (asked is not None and now >= asked)
-        if ready or self.grafts or self.prunes or self.refusals or self._asks(now) or due:
-            opening = self.announcing.opening
+        due = now >= min(self.announcing.due_at(), self.comparing.due_at)
+        if ready or self.grafts or self.prunes or self.refusals or due:
             frames = self._control(now)
             if ready and self.introduced:
                 ships, until = self.shipping.take(now)
-            if not opening:
-                have = self.announcing.news(now, bool(ships or frames))
+            have = self.announcing.news(now, bool(ships or frames))
             ack = self._own.waits > 0 and self._waits(ships, have)
             if have and not ships:
                 if frames and not isinstance(frames[0], Have):  # an answer stays as it is
                     frames[0] = replace(frames[0], have=have, ack=ack)
                 else:
                     frames.append(Have(have, ack=ack))
-        asked = self.pieces.answer_at
-        until = until if asked is None else min(until, asked)
-        if self.introduced and self.pieces.asks and now < self.pieces.rests_until:
-            until = min(until, self.pieces.rests_until)
+        until = min(until, self.comparing.due_at)
         return Work(frames, ships, have, ack, self.announcing.rest(until, now))
 
     def shipped(self, ships: Sequence[Ship], now: float) -> None:
         """These pieces of the log are being sent; `shipping.correct` says where less fitted."""
         self.shipping.shipped(ships, self.rtt, now)
 
-    def _asks(self, now: float) -> bool:
-        return self.introduced and self.pieces.asks and now >= self.pieces.rests_until
-
     def _control(self, now: float) -> list[LogFrame]:
-        """PRUNE, GRAFT, and the next piece of the vector while the link opens."""
+        """PRUNE, GRAFT, and what the comparison of the vectors needs."""
         frames: list[LogFrame] = []
         refused = self._refused() if self.refusals else {}
         if self.prunes or refused:
             frames.append(Prune(pop(self.prunes, MAX_ORIGINS_NAMED), refused))
-        if self.grafts or self._asks(now):
+        if self.grafts:
             names = pop(self.grafts, MAX_ORIGINS_NAMED)
             origins = self._vector.origins
             after = {name: origins[name].staged for name in names if name in origins}
-            more = self.pieces.ask(now) if self.introduced else None
-            if after or more is not None:
-                frames.append(Graft(after, more=more))
-        if self.announcing.opening:
-            piece = self.announcing.opening_piece(now)
-            frames.append(Have(piece, last=not self.announcing.opening))
-        elif answer := self.pieces.answer(now):
-            frames.append(answer)
-        return frames
+            if after:
+                frames.append(Graft(after))
+        return frames + self.comparing.take(now)
 
     def _refused(self) -> Vector:
         """Return what is held of the origins to refuse, as far as all of it is on disk: only then

@@ -14,11 +14,12 @@ once, a lazy one only HAVE.
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..settings import NEVER
+from ..settings import MAX_FED, NEVER
 from .replica_link import ReplicaLink
 from .vector import Origin, VersionVector
 
@@ -73,17 +74,21 @@ class Trees:
         self._vector = vector
         self._links = links
         self._rng = rng
-        self._trees = {name: Tree(held) for name, held in vector.origins.items()}
+        self._trees: dict[str, Tree] = {}
+        # Most origins are closed: a later start of their node has ended them.
+        for name in itertools.islice(_latest(vector.origins), MAX_FED):
+            self.of(name)
 
     def __iter__(self) -> Iterator[Tree]:
+        """Yield the trees that were needed since the start."""
         return iter(self._trees.values())
 
     def get(self, name: str) -> Tree | None:
         """Return the tree of an origin, None where nothing is held or wanted of it."""
-        return self._trees.get(name)
+        return self.of(name) if name in self._vector.origins else None
 
     def __getitem__(self, name: str) -> Tree:
-        return self._trees[name]
+        return self.of(name)
 
     def of(self, name: str) -> Tree:
         """Return the tree of an origin, which begins here where there is none."""
@@ -130,3 +135,12 @@ class Trees:
             if this == rank:
                 best.append(link)
         return self._rng.choice(best) if best else None
+
+
+def _latest(names: Iterable[str]) -> Iterable[str]:
+    """Return of each node the origin with the largest start number, the newest of all first."""
+    latest: dict[str, tuple[int, str]] = {}
+    for name in names:
+        node, _, number = name.partition("-")
+        latest[node] = max(latest.get(node, (0, "")), (int(number), name))
+    return [name for _, name in sorted(latest.values(), reverse=True)]

@@ -6,10 +6,10 @@ say all.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from ..wire.logframes import NO_HASH, NO_SIGNATURE, Head, Run, Vector
+from .fingerprints import Fingerprints, key_of
 
 
 @dataclass(slots=True, eq=False)
@@ -17,6 +17,7 @@ class Origin:
     """What is held of one origin."""
 
     name: str
+    key: int  # see fingerprints.py
     n: int = 0  # messages that are durable here
     hash: str = NO_HASH
     signature: str = NO_SIGNATURE
@@ -35,9 +36,12 @@ class VersionVector:
 
     def __init__(self, vector: Vector) -> None:
         self.origins = {
-            name: Origin(name, *head, head.n, head.hash) for name, head in vector.items()
+            name: Origin(name, key_of(name), *head, head.n, head.hash)
+            for name, head in vector.items()
         }
-        self.names = list(vector)  # those with n > 0
+        self.fingerprints = Fingerprints()  # of those with n > 0
+        for origin in self.origins.values():
+            self.fingerprints.add(origin)
         self.revision = 0
         self._recent: dict[str, Origin] = {}  # those that changed, the latest last
         self._unstored: dict[str, Origin] = {}  # those with staged > n
@@ -46,7 +50,7 @@ class VersionVector:
         """Return an origin, an empty one where it is not known yet."""
         origin = self.origins.get(name)
         if origin is None:
-            origin = self.origins[name] = Origin(name)
+            origin = self.origins[name] = Origin(name, key_of(name))
         return origin
 
     def held(self, name: str) -> int:
@@ -73,10 +77,12 @@ class VersionVector:
 
     def store(self, origin: Origin, run: Run) -> None:
         """The run, which was staged, is durable."""
-        name = origin.name
-        if origin.n == 0:
-            self.names.append(name)
+        name, n, running = origin.name, origin.n, origin.hash
         origin.n, origin.hash, origin.signature = run.head
+        if n == 0:
+            self.fingerprints.add(origin)
+        else:
+            self.fingerprints.update(origin, n, running)
         if origin.staged == origin.n:
             del self._unstored[name]
         self.revision += 1
@@ -86,10 +92,12 @@ class VersionVector:
 
     def lose(self, origin: Origin, head: Head) -> None:
         """No more than this of an origin is durable; nothing of it is staged."""
+        self.fingerprints.remove(origin)
         origin.n, origin.hash, origin.signature = head
         origin.staged, origin.staged_hash = head.n, head.hash
-        if head.n == 0:
-            self.names.remove(origin.name)
+        if head.n:
+            self.fingerprints.add(origin)
+        else:
             self._recent.pop(origin.name, None)
 
     def changed_since(self, revision: int) -> list[Origin]:
@@ -103,10 +111,4 @@ class VersionVector:
 
     def heads(self) -> dict[str, Head]:
         """Return all that is durable."""
-        return {name: self.origins[name].head for name in self.names}
-
-
-def digest(vector: Vector) -> str:
-    """Return the SHA-256 (hex) over a version vector, equal for equal logs. Needs no lock."""
-    lines = (f"{name} {head.n} {head.hash}\n" for name, head in sorted(vector.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return {name: origin.head for name, origin in self.origins.items() if origin.n}

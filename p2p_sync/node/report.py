@@ -18,14 +18,14 @@ from ..core.deduplication import node_of
 from ..core.peer import Peer
 from ..core.peertable import Entry, Traffic, entries
 from ..core.receiver import Conflict
-from ..core.vector import digest
+from ..core.vector import Origin
 from ..core.verdict import Verdict, is_missed, verdict
 from ..disk.store import Store
 from ..metrics import Counters, Counts, Times
 from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
-from ..wire.logframes import NOTHING_HELD, Vector
+from ..wire.logframes import NOTHING_HELD
 from .state import State
 
 
@@ -113,9 +113,11 @@ class Report:
         held, hidden = self._log.count()
         damaged = self._log.damaged()
         with self._state.turn() as core:
-            vector = core.replica.vector.heads()
+            origins, fingerprints = core.replica.vector.origins, core.replica.vector.fingerprints
+            digest = fingerprints.digest
             sockets, behind = core.overlay.count(), core.replica.catch_up.behind(core.now)
             found = [*core.exchange.conflicts.values()]
+            forks = [_fork(conflict, origins) for conflict in found[:MAX_FORKS_SHOWN]]
             faults = dict(core.links.faults)
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
         return {
@@ -123,12 +125,12 @@ class Report:
             "sockets": sockets,
             "messages": {
                 "count": held - hidden,
-                "digest": digest(vector),
+                "digest": digest,
                 "complete_since": self._log.complete_since(),
             },
             "behind": behind,
             "conflicts": len(found),
-            "forks": [_fork(conflict, vector) for conflict in found[:MAX_FORKS_SHOWN]],
+            "forks": forks,
             "misbehaviour": faults,
             "damaged": damaged,
             "warnings": clocks + _damage(damaged) + _forked(found),
@@ -233,9 +235,10 @@ def _seeks(core: Core) -> bool:
     return not answered and any(not known.oneself for known in core.book.known.values())
 
 
-def _fork(conflict: Conflict, vector: Vector) -> dict[str, Any]:
-    """Return the evidence of a fork in the form of the API; `vector` is what this node holds."""
-    ours = vector.get(conflict.origin, NOTHING_HELD)._asdict()
+def _fork(conflict: Conflict, origins: Mapping[str, Origin]) -> dict[str, Any]:
+    """Return the evidence of a fork in the form of the API; `origins` are those held here."""
+    origin = origins.get(conflict.origin)
+    ours = (origin.head if origin else NOTHING_HELD)._asdict()
     theirs = conflict.theirs._asdict()
     return {"origin": conflict.origin, "peer": conflict.peer, "ours": ours, "theirs": theirs}
 

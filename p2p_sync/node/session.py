@@ -27,6 +27,7 @@ from ..wire.logframes import (
     Have,
     LogFrame,
     Messages,
+    Sums,
     Vector,
     messages_to_json,
 )
@@ -192,7 +193,7 @@ class Session:
             after = upto
 
     def _encode(self, frame: Sockets | Message | LogFrame) -> str:
-        if isinstance(frame, Have):  # as late as possible, so that it is right
+        if isinstance(frame, (Have, Sums)):  # as late as possible, so that it is right
             frame = replace(frame, clock=wall_ms())
         self._counters.add("frames_total", "out", _kind(frame))
         return encode(frame)

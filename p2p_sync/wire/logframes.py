@@ -1,15 +1,15 @@
-"""The frames that keep the logs of our own nodes equal: HAVE, MESSAGES, PRUNE and GRAFT.
+"""The frames that keep the logs of our own nodes equal.
 
+    SUMS      fingerprints of the sender's version vector (see core/fingerprints.py): of all of it
+              when the link opens and now and then; of its branches or leaves where they differ.
+    LOOK      "Which origins in these leaves do you hold otherwise than I do?" The answer is a HAVE.
     HAVE      what the sender has on disk of each origin: the number of messages, the running hash
-              over them and the signature of both. When a link opens, this is the whole version
-              vector (its last frame is marked `last`), later the changes. `next` is set in an
-              answer to `more`: the index of the next entry of the vector, 0 at its end.
+              over them and the signature of both. Most often these are changes. A small version
+              vector goes whole, marked `last`.
     MESSAGES  runs of messages. A run is a piece of the log of one origin, without a gap; it ends
               with a signature.
     PRUNE     "I get these origins from elsewhere: announce them by HAVE instead."
-    GRAFT     "Send me these origins, from these positions on." `more` asks for a piece of the
-              version vector again, from that index on, because the sender of GRAFT remembers only
-              so many claims of one peer.
+    GRAFT     "Send me these origins, from these positions on."
 
 Any of them may carry `have`, which saves a frame, and `ack`: a commit of the sender waits for
 copies, so the receiver announces at once when it has what the frame names on disk.
@@ -20,13 +20,17 @@ copies, so the receiver announces at once when it has what the frame names on di
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from ..codes import MAX_NUMBER
 from ..settings import (
     MAX_BATCH,
     MAX_ENTRY_BYTES,
+    MAX_LOOKED_LEAVES,
+    MAX_LOOKED_MARKS,
     MAX_ORIGINS_NAMED,
     MAX_SHIPPED,
 )
@@ -34,6 +38,14 @@ from .entries import NOTICE, Entry, chain, encode, read_entry, size_of
 from .fields import list_of, number, running_hash, wrong
 from .fields import origin as origin_of
 from .fields import signature as signature_of
+
+BRANCHES = 64
+"""Branches of fingerprints (see core/fingerprints.py), and leaves of each."""
+LEAVES = BRANCHES * BRANCHES
+MARK = 12
+"""Hexadecimal digits of a sum or a mark."""
+_MARKS = re.compile(rf"(?:[0-9a-f]{{{MARK}}})*")
+_TOTAL = re.compile(r"[0-9a-f]{32}")
 
 NO_HASH = ""
 """The running hash over no messages."""
@@ -163,16 +175,47 @@ class PackedRun:
 
 @dataclass(frozen=True, slots=True)
 class Have:
-    """What the sender has on disk. `last` marks the end of the version vector when a link opens;
-    `clock` is what the sender's clock shows (ms since the epoch), None if it does not say.
+    """What the sender has on disk. `last`: this is all. `clock` is what the sender's clock shows
+    (ms since the epoch), None if it does not say.
 
-    `next` is set in an answer to `Graft.more`: the index to ask for next, 0 at the end."""
+    In an answer to LOOK `lacks` has the indexes of those of its marks that the sender does not
+    have. The answer goes up to the key `next`, 0: it is complete."""
 
     have: Vector
     last: bool = False
     ack: bool = False
     clock: int | None = None
-    next: int | None = None
+    next: int = 0
+    lacks: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Fingerprints of the sender's version vector: the `total` over its `origins`, which have so
+    many `messages`; those of its `branches`, or of the leaves of some branches. `clock` is what the
+    sender's clock shows."""
+
+    total: str
+    origins: int
+    messages: int
+    branches: str = ""
+    leaves: Mapping[int, str] = field(default_factory=dict)
+    clock: int | None = None
+    have: Vector = field(default_factory=dict)
+    ack: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The sender wants to know which origins in these `leaves`, with keys from `start` up to
+    `end`, the receiver holds otherwise. `known` are the marks of what the sender holds there."""
+
+    leaves: tuple[int, ...]
+    start: int
+    end: int
+    known: tuple[str, ...]
+    have: Vector = field(default_factory=dict)
+    ack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +240,16 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class Graft:
-    """origin -> the position after which the sender wants it shipped; `more`: the index from which
-    it wants a piece of the receiver's version vector."""
+    """origin -> the position after which the sender wants it shipped."""
 
     after: Mapping[str, int]
     have: Vector = field(default_factory=dict)
     ack: bool = False
-    more: int | None = None
 
 
-LogFrame: TypeAlias = Have | Messages | Prune | Graft
-LOG_FRAMES = (Have, Messages, Prune, Graft)
-LOG_TYPES = ("HAVE", "MESSAGES", "PRUNE", "GRAFT")
+LogFrame: TypeAlias = Have | Messages | Prune | Graft | Sums | Look
+LOG_FRAMES = (Have, Messages, Prune, Graft, Sums, Look)
+LOG_TYPES = ("HAVE", "MESSAGES", "PRUNE", "GRAFT", "SUMS", "LOOK")
 
 
 def to_json(frame: LogFrame) -> str:
@@ -222,14 +263,22 @@ def to_json(frame: LogFrame) -> str:
             data["refused"] = frame.refused
     elif isinstance(frame, Graft):
         data["after"] = frame.after
-        if frame.more is not None:
-            data["more"] = frame.more
+    elif isinstance(frame, Look):
+        data |= {"leaves": spans(frame.leaves), "start": frame.start, "end": frame.end}
+        data["known"] = "".join(frame.known)
+    elif isinstance(frame, Sums):
+        data["all"] = frame.total, frame.origins, frame.messages
+        if frame.branches:
+            data["branches"] = frame.branches
+        if frame.leaves:
+            data["leaves"] = frame.leaves
     else:
-        data["last"] = frame.last
-        if frame.clock is not None:
-            data["clock"] = frame.clock
-        if frame.next is not None:
-            data["next"] = frame.next
+        if frame.last:
+            data["last"] = True
+        if frame.lacks is not None:
+            data |= {"next": frame.next, "lacks": frame.lacks}
+    if isinstance(frame, (Have, Sums)) and frame.clock is not None:
+        data["clock"] = frame.clock
     if frame.have or isinstance(frame, Have):
         data["have"] = frame.have
     if frame.ack:
@@ -257,10 +306,11 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     kind = data.get("type")
     have = _vector(data, "have", required=kind == "HAVE")
     ack = _flag(data, "ack")
+    clock = data.get("clock")
+    clock = clock if clock is None else number(clock, 0)
     if kind == "HAVE":
-        clock = data.get("clock")
-        clock = clock if clock is None else number(clock, 0)
-        return Have(have, _flag(data, "last"), ack, clock, _index(data, "next"))
+        lacks = _numbers(data["lacks"], MAX_LOOKED_MARKS) if "lacks" in data else None
+        return Have(have, _flag(data, "last"), ack, clock, number(data.get("next", 0), 0), lacks)
     if kind == "MESSAGES":
         runs = tuple(Run.from_dict(item) for item in list_of(data.get("runs"), MAX_BATCH))
         if sum(run.count for run in runs) > MAX_SHIPPED:
@@ -273,7 +323,13 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     if kind == "GRAFT":
         after = _table(data, "after", required=True)
         wanted = {origin_of(origin): number(n, 0) for origin, n in after}
-        return Graft(wanted, have, ack, _index(data, "more"))
+        return Graft(wanted, have, ack)
+    if kind == "SUMS":
+        return _sums(data, clock, have, ack)
+    if kind == "LOOK":
+        leaves = _leaves(data.get("leaves"))
+        start, end = number(data.get("start"), 0), number(data.get("end"), 0)
+        return Look(leaves, start, end, _marks(data.get("known"), MAX_LOOKED_MARKS), have, ack)
     raise wrong("not a frame of the log")
 
 
@@ -295,9 +351,58 @@ def _flag(data: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _index(data: Mapping[str, Any], name: str) -> int | None:
-    value = data.get(name)
-    return None if value is None else number(value, 0)
+def _numbers(value: Any, limit: int, below: int = MAX_NUMBER) -> tuple[int, ...]:
+    numbers = tuple(number(item, 0) for item in list_of(value, limit))
+    if any(item >= below for item in numbers):
+        raise wrong("not a number in its range")
+    return numbers
+
+
+def spans(numbers: Iterable[int]) -> list[int]:
+    """Return the first and the last of each row of successive numbers, all in one list."""
+    ends: list[int] = []
+    for item in numbers:
+        if ends and item == ends[-1] + 1:
+            ends[-1] = item
+        else:
+            ends += [item, item]
+    return ends
+
+
+def _leaves(value: Any) -> tuple[int, ...]:
+    """Check spans of leaves."""
+    ends = _numbers(value, 2 * MAX_LOOKED_LEAVES, LEAVES)
+    pairs = list(zip(ends[::2], ends[1::2], strict=False))
+    leaves = tuple(leaf for first, last in pairs for leaf in range(first, last + 1))
+    if len(ends) % 2 or tuple(sorted(set(leaves))) != leaves:
+        raise wrong("leaves are not in their order")
+    return leaves
+
+
+def _marks(value: Any, limit: int, least: int = 0) -> tuple[str, ...]:
+    """Check marks or sums, 12 hexadecimal digits each, joined."""
+    if not isinstance(value, str) or not _MARKS.fullmatch(value):
+        raise wrong("no sums")
+    if not least <= len(value) // MARK <= limit:
+        raise wrong("too many sums, or too few")
+    return tuple(value[at : at + MARK] for at in range(0, len(value), MARK))
+
+
+def _sums(data: Mapping[str, Any], clock: int | None, have: Vector, ack: bool) -> Sums:
+    total = list_of(data.get("all"), 3)
+    if len(total) < 3 or not isinstance(total[0], str) or not _TOTAL.fullmatch(total[0]):
+        raise wrong("no sum of all")
+    branches = data.get("branches", "")
+    if branches != "":
+        _marks(branches, BRANCHES, BRANCHES)
+    leaves = data.get("leaves", {})
+    if not isinstance(leaves, dict) or not {*leaves} <= {*map(str, range(BRANCHES))}:
+        raise wrong("leaves of no branches")
+    for value in leaves.values():
+        _marks(value, BRANCHES, BRANCHES)
+    numbered = {int(branch): value for branch, value in leaves.items()}
+    origins, messages = number(total[1], 0), number(total[2], 0)
+    return Sums(total[0], origins, messages, branches, numbered, clock, have, ack)
 
 
 def _vector(data: Mapping[str, Any], name: str, *, required: bool) -> Vector:

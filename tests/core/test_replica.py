@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from p2p_sync.core import announcing, catch_up, newcomers, pieces, replica_link
+from p2p_sync.core import catch_up, comparing, newcomers, replica_link
+from p2p_sync.core.fingerprints import digest, key_of, leaf_of
 from p2p_sync.core.receiver import Conflict
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
-from p2p_sync.core.vector import digest
-from p2p_sync.settings import MAX_ORIGINS_NAMED, NEVER, PIECE_PAUSE
+from p2p_sync.settings import MAX_ORIGINS_NAMED, NEVER
 from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.logframes import (
     NO_HASH,
@@ -24,9 +23,11 @@ from p2p_sync.wire.logframes import (
     Have,
     Head,
     LogFrame,
+    Look,
     Messages,
     Prune,
     Run,
+    Sums,
 )
 
 US = "0" * 32 + "-1"
@@ -232,31 +233,19 @@ def test_Opening_PeersVectorUnknown_NothingShipped() -> None:
     bench.commit()
     link = bench.replica.open("peer", RTT, bench.now)
     bench.receive(link, Graft({US: 0}))
-    assert [type(frame) for frame in bench.sent(link)] == [Have]
+    assert [type(frame) for frame in bench.sent(link)] == [Sums]
     bench.receive(link, Have({}, last=True))
     assert bench.sent(link) == [(US, 0, 1)]
 
 
-def test_Opening_LargeVector_ToldInPiecesTheLastMarked() -> None:
-    names = [f"{n:032x}-1" for n in range(MAX_ORIGINS_NAMED + 1)]
-    replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
-    link = replica.open("peer", RTT, 0.0)
-    pieces = [link.take(0.0).frames[0] for _ in range(2)]
-    assert [(len(have.have), have.last) for have in pieces if isinstance(have, Have)] == [
-        (MAX_ORIGINS_NAMED, False),
-        (1, True),
-    ]
-    assert not link.take(0.0).frames
-
-
-def test_Opening_LogGrowsMeanwhile_VectorToldWholeAllTheSame() -> None:
+def test_Opening_LogGrowsMeanwhile_TheRestIsAnnounced() -> None:
     bench = Bench(O=3)
     link = bench.replica.open("peer", RTT, bench.now)
+    assert [type(frame) for frame in bench.sent(link)] == [Sums]
     bench.commit()
-    told: dict[str, Any] = {}
-    for frame in bench.sent(link):
-        told.update(frame.have)
-    assert told == bench.replica.vector.heads()
+    bench.later(1.0)
+    told = [frame.have for frame in bench.sent(link) if isinstance(frame, Have)]
+    assert told == [{US: bench.replica.vector.heads()[US]}]
 
 
 def test_Opening_PeerLacksHistory_PulledByGraftOnly() -> None:
@@ -517,7 +506,7 @@ def test_Ships_NotDurable_NotShippedNorTold() -> None:
     link = bench.link()
     staged = bench.replica.commit([Entry(1, "text")], bench.now)
     bench.later(60.0)
-    assert bench.sent(link) == []
+    assert {type(frame) for frame in bench.sent(link)} == {Sums}
     assert bench.replica.vector.heads() == {}
     bench.replica.stored([staged], bench.now)
     assert bench.sent(link) == [(US, 0, 1)]
@@ -630,20 +619,6 @@ def test_Have_IdleLink_EachHalfMinute() -> None:
             times.append(bench.now)
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert all(22.0 < gap < 31.0 for gap in gaps) and len(gaps) >= 2
-
-
-def test_Have_LargeVector_AuditedPieceByPiece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcing, "AUDIT_NAMED", 2)
-    names = [f"{n:032x}-1" for n in range(5)]
-    replica = Replica(US, {name: entry(1) for name in names}, random.Random(1))
-    link = replica.open("peer", RTT, 0.0)
-    told = []
-    for minute in range(1, 7):
-        for frame in link.take(60.0 * minute).frames:
-            assert isinstance(frame, Have)
-            told.append(len(frame.have))
-            link.take(60.0 * minute)
-    assert told == [5, 2, 2, 1, 2, 2]
 
 
 def test_Have_VeryManyChangesAtOnce_AllTold() -> None:
@@ -960,9 +935,9 @@ FAKES = [f"{n:032x}-7" for n in range(1, 51)]
 def test_Claims_TooManyAtATime_AskedForAgainWhenSomeAreShipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (replica_link, pieces):
+    for module in (replica_link, comparing):
         monkeypatch.setattr(module, "MAX_AHEAD", 10)
-    monkeypatch.setattr(pieces, "PIECE_NAMED", 5)
+    monkeypatch.setattr(comparing, "LOOK_NAMED", 5)
     bench = Bench()
     link = bench.link()
     bench.receive(link, Have({name: entry(2) for name in FAKES[:20]}))
@@ -971,58 +946,23 @@ def test_Claims_TooManyAtATime_AskedForAgainWhenSomeAreShipped(
     assert {tree.origin.name for tree in bench.replica.trees} == set(FAKES[:10]), (
         "the rest costs nothing"
     )
-    bench.arrive(link, *(run(name, 0, 2) for name in FAKES[:5]))
-    assert Graft({}, more=0) in [replace(f, have={}) for f in bench.sent(link)]
-    for first in (0, 5):
-        names = FAKES[first : first + 5]
-        bench.receive(link, Have({name: entry(2) for name in names}, next=first + 5))
-        assert bench.sent(link) == [Graft({}, more=first + 5)]
-    bench.receive(link, Have({name: entry(2) for name in FAKES[10:20]}, next=15))
-    assert bench.sent(link) == [Graft(dict.fromkeys(FAKES[10:15], 0))], "ignored five of them"
-    bench.arrive(link, *(run(name, 0, 2) for name in FAKES[5:15]))
-    assert bench.replica.catch_up.behind(bench.now) >= 1 and not bench.replica.catch_up.caught_up(
-        bench.now
-    )
-    assert Graft({}, more=10) in [replace(f, have={}) for f in bench.sent(link)], "again"
-    bench.receive(link, Have({name: entry(2) for name in FAKES[10:20]}, next=0))
-    assert bench.sent(link) == [Graft(dict.fromkeys(FAKES[15:20], 0))]
-    bench.arrive(link, *(run(name, 0, 2) for name in FAKES[15:20]))
-    assert bench.replica.catch_up.behind(bench.now) == 0
-    assert len(bench.replica.vector.heads()) == 20
+    got: set[str] = set()
+    wanted = set(FAKES[:10])
+    while wanted:
+        bench.arrive(link, *(run(name, 0, 2) for name in wanted))
+        got |= wanted
+        wanted = set()
+        assert bool(bench.replica.catch_up.behind(bench.now)) == (len(got) < 20)
+        frames = bench.sent(link)
+        for look in (frame for frame in frames if isinstance(frame, Look)):
+            leaves = [name for name in FAKES[:20] if leaf_of(key_of(name)) in look.leaves]
+            left = {name: entry(2) for name in leaves if name not in got}
+            bench.receive(link, Have(left, lacks=()))
+            frames += bench.sent(link)
+        wanted = {name for f in frames if isinstance(f, Graft) for name in f.after}
+    assert got == set(FAKES[:20]) and bench.replica.catch_up.behind(bench.now) == 0
     bench.later(5.0)
-    assert not any(isinstance(frame, Graft) for frame in bench.sent(link)), "that was the last"
-
-
-def test_Vector_AskedForAgain_ToldInPieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_NAMED", 2)
-    vector = {name: entry(1) for name in FAKES[:3]}
-    replica = Replica(US, vector, random.Random(1))
-    link = replica.open("peer", RTT, 0.0)
-    replica.receiver.receive(link, Have({}, last=True), 0.0)
-    while link.take(0.0).frames:
-        pass
-    for index, names, after, now in ((0, FAKES[:2], 2, 1.0), (2, FAKES[2:3], 0, 2.0)):
-        replica.receiver.receive(link, Graft({}, more=index), now)
-        assert link.take(now).frames == [Have({name: entry(1) for name in names}, next=after)]
-        replica.receiver.receive(link, Graft({}, more=index), now)
-        assert link.take(now).frames == [], "not twice at once"
-        assert now < link.take(now).until <= now + PIECE_PAUSE
-        while link.take(now + 0.5).frames:
-            pass
-
-
-def test_Vector_AskedForAgainWhileThereIsNews_AnsweredWhole() -> None:
-    bench = Bench()
-    source, link = bench.link("source"), bench.link("asks")
-    bench.arrive(source, *(run(name, 0, 1) for name in FAKES[:3]))
-    bench.later(1.0)
-    bench.sent(link)
-    bench.arrive(source, run(FAKES[3], 0, 1))
-    bench.receive(link, Prune((FAKES[3],)))  # so that it is announced soon
-    bench.receive(link, Graft({}, more=0))
-    bench.later(0.5)
-    (answer,) = [f for f in bench.sent(link) if isinstance(f, Have) and f.next is not None]
-    assert answer.have.keys() == set(FAKES[:4])
+    assert not any(isinstance(frame, (Graft, Look)) for frame in bench.sent(link)), "the last"
 
 
 def test_Close_FeederOfVeryManyOrigins_SomeAreAskedForAtATime(
@@ -1056,7 +996,7 @@ def test_Claims_OriginsThatAnotherPeerAsksFor_ForgottenWithTheClaims() -> None:
 
 
 def test_Claims_NeverShipped_HinderNoOtherLink(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (replica_link, pieces):
+    for module in (replica_link, comparing):
         monkeypatch.setattr(module, "MAX_AHEAD", 10)
     bench = Bench()
     bad, good = bench.link("bad"), bench.link("good")
@@ -1498,8 +1438,8 @@ def test_NewOrigins_ClaimedBeyondTheRoom_NotInSyncAndTakenLater() -> None:
     for _ in range(130):  # minutes
         bench.later(60.0)
         for frame in bench.sent(link):
-            if isinstance(frame, Graft) and frame.more is not None:
-                bench.receive(link, Have({name: entry(1) for name in STRANGERS}, next=0))
+            if isinstance(frame, Look):
+                bench.receive(link, Have({name: entry(1) for name in STRANGERS}, lacks=()))
         more = {n for frame in bench.sent(link) for n in getattr(frame, "after", {})}
         bench.arrive(link, *(run(name, 0, 1) for name in more))
         got |= more

@@ -35,7 +35,7 @@ from p2p_sync.settings import MAX_AHEAD_MS, NEVER, SPARE_PEERS, Settings
 from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.frames import Frame, Sockets, decode, encode
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import LOG_FRAMES, NO_HASH, Have, Head, Messages, Run
+from p2p_sync.wire.logframes import LOG_FRAMES, NO_HASH, Have, Head, Look, Messages, Run, Sums
 from p2p_sync.wire.signing import checked, signed
 
 EPOCH_MS = 1_700_000_000_000
@@ -710,6 +710,11 @@ def describe(frame: Frame) -> str:
     words = [type(frame).__name__.upper()]
     for run in getattr(frame, "runs", ()):
         words.append(f"{short(run.origin)}:{run.after + 1}-{run.end}")
+    if isinstance(frame, Sums):
+        words += [frame.total[:4], "branches" * bool(frame.branches), *map(str, frame.leaves)]
+        return " ".join(words)
+    if isinstance(frame, Look):
+        words.append(f"in {len(frame.leaves)} leaves, {len(frame.known)} known")
     words += map(short, getattr(frame, "origins", ()))
     words += [f"refused {short(name)}" for name in getattr(frame, "refused", ())]
     words += [f"{short(name)} after {n}" for name, n in getattr(frame, "after", {}).items()]

@@ -1,0 +1,156 @@
+"""Fingerprints of a version vector: two nodes find what differs for the price of what differs.
+
+Each origin of which something is held has a *key*, the beginning of the SHA-256 of its name, and a
+*mark*, the SHA-256 of its name, its number of messages and its running hash. By their keys the
+origins fall into leaves, 64 to each of 64 branches. The fingerprint of a leaf is the sum of its
+marks, that of a branch the sum of its leaves, and that of the vector the sum of all: a sum can be
+kept up to date when one mark changes (Bellare and Micciancio, "A New Paradigm for Collision-free
+Hashing", 1997). Equal sums mean equal vectors, unless somebody has searched for long for histories
+of origins of his own that have equal sums.
+
+The sum of all is the digest that people compare. Sums and marks that nodes exchange about leaves
+are cut to 48 bits.
+
+Pure. Nothing here grows with the number of origins, apart from the look at one leaf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from ..wire.logframes import BRANCHES, LEAVES, MARK, Vector
+
+KEYS = 1 << 52
+"""Keys are below this."""
+
+_SHIFT = 40  # of a key, to get its leaf
+_SIZE = 1 << 256  # sums are below this
+
+
+class Counted(Protocol):
+    """An origin, as far as fingerprints know it."""
+
+    name: str
+    key: int
+    n: int
+    hash: str
+
+
+def key_of(name: str) -> int:
+    """Return the key of an origin."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") >> 4
+
+
+def leaf_of(key: int) -> int:
+    """Return the number of the leaf with a key."""
+    return key >> _SHIFT
+
+
+def first_key(leaf: int) -> int:
+    """Return the smallest key in a leaf."""
+    return leaf << _SHIFT
+
+
+def mark(origin: Counted) -> str:
+    """Return the mark of an origin, cut."""
+    return f"{_mark(origin.name, origin.n, origin.hash):064x}"[-MARK:]
+
+
+def _mark(name: str, n: int, running: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{name} {n} {running}".encode()).digest(), "big")
+
+
+def digest(vector: Vector) -> str:
+    """Return the sum of all marks of a version vector (64 hexadecimal digits). Needs no lock."""
+    total = sum(_mark(name, head.n, head.hash) for name, head in vector.items() if head.n)
+    return f"{total % _SIZE:064x}"
+
+
+class Fingerprints:
+    """The sums of one version vector. Called with the state's lock held."""
+
+    def __init__(self) -> None:
+        self.origins = 0  # of which something is held
+        self.messages = 0  # of all of them
+        self._total = 0
+        self._branches = [0] * BRANCHES
+        self._leaves = [0] * LEAVES
+        self._counts = [0] * LEAVES  # messages
+        self._members: list[tuple[Counted, ...]] = [()] * LEAVES
+
+    @property
+    def digest(self) -> str:
+        """The sum of all, 64 hexadecimal digits."""
+        return f"{self._total:064x}"
+
+    @property
+    def total(self) -> str:
+        """The sum of all as nodes exchange it, 32 hexadecimal digits."""
+        return f"{self._total:064x}"[-32:]
+
+    def add(self, origin: Counted) -> None:
+        """Something is held of an origin from now on."""
+        leaf = leaf_of(origin.key)
+        self._members[leaf] += (origin,)
+        self.origins += 1
+        self._change(leaf, _mark(origin.name, origin.n, origin.hash), origin.n)
+
+    def remove(self, origin: Counted) -> None:
+        """Nothing is held of an origin any more; its head is still the old one."""
+        leaf = leaf_of(origin.key)
+        self._members[leaf] = tuple(other for other in self._members[leaf] if other is not origin)
+        self.origins -= 1
+        self._change(leaf, -_mark(origin.name, origin.n, origin.hash), -origin.n)
+
+    def update(self, origin: Counted, n: int, running: str) -> None:
+        """The head of an origin has changed; `n` and `running` are the old one."""
+        new = _mark(origin.name, origin.n, origin.hash)
+        self._change(leaf_of(origin.key), new - _mark(origin.name, n, running), origin.n - n)
+
+    def _change(self, leaf: int, difference: int, count: int) -> None:
+        branch = leaf >> 6
+        self._leaves[leaf] = (self._leaves[leaf] + difference) % _SIZE
+        self._branches[branch] = (self._branches[branch] + difference) % _SIZE
+        self._total = (self._total + difference) % _SIZE
+        self._counts[leaf] += count
+        self.messages += count
+
+    # -- what is exchanged ----------------------------------------------------------------------
+
+    def branches(self) -> str:
+        """Return the sums of all branches, 12 hexadecimal digits each."""
+        return _cut(self._branches)
+
+    def leaves(self, branch: int) -> str:
+        """Return the sums of the leaves of a branch, 12 hexadecimal digits each."""
+        return _cut(self._leaves[branch << 6 : (branch + 1) << 6])
+
+    def differing(self, theirs: str, branch: int | None = None) -> list[int]:
+        """Return the numbers of the branches whose sums are not those that a peer has sent; with
+        `branch` those of its leaves."""
+        ours = self.branches() if branch is None else self.leaves(branch)
+        first = 0 if branch is None else branch << 6
+        parts = range(0, MARK * BRANCHES, MARK)
+        return [
+            first + index
+            for index, at in enumerate(parts)
+            if ours[at : at + MARK] != theirs[at : at + MARK]
+        ]
+
+    def count(self, leaves: Iterable[int]) -> int:
+        """Return how many messages the origins in some leaves have."""
+        return sum(map(self._counts.__getitem__, leaves))
+
+    def members(self, leaves: Sequence[int], start: int) -> Iterator[Counted]:
+        """Yield the origins in leaves, which are in their order, with keys from `start` on, in the
+        order of their keys."""
+        for leaf in leaves:
+            for origin in sorted(self._members[leaf], key=lambda member: member.key):
+                if origin.key >= start:
+                    yield origin
+
+
+def _cut(sums: Iterable[int]) -> str:
+    return "".join([f"{number:012x}"[-MARK:] for number in sums])
