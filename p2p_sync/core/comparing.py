@@ -19,7 +19,7 @@ Answers need no state. They are limited in size and in pace.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Collection, Sequence, Sized
 
 from ..settings import (
     AUDIT_INTERVAL,
@@ -34,7 +34,7 @@ from ..settings import (
     SMALL_VECTOR,
 )
 from ..wire.logframes import LEAVES, Have, Head, LogFrame, Look, Sums, spans
-from .fingerprints import KEYS, Counted, first_key, key_of, leaf_of, mark
+from .fingerprints import ALL, KEYS, Counted, first_key, key_of, leaf_of, mark
 from .progress import Progress
 
 
@@ -87,9 +87,9 @@ class Comparing:
             self._progress.equal()
         elif frame.leaves:
             pairs = [ours.differing(sums, branch) for branch, sums in sorted(frame.leaves.items())]
-            self._begin(itertools.chain(*pairs), frame)
+            self._begin([*itertools.chain(*pairs)], frame)
         elif min(ours.origins, frame.origins) <= SMALL_VECTOR:
-            self._begin(range(LEAVES), frame)
+            self._begin(ALL, frame)
         elif not self._todo and not (frame.branches and self._descends):
             self._branches = self._descends = True
 
@@ -99,13 +99,13 @@ class Comparing:
         self._asked, self.asked_at, self._descends = None, NEVER, False
         self.known, self.ignored = True, 0
 
-    def _begin(self, leaves: Iterable[int], frame: Sums) -> None:
+    def _begin(self, leaves: Collection[int], frame: Sums) -> None:
         """Ask for these leaves, unless others are being asked for."""
         if self._todo:
             return
         self._todo, self._start, self._descends = dict.fromkeys(leaves), 0, False
         self._blind = self._sums.origins > SMALL_VECTOR >= frame.origins
-        self._progress.differ(self._todo)
+        self._progress.differ(leaves)
         self.known = True
         self.ignored = max(1, frame.messages - self._sums.messages) if self._todo else 0
 
@@ -139,12 +139,17 @@ class Comparing:
 
     def _done(self, look: Look, end: int) -> None:
         """The peer has answered for these leaves, up to the key `end`."""
-        for leaf in look.leaves:
+        if look.leaves == ALL and end == KEYS:
+            self._todo.clear()
+            self._progress.unknown = set()
+        for leaf in [*self._todo]:
+            if leaf not in look.leaves:
+                continue
             if end < KEYS and first_key(leaf + 1) > end:
                 self._start = max(look.start, end)
                 return
-            self._todo.pop(leaf, None)
-            self._progress.unknown.discard(leaf)
+            del self._todo[leaf]
+            self._progress.knows(leaf)
         self._start = 0
 
     # -- what we ask ----------------------------------------------------------------------------
@@ -170,7 +175,7 @@ class Comparing:
 
     def _look(self, now: float) -> Look:
         """Ask for the next leaves."""
-        leaves = sorted(self._todo)
+        leaves: Sequence[int] = ALL if len(self._todo) == LEAVES else sorted(self._todo)
         if len(ends := spans(leaves)) > 2 * MAX_LOOKED_LEAVES:
             leaves = leaves[: leaves.index(ends[2 * MAX_LOOKED_LEAVES])]
         start, end = self._start, KEYS
@@ -182,8 +187,9 @@ class Comparing:
                 end = origin.key
                 break
             held.append((origin, origin.n))
-        leaves = [leaf for leaf in leaves if first_key(leaf) < end]
-        look = Look(tuple(leaves), start, end, tuple(mark(origin) for origin, _ in held))
+        if end < KEYS:
+            leaves = [leaf for leaf in leaves if first_key(leaf) < end]
+        look = Look(leaves, start, end, tuple(mark(origin) for origin, _ in held))
         self._asked, self.asked_at = (look, held), now
         return look
 

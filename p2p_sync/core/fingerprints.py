@@ -17,13 +17,16 @@ Pure. Nothing here grows with the number of origins, apart from the look at one 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ..wire.logframes import BRANCHES, LEAVES, MARK, Vector
 
 KEYS = 1 << 52
 """Keys are below this."""
+
+ALL = range(LEAVES)
+"""All leaves."""
 
 _SHIFT = 40  # of a key, to get its leaf
 _SIZE = 1 << 256  # sums are below this
@@ -139,17 +142,18 @@ class Fingerprints:
             if ours[at : at + MARK] != theirs[at : at + MARK]
         ]
 
-    def count(self, leaves: Iterable[int]) -> int:
+    def count(self, leaves: Collection[int]) -> int:
         """Return how many messages the origins in some leaves have."""
-        return sum(map(self._counts.__getitem__, leaves))
+        return self.messages if leaves == ALL else sum(map(self._counts.__getitem__, leaves))
 
     def members(self, leaves: Sequence[int], start: int) -> Iterator[Counted]:
         """Yield the origins in leaves, which are in their order, with keys from `start` on, in the
         order of their keys."""
-        for leaf in leaves:
-            for origin in sorted(self._members[leaf], key=lambda member: member.key):
-                if origin.key >= start:
-                    yield origin
+        for members in map(self._members.__getitem__, leaves):
+            if members:
+                for origin in sorted(members, key=lambda member: member.key):
+                    if origin.key >= start:
+                        yield origin
 
 
 def _cut(sums: Iterable[int]) -> str:

@@ -11,7 +11,7 @@ that are not compared yet (see comparing.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from ..settings import NEVER
 from .fingerprints import leaf_of
@@ -28,7 +28,7 @@ class Progress:
         self.lag = vector.fingerprints.messages  # how many of our messages the peer lacks
         self.holds: dict[str, int] = {}  # origin -> what the peer durably holds, where known
         self.level = -1  # -1: nothing is known of the others
-        self.unknown: set[int] = set()  # leaves that are not compared
+        self.unknown: Collection[int] = ()  # leaves that are not compared
         self.cursor: dict[str, int] = {}  # origin -> where shipping is, when beyond what it holds
         self.ready: dict[str, None] = {}  # origins with something to ship, in turn
 
@@ -77,9 +77,10 @@ class Progress:
         """The peer holds just what this node holds."""
         self.differ(())
 
-    def differ(self, leaves: Iterable[int]) -> None:
+    def differ(self, leaves: Collection[int]) -> None:
         """The peer holds what this node holds, apart from some leaves, of which little is known."""
-        self.level, self.unknown = self.vector.revision, set(leaves)
+        self.level = self.vector.revision
+        self.unknown = leaves if isinstance(leaves, range) else set(leaves)
         kept: dict[str, int] = {}
         lag = self.vector.fingerprints.count(self.unknown)
         for name, n in self.holds.items():
@@ -94,9 +95,15 @@ class Progress:
         if not self.unknown:
             self.cursor = {name: n for name, n in self.cursor.items() if n > self.held(name)}
 
+    def knows(self, leaf: int) -> None:
+        """A leaf is compared: what was not said of its origins is as it was at `level`."""
+        if not isinstance(self.unknown, set):
+            self.unknown = set(self.unknown)
+        self.unknown.discard(leaf)
+
     def whole(self) -> None:
         """The peer holds nothing but what it has said."""
-        self.level, self.unknown = -1, set()
+        self.level, self.unknown = -1, ()
         self.lag = self.vector.fingerprints.messages
         for name, n in self.holds.items():
             origin = self.vector.origins.get(name)

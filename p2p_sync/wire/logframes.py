@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -210,7 +210,7 @@ class Look:
     """The sender wants to know which origins in these `leaves`, with keys from `start` up to
     `end`, the receiver holds otherwise. `known` are the marks of what the sender holds there."""
 
-    leaves: tuple[int, ...]
+    leaves: Sequence[int]
     start: int
     end: int
     known: tuple[str, ...]
@@ -358,8 +358,10 @@ def _numbers(value: Any, limit: int, below: int = MAX_NUMBER) -> tuple[int, ...]
     return numbers
 
 
-def spans(numbers: Iterable[int]) -> list[int]:
+def spans(numbers: Sequence[int]) -> list[int]:
     """Return the first and the last of each row of successive numbers, all in one list."""
+    if isinstance(numbers, range):
+        return [numbers[0], numbers[-1]]
     ends: list[int] = []
     for item in numbers:
         if ends and item == ends[-1] + 1:
@@ -369,9 +371,11 @@ def spans(numbers: Iterable[int]) -> list[int]:
     return ends
 
 
-def _leaves(value: Any) -> tuple[int, ...]:
+def _leaves(value: Any) -> Sequence[int]:
     """Check spans of leaves."""
     ends = _numbers(value, 2 * MAX_LOOKED_LEAVES, LEAVES)
+    if ends == (0, LEAVES - 1):
+        return range(LEAVES)
     pairs = list(zip(ends[::2], ends[1::2], strict=False))
     leaves = tuple(leaf for first, last in pairs for leaf in range(first, last + 1))
     if len(ends) % 2 or tuple(sorted(set(leaves))) != leaves:

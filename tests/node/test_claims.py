@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from p2p_sync.core.fingerprints import KEYS
+from p2p_sync.wire.logframes import LEAVES
 from tests.harness import raw
 from tests.harness.api import origins_of, post_all
 from tests.harness.member import claims, hello, identities, run
@@ -73,6 +75,10 @@ class Member:
             told.update(frame.get("have", {}))
         return told
 
+    def look(self, start: int = 0) -> None:
+        """Ask for all that the node holds, piece by piece."""
+        self.say("LOOK", leaves=[0, LEAVES - 1], start=start, end=KEYS, known="")
+
     def received(self) -> int:
         """How many messages it was shipped."""
         runs = [run for frame in list(self.frames) for run in frame.get("runs", ())]
@@ -85,6 +91,8 @@ class Member:
                 found = self.peer.read()
                 if found.opcode == raw.TEXT:
                     self.frames.append(json.loads(found.payload))
+                    if after := self.frames[-1].get("next"):
+                        self.look(after)
                 elif found.opcode == raw.PING:
                     self.peer.send(raw.PONG, found.payload)
                 elif found.opcode == raw.CLOSE:
@@ -139,6 +147,7 @@ def test_what_a_peer_holds_when_a_link_opens_is_answered(origins: int) -> None:
         post_all(honest.port, [f"text {n}" for n in range(500)])
         with Member(honest.address) as reader:
             reader.have()
+            reader.look()
             wait_until(lambda: len(reader.told()) == origins + 1)
         with Member(node.address) as member:
             for part in pieces(list(reader.told()), 800):
