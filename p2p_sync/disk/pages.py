@@ -183,8 +183,8 @@ class Pages:
     def export(self) -> Iterator[Page[str]]:
         """Yield the lines of an export (see export.py) of all messages that are here now: of each
         origin they end with a signed one."""
-        place = _BEGINNING
-        with self._store.reading() as database:  # arrivals would not do: a copy may arrive again
+        place, last = _BEGINNING, self.last_arrival()
+        with self._store.reading() as database:  # for copies that arrive again meanwhile
             ends = dict(database.execute("SELECT origin, n FROM origins"))
         while True:
             page: Page[str] = Page()
@@ -198,7 +198,7 @@ class Pages:
             for *row, shown, due, floor in rows:
                 if not is_whole(row):
                     bad.append(found(row))
-                elif row[1] <= ends.get(row[0], 0):  # else it has come meanwhile
+                elif row[-1] <= last or row[1] <= ends.get(row[0], 0):  # else it has come meanwhile
                     missing = missing_before(row, due, floor)
                     bad += [missing] if missing else []
                     page += exported(row, not shown, row[1] != due and not missing)
