@@ -334,6 +334,11 @@ class Log(Sending):
         with self._lock:
             return self._deleted
 
+    def of_node(self, node: str) -> int:
+        """Return how many messages of a node the log holds. Raises LogError."""
+        with self._store.reading() as database:
+            return origins.of_node(database, node)
+
     def heard(self) -> dict[str, int]:
         """Return how many of the messages of each origin are copies of commits of originals."""
         with self._lock:

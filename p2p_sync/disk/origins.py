@@ -74,6 +74,13 @@ def head(database: Database, name: str) -> Head:
     return Head(row[1], row[2].hex(), row[3].hex()) if row and _is_whole(row) else NOTHING_HELD
 
 
+def of_node(database: Database, node: str) -> int:
+    """Return how many messages of the origins of a node are held."""
+    query = "SELECT n, floor, below FROM origins WHERE origin BETWEEN ? AND ?"
+    rows = database.execute(query, (f"{node}-", f"{node}-~"))
+    return sum(Floor(floor, below).held(n) for n, floor, below in rows)
+
+
 def write(database: Database, heads: Mapping[str, Head], floors: Mapping[str, Floor]) -> None:
     """Write the rows of some origins; `floors` has those that are not 0."""
     rows = [_row(name, head, floors.get(name, NO_FLOOR)) for name, head in heads.items()]

@@ -21,6 +21,7 @@ from ..core.receiver import Conflict
 from ..core.vector import Origin
 from ..core.verdict import Verdict, is_missed, verdict
 from ..disk.store import Store
+from ..errors import LogError
 from ..metrics import Counters, Counts, Times
 from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
@@ -206,18 +207,17 @@ class Report:
             }
 
     def _messages(self) -> Counts:
-        with self._state.turn() as core:
-            heads = core.replica.vector.heads()
-        floors = self._log.floors()
-        held = {origin: head.n - floors.get(origin, 0) for origin, head in heads.items()}
-        heard = self._log.heard()
-        mine = [origin for origin in held if node_of(origin) == self._store.node]
-        own = sum(held[origin] - heard.get(origin, 0) for origin in mine)
+        heard, (held, _) = self._log.heard(), self._log.count()
+        mine = sum(count for origin, count in heard.items() if node_of(origin) == self._store.node)
+        try:
+            own = self._log.of_node(self._store.node) - mine
+        except LogError:
+            return {}  # the log cannot be read; the other measurements are needed all the more
         of_originals = sum(heard.values())
         return {
             "log_messages": {
                 ("own",): own,
-                ("ours",): sum(held.values()) - own - of_originals,
+                ("ours",): held - own - of_originals,
                 ("heard",): of_originals,
             }
         }
