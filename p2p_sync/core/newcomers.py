@@ -53,14 +53,17 @@ class Newcomers:
     def has_room(self, name: str, host: str, held: int, now: float) -> bool:
         """Return whether a new origin that a host brings is taken; `held` are held so far."""
         self._begin_period(now)
-        limit, taken = self._limit, self._taken[host]
-        if self._joining:
-            limit = MAX_STRANGERS
-        if held < MAX_STRANGERS and taken < limit and self._total < ORIGINS_FACTOR * limit:
+        limit = MAX_STRANGERS if self._joining else self._limit
+        if held < MAX_STRANGERS and self._below(limit, host):
             return True
-        limit *= ORIGINS_FACTOR
-        room = taken < limit and self._total < ORIGINS_FACTOR * limit
-        return held < MAX_ORIGINS and room and self._vouched(node_of(name))
+        room = held < MAX_ORIGINS and self._below(ORIGINS_FACTOR * limit, host)
+        return room and self._vouched(node_of(name))
+
+    def _below(self, limit: int, host: str) -> bool:
+        """Return whether a host has brought less than that, and all hosts not ORIGINS_FACTOR times
+        as much."""
+        taken = self._taken[self._named(host, self._taken)]
+        return taken < limit and self._total < ORIGINS_FACTOR * limit
 
     def take(self, host: str, now: float) -> None:
         """There is room for a new origin of a host: count it."""

@@ -87,3 +87,12 @@ def test_very_many_hosts_cost_no_memory_and_none_of_them_is_blamed_for_others() 
     for n in range(MAX_ORIGINS_HOSTS):
         rules.leave_out(f"10.0.{n // 256}.{n % 256}")
     assert not any(rules.leave_out(f"10.1.{n // 256}.{n % 256}") for n in range(10_000))
+
+
+def test_hosts_beyond_those_that_are_counted_apart_share_one_limit() -> None:
+    rules = Newcomers(2 * MAX_ORIGINS_HOSTS, False, lambda _: False)
+    for number in range(MAX_ORIGINS_HOSTS):
+        rules.take(f"host {number}", 0.0)
+    assert sum(taken(rules, STRANGER, f"another {n}", 1_000) for n in range(10)) == (
+        2 * MAX_ORIGINS_HOSTS
+    )
