@@ -157,6 +157,9 @@ Then another link is asked too, then two, four ... at a time."""
 LOOK_AGAIN: Seconds = 10.0
 """A node that is asked by its own feeder looks for another feeder only once in this time."""
 
+SKIP_PATIENCE: Seconds = 3.0
+"""If no peer keeps what comes next of an origin, a node waits this long for one that does."""
+
 MAX_DELAY: Seconds = 30.0
 """Where all links were asked, the delay doubles up to this while nothing comes."""
 

@@ -28,9 +28,10 @@ from ..settings import (
     MAX_DELAY,
     MAX_TICKS,
     NEVER,
+    SKIP_PATIENCE,
     STALLED_AFTER,
 )
-from ..wire.logframes import Run
+from ..wire.logframes import Head, Run
 from .announcing import pop
 from .newcomers import Newcomers
 from .replica_link import Own, ReplicaLink
@@ -78,6 +79,7 @@ class CatchUp:
             str, int
         ] = {}  # origins that wait for the clock -> time of the next message
         self.gaps: dict[str, Gap] = {}
+        self.skips: list[Run] = []  # origins of which nothing is kept: to be stored as they end
         self.timers: list[tuple[float, str]] = []  # a heap: when to look at a gap
         self._orphans: dict[str, None] = {}  # origins that have lost their feeder, to be treated
         self._own = own
@@ -124,7 +126,9 @@ class CatchUp:
         if n > before:
             link.missing += n - before
             gap.claims[link] = n
-        if tree.feeder is None:
+        if link.floors.get(name, 0) > tree.origin.next:
+            pass  # see floored
+        elif tree.feeder is None:
             if not link.doubted or all(other.doubted for other in self._links):
                 self.ask(tree, link, now)
             else:
@@ -164,11 +168,12 @@ class CatchUp:
         if tree is not None and not tree.origin.staged and name not in self.gaps:
             self._trees.drop(tree)
 
-    def stored(self, run: Run) -> None:
-        """A run is durable: links claim less beyond what we hold."""
+    def stored(self, run: Run, before: int) -> None:
+        """A run is durable, and so many messages of its origin were before: links claim less beyond
+        what we hold."""
         gap = self.gaps.get(run.origin)
         for link, n in list(gap.claims.items()) if gap else ():
-            link.missing -= min(n, run.end) - min(n, run.after)
+            link.missing -= min(n, run.end) - min(n, before)
             if n <= run.end:
                 self.withdraw(run.origin, link)
 
@@ -220,7 +225,7 @@ class CatchUp:
             return
         if tree.feeder is None or not tree.fed:
             tree.feed(link)
-        tree.asked, tree.answered = (link, tree.origin.staged), False
+        tree.asked, tree.answered = (link, tree.origin.next), False
         tree.detach(link, now)
         link.graft(name)
         if link.progress.held(name) > tree.origin.staged:
@@ -289,8 +294,49 @@ class CatchUp:
         else:
             gap.next_asked *= 2
             return
+        if best is None and self._skip(tree, gap, now):
+            return
         gap.delay *= 2  # all were asked
         self._look_again(tree, gap, None, now)
+
+    def floored(
+        self, name: str, floor: int, head: Head | None, link: ReplicaLink, now: float
+    ) -> None:
+        """A link that was asked does not keep an origin up to `floor`, but what follows up to the
+        `head`: look for another link, and if there is none, go on from there."""
+        gap = self.gaps.get(name)
+        if gap is None or name not in link.ahead or floor <= self._trees[name].origin.next:
+            return
+        link.floors[name] = floor
+        link.gone.pop(name, None)
+        if head and head.n == floor:
+            link.gone[name] = head
+        gap.asked.pop(link, None)
+        link.asked_at = NEVER
+        tree = self._trees[name]
+        if tree.feeder is link:
+            tree.feed(None)
+        self._look_again(tree, gap, None, now)
+
+    def _skip(self, tree: Tree, gap: Gap, now: float) -> bool:
+        """Go on with an origin from the smallest floor of those that hold more of it, if none of
+        them keeps what comes next; return whether that is so."""
+        name, position = tree.origin.name, tree.origin.next
+        floors = {link: link.floors.get(name, 0) for link in gap.claims}
+        if not floors or min(floors.values()) <= position:
+            return False
+        if now < gap.since + SKIP_PATIENCE:
+            self._look_again(tree, gap, None, now)
+            return True
+        best = min(floors, key=lambda link: floors[link])
+        if head := best.gone.get(name):  # there is nothing to ship
+            run = Run(name, head.n, head.hash, (), (), head.signature, head.n - tree.origin.staged)
+            self._vector.stage(tree.origin, run)
+            self.skips.append(run)
+            return True
+        tree.origin.skip = floors[best]
+        self.ask(tree, best, now)
+        return True
 
     # -- time -----------------------------------------------------------------------------------
 

@@ -206,6 +206,10 @@ class Core:
         turn, catch_up = self._turn, self.replica.catch_up
         now = turn.now
         catch_up.tick(now)
+        if catch_up.skips:
+            skips, catch_up.skips = catch_up.skips, []
+            self.exchange.note_skipped(skips)
+            self.commits.put(skips)
         for link in catch_up.stalled(now):
             self.links.fault(
                 link.owner, "claims", "it did not send messages that it claims to hold"

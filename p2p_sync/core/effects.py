@@ -66,6 +66,7 @@ DIAL_FAILED = "dial_failed"
 REFUSED = "refused"
 NOT_LINKED = "not_linked"  # an event of the type REFUSED, too; the end of the link is logged anyway
 CAUGHT_UP = "caught_up"
+MISSED = "missed"
 CLOCK = "clock"
 DAMAGED = "damaged"
 # The others are for the log alone.

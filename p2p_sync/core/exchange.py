@@ -15,7 +15,7 @@ from ..wire.frames import Message, messages_in
 from ..wire.logframes import Have, Head, LogFrame, Messages, Run, Sums
 from .commits import Commits
 from .dates import Dates
-from .effects import CAUGHT_UP, CONFLICT, Note
+from .effects import CAUGHT_UP, CONFLICT, MISSED, Note
 from .faults import KINDS
 from .links import Links
 from .originals import Originals
@@ -59,6 +59,7 @@ class Exchange:
         dates: Dates,
     ) -> None:
         self.conflicts: dict[tuple[str, str], Conflict] = {}  # by peer and origin
+        self.missed = 0  # messages that no peer kept any more, since the start
         self._turn = turn
         self._replica = replica
         self._originals = originals
@@ -97,6 +98,7 @@ class Exchange:
                 self._dates.announced(peer.log.peer, frame.clock, wall, now)
             self._note_lag(opening)
         if runs:
+            self.note_skipped(runs)
             self._dates.follow(newest, runs, wall)
             self._commits.put(runs)
         if frame.have:
@@ -161,12 +163,15 @@ class Exchange:
             if peer.log and end != ship.upto:
                 peer.log.shipping.correct(ship.origin, ship.upto, end, self._turn.now)
 
-    def withhold(self, peer: Peer, planned: Sequence[Ship], origin: str) -> None:
+    def withhold(self, peer: Peer, planned: Sequence[Ship], origin: str, floor: int) -> None:
         """The sender of a peer sends nothing of what was planned: the messages of one origin that
-        come next there are not kept any more. The other origins follow."""
+        come next there, up to `floor`, are not kept any more. The peer is told so, and the other
+        origins follow."""
         self.correct(peer, planned, ())
         if peer.log:
+            self._replica.trees[origin].detach(peer.log, self._turn.now)
             peer.log.shipping.lose(origin)
+            peer.log.withheld[origin] = floor
             peer.log.wake()
 
     def waits_after(self, peer: Peer) -> int | None:
@@ -197,6 +202,17 @@ class Exchange:
         return found
 
     # -- the journal ----------------------------------------------------------------------------
+
+    def note_skipped(self, runs: Sequence[Run]) -> None:
+        """Note the messages that no peer keeps any more, and that this node has not got."""
+        skipped = sum(run.skipped for run in runs)
+        if skipped:
+            self.missed += skipped
+            text = (
+                f"missed {numbered(skipped, 'message')}: no connected peer keeps them any more, so "
+                "this node goes on after them"
+            )
+            self._turn.effects.add(Note(MISSED, text))
 
     def _note_conflicts(self, found: Sequence[Conflict]) -> None:
         """Keep the conflicts that a frame has shown, for people.

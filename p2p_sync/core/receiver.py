@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
@@ -149,6 +150,14 @@ class Receiver:
             return None
         known = self._trees.get(name)
         position = known.origin.staged if known else 0
+        if known and run.after == known.origin.skip > position:
+            origin, before = known.origin, known.origin.staged_hash  # as it was asked for
+            origin.staged, origin.staged_hash = run.after, run.previous
+            new = self._arrived(link, run, now, latest)
+            if new is None:
+                origin.staged, origin.staged_hash = position, before
+                return None
+            return replace(new, skipped=run.after - position)
         if run.after > position:
             if known and known.answered and known.asked and known.asked[0] is link:
                 self._offences["gap"] += 1
@@ -280,6 +289,8 @@ class Receiver:
             ignored += self._claim(link, name, head, now)
         if isinstance(frame, Have):
             link.comparing.got(frame, ignored)
+            for name, floor in frame.floors.items():
+                self._catch_up.floored(name, floor, frame.have.get(name), link, now)
         if frame.ack:
             for name, head in frame.have.items():
                 link.announcing.when(name, head.n)

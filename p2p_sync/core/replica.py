@@ -146,6 +146,7 @@ class Replica:
         for run in runs:
             name, end = run.origin, run.end
             tree = self.trees.of(name)
+            before = tree.origin.n
             for link in self.links:
                 link.progress.grows(tree.origin, end)
             self.vector.store(tree.origin, run)
@@ -156,7 +157,7 @@ class Replica:
                 for link in self.links:
                     if link not in tree.eager:
                         link.announcing.soon(name)
-            self.catch_up.stored(run)
+            self.catch_up.stored(run, before)
         names = [run.origin for run in runs]
         if self.links and all(k.introduced and not k.claims_more for k in self.links):
             self._newcomers.joined()

@@ -106,6 +106,10 @@ class ReplicaLink:
         self.prunes: dict[str, None] = {}  # origins to PRUNE
         self.pruned: set[str] = set()  # those pruned, and not grafted since
         self.refusals: dict[str, None] = {}  # origins to refuse
+        self.withheld: dict[str, int] = {}  # origins that are not kept from where the peer asks
+        # What the peer does not keep of origins that it claims; the heads of those that are gone.
+        self.floors: dict[str, int] = {}
+        self.gone: dict[str, Head] = {}
         self.refused: set[str] = set()  # those with a conflict
         self.feeds: dict[str, None] = {}  # origins whose feeder it is
         self.eager: dict[str, None] = {}  # origins that it gets at once
@@ -196,7 +200,7 @@ class ReplicaLink:
         until = NEVER
         ready = self.progress.ready
         due = now >= min(self.announcing.due_at(), self.comparing.due_at)
-        if ready or self.grafts or self.prunes or self.refusals or due:
+        if ready or self.grafts or self.prunes or self.refusals or self.withheld or due:
             frames = self._control(now)
             if ready and self.introduced:
                 ships, until = self.shipping.take(now)
@@ -223,9 +227,13 @@ class ReplicaLink:
         if self.grafts:
             names = pop(self.grafts, MAX_ORIGINS_NAMED)
             origins = self._vector.origins
-            after = {name: origins[name].staged for name in names if name in origins}
+            after = {name: origins[name].next for name in names if name in origins}
             if after:
                 frames.append(Graft(after))
+        if self.withheld:
+            floors, self.withheld = self.withheld, {}
+            heads = {name: self._vector.origins[name].head for name in floors}
+            frames.append(Have(heads, floors=floors))
         return frames + self.comparing.take(now)
 
     def _refused(self) -> Vector:

@@ -127,7 +127,8 @@ class Trees:
         rank = (False, least)
         for link in self._links:
             n = link.progress.position(name)
-            if n < least or link in besides or name in link.refused:
+            floored = link.floors.get(name, 0) > tree.origin.next
+            if n < least or link in besides or name in link.refused or floored:
                 continue
             this = (not link.doubted, n)
             if this > rank or not best:

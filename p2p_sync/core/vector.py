@@ -24,6 +24,12 @@ class Origin:
     staged: int = 0  # messages that are durable or with the writer
     staged_hash: str = NO_HASH
     revision: int = 0  # of the vector, when n last grew
+    skip: int = 0  # no peer keeps what is before this: go on from there
+
+    @property
+    def next(self) -> int:
+        """The position to ask peers for."""
+        return max(self.staged, self.skip)
 
     @property
     def head(self) -> Head:
@@ -64,7 +70,7 @@ class VersionVector:
 
     def stage(self, origin: Origin, run: Run) -> None:
         """The run, which goes on where `staged` ends, is with the writer."""
-        origin.staged, origin.staged_hash = run.end, run.hashes[-1]
+        origin.staged, origin.staged_hash = run.end, run.head.hash
         self._unstored[origin.name] = origin
 
     def unstage(self) -> list[Origin]:

@@ -26,6 +26,7 @@ from ..core.effects import (
     JOINED,
     LEFT,
     LINKED,
+    MISSED,
     NOT_LINKED,
     REFUSED,
     REFUSED_HERE,
@@ -49,7 +50,8 @@ logger = logging.getLogger("p2p_sync")
 # The notes that are events, with the type of these, and the log lines that are no warnings; None:
 # no line.
 _EVENTS = {
-    **{kind: kind for kind in (JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP, CLOCK, DAMAGED)},
+    **{kind: kind for kind in (JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP)},
+    **{kind: kind for kind in (MISSED, CLOCK, DAMAGED)},
     NOT_LINKED: REFUSED,
 }
 _LEVELS: dict[str, int | None] = {

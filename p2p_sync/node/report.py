@@ -115,7 +115,7 @@ class Report:
         damaged = self._log.damaged()
         with self._state.turn() as core:
             origins, fingerprints = core.replica.vector.origins, core.replica.vector.fingerprints
-            digest = fingerprints.digest
+            digest, missed = fingerprints.digest, core.exchange.missed
             sockets, behind = core.overlay.count(), core.replica.catch_up.behind(core.now)
             found = [*core.exchange.conflicts.values()]
             forks = [_fork(conflict, origins) for conflict in found[:MAX_FORKS_SHOWN]]
@@ -130,6 +130,7 @@ class Report:
                 "complete_since": self._log.complete_since(),
             },
             "behind": behind,
+            "missed": missed,
             "conflicts": len(found),
             "forks": forks,
             "misbehaviour": faults,
@@ -201,6 +202,7 @@ class Report:
                 "duplicates_received_total": {(): core.replica.receiver.duplicates},
                 "behind_messages": {(): core.replica.catch_up.behind(core.now)},
                 "conflicts": {(): len(core.exchange.conflicts)},
+                "missed_messages_total": {(): core.exchange.missed},
                 "waiting_origins": {(): len(core.replica.catch_up.early)},
                 "clock_difference": {(): core.dates.difference(core.wall, core.now) / 1000},
                 "misbehaviour_total": {(kind,): count for kind, count in core.links.faults.items()},

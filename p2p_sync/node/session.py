@@ -164,7 +164,7 @@ class Session:
             runs, ships, room = fill(work.ships, self._log.read, BATCH_BYTES)
         except LogDeleted as error:  # the others go on
             with self._state.turn() as core:
-                core.exchange.withhold(self.peer, work.ships, error.origin)
+                core.exchange.withhold(self.peer, work.ships, error.origin, error.floor)
             return [self._encode(Have(work.have, ack=work.ack))] if work.have else []
         if ships != work.ships:
             with self._state.turn() as core:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from ..core.core import Core
 from ..core.turn import WORK
+from ..disk.origins import Skip
 from ..errors import LogError
 from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT, Settings
 from ..wire.identity import Identity
@@ -75,7 +77,7 @@ class Writer:
             self._log.begin(self._origin)
             if runs:
                 runs = signed(runs, self._identity)
-                arrivals = self._log.append(runs)
+                arrivals = self._log.append(runs, _skips(runs))
             else:
                 self._log.check()
         except LogError as error:
@@ -115,3 +117,12 @@ class Writer:
             with self._state.turn() as core:
                 core.commits.recovered()
             return
+
+
+def _skips(runs: Sequence[Run]) -> dict[str, Skip]:
+    """Return the origins that go on beyond what is held."""
+    return {
+        run.origin: Skip(run.after - run.skipped, run.entries[0].time if run.entries else 0)
+        for run in runs
+        if run.skipped
+    }

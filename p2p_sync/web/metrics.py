@@ -39,6 +39,7 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("class",),
     ),
     "log_bytes": ("Size of the log on disk.", ()),
+    "missed_messages_total": ("Messages that no connected peer kept any more.", ()),
     "deleted_messages_total": ("Messages deleted because this node does not keep more.", ()),
     "behind_messages": ("Messages that this node lacks, by the peer that claims most.", ()),
     "peer_lag_messages": (

@@ -75,7 +75,8 @@ class Run:
 
     `hashes`, the running hash after each entry, does not travel: the receiver works it out, a
     sender may leave it empty. `signature` is that of the head at the end; what this node commits
-    has none before the writer has signed it.
+    has none before the writer has signed it. `skipped` messages before it are missing here, since
+    no peer keeps them.
     """
 
     origin: str
@@ -84,6 +85,7 @@ class Run:
     entries: tuple[Entry, ...]
     hashes: tuple[str, ...] = field(default=(), compare=False, repr=False)
     signature: str = NO_SIGNATURE
+    skipped: int = field(default=0, compare=False)
     count: int = field(init=False, compare=False, repr=False)  # of the messages
 
     def __post_init__(self) -> None:
@@ -178,8 +180,9 @@ class Have:
     """What the sender has on disk. `last`: this is all. `clock` is what the sender's clock shows
     (ms since the epoch), None if it does not say.
 
-    In an answer to LOOK `lacks` has the indexes of those of its marks that the sender does not
-    have. The answer goes up to the key `next`, 0: it is complete."""
+    `floors`: of these origins it keeps nothing up to that number any more, so it can ship only what
+    follows. In an answer to LOOK `lacks` has the indexes of those of its marks that the sender does
+    not     have. The answer goes up to the key `next`, 0: it is complete."""
 
     have: Vector
     last: bool = False
@@ -187,6 +190,7 @@ class Have:
     clock: int | None = None
     next: int = 0
     lacks: tuple[int, ...] | None = None
+    floors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +279,8 @@ def to_json(frame: LogFrame) -> str:
     else:
         if frame.last:
             data["last"] = True
+        if frame.floors:
+            data["floors"] = frame.floors
         if frame.lacks is not None:
             data |= {"next": frame.next, "lacks": frame.lacks}
     if isinstance(frame, (Have, Sums)) and frame.clock is not None:
@@ -310,7 +316,10 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     clock = clock if clock is None else number(clock, 0)
     if kind == "HAVE":
         lacks = _numbers(data["lacks"], MAX_LOOKED_MARKS) if "lacks" in data else None
-        return Have(have, _flag(data, "last"), ack, clock, number(data.get("next", 0), 0), lacks)
+        floors = dict(_table(data, "floors", required=False))
+        below = {origin_of(origin): number(n, 1) for origin, n in floors.items()}
+        after = number(data.get("next", 0), 0)
+        return Have(have, _flag(data, "last"), ack, clock, after, lacks, below)
     if kind == "MESSAGES":
         runs = tuple(Run.from_dict(item) for item in list_of(data.get("runs"), MAX_BATCH))
         if sum(run.count for run in runs) > MAX_SHIPPED:
@@ -321,8 +330,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
         refused = _vector(data, "refused", required=False)
         return Prune(tuple(map(origin_of, origins)), refused, have, ack)
     if kind == "GRAFT":
-        after = _table(data, "after", required=True)
-        wanted = {origin_of(origin): number(n, 0) for origin, n in after}
+        wanted = dict(_table(data, "after", required=True))
+        wanted = {origin_of(origin): number(n, 0) for origin, n in wanted.items()}
         return Graft(wanted, have, ack)
     if kind == "SUMS":
         return _sums(data, clock, have, ack)

@@ -20,6 +20,10 @@ def texts(node: Node) -> list[str]:
     return [message.data for message in node.messages()]
 
 
+def digest(node: Node) -> str:
+    return str(node.status()["messages"]["digest"])
+
+
 def numbers(first: int, end: int) -> list[str]:
     return [str(n) for n in range(first, end)]
 
@@ -67,6 +71,69 @@ def test_a_peer_that_lacks_what_is_gone_gets_all_else() -> None:
         wait_until(lambda: len(texts(late)) == 2, lambda: texts(late))
         wait_until(lambda: "from the late one" in texts(other), lambda: texts(other))
         holds(lambda: few.sockets() == 2, few.peers)
+
+
+def test_a_node_that_joins_late_starts_where_its_peer_does() -> None:
+    with Node(0, keep_messages=5) as few, Node(0) as late:
+        for n in range(20):
+            few.commit(f"{n}")
+        wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
+        late.connect(few.address)
+        wait_until(lambda: texts(late) == numbers(15, 20), lambda: late.status())
+        few.commit("20")
+        late.commit("from the late one")
+        wait_until(lambda: len(texts(late)) == 7, lambda: texts(late))
+        wait_until(lambda: len({digest(node) for node in (few, late)}) == 1)
+        status = late.status()
+        assert status["missed"] == 15 and not status["behind"]
+        wait_until(lambda: late.status()["verdict"]["state"] == "in_sync", lambda: late.status())
+        assert any(event.text.startswith("missed 15 messages") for event in late.events()[0])
+        with Node(0) as later:  # from a node that has started at a floor itself
+            later.connect(late.address)
+            wait_until(lambda: digest(later) == digest(late), lambda: later.status())
+            assert texts(later) == texts(late)
+
+
+def test_a_node_that_was_away_for_longer_than_its_peers_keep_keeps_its_own(tmp_path: Path) -> None:
+    with Node(0, keep_messages=5) as few:
+        with Node(0, tmp_path) as away:
+            away.connect(few.address)
+            for n in range(4):
+                few.commit(f"{n}", copies=1, timeout=20 * SCALE)
+        for n in range(4, 20):
+            few.commit(f"{n}")
+        wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
+        with Node(0, tmp_path) as away:
+            away.connect(few.address)
+            wait_until(lambda: texts(away) == [*numbers(0, 4), *numbers(15, 20)], away.status)
+            assert away.status()["missed"] == 11
+            wait_until(lambda: digest(away) == digest(few))
+
+
+def test_the_peer_that_keeps_most_is_asked() -> None:
+    with Node(0) as all_, Node(0, keep_messages=5) as few, Node(0) as late:
+        few.connect(all_.address)
+        for n in range(20):
+            all_.commit(f"{n}", copies=1, timeout=20 * SCALE)
+        wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
+        late.connect(few.address)
+        late.connect(all_.address)
+        wait_until(lambda: texts(late) == numbers(0, 20), lambda: texts(late))
+        assert late.status()["missed"] == 0
+
+
+def test_an_origin_of_which_nothing_is_kept_ends_where_its_peer_says() -> None:
+    with Node(0) as source, Node(0, keep_messages=5) as few, Node(0) as late:
+        source.connect(few.address)
+        for n in range(4):
+            source.commit(f"{n}", copies=1, timeout=20 * SCALE)
+        source.stop()
+        for n in range(20):
+            few.commit(f"{n}")
+        wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
+        late.connect(few.address)
+        wait_until(lambda: digest(late) == digest(few), lambda: (late.status(), few.status()))
+        assert texts(late) == numbers(15, 20)
 
 
 def test_messages_of_an_age_go_while_nothing_else_happens(monkeypatch: pytest.MonkeyPatch) -> None:
