@@ -344,6 +344,9 @@ MANY_MISSING: Count = 1000
 
 # -- disk ------------------------------------------------------------------------------------------
 
+WITNESS_BYTES: Bytes = 512
+"""A witness always has this size, so that writing it again needs no room on the disk."""
+
 READERS: Count = 4
 """Connections that read the database at a time."""
 

@@ -30,9 +30,6 @@ from .rows import COLUMNS, VALUES, Row, stored
 from .schema import INDEXES, PRAGMAS, TABLES
 from .store import Database, create
 
-_FIRST = 1
-"""The arrival that messages have that are gone."""
-
 
 def restore(directory: Path, parts: Iterable[Sequence[bytes]]) -> Checker:
     """Make a data directory that holds the messages of a backup, whose lines come in `parts`.
@@ -81,7 +78,7 @@ def _insert(database: Database, checker: Checker, parts: Iterable[Sequence[bytes
     heads: dict[str, Head] = {}
     floors: dict[str, Floor] = {}
     rows: list[Row] = []
-    arrival = _FIRST
+    arrival = 1  # what is gone had this one
     since = 0
     for lines in parts:
         for line in lines:
@@ -104,7 +101,7 @@ def _insert(database: Database, checker: Checker, parts: Iterable[Sequence[bytes
     database.executemany(statement, rows)
     origins.write(database, heads, floors)
     if floors:  # the messages that are gone were committed before those that follow them
-        write_gone(database, Gone(_FIRST, since - 1))
+        write_gone(database, Gone(1, since - 1))
 
 
 def _match(database: Database) -> None:

@@ -37,6 +37,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..settings import WITNESS_BYTES
 from ..wire.logframes import NO_HASH
 from .directory import DATABASE, WITNESSES
 from .private import open_private_file
@@ -44,7 +45,6 @@ from .private import open_private_file
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """Where Linux shows the id of this boot. Without it, each start gets a new origin."""
 
-_SIZE = 512  # bytes of a witness, so that writing it again needs no room on the disk
 _TYPES = [str, int, str, int, str, str, str]
 
 
@@ -103,7 +103,7 @@ class Witness:
                 f'["{self._boot}", {self._count}, "{origin}", {n}, "{running}", "{other}", '
                 f'"{described}"]'
             )
-            os.pwrite(self._files[self._later], text.ljust(_SIZE).encode(), 0)
+            os.pwrite(self._files[self._later], text.ljust(WITNESS_BYTES).encode(), 0)
         except OSError:
             self.close()
             for name in WITNESSES:
@@ -118,7 +118,7 @@ class Witness:
     def _read(self, file: int) -> list[Any]:
         """Return the values in a witness, empty ones if it has no such values."""
         try:
-            values = json.loads(os.pread(file, _SIZE, 0))
+            values = json.loads(os.pread(file, WITNESS_BYTES, 0))
         except ValueError:
             values = None
         if isinstance(values, list) and [type(value) for value in values] == _TYPES:

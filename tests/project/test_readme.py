@@ -198,7 +198,6 @@ FIGURES = {
     r"GET says protocol (\d+), the": "PROTOCOL_VERSION",
     r"nodes that they lead to, at most (\d+) \|": "MAX_LINKS_NAMED",
     r"one message or many \(at most ([\d,]+), and": "MAX_BATCH",
-    r"send me (\d+) entries of your version vector": "PIECE_NAMED",
     # the disk
     r"emptied when it (?:is longer|has grown beyond) (?:than )?(\d+) MB": "MAX_WAL_BYTES / 2**20",
     r"A log of up to (\d+) MB is checked whole": "MAX_CHECKED_BYTES / 2**20",

@@ -28,9 +28,11 @@ from p2p_sync.wire.logframes import (
     Have,
     Head,
     LogFrame,
+    Look,
     Messages,
     Prune,
     Run,
+    Sums,
 )
 
 A, B = "a" * 32 + "-1", "b" * 32 + "-4711"
@@ -58,6 +60,9 @@ ENTRIES = st.one_of(
 HAVES = st.dictionaries(
     ORIGINS, st.builds(Head, st.integers(1, MAX_NUMBER), HASHES, SIGNATURES), max_size=5
 )
+NUMBERS = st.integers(0, MAX_NUMBER)
+POSITIONS = st.dictionaries(ORIGINS, st.integers(1, MAX_NUMBER), max_size=4)
+LACKS = st.none() | st.lists(st.integers(0, 8000), max_size=4).map(tuple)
 INDEXES = st.none() | st.integers(0, MAX_NUMBER)
 
 
@@ -70,7 +75,27 @@ def runs(draw: st.DrawFn) -> Run:
 
 
 FRAMES = st.one_of(
-    st.builds(Have, HAVES, st.booleans(), st.booleans(), INDEXES, INDEXES),
+    st.builds(Have, HAVES, st.booleans(), st.booleans(), INDEXES, NUMBERS, LACKS, POSITIONS),
+    st.builds(
+        Sums,
+        st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
+        NUMBERS,
+        NUMBERS,
+        st.sampled_from(["", "0123456789ab" * 64]),
+        st.dictionaries(st.integers(0, 63), st.just("0123456789ab" * 64), max_size=3),
+        INDEXES,
+        HAVES,
+        st.booleans(),
+    ),
+    st.builds(
+        Look,
+        st.sets(st.integers(0, 4095), max_size=9).map(lambda leaves: tuple(sorted(leaves))),
+        NUMBERS,
+        NUMBERS,
+        st.lists(st.from_regex(r"[0-9a-f]{12}", fullmatch=True), max_size=3).map(tuple),
+        HAVES,
+        st.booleans(),
+    ),
     st.builds(Messages, st.lists(runs(), max_size=4).map(tuple), HAVES, st.booleans()),
     st.builds(
         Prune,
@@ -84,7 +109,6 @@ FRAMES = st.one_of(
         st.dictionaries(ORIGINS, st.integers(0, MAX_NUMBER), max_size=4),
         HAVES,
         st.booleans(),
-        INDEXES,
     ),
 )
 
