@@ -79,11 +79,17 @@ class Log(Sending):
             head = ends[name] = lost.get(name, head)
             if name in lost or held > head.n:
                 self.lose(name, head, held)
-        self._vector = {name: head for name, head in ends.items() if head.n}
+        self._vector: dict[str, Head] | None = {n: head for n, head in ends.items() if head.n}
 
     def vector(self) -> dict[str, Head]:
-        """Return what the log held when it was opened."""
-        return self._vector
+        """Return what the log holds. The first call returns what it held when it was opened, which
+        is not kept: there may be very many origins. Later ones read it again; raises LogError."""
+        vector, self._vector = self._vector, None
+        if vector is None:
+            with self._store.reading() as database:
+                heads, _, _ = origins.read(database)
+            vector = {name: head for name, head in heads.items() if head.n}
+        return vector
 
     def newest_time(self, most: int) -> int:
         """Return the newest time in the log that is not above `most` (ms), 0 with none."""
@@ -97,7 +103,7 @@ class Log(Sending):
         left = self._store.left
         if not left or node_of(left.origin) != self._store.node or left.origin in self._damaged:
             return ""
-        head = self._vector.get(left.origin, NOTHING_HELD)
+        head = self.head(left.origin)
         running = head.hash if head.n == left.n else self.hash_at(left.origin, left.n)
         query = "SELECT time FROM entries WHERE origin = ? ORDER BY seq DESC LIMIT 1"
         with self._store.reading() as database:
