@@ -282,7 +282,9 @@ def to_json(frame: LogFrame) -> str:
         if frame.floors:
             data["floors"] = frame.floors
         if frame.lacks is not None:
-            data |= {"next": frame.next, "lacks": frame.lacks}
+            data["lacks"] = frame.lacks
+        if frame.next:
+            data["next"] = frame.next
     if isinstance(frame, (Have, Sums)) and frame.clock is not None:
         data["clock"] = frame.clock
     if frame.have or isinstance(frame, Have):
