@@ -27,6 +27,7 @@ class Progress:
         self.wake = wake
         self.lag = vector.fingerprints.messages  # how many of our messages the peer lacks
         self.holds: dict[str, int] = {}  # origin -> what the peer durably holds, where known
+        self.refused: set[str] = set()  # origins with a conflict
         self.level = -1  # -1: nothing is known of the others
         self.unknown: Collection[int] = ()  # leaves that are not compared
         self.cursor: dict[str, int] = {}  # origin -> where shipping is, when beyond what it holds
@@ -48,7 +49,7 @@ class Progress:
 
     def note(self, name: str, n: int) -> None:
         """The peer durably holds `n` messages of an origin."""
-        if n > self.held(name):
+        if n > self.held(name) and name not in self.refused:
             self._hold(name, n)
             if self.cursor.get(name, NEVER) <= n:
                 del self.cursor[name]
@@ -113,14 +114,14 @@ class Progress:
 
     def _at_level(self, origin: Origin) -> int:
         is_known = origin.revision <= self.level and leaf_of(origin.key) not in self.unknown
-        return origin.n if is_known else 0
+        return origin.n if is_known and origin.name not in self.refused else 0
 
     def _hold(self, name: str, n: int) -> None:
         origin = self.vector.origins.get(name)
         if origin is not None:  # one object for all links
             name, n = origin.name, origin.n if origin.n == n else n
             self.lag -= min(n, origin.n) - min(self.held(name), origin.n)
-        if n or self.level >= 0:
+        if n or (self.level >= 0 and origin is not None and origin.n):
             self.holds[name] = n
         else:
             self.holds.pop(name, None)

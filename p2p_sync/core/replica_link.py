@@ -110,7 +110,7 @@ class ReplicaLink:
         # What the peer does not keep of origins that it claims; the heads of those that are gone.
         self.floors: dict[str, int] = {}
         self.gone: dict[str, Head] = {}
-        self.refused: set[str] = set()  # those with a conflict
+        self.refused = self.progress.refused  # those with a conflict
         self.feeds: dict[str, None] = {}  # origins whose feeder it is
         self.eager: dict[str, None] = {}  # origins that it gets at once
         # When it was first asked for what it claims, and has shipped nothing since.
