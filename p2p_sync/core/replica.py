@@ -140,9 +140,6 @@ class Replica:
 
     def stored(self, runs: Sequence[Run], now: float) -> None:
         """The runs are durable: they may be announced and shipped."""
-        self._grew = now
-        if now >= self._growth[-1][0] + LATE / 10:
-            self._growth.append((now, self.count))
         for run in runs:
             name, end = run.origin, run.end
             tree = self.trees.of(name)
@@ -158,6 +155,9 @@ class Replica:
                     if link not in tree.eager:
                         link.announcing.soon(name)
             self.catch_up.stored(run, before)
+        self._grew = now
+        if now >= self._growth[-1][0] + LATE / 10:
+            self._growth.append((now, self.count))
         names = [run.origin for run in runs]
         if self.links and all(k.introduced and not k.claims_more for k in self.links):
             self._newcomers.joined()

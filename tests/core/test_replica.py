@@ -1457,3 +1457,11 @@ def test_NewOrigins_AskedFor_TakenThoughTheRoomIsUsedUpMeanwhile() -> None:
     bench.offences.clear()
     assert len(bench.arrive(link, *(run(name, 0, 1) for name in STRANGERS[:10]))) == 10
     assert not bench.offences
+
+
+def test_Latest_MessagesOfLongAgo_NotOnTheirWayToAPeer() -> None:
+    bench = Bench()
+    bench.commit(1000)
+    bench.later(5.0)
+    bench.commit(2)
+    assert bench.replica.latest(bench.now) == 2
