@@ -85,12 +85,12 @@ def test_nothing_behind_a_failure_is_stored_once_the_disk_works_again(
     appends = 0
     append = Log.append
 
-    def failing(log: Log, runs: Any) -> Any:
+    def failing(log: Log, *runs: Any) -> Any:
         nonlocal appends
         appends += 1
         if appends == good + 1:
             raise error
-        return append(log, runs)
+        return append(log, *runs)
 
     def tried(least: int) -> bool:
         return appends >= least
