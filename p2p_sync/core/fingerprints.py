@@ -149,7 +149,9 @@ class Fingerprints:
     def members(self, leaves: Sequence[int], start: int) -> Iterator[Counted]:
         """Yield the origins in leaves, which are in their order, with keys from `start` on, in the
         order of their keys."""
-        for members in map(self._members.__getitem__, leaves):
+        first = leaf_of(start)
+        for leaf in leaves:
+            members = self._members[leaf] if leaf >= first else ()
             if members:
                 for origin in sorted(members, key=lambda member: member.key):
                     if origin.key >= start:
