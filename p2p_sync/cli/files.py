@@ -25,7 +25,7 @@ from .logline import printable
 T = TypeVar("T")
 
 UNREADABLE = (OSError, EOFError, zlib.error)
-"""What is raised if a file cannot be read, or decompressed."""
+"""The errors of a file that cannot be read, or decompressed."""
 
 
 class Bulk:

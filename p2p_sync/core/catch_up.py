@@ -93,8 +93,8 @@ class CatchUp:
         held."""
         if held or name in self.gaps:  # it was asked for
             return False
-        held = self._vector.fingerprints.origins
-        return not self._newcomers.has_room(name, link.host, held, now)
+        origins = self._vector.fingerprints.origins
+        return not self._newcomers.has_room(name, link.host, origins, now)
 
     # -- what peers claim -----------------------------------------------------------------------
 
@@ -127,8 +127,8 @@ class CatchUp:
             link.missing += n - before
             gap.claims[link] = n
         if link.floors.get(name, 0) > tree.origin.next:
-            pass  # see floored
-        elif tree.feeder is None:
+            return True  # `floored` looks for another link
+        if tree.feeder is None:
             if not link.doubted or all(other.doubted for other in self._links):
                 self.ask(tree, link, now)
             else:
@@ -158,7 +158,7 @@ class CatchUp:
         link.missing -= max(0, gap.claims.pop(link) - self._vector.held(name))
         if not gap.claims:
             del self.gaps[name]
-            if not self._trees[name].origin.staged:
+            if not self._trees.of(name).origin.staged:
                 self._newcomers.give_back(link.host)
             self.forget(name)
 
@@ -277,7 +277,7 @@ class CatchUp:
             heapq.heappush(self.timers, (gap.timer, tree.origin.name))
 
     def _ask_others(self, tree: Tree, gap: Gap, now: float) -> None:
-        """What was to come has not come: ask some of the links that were not asked lately."""
+        """The expected messages have not come: ask some of the links that were not asked lately."""
         waiting = {link for link, (at, _) in gap.asked.items() if now < at + ASK_AGAIN}
         for link, (at, delivered) in gap.asked.items():
             patience = (ANSWER_DELAY if delivered else FIRST_ANSWER) + link.rtt
@@ -305,7 +305,7 @@ class CatchUp:
         """A link that was asked does not keep an origin up to `floor`, but what follows up to the
         `head`: look for another link, and if there is none, go on from there."""
         gap = self.gaps.get(name)
-        if gap is None or name not in link.ahead or floor <= self._trees[name].origin.next:
+        if gap is None or name not in link.ahead or floor <= self._trees.of(name).origin.next:
             return
         link.floors[name] = floor
         link.gone.pop(name, None)
@@ -313,7 +313,7 @@ class CatchUp:
             link.gone[name] = head
         gap.asked.pop(link, None)
         link.asked_at = NEVER
-        tree = self._trees[name]
+        tree = self._trees.of(name)
         if tree.feeder is link:
             tree.feed(None)
         self._look_again(tree, gap, None, now)
@@ -360,7 +360,7 @@ class CatchUp:
             if gap is None or gap.timer != timer:
                 continue
             gap.timer = NEVER
-            tree = self._trees[name]
+            tree = self._trees.of(name)
             if gap.deadline > timer:  # it was put off
                 gap.timer = gap.deadline
                 heapq.heappush(self.timers, (gap.timer, name))
@@ -378,7 +378,7 @@ class CatchUp:
         """The log can be written again: ask for all that we lack."""
         self.paused = False
         for name, gap in list(self.gaps.items()):
-            tree = self._trees[name]
+            tree = self._trees.of(name)
             gap.asked.clear()
             gap.delay = 0.0
             gap.aim(tree.origin.staged, now)
@@ -394,7 +394,7 @@ class CatchUp:
                 continue
             if now - link.asked_at < STALLED_AFTER or self.paused:
                 continue
-            if any(link.progress.held(n) > self._trees[n].origin.staged for n in link.ahead):
+            if any(link.progress.held(n) > self._trees.of(n).origin.staged for n in link.ahead):
                 found.append(link)
             link.asked_at = NEVER  # closed, or everything that was asked for has come
         return found

@@ -65,7 +65,7 @@ class Comparing:
         self._blind = False  # without the marks of what this node holds
         self._asked: tuple[Look, list[tuple[Counted, int]]] | None = None  # what we sent, and hold
         self.asked_at = NEVER  # when that was sent
-        # What is to be sent.
+        # The frames that wait to be sent.
         self._audit_at = -NEVER
         self._branches = self._again = False
         self._descends = False  # the sums of the branches were sent, and not answered yet
@@ -142,9 +142,8 @@ class Comparing:
         if look.leaves == ALL and end == KEYS:
             self._todo.clear()
             self._progress.unknown = set()
-        for leaf in [*self._todo]:
-            if leaf not in look.leaves:
-                continue
+        asked = set(look.leaves)
+        for leaf in [leaf for leaf in self._todo if leaf in asked]:
             if end < KEYS and first_key(leaf + 1) > end:
                 self._start = max(look.start, end)
                 return

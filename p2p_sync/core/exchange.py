@@ -169,7 +169,7 @@ class Exchange:
         origins follow."""
         self.correct(peer, planned, ())
         if peer.log:
-            self._replica.trees[origin].detach(peer.log, self._turn.now)
+            self._replica.trees.of(origin).detach(peer.log, self._turn.now)
             peer.log.shipping.lose(origin)
             peer.log.withheld[origin] = floor
             peer.log.wake()

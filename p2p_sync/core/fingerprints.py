@@ -159,4 +159,4 @@ class Fingerprints:
 
 
 def _cut(sums: Iterable[int]) -> str:
-    return "".join([f"{number:012x}"[-MARK:] for number in sums])
+    return "".join([f"{number:0{MARK}x}"[-MARK:] for number in sums])

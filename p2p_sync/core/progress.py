@@ -86,12 +86,11 @@ class Progress:
         lag = self.vector.fingerprints.count(self.unknown)
         for name, n in self.holds.items():
             origin = self.vector.origins.get(name)
-            if origin is None or n > origin.n or leaf_of(origin.key) in self.unknown:
-                kept[name] = n
-            else:
-                continue
             if origin is not None and leaf_of(origin.key) in self.unknown:
                 lag -= min(n, origin.n)
+            elif origin is not None and n <= origin.n:
+                continue
+            kept[name] = n
         self.holds, self.lag = kept, lag
         if not self.unknown:
             self.cursor = {name: n for name, n in self.cursor.items() if n > self.held(name)}

@@ -310,7 +310,7 @@ class Receiver:
         if origin is not None:
             same_n = n == origin.n and head.hash != origin.hash
             if same_n or (n == origin.staged and head.hash != origin.staged_hash):
-                self._refuse(self._trees[name], link, head, now)
+                self._refuse(self._trees.of(name), link, head, now)
                 return 0
             if n <= origin.staged:
                 link.progress.note(name, n)

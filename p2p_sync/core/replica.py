@@ -103,8 +103,8 @@ class Replica:
             return
         del self.links[link]
         for name in list(link.eager):
-            self.trees[name].detach(link, now)
-        orphans = [self.trees[name] for name in link.feeds]
+            self.trees.of(name).detach(link, now)
+        orphans = [self.trees.of(name) for name in link.feeds]
         for tree in orphans:
             tree.feed(None)
         self.woken.pop(link, None)

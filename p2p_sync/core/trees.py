@@ -87,9 +87,6 @@ class Trees:
         """Return the tree of an origin, None where nothing is held or wanted of it."""
         return self.of(name) if name in self._vector.origins else None
 
-    def __getitem__(self, name: str) -> Tree:
-        return self.of(name)
-
     def of(self, name: str) -> Tree:
         """Return the tree of an origin, which begins here where there is none."""
         tree = self._trees.get(name)

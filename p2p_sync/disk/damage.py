@@ -22,7 +22,18 @@ from ..wire.entries import Entry
 from ..wire.logframes import NOTHING_HELD, Head
 from . import origins
 from .origins import NO_FLOOR, Floor
-from .rows import COLUMNS, Row, changed, entry_of, head_of, is_signed, is_whole, length_of, name_of
+from .rows import (
+    COLUMNS,
+    Row,
+    changed,
+    end_of,
+    entry_of,
+    head_of,
+    is_signed,
+    is_whole,
+    length_of,
+    name_of,
+)
 from .schema import INDEXES
 from .store import Database
 
@@ -204,7 +215,7 @@ def _tail(database: Database, name: str) -> tuple[Head, set[Found], int]:
         elif is_signed(row):
             return head_of(row), bad, upto
         else:
-            upto = max(upto, row[1] + row[2] - 1)
+            upto = max(upto, end_of(row))
     return NOTHING_HELD, bad, upto
 
 
@@ -240,7 +251,7 @@ def whole_before(database: Database, name: str, seq: int, floor: Floor) -> Head 
     query = f"{_OF_ORIGIN} AND seq <= ? AND seq > ? ORDER BY seq DESC"
     for row in database.execute(query, (name, seq, floor.n)):
         whole = is_whole(row)
-        if whole and not damaged and row[1] + row[2] > seq:
+        if whole and not damaged and end_of(row) >= seq:
             return None
         damaged = True
         if whole and is_signed(row):

@@ -35,7 +35,7 @@ from . import origins
 from .copies import SHOWN
 from .damage import Found, found
 from .origins import NO_FLOOR, Floor
-from .rows import COLUMNS, head_of, is_whole, packed, place_of
+from .rows import COLUMNS, end_of, is_whole, packed, place_of
 from .store import Database
 
 _pack = Struct(">qq").pack
@@ -101,7 +101,7 @@ def plan(
         if not is_whole(row):
             bad.append(found(row))
             continue
-        (time, name, _), end = place_of(row), head_of(row).n
+        (time, name, _), end = place_of(row), end_of(row)
         head = heads[name] = heads.get(name) or origins.head(database, name)
         if name in waiting or end > head.n:
             continue

@@ -127,7 +127,12 @@ def is_signed(row: Row) -> bool:
     return bool(row[9])
 
 
+def end_of(row: Row) -> int:
+    """Return the number of the last message in a whole row."""
+    return int(row[1] + row[2] - 1)
+
+
 def head_of(row: Row) -> Head:
     """Return what an origin holds that ends with a whole row."""
     running = chain(row[5].hex(), [entry_of(row)])[-1]
-    return Head(row[1] + row[2] - 1, running, row[9].hex())
+    return Head(end_of(row), running, row[9].hex())

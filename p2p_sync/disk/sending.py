@@ -42,8 +42,8 @@ class Sending(Pages):
         head = NOTHING_HELD
         with suppress(LogError), self._store.reading() as database:
             row = database.execute(f"{query} LIMIT 1", (origin, n + 1)).fetchone()
-            if row and is_whole(row) and packed(row).after == n:  # it follows, and has that hash
-                return packed(row).previous
+            if row and is_whole(row) and row[1] == n + 1:  # it follows, and has that hash
+                return str(row[5].hex())
             head = head_of(row) if row and is_whole(row) else origins.head(database, origin)
         if head.n < n:
             return None

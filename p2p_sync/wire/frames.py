@@ -134,16 +134,12 @@ def messages_in(run: Run | PackedRun) -> list[Message]:
 
 def messages_of(origin: str, first: int, entry: Entry) -> list[Message]:
     """Return the messages of an entry, whose first one is number `first`. A notice has none."""
-    time, text, kind, length, topic, erased = entry
+    time, kind, topic = entry.time, entry.kind, entry.topic
     if kind == NOTICE:
         return []
-    heard = kind == HEARD
-    if not erased:
-        texts = enumerate([text] if length == 1 else json.loads(text), first)
-        return [Message(origin, seq, time, text, heard, topic) for seq, text in texts]
     by = {erasure.seq: erasure for erasure in entry.erasures}
     return [
-        Message(origin, seq, time, text or "", heard, topic, by.get(seq))
+        Message(origin, seq, time, text or "", kind == HEARD, topic, by.get(seq))
         for seq, text in enumerate(entry.texts, first)
     ]
 

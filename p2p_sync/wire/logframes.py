@@ -4,8 +4,8 @@
               when the link opens and now and then; of its branches or leaves where they differ.
     LOOK      "Which origins in these leaves do you hold otherwise than I do?" The answer is a HAVE.
     HAVE      what the sender has on disk of each origin: the number of messages, the running hash
-              over them and the signature of both. Most often these are changes. A small version
-              vector goes whole, marked `last`.
+              over them and the signature of both. Most often these are changes. The answer to a
+              LOOK for all leaves may hold all of the sender's origins; then it is marked `last`.
     MESSAGES  runs of messages. A run is a piece of the log of one origin, without a gap; it ends
               with a signature.
     PRUNE     "I get these origins from elsewhere: announce them by HAVE instead."
@@ -182,7 +182,7 @@ class Have:
 
     `floors`: of these origins it keeps nothing up to that number any more, so it can ship only what
     follows. In an answer to LOOK `lacks` has the indexes of those of its marks that the sender does
-    not     have. The answer goes up to the key `next`, 0: it is complete."""
+    not have. The answer goes up to the key `next`, 0: it is complete."""
 
     have: Vector
     last: bool = False
@@ -318,10 +318,9 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     clock = clock if clock is None else number(clock, 0)
     if kind == "HAVE":
         lacks = _numbers(data["lacks"], MAX_LOOKED_MARKS) if "lacks" in data else None
-        floors = dict(_table(data, "floors", required=False))
-        below = {origin_of(origin): number(n, 1) for origin, n in floors.items()}
+        floors = _positions(data, "floors", 1, required=False)
         after = number(data.get("next", 0), 0)
-        return Have(have, _flag(data, "last"), ack, clock, after, lacks, below)
+        return Have(have, _flag(data, "last"), ack, clock, after, lacks, floors)
     if kind == "MESSAGES":
         runs = tuple(Run.from_dict(item) for item in list_of(data.get("runs"), MAX_BATCH))
         if sum(run.count for run in runs) > MAX_SHIPPED:
@@ -332,9 +331,7 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
         refused = _vector(data, "refused", required=False)
         return Prune(tuple(map(origin_of, origins)), refused, have, ack)
     if kind == "GRAFT":
-        wanted = dict(_table(data, "after", required=True))
-        wanted = {origin_of(origin): number(n, 0) for origin, n in wanted.items()}
-        return Graft(wanted, have, ack)
+        return Graft(_positions(data, "after", 0, required=True), have, ack)
     if kind == "SUMS":
         return _sums(data, clock, have, ack)
     if kind == "LOOK":
@@ -418,6 +415,12 @@ def _sums(data: Mapping[str, Any], clock: int | None, have: Vector, ack: bool) -
     numbered = {int(branch): value for branch, value in leaves.items()}
     origins, messages = number(total[1], 0), number(total[2], 0)
     return Sums(total[0], origins, messages, branches, numbered, clock, have, ack)
+
+
+def _positions(data: Mapping[str, Any], name: str, least: int, *, required: bool) -> dict[str, int]:
+    """Check a table of numbers of messages by origin."""
+    table = _table(data, name, required=required)
+    return {origin_of(origin): number(n, least) for origin, n in table}
 
 
 def _vector(data: Mapping[str, Any], name: str, *, required: bool) -> Vector:

@@ -32,7 +32,7 @@ from tests.cli.test_backup import Done, backup, run
 from tests.cli.test_verify import BROKEN, MANIPULATIONS, good, written
 from tests.harness.api import post_all, read_pages, wait_equal
 from tests.harness.disk import small_disk
-from tests.harness.original import Original
+from tests.harness.original import heard_by_two
 from tests.harness.support import DEADLINE, RUN_NODE, NodeProcess, run_nodes, wait_until
 
 
@@ -205,11 +205,7 @@ def test_an_interrupted_one_leaves_nothing(tmp_path: Path, signum: int) -> None:
 def test_copies_are_matched_whatever_the_file_says(tmp_path: Path, claim: str) -> None:
     """Which copies are hidden is signed by nobody, so a changed file must not hide a message."""
     file = tmp_path / "backup"
-    with run_nodes(2, "--ephemeral") as (one, two), Original() as original:
-        one.add(two.address)
-        for node in (one, two):
-            node.add(original.address)
-        wait_until(lambda: original.links() == 2)
+    with heard_by_two() as (one, two, original):
         for text in ("from an original", "another"):
             original.commit(text)
         wait_until(lambda: one.count == two.count == 2)

@@ -16,7 +16,7 @@ from p2p_sync.wire.identity import Identity
 from p2p_sync.wire.logframes import NO_HASH, NO_SIGNATURE
 from p2p_sync.wire.signing import sign
 from tests.harness.api import post_all, read_pages, wait_equal
-from tests.harness.original import Original
+from tests.harness.original import heard_by_two
 from tests.harness.support import DEADLINE, RUN_NODE, NodeProcess, run_nodes, wait_until
 
 Line = dict[str, Any]
@@ -226,11 +226,7 @@ def test_an_export_of_a_node_verifies_and_a_change_is_found(tmp_path: Path) -> N
 
 def test_hidden_copies_are_exported_and_not_imported(tmp_path: Path) -> None:
     file = tmp_path / "log.ndjson"
-    with run_nodes(2, "--ephemeral") as (one, two), Original() as original:
-        one.add(two.address)
-        for node in (one, two):
-            node.add(original.address)
-        wait_until(lambda: original.links() == 2)
+    with heard_by_two() as (one, two, original):
         original.commit("from an original")
         wait_until(lambda: one.count == two.count == 1)
         wait_until(lambda: b'"hidden"' in one.get("/api/v1/messages/export").body)

@@ -11,11 +11,13 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import websocket
+
+from tests.harness.support import NodeProcess, run_nodes, wait_until
 
 _handlers = logging.root.handlers[:]
 from websocket_server import WebsocketServer
@@ -132,3 +134,14 @@ class Original:
             elif frame["type"] == "SOCKETS":
                 for address in [a for a in frame["addresses"] if a not in self._addresses]:
                     self.add(address)
+
+
+@contextmanager
+def heard_by_two() -> Iterator[tuple[NodeProcess, NodeProcess, Original]]:
+    """Lend two nodes that are linked, and an original that both of them have dialled."""
+    with run_nodes(2, "--ephemeral") as (one, two), Original() as original:
+        one.add(two.address)
+        for node in (one, two):
+            node.add(original.address)
+        wait_until(lambda: original.links() == 2)
+        yield one, two, original
