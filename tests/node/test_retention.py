@@ -188,10 +188,16 @@ def test_a_callback_that_is_overtaken_is_logged(caplog: pytest.LogCaptureFixture
 
 
 @pytest.fixture(scope="module")
-def short() -> Iterator[NodeProcess]:
-    """A node that keeps ten of 30 messages, and the cursors behind each of them."""
+def short() -> Iterator[tuple[NodeProcess, list[str]]]:
+    """A node that keeps ten of 30 messages, and the cursors behind each of them; no test adds
+    more."""
     with NodeProcess("--keep-messages", "10") as node:
-        yield node
+        cursors = ["0"]
+        for n in range(30):
+            node.commit(f"{n}")
+            cursors.append(node.api(f"messages?after={cursors[-1]}")["next"])
+        wait_until(lambda: node.count == 10, node.status)
+        yield node, cursors[1:]
 
 
 def follow(node: NodeProcess, cursor: str) -> Any:
@@ -199,35 +205,28 @@ def follow(node: NodeProcess, cursor: str) -> Any:
     return answer.status, json.loads(answer.body)
 
 
-def test_a_place_before_what_is_kept_is_gone(short: NodeProcess) -> None:
-    cursor = "0"
-    cursors = []
-    for n in range(30):
-        short.commit(f"{n}")
-        page = short.api(f"messages?after={cursor}")
-        cursor = page["next"]
-        cursors.append(cursor)
-    wait_until(lambda: short.count == 10, short.status)
-    assert follow(short, cursors[19])[0] == 200
+def test_a_place_before_what_is_kept_is_gone(short: tuple[NodeProcess, list[str]]) -> None:
+    node, cursors = short
+    assert follow(node, cursors[19])[0] == 200
     for path in ("messages", "messages/follow"):
-        answer = short.get(f"/api/v1/{path}?after={cursors[11]}")
+        answer = node.get(f"/api/v1/{path}?after={cursors[11]}")
         problem = json.loads(answer.body)
         assert (answer.status, problem["code"], problem["missed"]) == (410, "cursor_gone", 8)
         assert problem["next"] == cursors[19] and "8 messages" in problem["detail"]
-    _, page = follow(short, problem["next"])
+    _, page = follow(node, problem["next"])
     assert [message["data"] for message in page["messages"]] == numbers(20, 30)
-    _, page = follow(short, "0")
+    _, page = follow(node, "0")
     assert [message["data"] for message in page["messages"]] == numbers(20, 30)
     assert "missed" not in page
 
 
-def test_the_node_says_what_it_keeps_by_every_way(short: NodeProcess) -> None:
-    wait_until(lambda: short.count == 10, short.status)
-    since = short.status()["messages"]["complete_since"]
+def test_the_node_says_what_it_keeps_by_every_way(short: tuple[NodeProcess, list[str]]) -> None:
+    node, _ = short
+    since = node.status()["messages"]["complete_since"]
     assert 0 < time.time() * 1000 - since < 60_000 * SCALE
-    assert "p2p_sync_deleted_messages_total 20.0" in short.get("/metrics").text
-    assert 'p2p_sync_log_messages{class="own"} 10.0' in short.get("/metrics").text
-    url = f"http://127.0.0.1:{short.port}"
+    assert "p2p_sync_deleted_messages_total 20.0" in node.get("/metrics").text
+    assert 'p2p_sync_log_messages{class="own"} 10.0' in node.get("/metrics").text
+    url = f"http://127.0.0.1:{node.port}"
     told = run_to_end("status", "--node", url)
     day = time.strftime("%Y-%m-%d", time.localtime(since / 1000))
     assert f"complete since {day}" in told.stderr
