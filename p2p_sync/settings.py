@@ -66,6 +66,12 @@ MAX_ERASURES: Count = 100
 """Erasures that are named in one entry of the log, 330 bytes each, so that with the largest texts
 it stays below the limit of a frame. Further messages of it can be erased."""
 
+ERASURE_BYTES: Bytes = 57
+"""What the erasure of a message takes of MAX_ENTRY_BYTES: a sixth of 340 bytes of JSON."""
+
+ENTRY_BYTES: Bytes = 32
+"""What an entry takes of it besides: a sixth of its time, topic and digest in JSON."""
+
 BATCH_BYTES: Bytes = 160 * 1024
 """Text in one MESSAGES frame. Six times as much, each byte escaped, stays below the limit of a
 frame."""

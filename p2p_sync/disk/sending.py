@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from ..errors import LogDamaged, LogDeleted, LogError
 from ..settings import MAX_BATCH, MAX_PAUSE_MS, MAX_SHIPPED
+from ..wire.entries import smallest
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun
 from . import damage, origins
 from .damage import GAP, Found
@@ -110,7 +111,8 @@ def _joined(entries: Iterable[PackedRun], upto: int, size: int) -> tuple[PackedR
     count, left = 0, size  # as far as the last signed one
     for entry in entries:
         text = entry.text
-        size -= len(text) if text.isascii() else len(text.encode())
+        length = len(text) if text.isascii() else len(text.encode())
+        size -= max(length, smallest(entry.count))
         if count:
             is_long = (
                 size < 0 or entry.end - chosen[0].after > MAX_SHIPPED or len(chosen) == MAX_BATCH

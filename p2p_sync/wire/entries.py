@@ -27,7 +27,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_ERASURES, MAX_MESSAGE_BYTES
+from ..settings import (
+    ENTRY_BYTES,
+    ERASURE_BYTES,
+    MAX_BATCH,
+    MAX_ENTRY_BYTES,
+    MAX_ERASURES,
+    MAX_MESSAGE_BYTES,
+)
 from .fields import digest, list_of, number, origin, running_hash, signature, wrong
 
 PLAIN, HEARD, NOTICE = range(3)
@@ -129,8 +136,25 @@ class Entry(NamedTuple):
 
 
 def size_of(entry: Entry) -> int:
-    """Return the bytes of an entry's text."""
-    return len(entry.text) if entry.text.isascii() else len(entry.text.encode())
+    """Return what an entry takes of the limit of a run, in bytes: the texts that are left, or what
+    the erasures may come to take if they are more. So erasing makes no run longer."""
+    text = entry.text
+    if entry.erased:
+        text = encode([left for left in entry.texts if left is not None])
+    size = len(text) if text.isascii() else len(text.encode())
+    least = _SMALLEST if entry.length == 1 else smallest(entry.length)
+    return size if size > least else least
+
+
+def smallest(length: int) -> int:
+    """Return the least that an entry of so many messages takes of the limit of a run.
+
+    The largest frame has six times the limit of a run, since JSON may escape each byte of a text by
+    six. That leaves room for the erasures of all messages, and for topics."""
+    return ENTRY_BYTES + ERASURE_BYTES * min(length, MAX_ERASURES)
+
+
+_SMALLEST = smallest(1)  # by far the most
 
 
 def chain(previous: str, entries: Iterable[Entry]) -> tuple[str, ...]:

@@ -20,10 +20,10 @@ from p2p_sync.disk import recent
 from p2p_sync.disk.log import Log, Place
 from p2p_sync.disk.store import Store
 from p2p_sync.errors import LogError, LogFull
-from p2p_sync.settings import COPY_STRETCH, COPY_WINDOW, MAX_MATCHED
-from p2p_sync.wire.entries import HEARD, Entry, chain
-from p2p_sync.wire.frames import Message, messages_in
-from p2p_sync.wire.logframes import NO_HASH, NOTHING_HELD, Head, PackedRun, Run
+from p2p_sync.settings import COPY_STRETCH, COPY_WINDOW, MAX_ENTRY_BYTES, MAX_MATCHED
+from p2p_sync.wire.entries import HEARD, Entry, chain, smallest
+from p2p_sync.wire.frames import Message, decode, encode, messages_in
+from p2p_sync.wire.logframes import NO_HASH, NOTHING_HELD, Head, Messages, PackedRun, Run
 from tests.harness.deduplication import shown
 from tests.harness.support import SCALE, wait_until
 
@@ -203,7 +203,7 @@ def test_a_piece_ends_with_a_signed_entry(tmp_path: Path, reopened: bool) -> Non
         ends = {upto: log.read(A, 0, upto, PLENTY)[0].end for upto in range(1, 10)}
         assert ends == {1: 3, 2: 3, 3: 3, 4: 4, 5: 9, 6: 9, 7: 9, 8: 9, 9: 9}
         assert log.read(A, 1, 2, PLENTY)[0].after == 1, "it may begin anywhere"
-        assert log.read(A, 0, 9, 45)[0].end == 4, "no room for five more"
+        assert log.read(A, 0, 9, 5 * smallest(1))[0].end == 4, "no room for five more"
         assert log.read(A, 4, 9, 1)[0].end == 9, "never less than a signed piece"
         assert log.read(A, 0, 9, PLENTY)[0].signature == SIGNATURE
 
@@ -230,6 +230,25 @@ def test_a_piece_ends_where_its_origin_was_silent_for_an_hour(
     with opened(tmp_path) as (_, log):
         assert log.read(A, 0, 4, PLENTY)[0].end == 3
         assert log.read(A, 3, 4, PLENTY)[0].end == 4
+
+
+@pytest.mark.parametrize("reopened", [False, True], ids=["from memory", "from the disk"])
+def test_a_piece_is_not_longer_than_peers_accept(tmp_path: Path, reopened: bool) -> None:
+    """Short texts take more than their bytes, for they may be erased, and then grow."""
+    feed = Feed()
+
+    def check(log: Log) -> None:
+        for piece in read_all(log, A, 1_801, MAX_ENTRY_BYTES):
+            run = Run(A, piece.after, piece.previous, piece.entries, signature=SIGNATURE)
+            assert decode(encode(Messages((run,))))
+
+    with opened(tmp_path) as (_, log):
+        for texts in (["short"] * 900, ["x" * 100_000], ["short"] * 900):
+            log.append([feed.run(A, *entries_of(*texts))])
+        if not reopened:
+            check(log)
+    with opened(tmp_path) as (_, log):
+        check(log)
 
 
 def test_the_hash_at_a_place_is_known_where_an_entry_ends() -> None:

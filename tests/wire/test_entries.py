@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_sync.errors import ProtocolError
-from p2p_sync.settings import MAX_BATCH, MAX_ERASURES
+from p2p_sync.settings import MAX_BATCH, MAX_ERASURES, Settings
 from p2p_sync.wire.entries import HEARD, NOTICE, Entry, Erasure, chain, read_entry
-from p2p_sync.wire.frames import messages_in
+from p2p_sync.wire.frames import decode, encode, messages_in
 from p2p_sync.wire.identity import Identity
 from p2p_sync.wire.logframes import NO_HASH, Messages, Run
-from p2p_sync.wire.signing import checked, sign
+from p2p_sync.wire.signing import checked, sign, signed
 
 US, THEM = (Identity.of_seed(bytes([n]) * 32) for n in (1, 2))
 OURS, THEIRS = f"{US.node}-1", f"{THEM.node}-7"
@@ -126,6 +126,48 @@ def test_a_whole_entry_can_be_erased_and_still_be_shipped() -> None:
         entry = entry.erase(1, erasure(seq))
     assert len(entry.erasures) == MAX_ERASURES and set(entry.texts) == {None}
     assert shipped(Run(OURS, 0, NO_HASH, (entry,), signature=run.signature))
+
+
+def erased(run: Run) -> Run:
+    """The run as it is shipped when all of its short messages are erased."""
+    entries, first = [], 1
+    for entry in run.entries:
+        for seq in range(first, first + entry.length):
+            if len(entry.text) < 1_000 or entry.length > 1:
+                erasure = Erasure(seq, f"{THEM.node}-{10**18}", 10**15, BEFORE, 10**13, "0" * 192)
+                entry = entry.erase(first, erasure)
+        entries.append(entry)
+        first += entry.length
+    return Run(OURS, 0, NO_HASH, tuple(entries), run.hashes, run.signature)
+
+
+LONG = Entry(10**13, "\0" * (128 * 1024), topic="t" * 64)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [Entry(1, "x" * 100_000), Entry(1, "y" * 63_800), *[Entry(1, "ok")] * 10],
+        [LONG, *[Entry(10**13, "", topic="t" * 64)] * (MAX_BATCH - 1)],
+        [LONG, *[Entry.of(10**13, ["", ""], topic="t" * 64)] * (MAX_BATCH // 2 - 1)],
+        [LONG, *[Entry.of(10**13, [""] * 100)] * 9],
+        [Entry.of(10**13, [""] * MAX_BATCH, topic="t" * 64)],
+        [Entry(10**13, "\0" * 100, topic="t" * 64)] * MAX_BATCH,
+    ],
+)
+def test_erasing_never_makes_a_run_too_long_to_be_shipped(entries: list[Entry]) -> None:
+    """However a node has signed these commits, and whatever of them is erased."""
+    runs: list[Run] = []
+    after, previous = 0, NO_HASH
+    for entry in entries:
+        runs.append(Run(OURS, after, previous, (entry,), chain(previous, [entry])))
+        after, previous = runs[-1].end, runs[-1].hashes[-1]
+    for part in signed(runs, US):
+        whole = Run(OURS, 0, NO_HASH, part.entries, chain(NO_HASH, part.entries), part.signature)
+        text = encode(Messages((erased(whole),)))
+        assert len(text) < Settings().max_frame_bytes
+        there = decode(text)
+        assert isinstance(there, Messages) and there.runs[0].hashes == whole.hashes
 
 
 @pytest.mark.parametrize(

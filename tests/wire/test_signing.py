@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_sync.settings import MAX_BATCH, MAX_ENTRY_BYTES
-from p2p_sync.wire.entries import Entry, chain
+from p2p_sync.wire.entries import Entry, chain, size_of
 from p2p_sync.wire.identity import Identity, is_signed, node_of_key
 from p2p_sync.wire.logframes import NO_HASH, Have, Head, Messages, Prune, Run
 from p2p_sync.wire.signing import checked, is_genuine, sign, signed
@@ -98,7 +98,7 @@ def test_what_lies_between_two_signatures_fits_into_a_frame(sizes: list[int]) ->
     assert [entry for r in result for entry in r.entries] == [e for r in runs for e in r.entries]
     for before, after in itertools.pairwise(result):
         assert (after.after, after.previous) == (before.end, before.hashes[-1])
-        joined = sum(len(entry.text) for r in (before, after) for entry in r.entries)
+        joined = sum(size_of(entry) for r in (before, after) for entry in r.entries)
         assert joined > MAX_ENTRY_BYTES, "two of them would not have fitted under one signature"
     for part in result:
         assert is_genuine(OURS, part.head)
