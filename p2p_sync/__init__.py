@@ -18,6 +18,7 @@ from .errors import (
     MessageTooLong,
     P2PSyncError,
     StartError,
+    TopicError,
 )
 from .version import __version__
 
@@ -38,6 +39,7 @@ __all__ = [
     "Node",
     "P2PSyncError",
     "StartError",
+    "TopicError",
     "__version__",
 ]
 

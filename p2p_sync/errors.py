@@ -6,6 +6,7 @@ P2PSyncError
 |   |-- CursorGone                   a cursor of another log
 |   |-- MessageError                 not a text that can be a message
 |       |-- MessageTooLong           more bytes than the limit
+|   |-- TopicError                   not a topic of a message
 |   |-- NotRunning                   the node has not started, or has stopped
 |-- StartError                       a node cannot start: its port or data directory is not usable
 |-- LogError                         the log cannot be read or written now
@@ -42,6 +43,10 @@ class MessageError(InputError):
 
 class MessageTooLong(MessageError):
     """A text has more bytes of UTF-8 than the limit."""
+
+
+class TopicError(InputError):
+    """A text cannot be the topic of a message."""
 
 
 class NotRunning(InputError):

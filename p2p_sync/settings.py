@@ -55,6 +55,13 @@ MAX_LOOKED_MARKS: Count = 8_000
 MAX_BATCH: Count = 1_000
 """Messages in one entry of the log. A frame that holds as many takes no further entry."""
 
+MAX_TOPIC: Bytes = 64
+"""A topic: long enough for a path of a few words, short enough to be stored with each entry."""
+
+MAX_NOTED_TOPICS: Count = 1_000
+"""Topics of which a node knows when their last message came. Those that follow others wake up once
+too often."""
+
 MAX_SHIPPED: Count = 2 * MAX_BATCH
 """Messages in one frame."""
 

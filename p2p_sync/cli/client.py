@@ -35,6 +35,7 @@ from ..settings import (
 )
 from ..web.token import read_token
 from ..wire.export import Checker, Problem
+from ..wire.frames import check_topic
 from .api import Api, Failure, TooLate
 from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
 from .files import Bulk, batches, opened, progress, read, replaced
@@ -121,6 +122,18 @@ def status(api: Api, wait: float, as_json: bool) -> int:
     return DONE if in_sync(answer) else NO
 
 
+def _topic(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        check_topic(value)
+    except InputError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+    return value
+
+
+def _topic_option(help: str) -> Callable[[Any], Any]:
+    return click.option("--topic", metavar="TOPIC", default="", callback=_topic, help=help)
+
+
 @_command()
 def peers(api: Api, as_json: bool) -> None:
     """List the peers and, for those that are unreachable, why."""
@@ -202,10 +215,13 @@ def add(api: Api, address: str, wait: float, as_json: bool) -> int:
     click.option("--copies", metavar="K", type=click.IntRange(0, API_MAX_COPIES), default=0,
                  help="Wait until nodes on K other hosts have it."),
     _seconds("--timeout", API_DEFAULT_TIMEOUT, API_MAX_TIMEOUT, "Seconds to wait for copies."),
+    _topic_option("A short text beside the message, by which readers choose."),
 )  # fmt: skip
-def commit(api: Api, text: str | None, copies: int, timeout: float, as_json: bool) -> int:
+def commit(
+    api: Api, text: str | None, copies: int, timeout: float, topic: str, as_json: bool
+) -> int:
     """Send TEXT, or each non-empty line of standard input, as a message."""
-    path = f"/api/v1/messages?copies={copies}&timeout={timeout:g}"
+    path = f"/api/v1/messages?copies={copies}&timeout={timeout:g}&topic={quote(topic)}"
     if text == "":
         raise Failure(USAGE, "the message is empty; give it a text")
     answer, reached, what = (
@@ -255,10 +271,17 @@ def _decoded(line: bytes) -> str:
         raise Failure(USAGE, "a line of standard input is not UTF-8") from None
 
 
-@_command(click.option("-f", "--follow", is_flag=True, help="Keep printing new messages."))
-def log(api: Api, follow: bool, as_json: bool) -> None:
+@_command(
+    click.option("-f", "--follow", is_flag=True, help="Keep printing new messages."),
+    _topic_option("Print only the messages of this topic."),
+)
+def log(api: Api, follow: bool, topic: str, as_json: bool) -> None:
     """Print all messages. With -f, print in order of arrival and keep following."""
-    messages = api.lines("/api/v1/messages/follow?after=0") if follow else _messages(api)
+    messages = (
+        api.lines(f"/api/v1/messages/follow?after=0&topic={quote(topic)}")
+        if follow
+        else _messages(api, topic)
+    )
     names = _Names(api)
     for message in messages:
         if "damaged" in message:
@@ -272,6 +295,7 @@ def log(api: Api, follow: bool, as_json: bool) -> None:
             _say(json.dumps(message))
         else:
             text = printable(message["data"]) or "(empty)"
+            text = f"[{printable(message['topic'])}] {text}" if "topic" in message else text
             node = names.columns(message["origin"])
             _say(f"{_moment(message['time'])}  {node}  {text}")
     if follow:
@@ -424,11 +448,13 @@ def restore(file: str, data_dir: str, as_json: bool) -> None:
 # -- shared ---------------------------------------------------------------------------------------
 
 
-def _messages(api: Api) -> Iterator[dict[str, Any]]:
-    """Yield all messages in the shared order, and {"damaged": count} for entries left out."""
+def _messages(api: Api, topic: str) -> Iterator[dict[str, Any]]:
+    """Yield all messages, or those of a topic, in the shared order, and {"damaged": count} for
+    entries left out."""
     after = ""
+    path = f"/api/v1/messages?order=time&limit={CLI_PAGE}&topic={quote(topic)}"
     while True:
-        page = api.ask(f"/api/v1/messages?order=time&limit={CLI_PAGE}&after={quote(after)}")
+        page = api.ask(f"{path}&after={quote(after)}")
         yield from page["messages"]
         if "damaged" in page:
             yield {"damaged": page["damaged"]}

@@ -34,6 +34,7 @@ from ..settings import (
     KEEP_RARELY,
     KEEP_SOON,
     MAX_EARLY_MS,
+    MAX_NOTED_TOPICS,
     NEVER,
     Settings,
 )
@@ -48,7 +49,7 @@ from .links import Links
 from .overlay import Overlay
 from .peer import Peer
 from .replica import Replica
-from .turn import ARRIVAL, TOPICS, Turn
+from .turn import ARRIVAL, SIGNALS, Turn
 
 
 class Core:
@@ -90,6 +91,8 @@ class Core:
             turn, self.replica, self.overlay.originals, self.links, self.commits, self.dates
         )
         self.transactions = 0  # that the disk has stored since the start
+        self._topics: dict[str, int] = {}  # the last transaction with messages of each topic
+        self._topics_since = 0  # the transaction up to which that is not known any more
         # When to check whether an origin that waits for the clock may go on: nothing reports that
         # the clock was corrected.
         self._clock_at = -NEVER
@@ -119,7 +122,7 @@ class Core:
         self._turn.now, self._turn.wall = now, wall
 
     def end(self) -> tuple[Effects, set[str]]:
-        """End a turn: return what it has decided, and what has changed (of TOPICS)."""
+        """End a turn: return what it has decided, and what has changed (of SIGNALS)."""
         turn, woken = self._turn, self.replica.woken
         if woken:
             for link in woken:
@@ -152,6 +155,7 @@ class Core:
     def stored(self, runs: Sequence[Run], arrivals: tuple[int, int] = (0, 0)) -> None:
         """The runs are on disk. `arrivals` are the last one before them, and now."""
         self.transactions += 1
+        self._note_topics(runs)
         self.commits.stored(runs)
         for peer in self.peers:
             if peer.original:
@@ -162,6 +166,18 @@ class Core:
             self.exchange.hand_originals(self.peers, runs, *arrivals)
             woken = [link.owner for link in self.replica.woken]
             self.exchange.hand(woken[:HANDED_LINKS])
+
+    def last_transaction(self, topic: str) -> int:
+        """Return the number of the last transaction that stored messages of a topic ("": any). It
+        may be too large for a topic of which there was none for a while."""
+        return self._topics.get(topic, self._topics_since) if topic else self.transactions
+
+    def _note_topics(self, runs: Sequence[Run]) -> None:
+        for topic in {entry.topic for run in runs for entry in run.entries if entry.topic}:
+            if len(self._topics) == MAX_NOTED_TOPICS and topic not in self._topics:
+                self._topics.clear()
+                self._topics_since = self.transactions
+            self._topics[topic] = self.transactions
 
     def lose(self, name: str, head: Head) -> int | None:
         """Hold no more than this of an origin: what follows is damaged on disk.
@@ -240,4 +256,4 @@ class Core:
         self._turn.stopped = True
         for peer in self.peers:
             self._turn.effects.close(peer, GOING_AWAY, "this node stops")
-        self._turn.changed.update(TOPICS)
+        self._turn.changed.update(SIGNALS)

@@ -8,8 +8,8 @@ from ..settings import NEVER
 from .effects import Effects
 
 # What others may wait for: see `Turn.changed`.
-WORK, ROOM, ARRIVAL, COPIES, LINKS, TIME = "work", "room", "arrival", "copies", "links", "time"
-TOPICS = (WORK, ROOM, ARRIVAL, COPIES, LINKS, TIME)
+WORK, ROOM, ARRIVAL, COPIES, LINKS = "work", "room", "arrival", "copies", "links"
+SIGNALS = (WORK, ROOM, ARRIVAL, COPIES, LINKS)
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class Turn:
     now: float = 0.0  # monotonic, in seconds
     wall: int = 0  # what this machine's clock shows, ms since the epoch
     effects: Effects = field(default_factory=Effects)
-    changed: set[str] = field(default_factory=set)  # of TOPICS, for those who wait
+    changed: set[str] = field(default_factory=set)  # of SIGNALS, for those who wait
     look_at: float = -NEVER  # when the overlay is asked next, on the monotonic clock
     stopped: bool = False  # the node stops: nothing new is let in
 

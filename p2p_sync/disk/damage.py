@@ -62,6 +62,10 @@ _INDEXED = """
         WHERE i.origin = e.origin AND i.seq = e.seq AND i.arrival = e.arrival)
     AND EXISTS (SELECT 1 FROM entries i INDEXED BY by_place WHERE i.time = e.time
         AND i.origin = e.origin AND i.seq = e.seq AND i.arrival = e.arrival)
+    AND (e.topic = '' OR EXISTS (SELECT 1 FROM entries i INDEXED BY by_topic WHERE i.topic <> ''
+        AND i.topic = e.topic AND i.time = e.time AND i.origin = e.origin AND i.seq = e.seq
+        AND i.arrival = e.arrival) AND EXISTS (SELECT 1 FROM entries i INDEXED BY topic_arrivals
+        WHERE i.topic <> '' AND i.topic = e.topic AND i.arrival = e.arrival))
 """
 DUE = """
     coalesce((SELECT b.seq + b.count FROM entries b WHERE b.origin = e.origin AND b.seq < e.seq

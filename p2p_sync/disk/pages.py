@@ -69,21 +69,26 @@ class Pages:
         with self._lock:
             return self._arrival
 
-    def arrivals(self, after: int, limit: int, hidden: bool = False) -> Page[tuple[int, Message]]:
+    def arrivals(
+        self, after: int, limit: int, hidden: bool = False, topic: str = ""
+    ) -> Page[tuple[int, Message]]:
         """Return up to `limit` messages after arrival `after`, each with its number: those that
-        are shown, or with `hidden` all. `upto` of the page is where to go on."""
+        are shown, or with `hidden` all; with a `topic` only its own. `upto` of the page is where to
+        go on."""
         page: Page[tuple[int, Message]] = Page()
         bad: list[Found] = []
         with self._lock:
-            recent = self._recent.arrived(after, limit)
+            newest = max(after, self._arrival)
+            recent = None if topic else self._recent.arrived(after, limit)
         if recent is not None:
             for last, entry in recent:
                 page += _numbered(messages_in(entry), last, after)
-            return self._arrived(page, after, limit, bad)
-        query = f"SELECT {COLUMNS} FROM entries WHERE arrival > ?"
-        query += " ORDER BY arrival" if hidden else f" AND {SHOWN} ORDER BY arrival"
+            return self._arrived(page, newest, limit, bad)
+        shown = "" if hidden else f"AND {SHOWN}"
+        filter, values = _of(topic)
+        query = f"SELECT {COLUMNS} FROM entries WHERE arrival > ? {filter} {shown} ORDER BY arrival"
         with self._store.snapshot() as database:
-            for row in database.execute(query, (after,)):
+            for row in database.execute(query, (after, *values)):
                 if not is_whole(row):
                     bad.append(found(row))
                     continue
@@ -96,15 +101,18 @@ class Pages:
             upto = min(gone, page[limit - 1][0]) if full else gone
             if after < upto:
                 page.missed = upto - after - held_between(database, after, upto)
-        self._arrived(page, after, limit, bad)
+        self._arrived(page, newest, limit, bad)
         page.upto = max(page.upto, upto)
         return page
 
     def _arrived(
-        self, page: Page[tuple[int, Message]], after: int, limit: int, bad: list[Found]
+        self, page: Page[tuple[int, Message]], newest: int, limit: int, bad: list[Found]
     ) -> Page[tuple[int, Message]]:
+        """Finish a page. One that is not full has reached the `newest` arrival before it was read,
+        or a later one; what it left out is hidden, or of other topics."""
         self._finished(page, limit, bad)
-        page.upto = page[-1][0] if page else after
+        last = page[-1][0] if page else 0
+        page.upto = last if len(page) == limit else max(last, newest)
         return page
 
     def cursor(self, arrival: int) -> str:
@@ -151,17 +159,19 @@ class Pages:
 
     # -- in the shared order --------------------------------------------------------------------
 
-    def ordered(self, after: Place, limit: int) -> Page[Message]:
-        """Return up to `limit` shown messages after a place in the shared order."""
+    def ordered(self, after: Place, limit: int, topic: str = "") -> Page[Message]:
+        """Return up to `limit` shown messages after a place in the shared order; with a `topic`
+        only its own."""
         page: Page[Message] = Page()
         bad: list[Found] = []
+        filter, values = _of(topic)
         with self._store.reading() as database:
             rows = database.execute(
-                f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} "
+                f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} {filter} "
                 "AND (time, origin, seq) >= (?, ?, (SELECT coalesce(max(seq), 0) "
                 "FROM entries WHERE time = ? AND origin = ? AND seq <= ?)) "
                 "ORDER BY time, origin, seq",
-                (*after[:2], *after),  # the entry that holds it may reach beyond
+                (*values, *after[:2], *after),  # the entry that holds it may reach beyond
             )
             for row in rows:
                 if not is_whole(row):
@@ -173,10 +183,11 @@ class Pages:
                     break
         return self._finished(page, limit, bad)
 
-    def all(self) -> Iterator[Message]:
-        """Yield all shown messages in the shared order, a page at a time."""
+    def all(self, topic: str = "") -> Iterator[Message]:
+        """Yield all shown messages in the shared order, a page at a time; with a `topic` only its
+        own."""
         place = _BEGINNING
-        while page := self.ordered(place, 1000):
+        while page := self.ordered(place, 1000, topic):
             yield from page
             place = page[-1].order
 
@@ -209,27 +220,28 @@ class Pages:
                 return
             place = place_of(rows[-1])
 
-    def newest(self, limit: int, before: Place | None = None) -> Page[Message]:
+    def newest(self, limit: int, before: Place | None = None, topic: str = "") -> Page[Message]:
         """Return up to `limit` shown messages, the newest first: the last ones, or the last ones
-        `before` a place."""
+        `before` a place; with a `topic` only its own."""
         page: Page[Message] = Page()
         bad: list[Found] = []
         with self._store.reading() as database:
-            for message in _backwards(database, before or _END, bad):
+            for message in _backwards(database, before or _END, topic, bad):
                 page.append(message)
                 if len(page) == limit:
                     break
         return self._finished(page, limit, bad)
 
     def search(
-        self, text: str, limit: int, before: Place | None = None
+        self, text: str, limit: int, before: Place | None = None, topic: str = ""
     ) -> tuple[Page[Message], Place | None]:
         """Return shown messages `before` a place that contain `text`, the newest first, and the
         place to continue from; None: the search has reached the beginning of the log.
 
         Case and the composition of letters do not matter. The beginning of an id finds its
-        messages, too. One call reads a bounded part of the log and returns up to `limit` messages,
-        of about 1 MiB; there may be more, even if it finds none.
+        messages, too. With a `topic` only its own are searched. One call reads a bounded part of
+        the log and returns up to `limit` messages, of about 1 MiB; there may be more, even if it
+        finds none.
         """
         wanted = folded(text)
         page: Page[Message] = Page()
@@ -237,7 +249,7 @@ class Pages:
         place, more = before or _END, False
         size = scanned = count = 0
         with self._store.reading() as database:
-            for message in _backwards(database, place, bad):
+            for message in _backwards(database, place, topic, bad):
                 more = (
                     len(page) == limit
                     or size > settings.MAX_SEARCH_FOUND
@@ -282,13 +294,22 @@ class Pages:
                 )
 
 
-def _backwards(database: Database, before: Place, bad: list[Found]) -> Iterator[Message]:
-    """Yield the shown messages before a place, the newest first; add damaged entries on the way to
-    `bad`."""
+def _of(topic: str) -> tuple[str, tuple[str, ...]]:
+    """Return the condition that an entry is of a topic ("": of any), and its values. Without the
+    second half no index of topics would be used."""
+    return ("AND topic = ? AND topic <> ''", (topic,)) if topic else ("", ())
+
+
+def _backwards(
+    database: Database, before: Place, topic: str, bad: list[Found]
+) -> Iterator[Message]:
+    """Yield the shown messages before a place, the newest first, of a topic or of all (""); add
+    damaged entries on the way to `bad`."""
+    filter, values = _of(topic)
     rows = database.execute(
-        f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} AND (time, origin, seq) < (?, ?, ?) "
+        f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} {filter} AND (time, origin, seq) < (?, ?, ?) "
         "ORDER BY time DESC, origin DESC, seq DESC",
-        before,
+        (*values, *before),
     )
     for row in rows:
         if not is_whole(row):

@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 11
+VERSION = 12
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -73,6 +73,7 @@ INDEXES = {
     "by_text": "CREATE INDEX by_text ON entries (data, time, origin, seq) WHERE kind = 1",
     "hidden": "CREATE INDEX hidden ON entries (arrival) WHERE leader <> arrival",
     "by_topic": "CREATE INDEX by_topic ON entries (topic, time, origin, seq) WHERE topic <> ''",
+    "topic_arrivals": "CREATE INDEX topic_arrivals ON entries (topic) WHERE topic <> ''",
     "notices": "CREATE INDEX notices ON entries (data) WHERE kind = 2",
 }
 STATEMENTS = (*TABLES, *INDEXES.values())

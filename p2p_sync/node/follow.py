@@ -13,8 +13,11 @@ from ..wire.frames import Message
 from .state import State
 
 
-def follow(state: State, after: int, pause: float | None) -> Iterator[Page[tuple[int, Message]]]:
-    """Yield pages of the messages after arrival `after`, each with its number, as they come.
+def follow(
+    state: State, after: int, pause: float | None, topic: str = ""
+) -> Iterator[Page[tuple[int, Message]]]:
+    """Yield pages of the messages after arrival `after`, each with its number, as they come; with a
+    `topic` only its own, and others do not wake this thread.
 
     An empty page means that nothing has come for `pause` seconds (None: there are no empty pages).
     `damaged` of a page counts the entries that were left out of it, and `missed` the messages that
@@ -27,18 +30,17 @@ def follow(state: State, after: int, pause: float | None) -> Iterator[Page[tuple
             if core.stopped:
                 return
             count = core.transactions
-        newest = state.log.last_arrival()
-        page = state.log.arrivals(after, FOLLOWED)
-        # A page that is not full has reached the newest arrival; what it left out is hidden.
-        after = page.upto if len(page) >= FOLLOWED else max(page.upto, newest)
+        page = state.log.arrivals(after, FOLLOWED, topic=topic)
+        after = page.upto
         if page or page.damaged or page.missed:
             yield page
             continue
-        with state.turn(ARRIVAL, partial(_has_stored, after=count), pause) as core:
-            quiet = core.transactions == count and not core.stopped
+        has_more = partial(_has_stored, after=count, topic=topic)
+        with state.turn(ARRIVAL, has_more, pause) as core:
+            quiet = not has_more(core)
         if quiet:
             yield page
 
 
-def _has_stored(core: Core, after: int) -> bool:
-    return core.stopped or core.transactions > after
+def _has_stored(core: Core, after: int, topic: str) -> bool:
+    return core.stopped or core.last_transaction(topic) > after

@@ -17,15 +17,15 @@ from ..errors import MessageError, MessageTooLong
 from ..metrics import Counters
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
 from ..wire.entries import Entry
-from ..wire.frames import Message, check_text
+from ..wire.frames import Message, check_text, check_topic
 from .state import State
 
 
 class Intake:
     """Commits the messages of one node. For any thread.
 
-    All methods raise MessageTooLong or MessageError for a text that cannot be a message, and
-    LogFull or LogError for one that cannot be stored.
+    All methods raise MessageTooLong or MessageError for a text that cannot be a message, TopicError
+    for what cannot be a topic ("" is none), and LogFull or LogError for what cannot be stored.
     """
 
     def __init__(self, state: State, counters: Counters, limit: int) -> None:
@@ -34,11 +34,11 @@ class Intake:
         self._counters = counters
         self._limit = limit
 
-    def commit(self, text: str, copies: int, timeout: float) -> Message:
+    def commit(self, text: str, copies: int, timeout: float, topic: str = "") -> Message:
         """Commit a message; return it once it is on disk, and nodes on `copies` other hosts hold
         it, too, or `timeout` seconds have passed."""
-        self._check(text)
-        commit = self._commit([text], ack=copies > 0)
+        self._check(text, topic)
+        commit = self._commit([text], topic, ack=copies > 0)
         message = commit.message()
         if copies:
             # This thread waits once, for all: to wake for the disk would delay those who send.
@@ -47,14 +47,16 @@ class Intake:
         self._finish(commit)
         return message
 
-    def begin(self, text: str, then: Callable[[], object]) -> Callable[[], None] | None:
+    def begin(
+        self, text: str, then: Callable[[], object], topic: str = ""
+    ) -> Callable[[], None] | None:
         """Begin to commit a message. Return what waits for the end and raises an error if there was
         one; None, and nothing is begun, if this would have to wait for room.
 
         `then` is called in any thread once the message is on disk, or cannot be stored.
         """
-        self._check(text)
-        draft = Entry.of(0, [text])
+        self._check(text, topic)
+        draft = Entry.of(0, [text], topic=topic)
         with self._state.turn() as core:
             if core.commits.full:
                 return None
@@ -62,19 +64,24 @@ class Intake:
         commit.future.add_done_callback(lambda _: then())
         return partial(self._finish, commit)
 
-    def commit_many(self, texts: Iterable[str]) -> Iterator[Commit]:
-        """Commit a message for each of `texts`, many in an entry. Yield each entry once it is on
-        disk, and all of those before an error is raised."""
+    def commit_many(self, messages: Iterable[tuple[str, str]]) -> Iterator[Commit]:
+        """Commit messages, each a text and its topic. Those of one topic that follow each other
+        share an entry, as many as fit. Yield each entry once it is on disk, and all of those before
+        an error is raised."""
         waiting: deque[Commit] = deque()
         last: Commit | None = None
         problem: Exception | None = None
+        size = count = 0  # of what waits
         try:
-            for batch in self._batches(texts):
-                last = self._commit(batch, after=last)
+            for batch, topic in self._batches(messages):
+                last = self._commit(batch, topic, after=last)
                 waiting.append(last)
-                if len(waiting) > 2:
+                size, count = size + len(last.entry.text), count + len(batch)
+                while size > 2 * MAX_ENTRY_BYTES or count > 2 * MAX_BATCH:
                     waiting[0].future.result()
-                    yield waiting.popleft()
+                    first = waiting.popleft()
+                    size, count = size - len(first.entry.text), count - len(first.texts)
+                    yield first
         except Exception as error:
             problem = error
         for commit in waiting:
@@ -108,10 +115,10 @@ class Intake:
             return count(core)
 
     def _commit(
-        self, texts: Sequence[str], ack: bool = False, after: Commit | None = None
+        self, texts: Sequence[str], topic: str, ack: bool = False, after: Commit | None = None
     ) -> Commit:
         """Commit messages as one entry, whose limits they keep; wait for its future."""
-        draft = Entry.of(0, texts)
+        draft = Entry.of(0, texts, topic=topic)
         with self._state.turn_with_room() as core:
             return core.commits.commit(draft, texts, Future(), ack=ack, after=after)
 
@@ -120,30 +127,30 @@ class Intake:
         commit.future.result()
         self._counters.time("commit_seconds", time.monotonic() - commit.begun)
 
-    def _check(self, text: str) -> None:
+    def _check(self, text: str, topic: str) -> None:
         if problem := check_text(text, self._limit):
             long = type(text) is str and len(text.encode("utf-8", "surrogatepass")) > self._limit
             raise (MessageTooLong if long else MessageError)(problem)
+        check_topic(topic)
 
-    def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """Yield `texts` in batches for one entry of the log; those before an error come first."""
+    def _batches(self, messages: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:
+        """Yield texts in batches for one entry of the log, each with its topic; those before an
+        error come first."""
         batch: list[str] = []
-        size = 0
+        size, last = 0, ""
         try:
-            for text in texts:
-                self._check(text)
+            for text, topic in messages:
+                self._check(text, topic)
                 length = len(text.encode())
-                if size + length > MAX_ENTRY_BYTES:
-                    yield batch
+                is_full = size + length > MAX_ENTRY_BYTES or len(batch) == MAX_BATCH
+                if batch and (is_full or topic != last):
+                    yield batch, last
                     batch, size = [], 0
                 batch.append(text)
-                size += length
-                if len(batch) == MAX_BATCH:
-                    yield batch
-                    batch, size = [], 0
+                size, last = size + length, topic
         except Exception:
             if batch:
-                yield batch
+                yield batch, last
             raise
         if batch:
-            yield batch
+            yield batch, last

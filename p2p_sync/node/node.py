@@ -8,7 +8,7 @@ import random
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..address import Address, parse_address, reachable
 from ..codes import MAX_NUMBER
@@ -29,7 +29,7 @@ from ..settings import (
     Settings,
 )
 from ..version import __version__
-from ..wire.frames import PROTOCOL_VERSION, Message
+from ..wire.frames import PROTOCOL_VERSION, Message, check_topic
 from .auditor import Auditor
 from .follow import follow
 from .intake import Intake
@@ -40,6 +40,9 @@ from .state import State, wall_ms
 from .writer import Writer
 
 logger = logging.getLogger("p2p_sync")
+
+_Callback: TypeAlias = tuple[Callable[[Message], object], str]
+"""A function to call with messages, and their topic ("": any)."""
 
 
 class Node:
@@ -83,7 +86,7 @@ class Node:
         )
         self._peer_port = peer_port
         self._data_dir = data_dir
-        self._callbacks: list[Callable[[Message], object]] = []
+        self._callbacks: list[_Callback] = []
         self._idle = threading.Condition()  # guards the next one
         self._changing = False  # it starts or stops: one of these at a time
         self._parts: _Parts | None = None
@@ -156,29 +159,34 @@ class Node:
         """
         return self._running().shell.connect(parse_address(address))
 
-    def commit(self, text: str, copies: int = 0, timeout: float = 5.0) -> Message:
+    def commit(
+        self, text: str, copies: int = 0, timeout: float = 5.0, *, topic: str = ""
+    ) -> Message:
         """Add a message, send it to all peers, and return it once it is on disk.
 
         With `copies` this waits until nodes on that many other hosts hold it, too, for `timeout`
         seconds at most; the `copies` of the message say how many do. Nodes that connect from one
-        host count once. Raises MessageTooLong or MessageError if
-        `text` cannot be a message, LogFull or LogError if it cannot be stored.
+        host count once. `topic` is a short text beside the message, up to 64 letters, digits, `.`,
+        `_`, `-` and `/`, by which readers can choose; "": none. Raises MessageTooLong, MessageError
+        or TopicError if the message is not valid, LogFull or LogError if it cannot be stored.
         """
-        return self.intake.commit(text, copies, timeout)
+        return self.intake.commit(text, copies, timeout, topic)
 
-    def commit_all(self, texts: Iterable[str]) -> Iterator[Message]:
-        """Add a message for each of `texts`, many in a transaction. Yield each once it is on disk.
+    def commit_all(self, texts: Iterable[str], topic: str = "") -> Iterator[Message]:
+        """Add a message for each of `texts`, all of one topic, many in a transaction. Yield each
+        once it is on disk.
 
         Raises what `commit` raises; the messages before the error are stored and yielded.
         """
-        for commit in self.intake.commit_many(texts):
+        for commit in self.intake.commit_many((text, topic) for text in texts):
             for index in range(len(commit.texts)):
                 yield commit.message(index)
 
-    def messages(self) -> list[Message]:
-        """Return all messages that are kept, in the order that is the same on every node. `log`
-        reads parts."""
-        return list(self._running().state.messages)
+    def messages(self, topic: str = "") -> list[Message]:
+        """Return all messages that are kept, or those of a topic, in the order that is the same on
+        every node. `log` reads parts. Raises TopicError."""
+        check_topic(topic)
+        return list(self._running().state.messages(topic))
 
     @property
     def log(self) -> Log:
@@ -219,14 +227,18 @@ class Node:
         """Return why the node is not ready; "" if it is (see `Report.unready`)."""
         return self.report.unready()
 
-    def follow(self, after: int, pause: float) -> Iterator[Page[tuple[int, Message]]]:
-        """Yield pages of the messages after arrival `after`, each with its number, as they come.
+    def follow(
+        self, after: int, pause: float, topic: str = ""
+    ) -> Iterator[Page[tuple[int, Message]]]:
+        """Yield pages of the messages after arrival `after`, each with its number, as they come;
+        with a `topic` only its own.
 
         An empty page means that nothing has come for `pause` seconds. `damaged` of a page counts
-        the entries that were left out of it, `missed` the messages that were deleted before they
-        could be read. Ends when the node stops.
+        the entries that were left out of it, `missed` the messages (of any topic) that were deleted
+        before they could be read. Ends when the node stops. Raises TopicError.
         """
-        return follow(self._running().state, after, pause)
+        check_topic(topic)
+        return follow(self._running().state, after, pause, topic)
 
     def sockets(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""
@@ -253,13 +265,15 @@ class Node:
         parts = self._running()
         return *parts.journal.wait(after, timeout), parts.started
 
-    def on_message(self, callback: Callable[[Message], object]) -> None:
-        """Call `callback` with each message that arrives from now on, or from the start on.
+    def on_message(self, callback: Callable[[Message], object], topic: str = "") -> None:
+        """Call `callback` with each message that arrives from now on, or from the start on; with a
+        `topic` only with its own.
 
         All callbacks run in one thread of their own, in order of arrival. An error in one is
-        logged.
+        logged. Raises TopicError.
         """
-        self._callbacks.append(callback)
+        check_topic(topic)
+        self._callbacks.append((callback, topic))
         if self._parts:
             self._parts.listen()
 
@@ -353,7 +367,7 @@ class _Parts:
         self._stopping = threading.Event()
         self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)
 
-    def start(self, callbacks: list[Callable[[Message], object]]) -> None:
+    def start(self, callbacks: list[_Callback]) -> None:
         for entry in self.log.damaged():
             self.journal.note(Note(DAMAGED, f"{entry} is damaged here; peers send it again"))
         self._callbacks = callbacks
@@ -410,7 +424,9 @@ class _Parts:
                 self._stopping.wait(DISK_RETRY)
 
     def _call_back(self, message: Message) -> None:
-        for callback in list(self._callbacks):
+        for callback, topic in list(self._callbacks):
+            if topic and topic != message.topic:
+                continue
             try:
                 callback(message)
             except Exception:

@@ -179,18 +179,14 @@ class Session:
     def _pass_on(self, after: int) -> list[str]:
         """Read the messages after an arrival; return the frames for an original."""
         while True:
-            newest = self._log.last_arrival()
             arrivals = self._log.arrivals(after, ORIGINAL_BATCH, hidden=True)
-            # What the writer is about to count can be read already: never go back behind that.
-            last = arrivals[-1][0] if arrivals else after
-            upto = last if len(arrivals) == ORIGINAL_BATCH else max(last, newest)
-            if upto == after:
+            if arrivals.upto == after:
                 return []
             with self._state.turn() as core:
-                messages = core.exchange.pass_on(self.peer, arrivals, upto)
+                messages = core.exchange.pass_on(self.peer, arrivals, arrivals.upto)
             if messages:
                 return [self._encode(message) for message in messages]
-            after = upto
+            after = arrivals.upto
 
     def _encode(self, frame: Sockets | Message | LogFrame) -> str:
         if isinstance(frame, (Have, Sums)):  # as late as possible, so that it is right

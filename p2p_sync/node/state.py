@@ -17,13 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from copy import copy
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from ..core.book import Known
 from ..core.core import Core
 from ..core.effects import Effects
-from ..core.turn import ROOM, TIME, TOPICS
+from ..core.turn import ROOM, SIGNALS
 from ..disk.log import Log
 from ..settings import BREATH, NEVER
 from ..wire.frames import Message
@@ -38,8 +39,9 @@ class State:
         self._core = core
         self._perform = perform
         self._lock = threading.Lock()  # guards the core and all below
-        self._topics = {topic: threading.Condition(self._lock) for topic in TOPICS}
-        self._timer = -NEVER  # when the thread that waits for time wakes up by itself
+        self._waiting: dict[str, list[_LaterTurn]] = {signal: [] for signal in SIGNALS}
+        self._due = threading.Condition(self._lock)  # for the thread that waits for time
+        self._timer = -NEVER  # when that thread wakes up by itself
         self._holder = 0  # the thread whose turn it is
         self._plain = _Turn(self)
 
@@ -58,28 +60,29 @@ class State:
             known = core.book.known.values()
             return [copy(entry) for entry in known if entry.by_hand or not entry.oneself]
 
-    @property
-    def messages(self) -> Iterator[Message]:
-        """The messages, in the order that is the same on every node; read while you iterate."""
-        return self.log.all()
+    def messages(self, topic: str = "") -> Iterator[Message]:
+        """Return the messages, or those of a topic, in the order that is the same on every node;
+        they are read while you iterate."""
+        return self.log.all(topic)
 
     # -- the door -------------------------------------------------------------------------------
 
     def turn(
         self,
-        topic: str | None = None,
+        signal: str | None = None,
         ready: Callable[[Core], object] | None = None,
         timeout: float | None = None,
     ) -> _Turn:
         """Return a turn: `with state.turn() as core`.
 
-        With a `topic` (see turn.TOPICS) the turn begins when `ready` returns something true, or
-        after `timeout` seconds. `ready` is asked with the lock held, now and whenever that topic
-        has changed, and may not change anything. A node that stops changes all topics.
+        With a `signal` (see turn.SIGNALS) the turn begins when `ready` returns something true, or
+        after `timeout` seconds. `ready` is asked now, and by each turn that gives the signal, with
+        the lock held: it takes no time, and changes nothing. So a thread wakes up for nothing but
+        what it waits for. A node that stops gives all signals.
         """
-        if topic is None or ready is None:
+        if signal is None or ready is None:
             return self._plain
-        return _Turn(self, self._topics[topic], ready, timeout)
+        return _LaterTurn(self, signal, ready, timeout)
 
     def turn_with_room(self) -> _Turn:
         """Return a turn that begins once the disk has caught up. So threads that bring messages
@@ -94,7 +97,7 @@ class State:
                 # A breath leaves the lock to others where there is more to do at once.
                 now = time.monotonic()
                 self._timer = max(core.deadline, now + BREATH)
-                self._topics[TIME].wait(self._timer - now if self._timer < NEVER else None)
+                self._due.wait(self._timer - now if self._timer < NEVER else None)
                 if time.monotonic() >= core.deadline:
                     break
             self._timer = -NEVER
@@ -105,31 +108,21 @@ class _Turn:
     """Holds the lock and lends the core. There is one turn at a time, so one object serves all
     turns that do not wait."""
 
-    def __init__(
-        self,
-        state: State,
-        topic: threading.Condition | None = None,
-        ready: Callable[[Core], object] | None = None,
-        timeout: float | None = None,
-    ) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._topic = topic
-        self._ready = ready
-        self._timeout = timeout
 
     def __enter__(self) -> Core:
-        state, ready, core = self._state, self._ready, self._state._core
+        state = self._state
         assert state._holder != threading.get_ident(), "turns do not nest"
         state._lock.acquire()
-        if self._topic and ready:
-            try:
-                self._topic.wait_for(lambda: ready(core), self._timeout)
-            except BaseException:  # the user presses Ctrl-C, for example
-                state._lock.release()
-                raise
+        return self._begin()
+
+    def _begin(self) -> Core:
+        """Begin the turn, with the lock held."""
+        state = self._state
         state._holder = threading.get_ident()
-        core.begin(time.monotonic(), wall_ms())
-        return core
+        state._core.begin(time.monotonic(), wall_ms())
+        return state._core
 
     def __exit__(
         self,
@@ -139,14 +132,56 @@ class _Turn:
     ) -> None:
         state = self._state
         effects, changed = state._core.end()
-        for topic in changed:
-            state._topics[topic].notify_all()
-        if state._core.deadline < state._timer:
-            state._topics[TIME].notify_all()
-        state._holder = 0
-        state._lock.release()
+        try:
+            for signal in changed:
+                for turn in state._waiting[signal]:
+                    turn.wake()
+            if state._core.deadline < state._timer or state._core.stopped:
+                state._due.notify()
+        finally:
+            state._holder = 0
+            state._lock.release()
         if effects:
             state._perform(effects)
+
+
+class _LaterTurn(_Turn):
+    """A turn that waits until it may begin."""
+
+    def __init__(
+        self,
+        state: State,
+        signal: str,
+        ready: Callable[[Core], object],
+        timeout: float | None,
+    ) -> None:
+        super().__init__(state)
+        self._waiting = state._waiting[signal]
+        self._is_ready = partial(ready, state._core)
+        self._timeout = timeout
+        self._begins = threading.Condition(state._lock)
+
+    def __enter__(self) -> Core:
+        self._state._lock.acquire()
+        try:
+            if not self._is_ready():
+                self._wait()
+        except BaseException:  # the user presses Ctrl-C, for example
+            self._state._lock.release()
+            raise
+        return self._begin()
+
+    def _wait(self) -> None:
+        self._waiting.append(self)
+        try:
+            self._begins.wait_for(self._is_ready, self._timeout)
+        finally:
+            self._waiting.remove(self)
+
+    def wake(self) -> None:
+        """Wake the thread that waits if the turn may begin."""
+        if self._is_ready():
+            self._begins.notify()
 
 
 def wall_ms() -> int:

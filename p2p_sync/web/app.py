@@ -47,12 +47,12 @@ from ..settings import (
     PAGE_PEERS,
     SHORT_ID,
 )
-from ..wire.frames import Message
+from ..wire.frames import Message, check_topic
 from .answers import TEXT_TYPE, Answer, Progress, page, refusal, refusal_of, wants_page
-from .bodies import Lines, text_of
+from .bodies import Lines, message_of, text_of
 from .guard import is_guess, is_opened, is_own
 from .metrics import CONTENT_TYPE, Metrics
-from .plain import EXAMPLE, STORED
+from .plain import STORED, message_in
 from .query import parameter
 
 logger = logging.getLogger("p2p_sync")
@@ -143,7 +143,7 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
                 line.call_on_close(slots.free)
             return line
         before = request.args.get("before")
-        return _index(node, _place(before) if before else None)
+        return _index(node, _place(before) if before else None, _topic())
 
     @app.get("/add")
     def add() -> AnyResponse:
@@ -164,10 +164,10 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
     @app.get("/commit")
     def commit() -> AnyResponse:
         _only_on_purpose()
-        text = parameter(request.environ["QUERY_STRING"], "msg", EXAMPLE)
+        text, topic = message_in(request.environ["QUERY_STRING"])
         copies, timeout = _waiting()
         with slots.held(copies > 0):
-            node.commit(text, copies, timeout)
+            node.commit(text, copies, timeout, topic=topic)
         return _answered(STORED)
 
 
@@ -249,7 +249,8 @@ def _add_streams(app: Flask, node: Node, slots: Slots, dropped: Callable[[], int
 
     @app.get("/api/v1/messages/follow")
     def follow() -> Response:
-        return streamed(_stream(node.follow(_arrival(node), API_STREAM_PAUSE), node.log))
+        pages = node.follow(_arrival(node), API_STREAM_PAUSE, _topic())
+        return streamed(_stream(pages, node.log))
 
     def streamed(lines: Iterator[str]) -> Response:
         slots.take()
@@ -318,6 +319,8 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
 
     @app.get("/api/v1/events")
     def events() -> Response:
+        if _topic():
+            raise InputError("events have no topic; follow messages: /api/v1/messages/follow")
         cursor = _argument("after")
         timeout = _number("timeout", 0, 0, API_MAX_POLL)
         with slots.held(timeout > 0):
@@ -337,14 +340,14 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
         limit = _number("limit", API_DEFAULT_LIMIT, 1, most)
         after = _argument("after")
         order = _argument("order", "arrival")
-        text = _argument("q")
+        text, topic = _argument("q"), _topic()
         if order == "newest":
-            return _back(node, text, limit, after, counted)
+            return _back(node, text, topic, limit, after, counted)
         if counted or text:
             raise InputError("copies and q need order=newest")
         if order == "time":
             place = _place(after) if after else (-1, "", 0)
-            page = node.log.ordered(place, limit)
+            page = node.log.ordered(place, limit, topic)
             return _polled(
                 {
                     "messages": [_fields(message) for message in page],
@@ -355,7 +358,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
         if order != "arrival":
             raise InputError(f"order is arrival, time or newest, not {order[:40]!r}")
         arrival = _arrival(node)
-        arrived = node.log.arrivals(arrival, limit)
+        arrived = node.log.arrivals(arrival, limit, topic=topic)
         return _polled(
             {
                 "messages": [_fields(message) for _, message in arrived],
@@ -372,19 +375,19 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
             raise InputError(f"skip is none or held, not {skip[:40]!r}")
         if request.mimetype == "application/x-ndjson":
             with slots.held():
-                return _commit_lines(node, copies, timeout, skip=skip == "held")
-        text = text_of(request.get_data(), "data")
+                return _commit_lines(node, _topic(), copies, timeout, skip=skip == "held")
+        text, topic = message_of(request.get_data(), _topic())
         with slots.held(copies > 0):
-            message = node.commit(text, copies, timeout)
+            message = node.commit(text, copies, timeout, topic=topic)
         reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
         return _json({**_fields(message), "copies": message.copies}, reached)
 
 
-def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Response:
+def _back(node: Node, text: str, topic: str, limit: int, after: str, counted: bool) -> Response:
     """Answer with messages from the newest back, all or those that contain `text`."""
     if len(text) > API_MAX_SEARCH:
         raise InputError(f"q is a text of at most {API_MAX_SEARCH} characters")
-    page, place = node.log.search(text, limit, _place(after) if after else None)
+    page, place = node.log.search(text, limit, _place(after) if after else None, topic)
     copies = node.report.copies(page) if counted else []
     fields = [_fields(message) for message in page]
     for entry, number in zip(fields, copies, strict=False):
@@ -400,15 +403,15 @@ def _back(node: Node, text: str, limit: int, after: str, counted: bool) -> Respo
     )
 
 
-def _commit_lines(node: Node, copies: int, timeout: float, skip: bool) -> Response:
+def _commit_lines(node: Node, topic: str, copies: int, timeout: float, skip: bool) -> Response:
     """Commit each line of the body; a bad line ends it, and the lines before it are stored.
 
-    `skip`: skip lines whose id is already in the log.
+    `topic` is that of lines that name none. `skip`: skip lines whose id is already in the log.
     """
     count = 0
     first: Message | None = None
     last: Message | None = None
-    lines = Lines(request.stream, node.report.holds) if skip else Lines(request.stream)
+    lines = Lines(request.stream, topic, node.report.holds if skip else None)
     answer: dict[str, Any] = {}
     try:
         for commit in node.intake.commit_many(lines):
@@ -435,13 +438,14 @@ def _left_out(page: Page[Any]) -> dict[str, int]:
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    return {
+    fields = {
         "id": message.id,
         "origin": message.origin,
         "seq": message.seq,
         "time": message.time,
         "data": message.data,
     }
+    return {**fields, "topic": message.topic} if message.topic else fields
 
 
 def _waiting() -> tuple[int, float]:
@@ -464,6 +468,13 @@ def _argument(name: str, default: str = "") -> str:
     if len(found) > 1:
         raise InputError(f"{name} is given twice; give it once")
     return found[0]
+
+
+def _topic() -> str:
+    """Return the topic that the request gives, "" with none."""
+    topic = _argument("topic")
+    check_topic(topic)
+    return topic
 
 
 def _number(name: str, default: int, least: int, most: float) -> int:
@@ -511,8 +522,8 @@ def _polled(value: Any) -> Response:
     return response
 
 
-def _index(node: Node, before: Place | None) -> Response:
-    messages = node.log.newest(PAGE_MESSAGES, before)
+def _index(node: Node, before: Place | None, topic: str) -> Response:
+    messages = node.log.newest(PAGE_MESSAGES, before, topic)
     status, peers = node.status(), node.peers()
     names = labels([status["node"], *peers])
     shown = render_template(
@@ -526,6 +537,7 @@ def _index(node: Node, before: Place | None) -> Response:
         peers=peers[:PAGE_PEERS],
         label=lambda origin: names.get(node_of(origin), origin[:SHORT_ID]),
         messages=messages,
+        topic=topic,
         paged=before is not None,
         older=_token(messages[-1].order) if len(messages) == PAGE_MESSAGES else "",
         when=_when,

@@ -114,9 +114,19 @@ class Readable(Protocol):
     def read(self, size: int) -> bytes: ...
 
 
+def message_of(body: bytes, topic: str) -> tuple[str, str]:
+    """Return the text and the topic of a message, {"data": text, "topic": topic}; the latter is
+    `topic` if the object has none. Raises InputError."""
+    value = _json(body)
+    return _member(value, "data"), _topic(value, topic)
+
+
 def text_of(body: bytes, name: str) -> str:
     """Return the text of a JSON object {name: text}; raises InputError."""
-    value = _json(body)
+    return _member(_json(body), name)
+
+
+def _member(value: Any, name: str) -> str:
     text = value.get(name) if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise InputError(f'the body must be a JSON object: {{"{name}": "text"}}')
@@ -124,7 +134,8 @@ def text_of(body: bytes, name: str) -> str:
 
 
 class Lines:
-    """The texts of an NDJSON body, one per line: a JSON string, or an object as for one message.
+    """The messages of an NDJSON body, each a text and its topic, one per line: a JSON string, or an
+    object as for one message.
 
     Empty lines are skipped. With `held`, so are objects whose `id` is held, and lines of an export
     that are not shown messages. Iterating raises InputError at
@@ -132,26 +143,30 @@ class Lines:
     the number of skipped objects.
     """
 
-    def __init__(self, body: Readable, held: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self, body: Readable, topic: str, held: Callable[[str], bool] | None = None
+    ) -> None:
+        """`topic` is that of the lines that name none."""
         self._body = body
+        self._topic = topic
         self._held = held
         self.line = 0
         self.skipped = 0
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[tuple[str, str]]:
         rest = b""
         while data := self._body.read(HTTP_READ):
             *lines, rest = (rest + data).split(b"\n")
             if len(rest) >= HTTP_MAX_LINE:
                 lines.append(rest)  # will be refused: too long
-            yield from self._texts(lines)
-        yield from self._texts([rest])
+            yield from self._messages(lines)
+        yield from self._messages([rest])
 
-    def _texts(self, lines: list[bytes]) -> Iterator[str]:
+    def _messages(self, lines: list[bytes]) -> Iterator[tuple[str, str]]:
         for line, text in zip(lines, _strings(lines) or repeat(None), strict=False):
             self.line += 1
             if text is not None:
-                yield text
+                yield text, self._topic
             elif len(line) >= HTTP_MAX_LINE:
                 raise InputError("it is longer than any message can be")
             elif line.strip():
@@ -163,7 +178,7 @@ class Lines:
                 if self._held and fields and self._held(str(fields.get("id"))):
                     self.skipped += 1
                 else:
-                    yield text
+                    yield text, _topic(value, self._topic)
 
 
 def _strings(lines: list[bytes]) -> list[str] | None:
@@ -182,6 +197,13 @@ def _json(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         raise InputError("it is not valid JSON (UTF-8)") from None
+
+
+def _topic(value: Any, default: str) -> str:
+    topic = value.get("topic", default) if isinstance(value, dict) else default
+    if not isinstance(topic, str):
+        raise InputError('the topic must be a text: {"data": "text", "topic": "topic"}')
+    return topic
 
 
 def _text(value: Any) -> str:

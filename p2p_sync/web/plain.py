@@ -1,4 +1,5 @@
-"""Plain commits, `GET /commit?msg=text`, which hold no thread while they are written to disk.
+"""Plain commits, `GET /commit?msg=text`, perhaps with a topic: they hold no thread while they are
+written to disk.
 
 The server begins such a commit when the request arrives, and its loop sends the answer once the
 message is stored. All other requests, and those that cannot be right, are answered by a worker.
@@ -17,6 +18,7 @@ from .guard import Guard, is_guess
 from .query import parameter
 
 EXAMPLE = "/commit?msg=text"
+_PARAMETERS = ("msg", "topic")
 STORED = Answer(
     HTTPStatus.FOUND, [("Content-Type", TEXT_TYPE), ("Location", "/")], b"Stored; see /\n"
 )
@@ -33,8 +35,8 @@ def begin(node: Node, guard: Guard, head: Any, then: Callable[[], object]) -> Re
     try:
         if not _is_plain(head) or guard.judge(head):
             return None
-        text = parameter(head["QUERY_STRING"], "msg", EXAMPLE)
-        end = node.intake.begin(text, then)
+        text, topic = message_in(head["QUERY_STRING"])
+        end = node.intake.begin(text, then, topic)
         if end is None:
             return None
     except Exception:  # a worker meets it again
@@ -50,11 +52,16 @@ def begin(node: Node, guard: Guard, head: Any, then: Callable[[], object]) -> Re
     return answer
 
 
+def message_in(query: str) -> tuple[str, str]:
+    """Return the text and the topic of a commit; raises InputError."""
+    return parameter(query, "msg", EXAMPLE), parameter(query, "topic", EXAMPLE, "")
+
+
 def _is_plain(head: Head) -> bool:
-    """Return whether it is a GET with one parameter, and no browser's guess."""
+    """Return whether it is a GET with no other parameters, and no browser's guess."""
     return (
         head["PATH_INFO"] == "/commit"
         and head["REQUEST_METHOD"] == "GET"
-        and "&" not in head["QUERY_STRING"]
+        and all(part.partition("=")[0] in _PARAMETERS for part in head["QUERY_STRING"].split("&"))
         and not is_guess(head)
     )

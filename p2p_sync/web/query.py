@@ -10,8 +10,8 @@ from ..errors import InputError
 _BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
-def parameter(query: str, name: str, example: str) -> str:
-    """Return the parameter `name` of a raw query string.
+def parameter(query: str, name: str, example: str, default: str | None = None) -> str:
+    """Return the parameter `name` of a raw query string, or the `default` if it has none.
 
     `query` has one character for each byte, as in WSGI; `example` is a valid request. Raises
     InputError if the parameter is missing or given twice, for broken percent-encoding, and for
@@ -20,7 +20,7 @@ def parameter(query: str, name: str, example: str) -> str:
     raw = query.encode("latin-1")
     if _BROKEN.search(raw):
         raise InputError(f"a % must be followed by two hexadecimal digits: {example}")
-    found = None
+    found: str | None = None
     for part in raw.split(b"&"):
         key, _, value = part.partition(b"=")
         if unquote_to_bytes(key) != name.encode():
@@ -31,6 +31,8 @@ def parameter(query: str, name: str, example: str) -> str:
             found = unquote_to_bytes(value.replace(b"+", b" ")).decode("utf-8")
         except UnicodeDecodeError:
             raise InputError(f"{name} must be UTF-8, percent-encoded: {example}") from None
+    if found is None:
+        found = default
     if found is None:
         raise InputError(f"{name} is missing: {example}")
     return found

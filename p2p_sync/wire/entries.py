@@ -34,6 +34,7 @@ from ..settings import (
     MAX_ENTRY_BYTES,
     MAX_ERASURES,
     MAX_MESSAGE_BYTES,
+    MAX_TOPIC,
 )
 from .fields import digest, list_of, number, origin, running_hash, signature, wrong
 
@@ -41,7 +42,7 @@ PLAIN, HEARD, NOTICE = range(3)
 """The kinds of entries: messages of programs and people; a copy of a commit of an original node;
 and a notice, which is no message."""
 
-TOPIC = re.compile(r"[A-Za-z0-9._/-]{1,64}")
+TOPIC = re.compile(rf"[A-Za-z0-9._/-]{{1,{MAX_TOPIC}}}")
 """The form of a topic; a message may also have none, "" """
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

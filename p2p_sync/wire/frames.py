@@ -22,10 +22,10 @@ from typing import Any, NoReturn
 
 from ..address import parse_address
 from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
-from ..errors import AddressError, ProtocolError
+from ..errors import AddressError, ProtocolError, TopicError
 from ..names import name_from
-from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES
-from .entries import HEARD, NOTICE, Entry, Erasure
+from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES, MAX_TOPIC
+from .entries import HEARD, NOTICE, TOPIC, Entry, Erasure
 from .entries import encode as encode_json
 from .fields import ORIGIN
 from .identity import NODE_ID, SIGNATURE
@@ -221,6 +221,18 @@ def check_text(data: object, limit: int) -> str | None:
     if size > limit:
         return f"a message has at most {limit} bytes of UTF-8; this one has {size}"
     return None
+
+
+def check_topic(topic: object) -> None:
+    """Raise TopicError unless `topic` can be the topic of a message; "" is none."""
+    if topic == "" or (type(topic) is str and TOPIC.fullmatch(topic)):
+        return
+    if type(topic) is not str:
+        raise TopicError(f"a topic must be a str, not {type(topic).__name__}")
+    raise TopicError(
+        f"a topic is at most {MAX_TOPIC} letters (A to Z, a to z), digits, '.', '_', '-' and '/', "
+        f"not {topic[: MAX_TOPIC + 1]!r}"
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def held(node: NodeProcess, what: str) -> int:
     """How many threads ("task") or descriptors ("fd") a node has; skips where there is no /proc."""
     _need_proc()
     return sum(1 for _ in Path(f"/proc/{node.process.pid}/{what}").iterdir())
+
+
+def voluntary_waits(thread: threading.Thread) -> int:
+    """How often a thread of this process has begun to wait for something; skips where there is no
+    /proc."""
+    _need_proc()
+    for line in Path(f"/proc/self/task/{thread.native_id}/status").read_text().splitlines():
+        if line.startswith("voluntary_ctxt_switches:"):
+            return int(line.split()[1])
+    raise LookupError(f"nothing is known of {thread}")
 
 
 def _need_proc() -> None:
