@@ -168,9 +168,9 @@ def import_texts(node: NodeProcess, texts: Any) -> None:
     assert request(node.port, "/api/v1/messages", "POST", kind, body).status == 201
 
 
-def post(node: NodeProcess, text: str) -> None:
+def post(node: NodeProcess, text: str, topic: str = "") -> None:
     kind = {"Content-Type": "application/json"}
-    body = json.dumps({"data": text}).encode()
+    body = json.dumps({"data": text, "topic": topic}).encode()
     assert request(node.port, "/api/v1/messages", "POST", kind, body).status == 201
 
 
@@ -458,6 +458,98 @@ def test_a_burst_does_not_freeze_the_page_nor_move_what_is_read(open_page: Open)
         assert follower.evaluate("document.getElementById('scroll').scrollTop") == 0
 
 
+# -- topics -------------------------------------------------------------------------------------
+
+
+def test_a_topic_is_sent_shown_and_chosen_by_a_click(open_page: Open) -> None:
+    with run_nodes(2, "--ephemeral") as (one, two):
+        one.add(two.address)
+        wait_sockets(1, one, two)
+        post(one, "plain")
+        page = open_page(two)
+        verdict(page, "in_sync")
+        assert not page.is_visible("#filter")
+        page.fill("#topic", "sensors/a")
+        send(page, "22 C")
+        wait_text(page, "#send-answer", "^Sent")
+        wait_shown(page, "22 C")
+        assert [(m.get("topic"), m["data"]) for m in one.api("messages")["messages"]] == [
+            (None, "plain"), ("sensors/a", "22 C")
+        ]  # fmt: skip
+        label = page.locator("#messages li", has_text="22 C").locator(".topic")
+        assert label.inner_text() == "sensors/a" and page.locator("#messages .topic").count() == 1
+        label.click()
+        until(page, "() => document.querySelectorAll('#messages li').length === 1")
+        assert shown(page) == ["22 C"] and page.url.endswith("/?topic=sensors%2Fa")
+        wait_text(page, "#filter", "^sensors/a")
+        post(one, "of another topic", "sensors/b")
+        post(one, "23 C", "sensors/a")
+        wait_shown(page, "23 C")
+        wait_text(page, "#count", "^4$")
+        assert shown(page) == ["23 C", "22 C"]
+        page.reload()
+        verdict(page, "in_sync")
+        wait_shown(page, "23 C")
+        assert shown(page) == ["23 C", "22 C"] and page.input_value("#topic") == "sensors/a"
+        page.fill("#search", "22")
+        wait_text(page, "#messages-note", "^1 found$")
+        page.fill("#search", "")
+        until(page, "() => document.querySelectorAll('#messages li').length === 2")
+        page.click("#filter")
+        until(page, "() => document.querySelectorAll('#messages li').length === 4")
+        assert page.url.endswith(f":{two.port}/") and not page.is_visible("#filter")
+        page.go_back()
+        until(page, "() => document.querySelectorAll('#messages li').length === 2")
+        wait_text(page, "#filter", "^sensors/a")
+
+
+def test_the_topic_that_is_chosen_can_be_read_back_to_its_first_message(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        import_texts(node, ({"data": f"{n}", "topic": ("a", "b")[n % 2]} for n in range(400)))
+        page = open_page(node, path="/?topic=b")
+        wait_shown(page, "399")
+        bottom = (
+            "() => { const s = document.getElementById('scroll'); s.scrollTop = s.scrollHeight;"
+        )
+        until(page, f"{bottom} return document.querySelectorAll('#messages li').length === 200; }}")
+        assert shown(page) == [f"{n}" for n in range(399, 0, -2)]
+
+
+def test_a_bad_topic_is_refused_and_the_message_is_kept(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        page = open_page(node, failing=True)
+        page.fill("#topic", "no topic")
+        send(page, "text")
+        wait_text(page, "#send-answer", "^Not sent: a topic is at most 64 letters")
+        assert page.input_value("#msg") == "text" and node.count == 0
+        page.fill("#topic", "")
+        page.press("#msg", "Enter")
+        wait_shown(page, "text")
+        assert page.locator("#messages .topic").count() == 0
+
+
+def test_topics_work_without_javascript(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        import_texts(node, ({"data": f"{n}", "topic": ("a", "b")[n % 2]} for n in range(500)))
+        page = open_page(node, java_script_enabled=False)
+        page.fill("#msg", "by a form")
+        page.fill("#topic", "no topic")
+        page.click("#send button")
+        assert page.url.endswith(f":{node.port}/"), "the browser says what a topic may be"
+        page.fill("#topic", "b")
+        page.click("#send button")
+        assert shown(page)[:2] == ["by a form", "499"]
+        page.click("#messages .topic >> nth=0")
+        assert page.url.endswith("/?topic=b") and page.inner_text("#filter").startswith("b")
+        assert shown(page) == ["by a form", *(f"{n}" for n in range(499, 101, -2))]
+        page.click("a >> text=Older")
+        assert shown(page) == [f"{n}" for n in range(101, 0, -2)]
+        page.click("a >> text=Newest")
+        assert shown(page)[0] == "by a form" and page.url.endswith("/?topic=b")
+        page.click("#filter")
+        assert shown(page)[:3] == ["by a form", "499", "498"]
+
+
 # -- for everybody ------------------------------------------------------------------------------
 
 
@@ -512,9 +604,14 @@ def test_axe_finds_nothing(open_page: Open, axe: str, scheme: str, size: dict[st
         import_texts(one, ["long " * 1000, *(f"text {n}" for n in range(100))])
         add(page, f"127.0.0.1:{free_port_pair()}")
         wait_text(page, "#add-answer", "^Not connected")
+        page.fill("#topic", "a/" + "b" * 62)
         send(page, "hello")
         wait_text(page, "#send-answer", "^Sent")
         check(page, "in sync, with one that failed")
+        page.click("#messages .topic")
+        wait_text(page, "#filter", "^a/b")
+        check(page, "one topic")
+        page.click("#filter")
         page.fill("#search", "text 1")
         wait_text(page, "#messages-note", "found")
         check(page, "a search")
@@ -706,7 +803,7 @@ def test_it_is_small(open_page: Open) -> None:
         assert sum(size for _, size in sizes) < 100_000, sizes
         files = [path for path in WEB.rglob("*") if path.suffix in (".js", ".css", ".html", ".svg")]
         assert sum(path.stat().st_size for path in files) < 100_000
-        assert sum(len(path.read_text().splitlines()) for path in files) < 1550
+        assert sum(len(path.read_text().splitlines()) for path in files) < 1650
 
 
 def test_an_empty_message_is_refused_and_one_that_is_there_shows(open_page: Open) -> None:

@@ -25,7 +25,9 @@ let edits = 0; // grows when the window is moved elsewhere: answers to older que
 const rows = new Map(); // id -> row
 const scroll = () => $("scroll");
 
-const before = new URLSearchParams(location.search).get("before") ?? ""; // where this page begins
+const inAddress = (name) => new URLSearchParams(location.search).get(name) ?? "";
+const before = inAddress("before"); // where this page begins
+let topic = inAddress("topic"); // "": all
 
 export function startMessages() {
   if (before) atNewest = false;
@@ -33,6 +35,8 @@ export function startMessages() {
   $("fresh").addEventListener("click", () => toNewest());
   $("order").addEventListener("click", turn);
   $("search").addEventListener("input", typed);
+  $("filter").addEventListener("click", (event) => choose(event, ""));
+  addEventListener("popstate", showTopic);
   showOrder();
 }
 
@@ -67,7 +71,7 @@ export async function updateMessages(status, peers, restarted) {
 async function fetchBack(after, limit) {
   const mine = edits;
   const search = query ? `&q=${encodeURIComponent(query)}` : "";
-  const target = `/api/v1/messages?order=newest&copies=1&limit=${limit}&after=${after}${search}`;
+  const target = `/api/v1/messages?order=newest&copies=1&limit=${limit}&after=${after}${search}${ofTopic()}`;
   const answer = await call(target, { timeout: 20000 });
   return mine === edits ? answer : null;
 }
@@ -126,8 +130,9 @@ async function readNewer() {
   if (atNewest || !items.length) return;
   if (query) return void toNewest();
   const [first] = items;
-  const answer = await call(`/api/v1/messages?order=time&limit=${PAGE}&after=${token(first)}`);
-  if (first.id !== items[0]?.id || query) return;
+  const mine = edits;
+  const answer = await call(`/api/v1/messages?order=time&limit=${PAGE}&after=${token(first)}${ofTopic()}`);
+  if (first.id !== items[0]?.id || mine !== edits) return;
   items = [...answer.messages.reverse(), ...items];
   atNewest = answer.messages.length < PAGE;
   if (atNewest) latest.seen = latest.count;
@@ -198,7 +203,8 @@ function render(jump = false) {
   const elements = items.map((item) => rows.get(item.id).element);
   arrange($("messages"), last ? elements.reverse() : elements);
   $("none").hidden = items.length > 0;
-  setText($("none"), query ? noneFound() : "No messages yet. A message sent on any node appears on all of them.");
+  const none = topic ? "No messages of this topic yet." : "No messages yet. A message sent on any node appears on all of them.";
+  setText($("none"), query ? noneFound() : none);
   if (follow) scroll().scrollTop = edge();
   else if (keep?.element.isConnected) scroll().scrollTop += keep.element.getBoundingClientRect().top - top;
   note();
@@ -209,7 +215,8 @@ function build(item) {
   const { text: when, title } = moment(item.time);
   const copies = el("span", { class: "copies" });
   const from = el("code", { text: nameOf(nodeOf(item)), title: `origin ${item.origin}, number ${item.seq}` });
-  const small = el("small", {}, el("time", { text: when, title }), " from ", from, copies);
+  const about = item.topic ? [label(item.topic)] : [];
+  const small = el("small", {}, el("time", { text: when, title }), " from ", from, ...about, copies);
   const element = el("li", {}, text, small);
   const short = shorten(item.data);
   text.textContent = short || "(empty)";
@@ -243,11 +250,12 @@ function showCopies({ copies }, item) {
   set(copies, "title", of ? `${item.copies} of ${plural(of, "connected peer")} confirmed it` : "no peer is connected");
 }
 
-// Show how many messages are new, without moving what the user is reading.
+// Show how many messages are new, without moving what the user is reading. Nobody counts those of a
+// topic.
 function showFresh() {
-  const news = latest.count - latest.seen;
+  const news = topic ? 0 : latest.count - latest.seen;
   const button = $("fresh");
-  button.hidden = query !== "" || (atNewest && following()) || (news <= 0 && atNewest);
+  button.hidden = query !== "" || following() || (news <= 0 && atNewest && !topic);
   setText(button, news > 0 ? plural(news, "new message") : "Go to the newest");
 }
 
@@ -310,6 +318,28 @@ async function searchOn(mine) {
 
 const noneFound = () => (complete ? `No messages match \u201c${query}\u201d.` : "Searching\u2026");
 
+// -- topics -------------------------------------------------------------------------------------
+// The address of the page has the topic that is shown, so it outlives a reload.
+const addressOf = (name) => (name ? `/?topic=${encodeURIComponent(name)}` : "/");
+const ofTopic = () => (topic ? `&topic=${encodeURIComponent(topic)}` : "");
+const label = (name) => el("a", { class: "topic", href: addressOf(name), text: name, title: "Show only this topic", onclick: (event) => choose(event, name) });
+
+function choose(event, name) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a tab of its own
+  event.preventDefault();
+  history.pushState(null, "", addressOf(name));
+  showTopic();
+}
+
+function showTopic() {
+  topic = $("topic").value = inAddress("topic");
+  setText($("filter"), topic);
+  $("filter").hidden = !topic;
+  items = [];
+  latest.digest = ""; // so that the node is asked again if it does not answer now
+  toNewest();
+}
+
 // -- sending ------------------------------------------------------------------------------------
 // Send the text in the form; `sent` is called when the node has answered.
 export function startSending(sent) {
@@ -328,7 +358,7 @@ export function startSending(sent) {
     button.disabled = true;
     say("Sending\u2026");
     try {
-      const message = await post(data);
+      const message = await post({ data, topic: $("topic").value.trim() });
       $("msg").value = "";
       const { copies } = message;
       const where = copies ? "Stored here and on a peer." : "Stored here; peers will get it when they connect.";
@@ -342,14 +372,14 @@ export function startSending(sent) {
   });
 }
 
-async function post(data) {
+async function post(body) {
   const path = "/api/v1/messages";
   try {
     const wait = latest.peers ? "?copies=1&timeout=3" : "";
-    return await call(path + wait, { method: "POST", body: { data } });
+    return await call(path + wait, { method: "POST", body });
   } catch (error) {
     // Too many requests wait for copies, and nothing was stored: send it without waiting.
     if (error.code !== "busy" || !latest.peers) throw error;
-    return call(path, { method: "POST", body: { data } });
+    return call(path, { method: "POST", body });
   }
 }
