@@ -49,8 +49,8 @@ MAX_ORIGINS_NAMED: Count = 800
 MAX_LOOKED_LEAVES: Count = 256
 """Rows of successive leaves of a version vector in one LOOK."""
 
-MAX_LOOKED_MARKS: Count = 8_000
-"""Marks of origins in one LOOK, 12 bytes each."""
+MAX_LOOKED_MARKS: Count = 3_000
+"""Marks of origins in one LOOK, 12 bytes each. They take about 4 ms to make or to compare."""
 
 MAX_BATCH: Count = 1_000
 """Messages in one entry of the log. A frame that holds as many takes no further entry."""
@@ -253,9 +253,13 @@ LOOK_NAMED: Count = MAX_AHEAD // 2
 """Origins in an answer to LOOK."""
 
 LOOK_PAUSE: Seconds = 0.05
-"""The pause between two such answers: 1.5 MB/s."""
+"""The pause between two such answers, and between two LOOKs: 1.5 MB/s."""
 
-LOOK_PATIENCE: Seconds = 10.0
+SUMS_PAUSE: Seconds = 1.0
+"""The pause between two answers to the sums of branches, which take about 5 ms to make; and between
+two LOOKs while there is no room for what the peer holds."""
+
+LOOK_PATIENCE: Seconds = 3.0
 """A peer that has not answered a LOOK for this time is not waited for."""
 
 RESEND_AFTER: Seconds = 60.0

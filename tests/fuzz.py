@@ -369,14 +369,15 @@ class Rules:
             sums = self.replica.vector.fingerprints
             total = rng.choice((sums.total, "0" * 32))
             branches = rng.choice(("", sums.branches(), "0" * 768))
-            leaves = {rng.randrange(64): "0" * 768} if rng.random() < 0.5 else {}
+            leaves = {rng.randrange(64): "0" * 768} if rng.random() < 0.5 else None
             numbers = rng.choice((0, 3, 10**6)), rng.choice((0, 5, MAX_NUMBER))
             return Sums(total, *numbers, branches, leaves, have=have, ack=ack)
         if kind < 0.4:
             first = rng.randrange(4096)
             leaves_of = tuple(range(rng.choice((0, first)), 4096))
             known = rng.choice(((), ("0" * 12,) * 50))
-            return Look(leaves_of, rng.choice((0, 1 << 51)), rng.choice((0, 1 << 52)), known, have)
+            ends = rng.choice((0, 1 << 51)), rng.choice((0, 1 << 52))
+            return Look(leaves_of, *ends, known, have=have)
         if kind < 0.75:
             return Messages(tuple(map(self._run, self._some())), have, ack)
         if kind < 0.85:

@@ -8,8 +8,11 @@ kept up to date when one mark changes (Bellare and Micciancio, "A New Paradigm f
 Hashing", 1997). Equal sums mean equal vectors, unless somebody has searched for long for histories
 of origins of his own that have equal sums.
 
-The sum of all is the digest that people compare. Sums and marks that nodes exchange about leaves
-are cut to 48 bits.
+The sum of all is the digest that people compare. Nodes exchange its last 128 bits, and the last 48
+of other sums. Whoever has many origins of his own can make such sums equal, which the sum of all
+then shows, and with very many also the sum of all; it hides nothing but what differs for good.
+The marks that nodes exchange are cut to 48 bits, too. The node that asks chooses a *salt* for them,
+so that nobody can look for equal ones before.
 
 Pure. Nothing here grows with the number of origins, apart from the look at one leaf.
 """
@@ -56,9 +59,10 @@ def first_key(leaf: int) -> int:
     return leaf << _SHIFT
 
 
-def mark(origin: Counted) -> str:
-    """Return the mark of an origin, cut."""
-    return f"{_mark(origin.name, origin.n, origin.hash):064x}"[-MARK:]
+def mark(origin: Counted, salt: str) -> str:
+    """Return the mark of an origin as nodes exchange it, with a salt."""
+    text = f"{salt} {origin.name} {origin.n} {origin.hash}"
+    return hashlib.sha256(text.encode()).hexdigest()[-MARK:]
 
 
 def _mark(name: str, n: int, running: str) -> int:

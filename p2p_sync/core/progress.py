@@ -4,17 +4,18 @@ The log is the queue. For each link this node keeps one position per origin. Wha
 position and the end of its log is read from there when the link's sender has time, so a slow peer
 costs a number and no buffer.
 
-Peers often hold the same. So only what differs is kept: at revision `level` of this node's vector
-the peer held just what this node held, apart from the origins in `holds`, and from those in leaves
-that are not compared yet (see comparing.py).
+Peers often hold the same. So only what differs is kept: the peer holds just what this node holds,
+apart from the origins in `holds`, and from those in leaves that are not compared yet (see
+comparing.py), of which it holds nothing but what is in `holds`. What is known of a peer never gets
+less while it is compared once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ..settings import NEVER
-from .fingerprints import leaf_of
+from .fingerprints import ALL, leaf_of
 from .vector import Origin, VersionVector
 
 
@@ -26,20 +27,19 @@ class Progress:
         self.vector = vector
         self.wake = wake
         self.lag = vector.fingerprints.messages  # how many of our messages the peer lacks
-        self.holds: dict[str, int] = {}  # origin -> what the peer durably holds, where known
+        self.holds: dict[str, int] = {}  # origin -> what the peer durably holds, where it differs
         self.refused: set[str] = set()  # origins with a conflict
-        self.level = -1  # -1: nothing is known of the others
-        self.unknown: Collection[int] = ()  # leaves that are not compared
+        self.unknown: Collection[int] = ALL  # leaves that are not compared
         self.cursor: dict[str, int] = {}  # origin -> where shipping is, when beyond what it holds
         self.ready: dict[str, None] = {}  # origins with something to ship, in turn
 
     def held(self, name: str) -> int:
         """Return how many messages of an origin the peer durably holds, as it said."""
         n = self.holds.get(name)
-        if n is not None or self.level < 0:
-            return n or 0
-        origin = self.vector.origins.get(name)
-        return self._at_level(origin) if origin else 0
+        if n is None:
+            origin = self.vector.origins.get(name)
+            return self._unless_said(origin) if origin else 0
+        return n
 
     def position(self, name: str) -> int:
         """Return how many messages of an origin the peer holds, or will hold when it has stored
@@ -62,8 +62,8 @@ class Progress:
         """This node is about to hold an origin up to `end`."""
         held = self.holds.get(origin.name)
         if held is None:
-            held = self._at_level(origin) if self.level >= 0 else 0
-            if self.level >= 0:
+            held = self._unless_said(origin)
+            if leaf_of(origin.key) not in self.unknown:
                 self.holds[origin.name] = held
         self.lag += end - origin.n - (min(held, end) - min(held, origin.n))
 
@@ -74,53 +74,59 @@ class Progress:
 
     # -- comparisons ----------------------------------------------------------------------------
 
-    def equal(self) -> None:
-        """The peer holds just what this node holds."""
-        self.differ(())
-
     def differ(self, leaves: Collection[int]) -> None:
-        """The peer holds what this node holds, apart from some leaves, of which little is known."""
-        self.level = self.vector.revision
-        self.unknown = leaves if isinstance(leaves, range) else set(leaves)
+        """The peer holds in all leaves but these just what this node holds."""
+        if leaves == ALL:
+            return
+        self.unknown = {leaf for leaf in leaves if leaf in self.unknown}
         kept: dict[str, int] = {}
-        lag = self.vector.fingerprints.count(self.unknown)
         for name, n in self.holds.items():
             origin = self.vector.origins.get(name)
-            if origin is not None and leaf_of(origin.key) in self.unknown:
-                lag -= min(n, origin.n)
-            elif origin is not None and n <= origin.n:
-                continue
-            kept[name] = n
-        self.holds, self.lag = kept, lag
-        if not self.unknown:
-            self.cursor = {name: n for name, n in self.cursor.items() if n > self.held(name)}
+            equal = origin is not None and leaf_of(origin.key) not in leaves and n <= origin.n
+            if not equal or name in self.refused:
+                kept[name] = n
+        self.holds = kept
+        self.cursor = {name: n for name, n in self.cursor.items() if n > self.held(name)}
+        self._count()
 
-    def knows(self, leaf: int) -> None:
-        """A leaf is compared: what was not said of its origins is as it was at `level`."""
-        if not isinstance(self.unknown, set):
-            self.unknown = set(self.unknown)
-        self.unknown.discard(leaf)
+    def knows(self, leaves: Sequence[int]) -> None:
+        """The peer has said what it holds in these leaves, and holds nothing else in them."""
+        for origin in self.vector.fingerprints.members(leaves, 0):
+            if leaf_of(origin.key) in self.unknown:
+                n = self.holds.setdefault(origin.name, 0)
+                if n == origin.n and origin.name not in self.refused:
+                    del self.holds[origin.name]
+        self.unknown = set(self.unknown).difference(leaves)
 
-    def whole(self) -> None:
-        """The peer holds nothing but what it has said."""
-        self.level, self.unknown = -1, ()
-        self.lag = self.vector.fingerprints.messages
-        for name, n in self.holds.items():
-            origin = self.vector.origins.get(name)
-            self.lag -= min(n, origin.n) if origin else 0
+    def whole(self, said: Iterable[str] = ()) -> None:
+        """The peer holds nothing but what it has said, the last time of the origins in `said`."""
+        self.holds.update({name: self.held(name) for name in said if self.held(name)})
+        self.unknown = ALL
+        self._count()
 
     # -- private --------------------------------------------------------------------------------
 
-    def _at_level(self, origin: Origin) -> int:
-        is_known = origin.revision <= self.level and leaf_of(origin.key) not in self.unknown
-        return origin.n if is_known and origin.name not in self.refused else 0
+    def _unless_said(self, origin: Origin) -> int:
+        """Return what the peer holds of an origin that is not in `holds`."""
+        return 0 if leaf_of(origin.key) in self.unknown else origin.n
 
     def _hold(self, name: str, n: int) -> None:
         origin = self.vector.origins.get(name)
+        usual = 0
         if origin is not None:  # one object for all links
             name, n = origin.name, origin.n if origin.n == n else n
             self.lag -= min(n, origin.n) - min(self.held(name), origin.n)
-        if n or (self.level >= 0 and origin is not None and origin.n):
+            usual = self._unless_said(origin)
+        is_held = origin is not None and origin.n > 0
+        if n != usual or (is_held and name in self.refused):
             self.holds[name] = n
         else:
             self.holds.pop(name, None)
+
+    def _count(self) -> None:
+        """Count the messages that the peer lacks."""
+        self.lag = self.vector.fingerprints.count(self.unknown)
+        for name, n in self.holds.items():
+            origin = self.vector.origins.get(name)
+            if origin is not None:
+                self.lag += self._unless_said(origin) - min(n, origin.n)

@@ -106,7 +106,7 @@ class Receiver:
             for name, after in frame.after.items():
                 self._grafted(link, name, after, now)
         elif isinstance(frame, Sums):
-            link.comparing.summed(frame)
+            link.comparing.summed(frame, now)
         elif isinstance(frame, Look):
             link.comparing.wanted(frame, now)
         elif isinstance(frame, Have) and frame.last:
@@ -284,11 +284,10 @@ class Receiver:
 
     def _claims(self, link: ReplicaLink, frame: LogFrame, now: float) -> None:
         """Take in what the peer holds, as a frame says."""
-        ignored = 0
         for name, head in frame.have.items():
-            ignored += self._claim(link, name, head, now)
+            self._claim(link, name, head, now)
         if isinstance(frame, Have):
-            link.comparing.got(frame, ignored)
+            link.comparing.got(frame)
             for name, floor in frame.floors.items():
                 self._catch_up.floored(name, floor, frame.have.get(name), link, now)
         if frame.ack:
@@ -296,34 +295,28 @@ class Receiver:
                 link.announcing.when(name, head.n)
             for run in frame.runs if isinstance(frame, Messages) else ():
                 link.announcing.when(run.origin, run.end)
-        if link.comparing.known and not link.introduced:
+        if link.comparing.done or (link.comparing.known and not link.introduced):
             self._introduced(link, now)
 
-    def _claim(self, link: ReplicaLink, name: str, head: Head, now: float) -> int:
-        """The peer says that it durably holds this of an origin.
-
-        Returns how many messages that we lack were ignored, for it claims too much at a time.
-        """
+    def _claim(self, link: ReplicaLink, name: str, head: Head, now: float) -> None:
+        """The peer says that it durably holds this of an origin."""
         if name in link.refused:
-            return 0
+            return
         n, origin = head.n, self._vector.origins.get(name)
         if origin is not None:
             same_n = n == origin.n and head.hash != origin.hash
             if same_n or (n == origin.staged and head.hash != origin.staged_hash):
                 self._refuse(self._trees.of(name), link, head, now)
-                return 0
+                return
             if n <= origin.staged:
                 link.progress.note(name, n)
-                return 0
-        if self._catch_up.claim(name, n, link, now):
-            return 0
-        count = n - self._vector.held(name)
-        link.comparing.missed(name, count)
-        return count
+                return
+        if not self._catch_up.claim(name, n, link, now):
+            link.comparing.missed(name, n - self._vector.held(name))
 
     def _introduced(self, link: ReplicaLink, now: float) -> None:
         """It is known what the peer holds: make it the feeder where there is none."""
-        link.introduced = True
+        link.introduced, link.comparing.done = True, False
         link.wake()
         for tree in self._trees:
             fed = tree.feeder is not None or tree.origin.name == self._own.name

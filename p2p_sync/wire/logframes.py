@@ -44,8 +44,11 @@ BRANCHES = 64
 LEAVES = BRANCHES * BRANCHES
 MARK = 12
 """Hexadecimal digits of a sum or a mark."""
+SALT = 16
+"""Hexadecimal digits of a salt."""
 _MARKS = re.compile(rf"(?:[0-9a-f]{{{MARK}}})*")
 _TOTAL = re.compile(r"[0-9a-f]{32}")
+_SALT = re.compile(rf"[0-9a-f]{{{SALT}}}")
 
 NO_HASH = ""
 """The running hash over no messages."""
@@ -203,7 +206,7 @@ class Sums:
     origins: int
     messages: int
     branches: str = ""
-    leaves: Mapping[int, str] = field(default_factory=dict)
+    leaves: Mapping[int, str] | None = None
     clock: int | None = None
     have: Vector = field(default_factory=dict)
     ack: bool = False
@@ -212,12 +215,14 @@ class Sums:
 @dataclass(frozen=True, slots=True)
 class Look:
     """The sender wants to know which origins in these `leaves`, with keys from `start` up to
-    `end`, the receiver holds otherwise. `known` are the marks of what the sender holds there."""
+    `end`, the receiver holds otherwise. `known` are the marks of what the sender holds there, made
+    with the `salt`."""
 
     leaves: Sequence[int]
     start: int
     end: int
     known: tuple[str, ...]
+    salt: str = "0" * SALT
     have: Vector = field(default_factory=dict)
     ack: bool = False
 
@@ -269,12 +274,12 @@ def to_json(frame: LogFrame) -> str:
         data["after"] = frame.after
     elif isinstance(frame, Look):
         data |= {"leaves": spans(frame.leaves), "start": frame.start, "end": frame.end}
-        data["known"] = "".join(frame.known)
+        data |= {"known": "".join(frame.known), "salt": frame.salt}
     elif isinstance(frame, Sums):
         data["all"] = frame.total, frame.origins, frame.messages
         if frame.branches:
             data["branches"] = frame.branches
-        if frame.leaves:
+        if frame.leaves is not None:
             data["leaves"] = frame.leaves
     else:
         if frame.last:
@@ -337,7 +342,10 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
     if kind == "LOOK":
         leaves = _leaves(data.get("leaves"))
         start, end = number(data.get("start"), 0), number(data.get("end"), 0)
-        return Look(leaves, start, end, _marks(data.get("known"), MAX_LOOKED_MARKS), have, ack)
+        salt, known = data.get("salt"), _marks(data.get("known"), MAX_LOOKED_MARKS)
+        if not isinstance(salt, str) or not _SALT.fullmatch(salt):
+            raise wrong("not a salt")
+        return Look(leaves, start, end, known, salt, have, ack)
     raise wrong("not a frame of the log")
 
 
@@ -392,7 +400,7 @@ def _leaves(value: Any) -> Sequence[int]:
 
 
 def _marks(value: Any, limit: int, least: int = 0) -> tuple[str, ...]:
-    """Check marks or sums, 12 hexadecimal digits each, joined."""
+    """Check marks or sums, MARK digits each, joined."""
     if not isinstance(value, str) or not _MARKS.fullmatch(value):
         raise wrong("no sums")
     if not least <= len(value) // MARK <= limit:
@@ -407,14 +415,16 @@ def _sums(data: Mapping[str, Any], clock: int | None, have: Vector, ack: bool) -
     branches = data.get("branches", "")
     if branches != "":
         _marks(branches, BRANCHES, BRANCHES)
-    leaves = data.get("leaves", {})
-    if not isinstance(leaves, dict) or not {*leaves} <= {*map(str, range(BRANCHES))}:
-        raise wrong("leaves of no branches")
-    for value in leaves.values():
-        _marks(value, BRANCHES, BRANCHES)
-    numbered = {int(branch): value for branch, value in leaves.items()}
+    leaves = None
+    if "leaves" in data:
+        table = data["leaves"]
+        if not isinstance(table, dict) or not {*table} <= {*map(str, range(BRANCHES))}:
+            raise wrong("leaves of no branches")
+        for value in table.values():
+            _marks(value, BRANCHES, BRANCHES)
+        leaves = {int(branch): value for branch, value in table.items()}
     origins, messages = number(total[1], 0), number(total[2], 0)
-    return Sums(total[0], origins, messages, branches, numbered, clock, have, ack)
+    return Sums(total[0], origins, messages, branches, leaves, clock, have, ack)
 
 
 def _positions(data: Mapping[str, Any], name: str, least: int, *, required: bool) -> dict[str, int]:

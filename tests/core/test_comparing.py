@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_sync.core import comparing
+from p2p_sync.core import comparing, fingerprints
 from p2p_sync.core.fingerprints import Fingerprints, digest, key_of, leaf_of
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.settings import LOOK_PAUSE, SMALL_VECTOR
 from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.frames import decode, encode
-from p2p_sync.wire.logframes import NO_HASH, Graft, Have, Head, LogFrame, Look, Run, Sums
+from p2p_sync.wire.logframes import NO_HASH, Graft, Have, Head, LogFrame, Look, Prune, Run, Sums
 
 ONE, OTHER = "1" * 32 + "-1", "2" * 32 + "-1"
 SIGNATURE = "0123456789abcdef" * 12
@@ -46,7 +46,7 @@ class Pair:
         self.frames: list[tuple[int, LogFrame]] = []
         self.trips = 0  # one way
         self.nodes = [
-            Replica(name, vector, random.Random(1), 100_000)
+            Replica(name, vector, random.Random(name), 100_000)
             for name, vector in ((ONE, one), (OTHER, other))
         ]
         self.links = [
@@ -57,9 +57,8 @@ class Pair:
         """Let both sides say all that they have to say until a time."""
         while True:
             texts: list[tuple[int, str]] = []
-            for index, link in enumerate(self.links):
-                while (work := link.take(self.now)).frames:
-                    texts += [(index, encode(frame)) for frame in work.frames]
+            for index in (0, 1):
+                texts += [(index, text) for text in self.say(index)]
             for index, text in texts:
                 self._arrive(index, text)
             if any("GRAFT" not in text for _, text in texts):
@@ -69,9 +68,47 @@ class Pair:
             else:
                 self.now = min(until, self.now + LOOK_PAUSE)
 
+    def say(self, index: int) -> list[str]:
+        """Return the frames that one side has to send now, as text."""
+        texts: list[str] = []
+        while (work := self.links[index].take(self.now)).frames:
+            texts += map(encode, work.frames)
+        return texts
+
+    def hear(self, index: int, texts: Iterable[str]) -> None:
+        """Let the frames of one side arrive at the other one."""
+        for text in texts:
+            self._arrive(index, text)
+
+    def step(self) -> None:
+        """Let both sides say once what they have to say."""
+        texts = self.say(0), self.say(1)
+        self.hear(0, texts[0])
+        self.hear(1, texts[1])
+
+    def grow(self, index: int, name: str) -> None:
+        """Let one side store one message more of an origin."""
+        node = self.nodes[index]
+        origin = node.trees.of(name).origin
+        entries = (Entry(1, "text"),)
+        hashes = chain(origin.hash, entries)
+        run = Run(name, origin.n, origin.hash, entries, hashes, SIGNATURE)
+        node.vector.stage(origin, run)
+        node.stored([run], self.now)
+
+    def missing(self, index: int) -> int:
+        """How many messages of one side the other one lacks."""
+        held = self.nodes[1 - index].vector.held
+        heads = self.nodes[index].vector.heads()
+        return sum(max(0, head.n - held(name)) for name, head in heads.items())
+
+    def fill_up(self, index: int) -> None:
+        """Let there be no room on one side for new origins."""
+        self.nodes[index].catch_up.full = lambda name, held, *_: not held  # type: ignore[method-assign]
+
     def _arrive(self, index: int, text: str) -> None:
         frame = decode(text)
-        assert isinstance(frame, Sums | Look | Have | Graft)
+        assert isinstance(frame, Sums | Look | Have | Graft | Prune)
         self.frames.append((index, frame))
         if not isinstance(frame, Graft):
             self.bytes += len(text)
@@ -197,6 +234,220 @@ def test_a_fresh_node_asks_for_no_more_than_it_has_room_for() -> None:
         pair.exchange(until=pair.now + 1.0)
     assert taken == set(origins(5_000)) and pair.nodes[0].catch_up.behind(pair.now) == 0
     assert digest(pair.nodes[0].vector.heads()) == pair.nodes[1].vector.fingerprints.digest
+
+
+def test_what_is_stored_while_branches_are_compared_is_not_taken_as_held() -> None:
+    names = origins(200)
+    pair = Pair(heads(names), heads(names) | heads(names[:1], 2))
+    pair.step()
+    name = next(n for n in names if leaf_of(key_of(n)) >> 6 != leaf_of(key_of(names[0])) >> 6)
+    branches = pair.say(0), pair.say(1)
+    pair.grow(0, name)  # while the branches are on their way
+    pair.hear(0, branches[0])
+    pair.hear(1, branches[1])
+    pair.hear(1, [text for text in pair.say(1) if "SUMS" in text])
+    assert not pair.nodes[0].copies(name, 2) and pair.lags()[0] >= 1
+    pair.exchange(until=pair.now + 5.0)
+    assert not pair.nodes[0].copies(name, 2) and pair.lags() == [1, 1]
+    pair.grow(1, name)
+    pair.exchange(until=pair.now + 60.0)
+    assert pair.nodes[0].copies(name, 2) and pair.lags() == [0, 1]
+
+
+def test_a_claim_without_room_does_not_hold_up_the_comparison() -> None:
+    """It may come before the two know what differs."""
+    names = origins(200)
+    pair = Pair(heads(names), heads(names) | heads(names[:1], 2))
+    pair.fill_up(0)
+    pair.step()
+    claim = Have(heads(["9" * 32 + "-5"]))
+    pair.nodes[0].receiver.receive(pair.links[0], claim, pair.now)
+    pair.exchange(until=pair.now + 1.0)
+    assert all(link.introduced for link in pair.links)
+    assert names[0] in pair.links[0].ahead and pair.lags() == [0, 1]
+
+
+@pytest.mark.parametrize("count", [10, 200], ids=["small", "large"])
+def test_an_audit_that_differs_forgets_nothing(count: int) -> None:
+    names = origins(count)
+    pair = Pair(heads(names, 50), heads(names, 50))
+    pair.exchange()
+    link, node = pair.links[0], pair.nodes[0]
+    pair.now += 31.0
+    pair.grow(1, names[1])
+    for _ in range(5):  # the sums, and what follows
+        texts = pair.say(0), pair.say(1)
+        pair.hear(0, texts[0])
+        pair.hear(1, [text for text in texts[1] if '"lacks"' in text or "HAVE" not in text])
+        assert node.copies(names[0], 50) and node.lag(link) == 0
+    assert any(isinstance(frame, Look) for _, frame in pair.frames)
+
+
+def test_an_origin_is_not_shipped_again_because_another_one_differs() -> None:
+    names = origins(10)
+    pair = Pair(heads(names, 50), heads(names, 50))
+    pair.exchange()
+    link, node = pair.links[0], pair.nodes[0]
+    node.trees.of(names[0]).attach(link)
+    for n in (51, 52, 53):
+        pair.now += 31.0
+        pair.grow(1, names[1])
+        pair.hear(1, [text for text in pair.say(1) if "SUMS" in text])
+        pair.grow(0, names[0])
+        ships = link.take(pair.now).ships
+        assert [(ship.origin, ship.after) for ship in ships] == [(names[0], n - 1)]
+        link.shipped(ships, pair.now)
+        pair.grow(1, names[0])
+        node.receiver.receive(link, Have(heads(names[:1], n)), pair.now)
+        assert node.lag(link) == 0 and node.copies(names[0], n)
+        pair.exchange(until=pair.now + 5.0)
+
+
+def test_sums_that_were_made_to_agree_hide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has searched for two histories of his origin whose marks end in the same digits."""
+    name, real = "a" * 32 + "-1", fingerprints._mark
+
+    def mark(of: str, n: int, running: str) -> int:
+        found = real(of, n, running)
+        return found >> 48 << 48 | 0xABC if of == name else found
+
+    monkeypatch.setattr(fingerprints, "_mark", mark)
+    fork = {name: Head(1, "f" * 32, SIGNATURE)}
+    for others in ({}, heads(origins(200))):
+        pair = Pair(others | heads([name]), others | fork)
+        pair.exchange(until=pair.now + 40.0)
+        assert [link.refused for link in pair.links] == [{name}, {name}]
+        assert len(pair.frames) < 30
+
+
+def test_nobody_knows_the_marks_before_the_question() -> None:
+    """So nobody can search for two histories with the same."""
+    names = origins(10)
+    pair = Pair(heads(names), heads(names))
+    for _ in range(5):
+        pair.exchange()
+        pair.now += 31.0
+        pair.grow(0, names[0])
+    looks = [frame for _, frame in pair.frames if isinstance(frame, Look)]
+    marks = [mark for look in looks for mark in look.known]
+    assert len(looks) >= 4 and len(set(marks)) == len(marks)
+
+
+def test_origins_for_which_there_is_no_room_hold_up_no_others() -> None:
+    old, excess = origins(100), [f"{n:032x}-7" for n in range(1_000, 2_000)]
+    other = heads(old) | heads(excess) | heads(old[:50], 5)
+    pair = Pair(heads(old), other)
+    pair.fill_up(0)
+    pair.exchange(until=pair.now + 30.0)
+    link = pair.links[0]
+    assert {*link.ahead} == {*old[:50]} and link.introduced
+    assert pair.lags()[0] == 0 and pair.nodes[0].copies(old[60], 1)
+    assert 900 <= link.comparing.ignored <= 1_000
+    pair.frames.clear()
+    pair.exchange(until=pair.now + 600.0)
+    looks = [frame for index, frame in pair.frames if index == 0 and isinstance(frame, Look)]
+    assert 5 <= len(looks) <= 20, "they are asked for now and then"
+    del pair.nodes[0].catch_up.full
+    pair.exchange(until=pair.now + 600.0)
+    assert {*link.ahead} > {*old[:50]}
+
+
+def test_what_differs_for_good_is_compared_rarely() -> None:
+    """Here for lack of room: one side asks again and again what the other one lacks."""
+    old, excess = origins(100), [f"{n:032x}-7" for n in range(1_000, 21_000)]
+    pair = Pair(heads(old), heads(old) | heads(excess))
+    pair.fill_up(0)
+    pair.exchange(until=pair.now + 100.0)
+    pair.bytes = 0
+    for _ in range(20):
+        pair.grow(1, old[0])
+        pair.exchange(until=pair.now + 30.0)
+    assert pair.bytes < 5_000 * 600, "5 kB a second"
+    assert pair.lags() == [0, 20_020] and pair.links[0].introduced
+
+
+def test_a_comparison_without_marks_ends_with_it() -> None:
+    names = origins(200)
+    pair = Pair(heads(names), {})
+    pair.exchange()
+    while pair.links[1].ahead:
+        for name in [*pair.links[1].ahead]:
+            pair.grow(1, name)
+        pair.exchange(until=pair.now + 1.0)
+    pair.exchange(until=pair.now + 60.0)
+    assert pair.lags() == [0, 0]
+    claim = Have(heads(["9" * 32 + "-5"]))
+    pair.fill_up(0)
+    pair.nodes[0].receiver.receive(pair.links[0], claim, pair.now)
+    pair.exchange(until=pair.now + 90.0)
+    assert pair.lags() == [0, 0] and pair.nodes[0].copies(names[5], 1)
+
+
+def test_a_link_feeds_what_is_equal_though_something_differs() -> None:
+    names = origins(10)
+    pair = Pair(heads(names), heads(names) | heads(names[:1], 2))
+    pair.exchange(until=pair.now + 1.0)
+    asked = {name for frame in pair.frames for name in getattr(frame[1], "after", {})}
+    assert asked == set(names)
+
+
+def test_nothing_of_a_refused_origin_counts_as_held() -> None:
+    names = origins(100)
+    for known in (False, True):
+        pair = Pair(heads(names, 3), heads(names, 3))
+        if known:
+            pair.exchange()
+        fork = {names[0]: Head(3, "f" * 32, SIGNATURE)}
+        pair.nodes[0].receiver.receive(pair.links[0], Have(fork), pair.now)
+        pair.exchange(until=pair.now + 40.0)
+        assert not pair.nodes[0].copies(names[0], 1) and pair.lags()[0] == 3
+
+
+def test_there_is_one_question_at_a_time() -> None:
+    """So no old answer is taken for one to another question."""
+    names = origins(10)
+    pair = Pair(heads(names), heads(names) | heads(names[:1], 2))
+    pair.hear(1, pair.say(1))
+    assert sum("LOOK" in text for text in pair.say(0)) == 1
+    pair.grow(0, names[0])
+    for _ in range(5):
+        pair.now += 31.0
+        pair.hear(1, [text for text in pair.say(1) if "SUMS" in text])
+        assert not any("LOOK" in text for text in pair.say(0))
+        pair.grow(1, names[1])
+    assert pair.links[0].comparing.silent(pair.now)
+
+
+def test_sums_of_branches_are_answered_in_pace() -> None:
+    """An answer takes 5 ms to make."""
+    pair = differing(1_000, 0)
+    pair.exchange()
+    sums = pair.nodes[0].vector.fingerprints
+    ask = Sums("0" * 32, sums.origins, sums.messages, "0" * 768)
+    answers = 0
+    for _ in range(100):
+        pair.nodes[0].receiver.receive(pair.links[0], ask, pair.now)
+        answers += sum('"leaves"' in text for text in pair.say(0))
+        pair.now += 0.02
+    assert 2 <= answers <= 3
+
+
+def test_questions_come_in_pace_whatever_a_peer_says() -> None:
+    pair = differing(1_000, 0)
+    pair.exchange()
+    sums = pair.nodes[0].vector.fingerprints
+    texts: list[str] = []
+    for n in range(1_000):
+        other = Sums(f"{n:032x}", sums.origins, sums.messages)
+        pair.nodes[0].receiver.receive(pair.links[0], other, pair.now)
+        leaves = dict.fromkeys(range(64), "0" * 768)
+        other = Sums(f"{n:032x}", sums.origins, sums.messages, leaves=leaves)
+        pair.nodes[0].receiver.receive(pair.links[0], other, pair.now)
+        texts += pair.say(0)
+        pair.nodes[0].receiver.receive(pair.links[0], Have({}, next=1 << 40, lacks=()), pair.now)
+        pair.now += 0.01
+    assert sum("branches" in text for text in texts) <= 2
+    assert sum("LOOK" in text for text in texts) <= 10.0 / LOOK_PAUSE + 1
 
 
 def test_the_marks_of_a_leaf_that_somebody_has_filled_still_fit() -> None:

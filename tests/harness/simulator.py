@@ -711,7 +711,7 @@ def describe(frame: Frame) -> str:
     for run in getattr(frame, "runs", ()):
         words.append(f"{short(run.origin)}:{run.after + 1}-{run.end}")
     if isinstance(frame, Sums):
-        words += [frame.total[:4], "branches" * bool(frame.branches), *map(str, frame.leaves)]
+        words += [frame.total[:4], "branches" * bool(frame.branches), *map(str, frame.leaves or ())]
         return " ".join(words)
     if isinstance(frame, Look):
         words.append(f"in {len(frame.leaves)} leaves, {len(frame.known)} known")

@@ -77,7 +77,7 @@ class Member:
 
     def look(self, start: int = 0) -> None:
         """Ask for all that the node holds, piece by piece."""
-        self.say("LOOK", leaves=[0, LEAVES - 1], start=start, end=KEYS, known="")
+        self.say("LOOK", leaves=[0, LEAVES - 1], start=start, end=KEYS, known="", salt="0" * 16)
 
     def received(self) -> int:
         """How many messages it was shipped."""

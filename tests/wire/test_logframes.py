@@ -62,7 +62,7 @@ HAVES = st.dictionaries(
 )
 NUMBERS = st.integers(0, MAX_NUMBER)
 POSITIONS = st.dictionaries(ORIGINS, st.integers(1, MAX_NUMBER), max_size=4)
-LACKS = st.none() | st.lists(st.integers(0, 8000), max_size=4).map(tuple)
+LACKS = st.none() | st.lists(st.integers(0, 3000), max_size=4).map(tuple)
 INDEXES = st.none() | st.integers(0, MAX_NUMBER)
 
 
@@ -82,7 +82,7 @@ FRAMES = st.one_of(
         NUMBERS,
         NUMBERS,
         st.sampled_from(["", "0123456789ab" * 64]),
-        st.dictionaries(st.integers(0, 63), st.just("0123456789ab" * 64), max_size=3),
+        st.none() | st.dictionaries(st.integers(0, 63), st.just("0123456789ab" * 64), max_size=3),
         INDEXES,
         HAVES,
         st.booleans(),
@@ -93,6 +93,7 @@ FRAMES = st.one_of(
         NUMBERS,
         NUMBERS,
         st.lists(st.from_regex(r"[0-9a-f]{12}", fullmatch=True), max_size=3).map(tuple),
+        st.from_regex(r"[0-9a-f]{16}", fullmatch=True),
         HAVES,
         st.booleans(),
     ),
