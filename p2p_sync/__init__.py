@@ -19,6 +19,7 @@ from .errors import (
     P2PSyncError,
     StartError,
     TopicError,
+    UnknownMessage,
 )
 from .version import __version__
 
@@ -40,6 +41,7 @@ __all__ = [
     "P2PSyncError",
     "StartError",
     "TopicError",
+    "UnknownMessage",
     "__version__",
 ]
 

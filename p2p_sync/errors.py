@@ -7,6 +7,7 @@ P2PSyncError
 |   |-- MessageError                 not a text that can be a message
 |       |-- MessageTooLong           more bytes than the limit
 |   |-- TopicError                   not a topic of a message
+|   |-- UnknownMessage               no message here has that id
 |   |-- NotRunning                   the node has not started, or has stopped
 |-- StartError                       a node cannot start: its port or data directory is not usable
 |-- LogError                         the log cannot be read or written now
@@ -47,6 +48,10 @@ class MessageTooLong(MessageError):
 
 class TopicError(InputError):
     """A text cannot be the topic of a message."""
+
+
+class UnknownMessage(InputError):
+    """This node has no message with that id."""
 
 
 class NotRunning(InputError):

@@ -108,6 +108,9 @@ MAX_ENDPOINTS: Count = 8
 SPARE_PEERS: Count = 16
 """Links accepted above `--max-peers`; such a peer receives addresses and is closed."""
 
+SHOWN_TO_ERASE: Characters = 1200
+"""The beginning of a message that is shown where a person is asked whether to erase it."""
+
 SHORT_ID: Characters = 8
 """The beginning of a node's id that people see."""
 
@@ -299,6 +302,10 @@ MAX_CLOCKS: Count = 1000
 COPY_WINDOW: Milliseconds = 10_000
 """Two nodes may log copies of one commit of an original this far apart."""
 
+COPIES_PATIENCE: Seconds = 3.0
+"""If a copy of an original's commit is erased and another one is not, a node waits this long for
+the notice about that one before it commits one itself."""
+
 COPY_STRETCH: Milliseconds = 3 * COPY_WINDOW
 """Matching of copies starts afresh at least once in such a stretch of time, which is longer than
 two windows. So a new copy can change what is shown of those in three stretches."""
@@ -392,6 +399,13 @@ WAL_PATIENCE: Seconds = 0.5
 
 WAL_RETRY: Seconds = 2.0
 """If that was too short, it tries again after this time."""
+
+REMNANTS_PATIENCE: Seconds = 0.02
+"""After a message was erased the write-ahead log is emptied, too, since it has the text. The writer
+waits this long for readers, and tries again after `WAL_RETRY`."""
+
+REMNANTS_PAUSE: Seconds = 1.0
+"""It does so this long after the erasure, so that nobody waits for it, and once for many."""
 
 MAX_STARTS: Count = 1000
 """Starts of a node that its log remembers; places that an older one gave readers are unknown."""

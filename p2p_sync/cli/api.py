@@ -56,23 +56,25 @@ class Api:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._opener = build_opener(ProxyHandler({}))
 
-    def ask(self, path: str, body: Any = None, within: float | None = None) -> Any:
-        """GET `path`, or POST `body` (lines of NDJSON as bytes, else a value), and return the
-        JSON that is answered.
+    def ask(
+        self, path: str, body: Any = None, within: float | None = None, method: str | None = None
+    ) -> Any:
+        """GET `path`, or POST `body` (lines of NDJSON as bytes, else a value), or use another
+        `method`, and return the JSON that is answered.
 
         `within` limits the whole exchange, from resolving the host name to the last byte of the
         answer, in seconds; raises TooLate after it. None: the node may take as long as its answer
         keeps arriving.
         """
         if within is None:
-            return self._exchange(path, body, CLI_SILENCE)
+            return self._exchange(path, body, CLI_SILENCE, method)
         try:
-            return _within(within, lambda: self._exchange(path, body, within))
+            return _within(within, lambda: self._exchange(path, body, within, method))
         except TimeoutError as error:
             raise self._unreachable(error) from None
 
-    def _exchange(self, path: str, body: Any, patience: float) -> Any:
-        with self._open(path, body, patience) as response:
+    def _exchange(self, path: str, body: Any, patience: float, method: str | None) -> Any:
+        with self._open(path, body, patience, method) as response:
             try:
                 return json.loads(response.read())
             except (OSError, HTTPException) as error:
@@ -106,7 +108,7 @@ class Api:
 
             yield read
 
-    def _open(self, path: str, body: Any, patience: float) -> Any:
+    def _open(self, path: str, body: Any, patience: float, method: str | None = None) -> Any:
         headers = dict(self._headers)
         data = None
         if body is not None:
@@ -114,7 +116,8 @@ class Api:
             headers["Content-Type"] = "application/x-ndjson" if lines else "application/json"
             data = body if lines else json.dumps(body).encode()
         try:
-            return self._opener.open(Request(self._url + path, data, headers), timeout=patience)
+            asked = Request(self._url + path, data, headers, method=method)
+            return self._opener.open(asked, timeout=patience)
         except HTTPError as error:
             raise _refusal(error) from None
         except (OSError, HTTPException) as error:

@@ -271,6 +271,19 @@ def _decoded(line: bytes) -> str:
         raise Failure(USAGE, "a line of standard input is not UTF-8") from None
 
 
+@_command(click.argument("id"))
+def erase(api: Api, id: str, as_json: bool) -> None:
+    """Erase the message with that ID on all nodes.
+
+    `log --json` shows the ids. Place, id and time of the message remain. Original nodes, and
+    backups made before, keep the text.
+    """
+    path = f"/api/v1/messages/{quote(id, safe='')}"
+    answer = api.ask(path, within=CLI_STORING, method="DELETE")
+    by = answer["erased"]["node"] or "?"
+    _say(json.dumps(answer) if as_json else f"Erased {answer['id']} (by node {by[:SHORT_ID]})")
+
+
 @_command(
     click.option("-f", "--follow", is_flag=True, help="Keep printing new messages."),
     _topic_option("Print only the messages of this topic."),
@@ -294,7 +307,9 @@ def log(api: Api, follow: bool, topic: str, as_json: bool) -> None:
         if as_json:
             _say(json.dumps(message))
         else:
-            text = printable(message["data"]) or "(empty)"
+            text = printable(message["data"] or "") or "(empty)"
+            if message["data"] is None:
+                text = _erased(message["erased"])
             text = f"[{printable(message['topic'])}] {text}" if "topic" in message else text
             node = names.columns(message["origin"])
             _say(f"{_moment(message['time'])}  {node}  {text}")
@@ -461,6 +476,13 @@ def _messages(api: Api, topic: str) -> Iterator[dict[str, Any]]:
         after = page["next"]
         if len(page["messages"]) < CLI_PAGE:
             return
+
+
+def _erased(erased: dict[str, Any]) -> str:
+    """Say when a message was erased, and by which node."""
+    if erased["time"] is None:
+        return "(erased)"
+    return f"(erased {_moment(erased['time'])} by node {erased['node'][:SHORT_ID]})"
 
 
 def _left_out(damaged: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import LogError
 from ..settings import MAX_PENDING, MAX_SOURCE_PEERS, MAX_SOURCES
-from ..wire.entries import Entry
+from ..wire.entries import NOTICE, Entry
 from ..wire.frames import Message
 from ..wire.logframes import Run
 from .commit import Commit
@@ -109,6 +109,10 @@ class Commits:
         self.waiting.append(commit)
         self.put([run])
         return commit
+
+    def erase(self, name: str, future: Any) -> Commit:
+        """Commit a notice that erases the message with that id; see `commit`."""
+        return self.commit(Entry(0, name, NOTICE), [name], future)
 
     def hear(self, peer: Peer, draft: Entry, text: str, future: Any) -> Commit:
         """Commit a message that an original has committed; see `commit`."""

@@ -36,6 +36,7 @@ from ..settings import (
     MAX_EARLY_MS,
     MAX_NOTED_TOPICS,
     NEVER,
+    SHORT_ID,
     Settings,
 )
 from ..wire.frames import Frame, Heard, Ignored, Sockets
@@ -43,7 +44,7 @@ from ..wire.logframes import LOG_FRAMES, Head, Run, Vector
 from .book import Known
 from .commits import Commits, new_origin
 from .dates import Dates
-from .effects import DAMAGED, Effects, Keep, Note
+from .effects import DAMAGED, ERASED, Effects, Keep, Note
 from .exchange import Exchange
 from .links import Links
 from .overlay import Overlay
@@ -155,7 +156,7 @@ class Core:
     def stored(self, runs: Sequence[Run], arrivals: tuple[int, int] = (0, 0)) -> None:
         """The runs are on disk. `arrivals` are the last one before them, and now."""
         self.transactions += 1
-        self._note_topics(runs)
+        self._note_topics({entry.topic for run in runs for entry in run.entries})
         self.commits.stored(runs)
         for peer in self.peers:
             if peer.original:
@@ -168,12 +169,18 @@ class Core:
             self.exchange.hand(woken[:HANDED_LINKS])
 
     def last_transaction(self, topic: str) -> int:
-        """Return the number of the last transaction that stored messages of a topic ("": any). It
-        may be too large for a topic of which there was none for a while."""
+        """Return the number of the last transaction that stored messages of a topic ("": any), or
+        erased some. It may be too large for a topic of which there was none for a while."""
         return self._topics.get(topic, self._topics_since) if topic else self.transactions
 
-    def _note_topics(self, runs: Sequence[Run]) -> None:
-        for topic in {entry.topic for run in runs for entry in run.entries if entry.topic}:
+    def note_erased(self, name: str, topic: str, node: str) -> None:
+        """The last transaction has erased a shown message, as `node` wanted."""
+        text = f"message {name} was erased by node {node[:SHORT_ID]}"
+        self._turn.effects.add(Note(ERASED, text, node, node=node))
+        self._note_topics({topic})
+
+    def _note_topics(self, topics: set[str]) -> None:
+        for topic in topics - {""}:
             if len(self._topics) == MAX_NOTED_TOPICS and topic not in self._topics:
                 self._topics.clear()
                 self._topics_since = self.transactions

@@ -69,6 +69,7 @@ CAUGHT_UP = "caught_up"
 MISSED = "missed"
 CLOCK = "clock"
 DAMAGED = "damaged"
+ERASED = "erased"
 # The others are for the log alone.
 LINKED = "linked"
 ENDED = "ended"

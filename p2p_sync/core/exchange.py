@@ -191,7 +191,7 @@ class Exchange:
             own = message.origin == self._replica.origin
             is_history = not own and message.time < peer.since - MAX_AHEAD_MS
             copied = peer.copies.of(message) if message.heard else None
-            if is_history or (copied and copied.sent):
+            if message.erased or is_history or (copied and copied.sent):
                 continue
             if self._originals.gets(peer, message, self._commits.source(message)):
                 found.append(message)

@@ -36,8 +36,11 @@ def count_copies(database: Database) -> tuple[Counter[str], int]:
     return copies, hidden + notices
 
 
-def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -> tuple[int, int]:
-    """Match the copies of `text` again, of which those with `times` are new.
+def rematch(
+    database: Database, copied: bytes, times: Sequence[int], arrival: int
+) -> tuple[int, int]:
+    """Match the copies of a text, whose SHA-256 is `copied`, again; those with `times` are new.
+    Whether they are erased does not matter.
 
     A copy that was hidden and is shown from now on arrives again, so readers that follow the
     arrivals get it. Returns the last arrival, and how many more copies are hidden.
@@ -46,7 +49,7 @@ def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -
     changes: list[tuple[int, int, int]] = []  # leader, arrival, arrival before
     hidden = 0
     for start, end in spans(times):
-        copies, beyond = _copies(database, text, start, end, new)
+        copies, beyond = _copies(database, copied, start, end, new)
         leaders = match(
             [(time, node_of(name_of([origin]))) for _, _, time, origin in copies], start
         )
@@ -70,9 +73,9 @@ def rematch(database: Database, text: str, times: Sequence[int], arrival: int) -
 
 
 def _copies(
-    database: Database, text: str, start: int, end: int, new: Mapping[int, int]
+    database: Database, copied: bytes, start: int, end: int, new: Mapping[int, int]
 ) -> tuple[list[_Copy], list[_Copy]]:
-    """Return the copies of `text` in a span of time that are matched, and those that the `new` ones
+    """Return the copies of a text in a span of time that are matched, and those that the `new` ones
     (counted by window) may have pushed beyond the limit, both in the shared order."""
     matched: list[_Copy] = []
     beyond: list[_Copy] = []
@@ -80,8 +83,8 @@ def _copies(
     while start < end:
         rows = database.execute(
             "SELECT arrival, leader, time, origin FROM entries "
-            "WHERE kind = 1 AND data = ? AND time >= ? AND time < ? ORDER BY time, origin, seq",
-            (text, start, end),
+            "WHERE kind = 1 AND copied = ? AND time >= ? AND time < ? ORDER BY time, origin, seq",
+            (copied, start, end),
         )
         start = end
         for row in rows:

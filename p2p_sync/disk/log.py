@@ -22,6 +22,7 @@ from ..core.deduplication import node_of
 from ..errors import LogError
 from ..settings import (
     AUDIT_EVERY,
+    COPIES_PATIENCE,
     INSERTED_ROWS,
     KEEP_VACUUMED,
     MAX_DAMAGE_NAMED,
@@ -29,13 +30,14 @@ from ..settings import (
 )
 from ..wire.entries import HEARD, NOTICE
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
-from . import damage, origins, retention
+from . import damage, erasing, origins, retention
 from .copies import count_copies, rematch
 from .damage import Found
+from .erasing import Erased
 from .origins import Floor, Skip
 from .pages import Page, Place, logger
 from .retention import Gone, Limits
-from .rows import COLUMNS, VALUES, Row, stored
+from .rows import INSERTED, VALUES, Row, stored
 from .schema import LAST_ARRIVAL
 from .sending import Sending
 from .store import Database, Store
@@ -55,6 +57,9 @@ class Log(Sending):
         self._damaged: dict[str, tuple[int, int]] = {}
         self._own = ""  # the origin of this node's commits; the writer alone uses it
         self._deleted = 0  # messages, since the start
+        self._erased: list[Erased] = []  # since the last `take_erased`
+        # Where copies may be left of commits that are erased: when to look there.
+        self._half_erased: dict[tuple[bytes, int], float] = {}
         self._mend_at = 0.0
         self.mend_indexes()
         with store.reading() as database:
@@ -63,6 +68,7 @@ class Log(Sending):
             self._gone = retention.read_gone(database)
             self._recent.forget_arrivals(self._arrival)
             self._copies, self._hidden = count_copies(database)
+            self._half_erased = dict.fromkeys(erasing.erased_copies(database), 0.0)
         self._floors = floors
         if changed:
             with suppress(LogError), store.writing() as database:
@@ -153,7 +159,7 @@ class Log(Sending):
         for run in runs:
             stored_runs.append((run, *stored(run, arrival)))
             arrival += run.count
-        copies: dict[str, list[int]] = {}
+        copies: dict[bytes, list[int]] = {}
         notices = sum(entry.kind == NOTICE for run in runs for entry in run.entries)
         mended = False
         own = next((run for run in reversed(runs) if run.origin == self._own), None)
@@ -162,18 +168,24 @@ class Log(Sending):
             for run, rows, _ in stored_runs:
                 mending = run.after < self._damaged.get(run.origin, (0, 0))[1]
                 _insert(database, rows, mending)
-                for entry in run.entries:
-                    if entry.kind == HEARD:
-                        copies.setdefault(entry.text, []).append(entry.time)
+                for row in rows:
+                    if row[4] == HEARD:
+                        copies.setdefault(row[-2], []).append(row[3])
                 mended = mended or mending
             origins.write(database, {run.origin: run.head for run in runs}, self._floors)
             if gone:
                 retention.write_gone(database, gone)
-            for text, times in copies.items():
-                arrival, more = rematch(database, text, times, arrival)
+            for copied, times in copies.items():
+                arrival, more = rematch(database, copied, times, arrival)
                 hidden += more
+            erased = erasing.carry_out(database, runs, copies)
+            if erased.changed:
+                self._store.erased()
             hidden += notices
             counted = count_copies(database) if mended else None
+        self._erased += erased.shown
+        for place in erased.places:
+            self._half_erased.setdefault(place, time.monotonic() + COPIES_PATIENCE)
         with self._lock:
             before, self._arrival, self._hidden = self._arrival, arrival, hidden
             for run, rows, entries in stored_runs:
@@ -188,9 +200,30 @@ class Log(Sending):
                     self._copies[run.origin] += sum(entry.kind == HEARD for entry in run.entries)
             if copies or mended or notices:  # some are hidden, or have arrived once more
                 self._recent.forget_arrivals(arrival)
+            if erased.changed:
+                self._recent.clear(arrival)
             if counted:
                 self._copies, self._hidden = counted
         return before, arrival
+
+    def take_erased(self) -> list[Erased]:
+        """Return the shown messages that were erased since the last call."""
+        erased, self._erased = self._erased, []
+        return erased
+
+    def left_copies(self) -> list[str]:
+        """Return the ids of copies of originals' commits that this node is to erase, since others
+        of the same commits are erased."""
+        now = time.monotonic()
+        due = [place for place, moment in self._half_erased.items() if moment <= now]
+        if not due:
+            return []
+        left: dict[str, None] = {}
+        with self._store.reading() as database:
+            for place in due:
+                left |= dict.fromkeys(erasing.left_copies(database, place, self._store.node))
+                del self._half_erased[place]
+        return [*left]
 
     def mend_indexes(self) -> None:
         """Make the indexes again if they were found damaged, without the entries that are."""
@@ -360,5 +393,5 @@ def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
     for start in range(0, len(rows), INSERTED_ROWS):
         part = rows[start : start + INSERTED_ROWS]
         values = ", ".join([VALUES] * len(part))
-        statement = f"INSERT INTO entries ({COLUMNS}) VALUES {values}"
+        statement = f"INSERT INTO entries ({INSERTED}) VALUES {values}"
         database.execute(statement, [*chain.from_iterable(part)])

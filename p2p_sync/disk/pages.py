@@ -13,14 +13,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator
+from heapq import merge
+from operator import itemgetter
 from typing import TypeAlias, TypeVar
 
 from .. import settings
 from ..codes import MAX_NUMBER
 from ..errors import CursorGone
+from ..wire.entries import NOTICE
 from ..wire.frames import Message, messages_in
 from .copies import SHOWN
 from .damage import DUE, Found, found, missing_before
+from .erasing import copies_of, erased_by, find
 from .folding import folded
 from .recent import Recent
 from .retention import Gone, begins_behind, held_between
@@ -34,6 +38,8 @@ T = TypeVar("T")
 
 Place: TypeAlias = tuple[int, str, int]
 """A place in the shared order: time, origin, sequence number."""
+
+_NOTICES = f"SELECT {COLUMNS} FROM entries WHERE arrival > ? AND kind = 2 ORDER BY arrival"
 
 _BEGINNING: Place = (-1, "", 0)
 _END: Place = (MAX_NUMBER, "~", 0)
@@ -74,7 +80,10 @@ class Pages:
     ) -> Page[tuple[int, Message]]:
         """Return up to `limit` messages after arrival `after`, each with its number: those that
         are shown, or with `hidden` all; with a `topic` only its own. `upto` of the page is where to
-        go on."""
+        go on.
+
+        Where a notice has arrived, the shown message that it erases comes again, without its text.
+        """
         page: Page[tuple[int, Message]] = Page()
         bad: list[Found] = []
         with self._lock:
@@ -88,11 +97,16 @@ class Pages:
         filter, values = _of(topic)
         query = f"SELECT {COLUMNS} FROM entries WHERE arrival > ? {filter} {shown} ORDER BY arrival"
         with self._store.snapshot() as database:
-            for row in database.execute(query, (after, *values)):
+            rows = database.execute(query, (after, *values))
+            notices = () if hidden else database.execute(_NOTICES, (after,))
+            for row in merge(rows, notices, key=itemgetter(-1)):
                 if not is_whole(row):
                     bad.append(found(row))
                     continue
                 page += _numbered(messages_of(row), row[-1], after)
+                if row[4] == NOTICE and not hidden:
+                    erased = erased_by(database, row)
+                    page += [(row[-1], each) for each in erased if topic in ("", each.topic)]
                 if len(page) >= limit:
                     break
             # After the read: what is gone by now may be missing in it.
@@ -156,6 +170,19 @@ class Pages:
     def complete_since(self) -> int | None:
         """Return since when the log is complete (ms since the epoch); None if it always was."""
         return self._gone.time + 1 if self._gone.time else None
+
+    # -- one message ----------------------------------------------------------------------------
+
+    def message(self, name: str) -> Message | None:
+        """Return the message with that id; None if it is not here. Raises LogError."""
+        with self._store.reading() as database:
+            return find(database, name)
+
+    def copies_of(self, name: str) -> list[str]:
+        """Return the ids of the messages to erase with that one, it included: copies of the same
+        commit of an original. Raises LogError."""
+        with self._store.reading() as database:
+            return copies_of(database, name)
 
     # -- in the shared order --------------------------------------------------------------------
 

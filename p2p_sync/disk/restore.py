@@ -26,7 +26,7 @@ from .copies import rematch
 from .directory import DATABASE, claim
 from .origins import NO_FLOOR, Floor
 from .retention import Gone, write_gone
-from .rows import COLUMNS, VALUES, Row, stored
+from .rows import INSERTED, VALUES, Row, stored
 from .schema import INDEXES, PRAGMAS, TABLES
 from .store import Database, create
 
@@ -74,7 +74,7 @@ def _fill(database: Database, checker: Checker, parts: Iterable[Sequence[bytes]]
 
 def _insert(database: Database, checker: Checker, parts: Iterable[Sequence[bytes]]) -> None:
     """Insert the entries, and what is held of each origin; raises InputError."""
-    statement = f"INSERT INTO entries ({COLUMNS}) VALUES {VALUES}"
+    statement = f"INSERT INTO entries ({INSERTED}) VALUES {VALUES}"
     heads: dict[str, Head] = {}
     floors: dict[str, Floor] = {}
     rows: list[Row] = []
@@ -106,7 +106,9 @@ def _insert(database: Database, checker: Checker, parts: Iterable[Sequence[bytes
 
 def _match(database: Database) -> None:
     """Find the copies that are hidden. The file says which ones, but nobody has signed that."""
-    copies = database.execute("SELECT data, time FROM entries WHERE kind = 1 ORDER BY data, time")
-    for text, rows in groupby(copies, lambda row: row[0]):
+    copies = database.execute(
+        "SELECT copied, time FROM entries WHERE kind = 1 ORDER BY copied, time"
+    )
+    for copied, rows in groupby(copies, lambda row: row[0]):
         while times := [time for _, time in islice(rows, RESTORED_COPIES)]:
-            rematch(database, text.decode(), times, 0)
+            rematch(database, copied, times, 0)

@@ -1,7 +1,8 @@
 """An entry as a row of the database, and its checksum. Pure.
 
 Disks change what they hold, so each row has a CRC-32 of all columns but `leader` and `arrival`,
-which change when copies are matched again. Every reader compares it before it uses a row.
+which change when copies are matched again, and `copied`, which only that matching reads. Every
+reader compares it before it uses a row.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from struct import error as StructError
 from typing import Any, TypeAlias
 from zlib import crc32
 
-from ..wire.entries import NOTICE, Entry, chain
+from ..wire.entries import HEARD, NOTICE, Entry, chain
 from ..wire.export import to_lines
 from ..wire.frames import Message
 from ..wire.frames import messages_of as messages_in
@@ -21,16 +22,17 @@ from ..wire.logframes import NO_SIGNATURE, Head, PackedRun, Run
 Row: TypeAlias = Sequence[Any]
 """The columns COLUMNS of an entry; texts as bytes, since a damaged one may be no UTF-8."""
 COLUMNS = "origin, seq, count, time, kind, previous, topic, erased, data, signature, sum, arrival"
-VALUES = f"({', '.join('?' * 12)})"
-"""The place of a row in a statement that inserts it."""
+INSERTED = COLUMNS.replace("arrival", "copied, arrival")
+VALUES = f"({', '.join('?' * 13)})"
+"""The columns of a row that is inserted, and its place in the statement."""
 
 # The numbers in a row, for its checksum.
 _pack = Struct(">qqqq").pack
 
 
 def stored(run: Run, arrival: int) -> tuple[list[Row], list[PackedRun]]:
-    """Return the rows of a run whose messages arrive after `arrival`, with texts as str, and its
-    entries packed for sending."""
+    """Return the rows of a run whose messages arrive after `arrival`, with the columns INSERTED and
+    texts as str, and its entries packed for sending."""
     rows: list[Row] = []
     packed: list[PackedRun] = []
     name = run.origin
@@ -40,7 +42,9 @@ def stored(run: Run, arrival: int) -> tuple[list[Row], list[PackedRun]]:
         if n == len(run.entries):
             signature = run.signature
         arrival += entry.length
-        rows.append(_row(name, after + 1, entry, previous, signature, arrival))
+        *row, _ = _row(name, after + 1, entry, previous, signature, arrival)
+        copied = bytes.fromhex(entry.digest) if entry.kind == HEARD else None
+        rows.append((*row, copied, arrival))
         text, time, count, notice = entry.pack(), entry.time, entry.length, entry.kind == NOTICE
         packed.append(PackedRun(name, after, previous, count, text, time, signature, notice))
         after, previous = after + count, running

@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 12
+VERSION = 13
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -37,6 +37,7 @@ TABLES = (
         count INTEGER NOT NULL,      -- of its messages
         time INTEGER NOT NULL,       -- milliseconds since the epoch
         kind INTEGER NOT NULL,       -- 0: messages; 1: a copy of an original's commit; 2: a notice
+        copied BLOB,                 -- of a copy: the SHA-256 of its text
         leader INTEGER,              -- of a copy: the arrival of the copy that is shown for it
         previous BLOB NOT NULL,      -- running hash of its origin before it
         topic TEXT NOT NULL,         -- of its messages
@@ -70,11 +71,15 @@ TABLES = (
 INDEXES = {
     "by_identity": "CREATE UNIQUE INDEX by_identity ON entries (origin, seq)",
     "by_place": "CREATE INDEX by_place ON entries (time, origin, seq)",
-    "by_text": "CREATE INDEX by_text ON entries (data, time, origin, seq) WHERE kind = 1",
+    "by_text": "CREATE INDEX by_text ON entries (copied, time, origin, seq) WHERE kind = 1",
     "hidden": "CREATE INDEX hidden ON entries (arrival) WHERE leader <> arrival",
     "by_topic": "CREATE INDEX by_topic ON entries (topic, time, origin, seq) WHERE topic <> ''",
     "topic_arrivals": "CREATE INDEX topic_arrivals ON entries (topic) WHERE topic <> ''",
-    "notices": "CREATE INDEX notices ON entries (data) WHERE kind = 2",
+    "notice_arrivals": "CREATE INDEX notice_arrivals ON entries (arrival) WHERE kind = 2",
+    # By the origin and the number in the id of the message that each erases.
+    "notices": "CREATE INDEX notices ON entries (substr(data, 1, instr(data, ':') - 1), "
+    "CAST(substr(data, instr(data, ':') + 1) AS INTEGER)) WHERE kind = 2",
+    "erased": "CREATE INDEX erased ON entries (copied, time) WHERE kind = 1 AND erased <> ''",
 }
 STATEMENTS = (*TABLES, *INDEXES.values())
 LAST_ARRIVAL = """

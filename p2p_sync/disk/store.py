@@ -69,7 +69,8 @@ class Store:
         self._watch: Watch | None = None
         self._witness: Witness | None = None
         self._gone: LogGone | None = None
-        self._fold_at = 0.0
+        self._has_remnants = True  # the write-ahead log may have erased texts, of the last start
+        self._fold_at = time.monotonic() + settings.REMNANTS_PAUSE
         try:
             self._open()
         except StartError:
@@ -196,6 +197,11 @@ class Store:
             if self._writer:
                 self._settle(self._writer)
 
+    def erased(self) -> None:
+        """Note, in a transaction, that it erases texts: they are still in the write-ahead log."""
+        self._has_remnants = True
+        self._fold_at = max(self._fold_at, time.monotonic() + settings.REMNANTS_PAUSE)
+
     def shorten(self, database: Database, pages: int) -> None:
         """In a transaction, give up to so many free pages back to the file system."""
         for _ in range(pages):  # Python stops it after the first one, whatever the number
@@ -293,12 +299,15 @@ class Store:
             self._witness.keep(self._watch.database, own)
 
     def _fold(self, database: Database) -> bool:
-        """Empty the write-ahead log if it is too long; return whether the files have changed."""
-        if not self._watch or self._watch.wal_size() <= settings.MAX_WAL_BYTES:
+        """Empty the write-ahead log if it is too long, or may hold erased texts; return whether
+        the files have changed."""
+        if not self._watch or time.monotonic() < self._fold_at:
             return False
-        if time.monotonic() < self._fold_at:
+        is_long = self._watch.wal_size() > settings.MAX_WAL_BYTES
+        if not (is_long or self._has_remnants):
             return False
-        database.execute(f"PRAGMA busy_timeout = {settings.WAL_PATIENCE * 1000:.0f}")
+        patience = settings.WAL_PATIENCE if is_long else settings.REMNANTS_PATIENCE
+        database.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
         busy = True
         with suppress(sqlite3.OperationalError):  # the transaction before it is stored
             busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -306,6 +315,7 @@ class Store:
         database.execute(f"PRAGMA busy_timeout = {settings.BUSY_TIMEOUT * 1000:.0f}")
         if busy:
             self._fold_at = time.monotonic() + settings.WAL_RETRY
+        self._has_remnants = self._has_remnants and bool(busy)
         return True
 
     @contextmanager
@@ -333,7 +343,7 @@ def _connect(path: Path | str) -> Database:
     database.text_factory = bytes
     try:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new database
-        database.execute("PRAGMA secure_delete = FAST")
+        database.execute("PRAGMA secure_delete = ON")
         (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != b"wal" and path != ":memory:":
             raise StartError(

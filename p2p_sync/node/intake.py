@@ -13,7 +13,7 @@ from functools import partial
 from ..core.commit import Commit
 from ..core.core import Core
 from ..core.turn import COPIES
-from ..errors import MessageError, MessageTooLong
+from ..errors import MessageError, MessageTooLong, UnknownMessage
 from ..metrics import Counters
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
 from ..wire.entries import Entry
@@ -89,6 +89,28 @@ class Intake:
             yield commit
         if problem:
             raise problem
+
+    def erase(self, name: str) -> Message:
+        """Erase the message with that id, and the copies of the same commit of an original; return
+        it without its text once that is on disk. One that is erased already is returned as it is.
+
+        Raises UnknownMessage, LogFull or LogError.
+        """
+        log = self._state.log
+        message = log.message(name)
+        if message is None:
+            raise UnknownMessage(
+                f"no message here has the id {name[:80]!r}; an id is ORIGIN:NUMBER, as the API and "
+                "p2p-sync log --json show it"
+            )
+        if message.erased:
+            return message
+        names = log.copies_of(name)
+        with self._state.turn_with_room() as core:
+            commits = [core.commits.erase(each, Future()) for each in names]
+        for commit in commits:
+            commit.future.result()
+        return log.message(name) or message
 
     def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
         """Wait, `timeout` seconds at most, until nodes on `copies` other hosts hold a message of

@@ -23,6 +23,7 @@ from ..core.effects import (
     DAMAGED,
     DIAL_FAILED,
     ENDED,
+    ERASED,
     JOINED,
     LEFT,
     LINKED,
@@ -51,7 +52,7 @@ logger = logging.getLogger("p2p_sync")
 # no line.
 _EVENTS = {
     **{kind: kind for kind in (JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP)},
-    **{kind: kind for kind in (MISSED, CLOCK, DAMAGED)},
+    **{kind: kind for kind in (MISSED, CLOCK, DAMAGED, ERASED)},
     NOT_LINKED: REFUSED,
 }
 _LEVELS: dict[str, int | None] = {
@@ -59,6 +60,7 @@ _LEVELS: dict[str, int | None] = {
     ENDED: logging.INFO,
     UNNEEDED: logging.INFO,
     REFUSED_HERE: logging.INFO,
+    ERASED: logging.INFO,
     JOINED: None,
     LEFT: None,
     NOT_LINKED: None,

@@ -182,6 +182,16 @@ class Node:
             for index in range(len(commit.texts)):
                 yield commit.message(index)
 
+    def erase(self, id: str) -> Message:
+        """Erase the message with that id on all nodes, and return it without its text once that is
+        on disk here.
+
+        Its place, id and time remain, with the `time` and the origin of the notice as `erased`. One
+        that is erased already is returned as it is. Peers that are not connected erase it when they
+        are again. Raises UnknownMessage if this node has no such message, LogFull or LogError.
+        """
+        return self.intake.erase(id)
+
     def messages(self, topic: str = "") -> list[Message]:
         """Return all messages that are kept, or those of a topic, in the order that is the same on
         every node. `log` reads parts. Raises TopicError."""
@@ -231,7 +241,7 @@ class Node:
         self, after: int, pause: float, topic: str = ""
     ) -> Iterator[Page[tuple[int, Message]]]:
         """Yield pages of the messages after arrival `after`, each with its number, as they come;
-        with a `topic` only its own.
+        with a `topic` only its own. A message that is erased comes once more, without its text.
 
         An empty page means that nothing has come for `pause` seconds. `damaged` of a page counts
         the entries that were left out of it, `missed` the messages (of any topic) that were deleted
@@ -267,7 +277,7 @@ class Node:
 
     def on_message(self, callback: Callable[[Message], object], topic: str = "") -> None:
         """Call `callback` with each message that arrives from now on, or from the start on; with a
-        `topic` only with its own.
+        `topic` only with its own. A message that is erased comes once more, without its text.
 
         All callbacks run in one thread of their own, in order of arrival. An error in one is
         logged. Raises TopicError.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 
 from ..core.core import Core
 from ..core.turn import WORK
@@ -87,11 +89,27 @@ class Writer:
             logger.exception("storing messages failed")
             self._fail(LogError(f"this node failed: {error}"))
             return []
-        if not runs:
+        erased = self._log.take_erased()
+        left = self._left_copies()
+        if not runs and not left:
             return []
         with self._state.turn() as core:
-            core.stored(runs, arrivals)
+            if runs:
+                # What is erased already must not be handed to originals as it came.
+                core.stored(runs, (0, 0) if erased else arrivals)
+            for name, topic, node in erased:
+                core.note_erased(name, topic, node)
+            with suppress(LogError):  # the next start finds them
+                for name in left:
+                    core.commits.erase(name, Future())
             return self._take(core)
+
+    def _left_copies(self) -> list[str]:
+        try:
+            return self._log.left_copies()
+        except LogError as error:
+            logger.error("copies of erased messages are left for now: %s", error)
+            return []
 
     def _drop_damaged(self) -> None:
         """Mend the indexes, and keep of each origin only the messages before its first damaged

@@ -20,6 +20,7 @@ from ..errors import (
     LogGone,
     MessageTooLong,
     NotRunning,
+    UnknownMessage,
 )
 from ..settings import HTTP_RETRY_AFTER
 
@@ -57,6 +58,7 @@ _KINDS = (
     (NotRunning, HTTPStatus.SERVICE_UNAVAILABLE, "stopping"),
     (CursorGone, HTTPStatus.GONE, "cursor_gone"),
     (MessageTooLong, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "message_too_long"),
+    (UnknownMessage, HTTPStatus.NOT_FOUND, "not_found"),
     (InputError, HTTPStatus.BAD_REQUEST, "invalid"),
     (LogFull, HTTPStatus.INSUFFICIENT_STORAGE, "log_full"),
     (LogError, HTTPStatus.SERVICE_UNAVAILABLE, "log_unavailable"),

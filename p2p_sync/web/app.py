@@ -23,6 +23,7 @@ from werkzeug.exceptions import (
     NotFound,
     ServiceUnavailable,
 )
+from werkzeug.routing import BaseConverter
 from werkzeug.wrappers import Response as AnyResponse
 
 from ..address import Address, is_loopback, is_private, parse_address
@@ -46,6 +47,7 @@ from ..settings import (
     PAGE_MESSAGES,
     PAGE_PEERS,
     SHORT_ID,
+    SHOWN_TO_ERASE,
 )
 from ..wire.frames import Message, check_topic
 from .answers import TEXT_TYPE, Answer, Progress, page, refusal, refusal_of, wants_page
@@ -59,6 +61,13 @@ logger = logging.getLogger("p2p_sync")
 
 
 _ADD_EXAMPLE = "/add?address=ws://host:8001"
+_ERASE_EXAMPLE = "/erase?id=ORIGIN:NUMBER"
+
+
+class _Name(BaseConverter):
+    """The id of a message in a path."""
+
+    regex = "[^/]*:[^/]*"
 
 
 def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
@@ -67,6 +76,7 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
     `dropped` returns how many lines of the program's log were dropped; any thread may call it.
     """
     app = Flask(__name__)
+    app.url_map.converters["name"] = _Name
     slots = Slots()
     _add_original(app, node, slots)
     _add_api(app, node, slots)
@@ -161,6 +171,19 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
         node.connect(str(_address_in(request.get_data(as_text=False).decode("latin-1"))))
         return redirect("/", 302)
 
+    @app.get("/erase")
+    def erase() -> Response:
+        name = parameter(request.environ["QUERY_STRING"], "id", _ERASE_EXAMPLE)
+        return _erase_confirmation(node, name)
+
+    @app.post("/erase")
+    def erase_confirmed() -> AnyResponse:
+        if not is_own(request.environ):
+            raise Forbidden("only the page of this node may send this form; use the API")
+        body = request.get_data(as_text=False).decode("latin-1")
+        node.erase(parameter(body, "id", _ERASE_EXAMPLE))
+        return redirect("/", 302)
+
     @app.get("/commit")
     def commit() -> AnyResponse:
         _only_on_purpose()
@@ -192,7 +215,35 @@ def _confirmation(address: Address) -> Response:
 all messages and can add its own. Continue only if you know that node.</p>
 <form method="post" action="/add"><p><input type="hidden" name="address"
 value="{escape(str(address))}"> <button>Connect</button> <a href="/">Cancel</a></p></form>"""
-    response = make_response(page("Connect to another node?", content))
+    return _question(page("Connect to another node?", content))
+
+
+def _erase_confirmation(node: Node, name: str) -> Response:
+    """Ask whether to erase a message: it cannot be undone."""
+    message = node.log.message(name)
+    if message is None:
+        raise NotFound("this node has no such message; go back to the page and load it again")
+    if message.erased:
+        return make_response(
+            page("Erased already", '<p>This message is erased. <a href="/">Back</a></p>')
+        )
+    text = (
+        message.data
+        if len(message.data) <= SHOWN_TO_ERASE
+        else f"{message.data[:SHOWN_TO_ERASE]}\u2026"
+    )
+    content = f"""
+<p class="problem">This erases the message on all nodes, for good. Original nodes and older backups
+keep the text.</p>
+<blockquote dir="auto">{escape(text)}</blockquote>
+<form method="post" action="/erase"><p><input type="hidden" name="id"
+value="{escape(message.id)}"> <button>Erase</button> <a href="/">Cancel</a></p></form>"""
+    return _question(page("Erase this message?", content))
+
+
+def _question(text: str) -> Response:
+    """Return a page with a form."""
+    response = make_response(text)
     response.headers["Cache-Control"] = "no-store"
     # Without a referrer a browser would send "null" as the origin of the form.
     response.headers["Referrer-Policy"] = "same-origin"
@@ -209,7 +260,7 @@ def _only_on_purpose() -> None:
 
 def _line(node: Node) -> Iterator[str]:
     """Yield the line of the original system in pieces; scripts of its users read it."""
-    messages = node.log.all()
+    messages = (message for message in node.log.all() if not message.erased)
     first = ",".join(message.data for message in itertools.islice(messages, PAGE_MESSAGES))
     yield f"No. sockets {node.sockets()} {first}"
     while page := [message.data for message in itertools.islice(messages, PAGE_MESSAGES)]:
@@ -382,6 +433,10 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
         reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
         return _json({**_fields(message), "copies": message.copies}, reached)
 
+    @app.delete("/api/v1/messages/<name:id>")
+    def delete_message(id: str) -> Response:
+        return _json(_fields(node.erase(id)))
+
 
 def _back(node: Node, text: str, topic: str, limit: int, after: str, counted: bool) -> Response:
     """Answer with messages from the newest back, all or those that contain `text`."""
@@ -438,14 +493,20 @@ def _left_out(page: Page[Any]) -> dict[str, int]:
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    fields = {
+    fields: dict[str, Any] = {
         "id": message.id,
         "origin": message.origin,
         "seq": message.seq,
         "time": message.time,
         "data": message.data,
     }
-    return {**fields, "topic": message.topic} if message.topic else fields
+    if message.topic:
+        fields["topic"] = message.topic
+    if message.erased:
+        fields["data"] = None
+        time, node = message.erased.time, node_of(message.erased.origin)
+        fields["erased"] = {"time": time or None, "node": node or None}
+    return fields
 
 
 def _waiting() -> tuple[int, float]:

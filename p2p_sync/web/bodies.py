@@ -172,7 +172,8 @@ class Lines:
             elif line.strip():
                 value = _json(line)
                 fields = value if self._held and isinstance(value, dict) else {}
-                if fields.get("hidden") is True or set(fields) == {"exported"}:
+                is_shown = fields.get("hidden") is not True and "erased" not in fields
+                if not is_shown or set(fields) == {"exported"}:
                     continue
                 text = _text(value)
                 if self._held and fields and self._held(str(fields.get("id"))):

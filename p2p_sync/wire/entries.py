@@ -68,6 +68,10 @@ class Erasure(NamedTuple):
         return chain(self.previous, [Entry(self.time, target, NOTICE)])[0]
 
 
+UNNAMED = Erasure(0, "", 0, "", 0, "")
+"""In the place of an erasure beyond MAX_ERASURES."""
+
+
 class Entry(NamedTuple):
     """What was committed together at `time` (ms since the epoch).
 
@@ -112,16 +116,14 @@ class Entry(NamedTuple):
     def erase(self, first: int, erasure: Erasure) -> Entry:
         """Return the entry without one of its messages; `first` is the number of the first one.
 
-        Two nodes may erase one message; then the earlier notice counts.
+        Two nodes may erase one message; then the earlier notice counts. Of more than MAX_ERASURES
+        the first are named. So it does not matter in which order the notices come.
         """
         texts, by = self.texts, {item.seq: item for item in self.erasures}
-        known = by.get(erasure.seq)
-        if not known and len(by) < MAX_ERASURES:
-            by[erasure.seq] = erasure
-        elif known:
-            by[erasure.seq] = min(known, erasure, key=lambda item: (item.time, item.origin))
+        known = by.get(erasure.seq, erasure)
+        by[erasure.seq] = min(known, erasure, key=lambda item: (item.time, item.origin, item.after))
         texts[erasure.seq - first] = None
-        found = {"digest": self.digest, "by": sorted(by.values())}
+        found = {"digest": self.digest, "by": sorted(by.values())[:MAX_ERASURES]}
         text = encode(texts) if self.length > 1 else self.digest
         return self._replace(text=text, erased=encode(found))
 

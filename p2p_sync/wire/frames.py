@@ -25,7 +25,7 @@ from ..codes import MAX_NUMBER, OTHER_PROTOCOL, POLICY_VIOLATION, PROTOCOL_ERROR
 from ..errors import AddressError, ProtocolError, TopicError
 from ..names import name_from
 from ..settings import MAX_ADDRESSES, MAX_LINKS_NAMED, MAX_MESSAGE_BYTES, MAX_TOPIC
-from .entries import HEARD, NOTICE, TOPIC, Entry, Erasure
+from .entries import HEARD, NOTICE, TOPIC, UNNAMED, Entry, Erasure
 from .entries import encode as encode_json
 from .fields import ORIGIN
 from .identity import NODE_ID, SIGNATURE
@@ -47,8 +47,8 @@ class Message:
     `seq` counts the messages of an origin from 1. `time` is in milliseconds since the epoch, UTC.
     `heard` marks a copy of a commit of an original node; other nodes may have made copies of it,
     too (see deduplication.py). `topic` is a short text beside the message. The `data` of a message
-    that was `erased` is "". `copies` is how many other nodes are known to hold the message, if the
-    caller asked for that.
+    that was `erased` is ""; the erasure is UNNAMED if its entry does not say by what. `copies` is
+    how many other nodes are known to hold the message, if the caller asked for that.
     """
 
     origin: str
@@ -137,9 +137,12 @@ def messages_of(origin: str, first: int, entry: Entry) -> list[Message]:
     time, kind, topic = entry.time, entry.kind, entry.topic
     if kind == NOTICE:
         return []
+    heard = kind == HEARD
     by = {erasure.seq: erasure for erasure in entry.erasures}
     return [
-        Message(origin, seq, time, text or "", kind == HEARD, topic, by.get(seq))
+        Message(origin, seq, time, text, heard, topic)
+        if text is not None
+        else Message(origin, seq, time, "", heard, topic, by.get(seq, UNNAMED))
         for seq, text in enumerate(entry.texts, first)
     ]
 
