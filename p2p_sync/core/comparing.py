@@ -67,6 +67,7 @@ class Comparing:
         self._todo: dict[int, None] = {}  # leaves to ask for
         self._start = 0  # the first key to ask for, in the first of them
         self._blind = False  # without the marks of what this node holds
+        self._said: dict[str, None] = {}  # if blind: the origins that the peer has named
         self._claimed = 0  # about how many messages the peer holds more than this node in these
         self._later: dict[int, None] = {}  # leaves with claims that were ignored
         self._missed = 0  # the messages of these claims
@@ -118,7 +119,7 @@ class Comparing:
     def _level(self) -> None:
         """Nothing is left to ask for."""
         self.done = self.done or bool(self._progress.unknown)
-        self.known, self._blind, self._missed = True, False, 0
+        self.known, self._blind, self._said, self._missed = True, False, {}, 0
         self._todo.clear()
         self._later.clear()
 
@@ -139,7 +140,7 @@ class Comparing:
     def _begin(self, leaves: Sequence[int], frame: Sums) -> None:
         """Ask for these leaves: all others are equal."""
         self._todo, self._start, self._again = dict.fromkeys(leaves), 0, False
-        self._blind = self._sums.origins > SMALL_VECTOR >= frame.origins
+        self._blind, self._said = self._sums.origins > SMALL_VECTOR >= frame.origins, {}
         self._progress.differ(self._todo)
         self.known, self._rests_until = True, -NEVER
         self._claimed = frame.messages - self._sums.messages
@@ -168,14 +169,16 @@ class Comparing:
                 self._progress.unclaim(origin.name, 0)
         self._claimed -= sum(head.n for head in frame.have.values())
         done = self._done(look, end)
-        if not self._blind:
+        if self._blind:
+            self._said.update(dict.fromkeys(frame.have))
+        else:
             self._progress.knows(done)
-        elif not self._todo:
-            self._progress.whole(frame.have)
         if self._todo:
             self._next_at += AUDIT_INTERVAL / 2
         else:
-            self._blind, self.done = False, True
+            if self._blind:
+                self._progress.whole(self._said)
+            self._blind, self._said, self.done = False, {}, True
         self._wake()
 
     def _done(self, look: Look, end: int) -> list[int]:

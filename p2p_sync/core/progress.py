@@ -99,7 +99,8 @@ class Progress:
         self.unknown = set(self.unknown).difference(leaves)
 
     def whole(self, said: Iterable[str] = ()) -> None:
-        """The peer holds nothing but what it has said, the last time of the origins in `said`."""
+        """The peer holds nothing but what it has said: of the origins in `said`, if they are known
+        not to differ."""
         self.holds.update({name: self.held(name) for name in said if self.held(name)})
         self.unknown = ALL
         self._count()
@@ -118,7 +119,7 @@ class Progress:
             self.lag -= min(n, origin.n) - min(self.held(name), origin.n)
             usual = self._unless_said(origin)
         is_held = origin is not None and origin.n > 0
-        if n != usual or (is_held and name in self.refused):
+        if n or usual or (is_held and name in self.refused):
             self.holds[name] = n
         else:
             self.holds.pop(name, None)

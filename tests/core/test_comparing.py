@@ -383,6 +383,18 @@ def test_a_comparison_without_marks_ends_with_it() -> None:
     assert pair.lags() == [0, 0] and pair.nodes[0].copies(names[5], 1)
 
 
+def test_what_a_small_node_says_in_parts_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "SMALL_VECTOR", 20)
+    monkeypatch.setattr(comparing, "LOOK_NAMED", 3)
+    names = origins(22)
+    pair = Pair(heads(names[:20], 5), heads(names[:20], 5))
+    pair.exchange()
+    pair.now += 31.0
+    pair.grow(0, names[20])  # it has become large, and the other one has not
+    pair.exchange(until=pair.now + 5.0)
+    assert pair.lags() == [1, 0] and pair.nodes[0].copies(names[3], 5)
+
+
 def test_a_link_feeds_what_is_equal_though_something_differs() -> None:
     names = origins(10)
     pair = Pair(heads(names), heads(names) | heads(names[:1], 2))
