@@ -41,9 +41,9 @@ WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
 MILLISECONDS = DEADLINE * 1000
 
-# Kept from the first moment on: shifts of the layout, the verdicts that were shown, long tasks.
+# Kept from the first moment on: shifts of the layout, and the verdicts that were shown.
 WATCH = """
-window.watched = { shift: 0, shifts: [], verdicts: [], bars: [], tasks: [] };
+window.watched = { shift: 0, shifts: [], verdicts: [], bars: [] };
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) {
     if (entry.hadRecentInput) continue;
@@ -55,9 +55,6 @@ new PerformanceObserver((list) => {
     watched.shifts.push(entry.value + ": " + moved.map((s) => s.node?.outerHTML?.slice(0, 80)));
   }
 }).observe({ type: "layout-shift", buffered: true });
-new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) watched.tasks.push(entry.duration);
-}).observe({ type: "longtask", buffered: true });
 addEventListener("DOMContentLoaded", () => {
   const look = () => {
     const text = document.getElementById("verdict-text").textContent;
@@ -428,6 +425,18 @@ def test_a_search_reads_the_whole_log(open_page: Open) -> None:
         wait_shown(page, "hay 44999")
 
 
+def cpu_clock(page: Any) -> Callable[[], float]:
+    """What returns the seconds of CPU that the thread of a page has used for its tasks."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def read() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return float(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
+
+    return read
+
+
 def test_a_burst_does_not_freeze_the_page_nor_move_what_is_read(open_page: Open) -> None:
     with NodeProcess("--ephemeral") as node:
         import_texts(node, (f"before {n}" for n in range(200)))
@@ -441,16 +450,17 @@ def test_a_burst_does_not_freeze_the_page_nor_move_what_is_read(open_page: Open)
           const row = rows.find((li) => li.getBoundingClientRect().bottom > box.top);
           return [row.firstChild.textContent, row.getBoundingClientRect().top];
         }"""
-        reader.wait_for_timeout(300)  # what was asked for before the scrolling is here
+        until(reader, "() => document.getElementById('scroll').scrollTop === 1200")
         before = reader.evaluate(top)
-        for page in (follower, reader):
-            page.evaluate("watched.tasks = []")
+        clocks = {page: cpu_clock(page) for page in (follower, reader)}
+        used = {page: clock() for page, clock in clocks.items()}
         import_texts(node, (f"burst {n}" for n in range(10_000)))
         wait_shown(follower, "burst 9999")
         wait_text(reader, "#fresh", "^10,000 new messages$")
         for page in (follower, reader):
             assert page.locator("#messages li").count() <= 300
-            assert max(page.evaluate("watched.tasks"), default=0) < 500 * SCALE
+            # Not how long it took: on a busy machine that says nothing of the page.
+            assert clocks[page]() - used[page] < 0.5
         text, place = reader.evaluate(top)
         assert text == before[0] and abs(place - before[1]) < 2
         reader.click("#fresh")
