@@ -49,6 +49,7 @@ from ..settings import (
     SHORT_ID,
     SHOWN_TO_ERASE,
 )
+from ..wire.entries import Erasure
 from ..wire.frames import Message, check_topic
 from .answers import TEXT_TYPE, Answer, Progress, page, refusal, refusal_of, wants_page
 from .bodies import Lines, message_of, text_of
@@ -602,8 +603,16 @@ def _index(node: Node, before: Place | None, topic: str) -> Response:
         paged=before is not None,
         older=_token(messages[-1].order) if len(messages) == PAGE_MESSAGES else "",
         when=_when,
+        erased=_erased,
     )
     return make_response(shown)
+
+
+def _erased(erasure: Erasure, label: Callable[[str], str]) -> str:
+    """Return what the page shows in the place of an erased text; `label` names nodes."""
+    if not erasure.origin:
+        return "(erased)"
+    return f"(erased {_when(erasure.time)} by {label(erasure.origin)})"
 
 
 def _when(milliseconds: int) -> str:

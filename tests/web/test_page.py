@@ -560,6 +560,52 @@ def test_topics_work_without_javascript(open_page: Open) -> None:
         assert shown(page)[:3] == ["by a form", "499", "498"]
 
 
+# -- erasing ------------------------------------------------------------------------------------
+
+
+def test_a_message_is_erased_by_a_button_that_asks_first(open_page: Open) -> None:
+    with run_nodes(2, "--ephemeral") as (one, two):
+        two.add(one.address)
+        import_texts(one, [f"text {n}" for n in range(120)])
+        wait_until(lambda: two.count == 120, "both have all")
+        page, other = open_page(one), open_page(two, viewport=PHONE)
+        wait_shown(page, "text 119")
+        wait_shown(other, "text 119")
+        until(other, "() => document.querySelectorAll('#messages li').length === 50")
+        for view in (page, other):  # the window is longer than what is asked for again and again
+            view.evaluate("document.getElementById('scroll').scrollTop = 1e6")
+            until(view, "() => document.querySelectorAll('#messages li').length >= 100")
+        row = "#messages li:nth-child(2)"
+        page.hover(row)
+        page.click(f"{row} .erase")
+        page.click(f"{row} >> text=Cancel")
+        page.hover(row)
+        page.click(f"{row} .erase")
+        assert one.count == 120 and shown(page)[1] == "text 118"
+        page.click(f"{row} .question button >> text=Erase")
+        for view in (page, other):
+            wait_text(view, f"{row} p", r"^\(erased .* by .*\)$")
+            assert "text 118" not in view.content()
+            assert not view.query_selector(f"{row} .erase")
+            assert shown(view)[0] == "text 119" and shown(view)[2] == "text 117"
+        assert "was erased by node" in wait_text(other, "#events", "was erased")
+
+
+def test_a_message_is_erased_without_javascript(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        import_texts(node, ["first", "<b>second</b> & more", "third"])
+        page = open_page(node, java_script_enabled=False)
+        page.click("#messages li:nth-child(2) .erase")
+        assert page.inner_text("blockquote") == "<b>second</b> & more"
+        page.click("text=Cancel")
+        page.click("#messages li:nth-child(2) .erase")
+        page.click("button")
+        assert page.url.endswith(f":{node.port}/")
+        assert shown(page)[0] == "third" and shown(page)[2] == "first"
+        assert re.fullmatch(r"\(erased .* by .*\)", shown(page)[1])
+        assert page.locator("#messages .erase").count() == 2
+
+
 # -- for everybody ------------------------------------------------------------------------------
 
 

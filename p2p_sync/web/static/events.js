@@ -7,7 +7,7 @@ const KEPT = 200;
 const TAGS = { joined: "connected", left: "disconnected", dial_failed: "dial failed", caught_up: "caught up" };
 const WAIT = 25; // seconds that the node may hold a poll
 
-// Follow the node's events for ever; `happened` is called after each answer with events. `contact`
+// Follow the node's events for ever; `happened` is called with those of each answer, if there are any. `contact`
 // resolves while the node answers, so that only page.js looks for a node that is gone.
 export async function followEvents(contact, happened) {
   const pause = new Pause();
@@ -25,7 +25,7 @@ export async function followEvents(contact, happened) {
       });
       after = answer.next;
       add(answer.events);
-      if (answer.events.length) happened();
+      if (answer.events.length) happened(answer.events);
     } catch (error) {
       if (error.status === 410) after = ""; // the node has restarted, and counts from 1 again
       else await pause.wait(document.hidden ? 0 : 2000);

@@ -10,6 +10,7 @@ import { nameOf } from "./names.js";
 
 const PAGE = 50;
 const MOST = 300; // rows in the page
+const MOST_COUNTED = 200; // messages in one answer
 const LONG = 1200; // characters and lines of a text that are shown at first
 const LINES = 12;
 const NEAR = 300; // pixels from the end of the list at which more is fetched
@@ -197,7 +198,7 @@ function render(jump = false) {
   const alive = new Set(items.map((item) => item.id));
   for (const id of rows.keys()) if (!alive.has(id)) rows.delete(id);
   for (const item of items) {
-    if (!rows.has(item.id)) rows.set(item.id, build(item));
+    if (rows.get(item.id)?.erased !== !!item.erased) rows.set(item.id, build(item));
     showCopies(rows.get(item.id), item);
   }
   const elements = items.map((item) => rows.get(item.id).element);
@@ -212,27 +213,69 @@ function render(jump = false) {
 
 function build(item) {
   const text = el("p", item.data ? { dir: "auto" } : { class: "empty" });
+  const erase = item.erased ? [] : [eraser(item)];
   const { text: when, title } = moment(item.time);
   const copies = el("span", { class: "copies" });
   const from = el("code", { text: nameOf(nodeOf(item)), title: `origin ${item.origin}, number ${item.seq}` });
   const about = item.topic ? [label(item.topic)] : [];
-  const small = el("small", {}, el("time", { text: when, title }), " from ", from, ...about, copies);
+  const small = el("small", {}, el("time", { text: when, title }), " from ", from, ...about, ...erase, copies);
   const element = el("li", {}, text, small);
-  const short = shorten(item.data);
-  text.textContent = short || "(empty)";
-  if (short !== item.data) {
+  const short = shorten(item.data ?? "");
+  text.textContent = item.erased ? erasedBy(item) : short || "(empty)";
+  if (!item.erased && short !== item.data) {
     const label = `show all ${count(item.data.length)} characters`;
     const all = el("button", { type: "button", class: "link", text: label, onclick: () => { text.textContent = item.data; all.remove(); } });
     small.append(all);
   }
-  return { element, copies, from, node: nodeOf(item) };
+  return { element, copies, from, node: nodeOf(item), erased: !!item.erased, name: () => item.erased && setText(text, erasedBy(item)) };
 }
 
 const nodeOf = (item) => item.origin.slice(0, 32);
 
 // Show the names of nodes as they are known now.
 export function showNames() {
-  for (const { from, node } of rows.values()) setText(from, nameOf(node));
+  for (const { from, node, name } of rows.values()) {
+    setText(from, nameOf(node));
+    name();
+  }
+}
+
+// -- erasing ------------------------------------------------------------------------------------
+const erasedBy = ({ erased }) => (erased.node ? `(erased ${moment(erased.time).text} by ${nameOf(erased.node)})` : "(erased)");
+
+// A link that asks before it erases; without this file the node asks, on a page of its own.
+function eraser(item) {
+  const path = `/api/v1/messages/${encodeURIComponent(item.id)}`;
+  const link = el("a", { class: "erase", href: `/erase?id=${encodeURIComponent(item.id)}`, text: "Erase", onclick: ask });
+  function ask(event) {
+    event.preventDefault();
+    const say = el("span", { text: "Erase it on all nodes, for good?", role: "alert" });
+    const yes = el("button", { type: "button", class: "link", text: "Erase", onclick: carryOut });
+    const no = el("button", { type: "button", class: "link", text: "Cancel", onclick: () => { box.replaceWith(link); link.focus(); } });
+    const box = el("span", { class: "question" }, say, yes, no);
+    async function carryOut() {
+      yes.disabled = true;
+      try {
+        show(await call(path, { method: "DELETE" }));
+      } catch (error) {
+        setText(say, error.status ? `Not erased: ${error.message}` : "No answer from the node. Try again.");
+        yes.disabled = false;
+      }
+    }
+    link.replaceWith(box);
+    no.focus();
+  }
+  return link;
+}
+
+function show(message) {
+  items = items.map((item) => (item.id === message.id ? { ...message, copies: item.copies } : item));
+  render();
+}
+
+// Messages were erased, wherever they are in the window.
+export async function updateErased() {
+  for (let at = 0; at < items.length; at += MOST_COUNTED) await refresh(token(items[at], 1), Math.min(MOST_COUNTED, items.length - at));
 }
 
 function shorten(text) {

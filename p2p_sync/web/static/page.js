@@ -4,7 +4,7 @@ import { Pause, Problem, call, shown } from "./api.js";
 import { $, el, set, setText } from "./dom.js";
 import { followEvents } from "./events.js";
 import { showMesh } from "./mesh.js";
-import { loadMessages, showNames, startMessages, startSending, updateMessages } from "./messages.js";
+import { loadMessages, showNames, startMessages, startSending, updateErased, updateMessages } from "./messages.js";
 import { noteNames } from "./names.js";
 import { countDown, isAdding, showPeers, startPeers } from "./peers.js";
 import { forgetRates, showRates } from "./rates.js";
@@ -119,4 +119,7 @@ setInterval(() => {
 }, 1000);
 for (const name of ["online", "visibilitychange"]) addEventListener(name, hurry);
 live();
-followEvents(() => contact, hurry);
+followEvents(() => contact, (events) => {
+  hurry();
+  if (events.some((event) => event.type === "erased")) updateErased().catch(() => {}); // the next event tries again
+});
