@@ -12,7 +12,7 @@ import pytest
 
 from p2p_sync.settings import Settings
 from tests import simulation
-from tests.harness.simulator import Node, Simulation
+from tests.harness.simulator import Disk, Node, Simulation
 from tests.simulation import Row, load, wait_settled
 
 SEEDS = 80
@@ -57,7 +57,7 @@ def history(seed: int) -> None:
                 if node.up:
                     node.crash()
                 if happening == "wipe":
-                    node.replace_disk(({}, {}, {}))
+                    node.replace_disk(Disk())
                     node.kept = []
         net.run(net.now + rng.uniform(0.0, 90.0))
     net.part(1)

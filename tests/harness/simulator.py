@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from p2p_sync.core.book import Known
 from p2p_sync.core.core import Core
@@ -30,9 +30,9 @@ from p2p_sync.core.peer import Peer
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import Work
 from p2p_sync.core.shipping import fill
-from p2p_sync.errors import DialError, LogError
+from p2p_sync.errors import DialError, LogDeleted, LogError
 from p2p_sync.settings import MAX_AHEAD_MS, NEVER, SPARE_PEERS, Settings
-from p2p_sync.wire.entries import Entry, chain
+from p2p_sync.wire.entries import NOTICE, Entry, Erasure, chain
 from p2p_sync.wire.frames import Frame, Sockets, decode, encode
 from p2p_sync.wire.identity import Identity
 from p2p_sync.wire.logframes import LOG_FRAMES, NO_HASH, Have, Head, Look, Messages, Run, Sums
@@ -48,10 +48,27 @@ PORT = 8001
 BY_HAND = Settings(target_links=0)
 """Nodes that do not dial: the wires between them are laid by the test."""
 
-Disk: TypeAlias = tuple[dict[str, list[Entry]], dict[str, list[str]], dict[str, list[str]]]
-"""What a node's disk holds: origin -> of each message its entry; origin -> of each the running hash
-after it, nothing inside of an entry; and origin -> of each the signature after it, if there is one.
-"""
+
+@dataclass
+class Disk:
+    """What a node's disk holds, by origin."""
+
+    # Of each message its entry; None of one that was deleted, or never came.
+    log: dict[str, list[Entry | None]] = field(default_factory=dict)
+    hashes: dict[str, list[str]] = field(default_factory=dict)  # after each; "" inside of an entry
+    signatures: dict[str, list[str]] = field(default_factory=dict)  # after each that has one
+    floors: dict[str, int] = field(default_factory=dict)
+    erasures: dict[str, Erasure] = field(default_factory=dict)  # by the id of the message
+
+    def copy(self) -> Disk:
+        """Return a copy."""
+        return Disk(
+            {name: log[:] for name, log in self.log.items()},
+            {name: hashes[:] for name, hashes in self.hashes.items()},
+            {name: signatures[:] for name, signatures in self.signatures.items()},
+            self.floors.copy(),
+            self.erasures.copy(),
+        )
 
 
 class Simulation:
@@ -181,12 +198,13 @@ class Node:
         skew_ms: int = 0,
         slow: float = 0.0,
         batch: int = 1_000,
+        keep: int | None = None,
         settings: Settings = BY_HAND,
         given: Sequence[str] = (),
     ) -> None:
         """`disk`: seconds that a transaction takes; `slow`: seconds at most that a MESSAGES frame
         takes to read and send; `batch`: messages that fill one; `skew_ms`: what the wall clock is
-        ahead; `given`: addresses given by hand."""
+        ahead; `keep`: messages that are kept; `given`: addresses given by hand."""
         self.sim = sim
         self.number = number
         self.identity = Identity.of_seed(number.to_bytes(32, "big"))
@@ -195,6 +213,7 @@ class Node:
         self.address = f"ws://{self.host}:{PORT}"
         self.side = 0
         self.disk, self.skew_ms, self.slow, self.batch = disk, skew_ms, slow, batch
+        self.keep = keep
         self.settings = settings
         self.given = list(given)
         self.kept: list[Known] = []  # what the disk holds of the address book
@@ -203,14 +222,17 @@ class Node:
         self.left = ""  # the origin of the last start; "": commits get a new one
         self.up = False
         self.full = False  # the disk takes nothing
-        self.log: dict[str, list[Entry]] = {}  # of each message its entry
-        self.hashes: dict[str, list[str]] = {}
-        self.signatures: dict[str, list[str]] = {}
+        self.on_disk = Disk()
         self.acknowledged: dict[tuple[str, int], Entry] = {}  # own commits that were answered
         self._boot("")
 
     def __repr__(self) -> str:
         return f"n{self.number}"
+
+    @property
+    def log(self) -> dict[str, list[Entry | None]]:
+        """Of each message its entry, by origin."""
+        return self.on_disk.log
 
     @property
     def replica(self) -> Replica:
@@ -236,7 +258,7 @@ class Node:
         self.timer = NEVER
         vector = {name: self.head(name, len(log)) for name, log in self.log.items()}
         wall = self.wall()
-        times = [log[-1].time for log in self.log.values()]
+        times = [log[-1].time for log in self.log.values() if log[-1]]
         newest = max((time for time in times if time < wall + MAX_AHEAD_MS), default=0)
         rng = self.sim.rng
         self.core = Core(self.id, origin, PORT, self.settings, vector, newest, wall, rng)
@@ -257,12 +279,12 @@ class Node:
 
     def head(self, name: str, n: int) -> Head:
         """What the disk holds of the first `n` messages of an origin."""
-        return Head(n, self.hashes[name][n - 1], self.signatures[name][n - 1])
+        return Head(n, self.on_disk.hashes[name][n - 1], self.on_disk.signatures[name][n - 1])
 
     def hash_at(self, name: str, n: int) -> str | None:
         """The running hash over the first `n` messages of an origin, if they are here; "" inside of
         an entry."""
-        hashes = self.hashes.get(name, [])
+        hashes = self.on_disk.hashes.get(name, [])
         return hashes[n - 1] if n <= len(hashes) else None
 
     def crash(self, notice: float = 0.2) -> None:
@@ -284,18 +306,10 @@ class Node:
         for known in self.kept:
             known.endpoints = ()
 
-    def disk_copy(self) -> Disk:
-        """Return a copy of the disk."""
-        return (
-            {name: log[:] for name, log in self.log.items()},
-            {name: hashes[:] for name, hashes in self.hashes.items()},
-            {name: signatures[:] for name, signatures in self.signatures.items()},
-        )
-
     def replace_disk(self, disk: Disk) -> None:
         """Put in another disk while the node is down."""
         assert not self.up
-        self.log, self.hashes, self.signatures = disk
+        self.on_disk = disk
         self.left = ""
         self.acknowledged = {
             (name, seq): message
@@ -364,6 +378,13 @@ class Node:
             if watch:
                 self.sim.started.update(((commit.origin, seq), self.sim.now) for seq in span)
 
+    def erase(self, target: str) -> None:
+        """Commit a notice that erases the message with that id."""
+        if self.up and not self.full and not self.core.commits.failure:
+            with self.turn() as core:
+                commit = core.commits.erase(target, None)
+                self.sim.trace(self, "erases", target, "by", short(commit.origin), commit.first)
+
     def _settle(self, effect: Settle) -> None:
         commit = effect.commit
         if effect.error is None:
@@ -411,44 +432,106 @@ class Node:
                     sim.spread[key] = sim.now
 
     def _append(self, runs: list[Run]) -> None:
-        committed = self.sim.committed
+        committed, disk = self.sim.committed, self.on_disk
         for run in runs:
             name = run.origin
-            if name not in self.log:
-                self.log[name], self.hashes[name], self.signatures[name] = [], [], []
-            log = self.log[name]
+            log = disk.log.setdefault(name, [])
+            hashes = disk.hashes.setdefault(name, [])
+            signatures = disk.signatures.setdefault(name, [])
+            if run.skipped:
+                assert len(log) == run.after - run.skipped
+                disk.floors[name] = run.after
+                log += [None] * run.skipped
+                hashes += [""] * (run.skipped - 1) + [run.previous]
+                signatures += [""] * (run.skipped - 1) + ["" if run.entries else run.signature]
             assert len(log) == run.after, f"{self}: {run.after} of {name} after {len(log)}"
             for entry, running in zip(run.entries, run.hashes, strict=True):
+                if entry.kind == NOTICE:
+                    before = hashes[-1] if hashes else NO_HASH
+                    about = len(log), before, entry.time, run.signature
+                    disk.erasures[entry.text] = Erasure(0, name, *about)
                 for _ in range(entry.length):
                     log.append(entry)
                     known = committed.setdefault((name, len(log)), entry)
-                    assert known is entry or known == entry or name in self.sim.forked
-                self.hashes[name] += [""] * (entry.length - 1) + [running]
-            self.signatures[name] += [""] * (run.count - 1) + [run.signature]
+                    assert is_same(known, entry) or name in self.sim.forked
+                hashes += [""] * (entry.length - 1) + [running]
+            if run.entries:
+                signatures += [""] * (run.count - 1) + [run.signature]
+        for target, erasure in disk.erasures.items():
+            self._erase(target, erasure)
+        self._retain()
+
+    def _erase(self, target: str, erasure: Erasure) -> None:
+        """Replace the text of a message by what proves that it was erased."""
+        name, _, seq = target.partition(":")
+        log, at = self.log.get(name, []), int(seq) - 1
+        entry = log[at] if at < len(log) else None
+        if entry is None or entry.kind == NOTICE:
+            return
+        first, hashes = at, self.on_disk.hashes[name]
+        while first and not hashes[first - 1]:
+            first -= 1
+        if entry.texts[at - first] is not None:
+            erased = entry.erase(first + 1, erasure._replace(seq=at + 1))
+            log[first : first + entry.length] = [erased] * entry.length
+
+    def _retain(self) -> None:
+        """Delete the oldest messages beyond the limit: of each origin up to a signed one."""
+        disk = self.on_disk
+        while self.keep is not None:
+            held = sum(len(log) - disk.floors.get(name, 0) for name, log in disk.log.items())
+            ends = [found for name in disk.log if (found := self._first_end(name))]
+            if held <= self.keep or not ends:
+                return
+            _, name, end = min(ends)
+            if held - (end - disk.floors.get(name, 0)) < self.keep:
+                return
+            disk.log[name][:end] = [None] * end
+            disk.floors[name] = end
+
+    def _first_end(self, name: str) -> tuple[int, str, int] | None:
+        """Return the time, the origin and the number of its first signed message that is kept."""
+        signatures, log = self.on_disk.signatures[name], self.log[name]
+        for n in range(self.on_disk.floors.get(name, 0), len(log)):
+            entry = log[n]
+            if signatures[n] and entry:
+                return entry.time, name, n + 1
+        return None
 
     def read(self, name: str, after: int, upto: int, room: int) -> tuple[Run, int]:
         """Read whole entries of an origin until `room` messages are read, and on to the next
-        signed one; return what is left."""
-        while after and not self.hashes[name][after - 1]:
+        signed one; return what is left. Raises LogDeleted."""
+        if after < self.on_disk.floors.get(name, 0):
+            raise LogDeleted(name, self.on_disk.floors[name])
+        hashes, signatures = self.on_disk.hashes[name], self.on_disk.signatures[name]
+        while after and not hashes[after - 1]:
             after -= 1  # another one's entries of a forked origin may end elsewhere
-        log, entries, end = self.log[name], [], after
-        signatures = self.signatures[name]
+        entries: list[Entry] = []
+        end = after
         while end < min(upto, after + room) or not signatures[end - 1]:
-            entries.append(log[end])
-            end += log[end].length
-        previous = self.hashes[name][after - 1] if after else NO_HASH
-        hashes = chain(previous, entries)
-        run = Run(name, after, previous, tuple(entries), hashes, signatures[end - 1])
+            entry = self.log[name][end]
+            assert entry
+            entries.append(entry)
+            end += entry.length
+            if entry.kind == NOTICE:
+                break
+        previous = hashes[after - 1] if after else NO_HASH
+        run = Run(
+            name, after, previous, tuple(entries), chain(previous, entries), signatures[end - 1]
+        )
         return run, room - (end - after)
 
     def _check_order(self, message: Entry) -> None:
         """A commit sorts after all that this node holds, but for times far ahead."""
         limit = self.wall() + MAX_AHEAD_MS
         for name, log in self.log.items():
-            if name == self.replica.origin:
-                assert log[-1].time <= message.time
-            elif log[-1].time < limit:
-                assert log[-1].time < message.time, f"{self} commits before {name}"
+            last = log[-1]
+            if last is None:
+                pass
+            elif name == self.replica.origin:
+                assert last.time <= message.time
+            elif last.time < limit:
+                assert last.time < message.time, f"{self} commits before {name}"
 
     # -- Dials -----------------------------------------------------------------------------------
 
@@ -629,7 +712,13 @@ class End:
             self.send()
 
     def _ship(self, work: Work) -> None:
-        runs, ships, _ = fill(work.ships, self.node.read, self.node.batch)
+        try:
+            runs, ships, _ = fill(work.ships, self.node.read, self.node.batch)
+        except LogDeleted as error:
+            self.core.exchange.withhold(self.peer, work.ships, error.origin, error.floor)
+            if work.have:
+                self._put(Have(work.have, ack=work.ack))
+            return
         if ships != work.ships:
             self.core.exchange.correct(self.peer, work.ships, ships)
         self._put(Messages(tuple(runs), work.have, work.ack))
@@ -699,6 +788,14 @@ class End:
             core.received(self.peer, frame)
 
 
+def is_same(one: Entry, other: Entry) -> bool:
+    """Whether two entries are the same one, of which messages may be erased."""
+    return one is other or (
+        (one.time, one.kind, one.length, one.topic, one.digest)
+        == (other.time, other.kind, other.length, other.topic, other.digest)
+    )
+
+
 def short(origin: str) -> str:
     """Return the beginning of a node's id, and its start, for the trace."""
     node, _, start = origin.partition("-")
@@ -717,6 +814,7 @@ def describe(frame: Frame) -> str:
         words.append(f"in {len(frame.leaves)} leaves, {len(frame.known)} known")
     words += map(short, getattr(frame, "origins", ()))
     words += [f"refused {short(name)}" for name in getattr(frame, "refused", ())]
+    words += [f"floor {short(name)}:{n}" for name, n in getattr(frame, "floors", {}).items()]
     words += [f"{short(name)} after {n}" for name, n in getattr(frame, "after", {}).items()]
     if have := getattr(frame, "have", None):
         words.append("have " + " ".join(f"{short(k)}:{head.n}" for k, head in have.items()))
