@@ -9,9 +9,9 @@ from tests.harness.simulator import Disk, Simulation, Wire, connected, regular
 from tests.histories import History, failing
 
 
-@pytest.mark.parametrize("first", range(0, 2_000, 250))
+@pytest.mark.parametrize("first", range(0, 1_000, 125))
 def test_Histories_FaultsOfEveryKind_PromisesKept(first: int) -> None:
-    bad = failing(range(first, first + 250))
+    bad = failing(range(first, first + 125))
     assert bad == [], "rerun with: python -m tests.histories --trace --seed " + str(bad[0])
 
 
