@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import secrets
 import signal
 import threading
@@ -12,9 +13,11 @@ from urllib.parse import quote
 
 import pytest
 
+from p2p_sync import Message, Node, UnknownMessage
 from tests.harness.api import post, post_all, problem, read_pages
 from tests.harness.original import heard_by_two
 from tests.harness.support import (
+    DEADLINE,
     NodeProcess,
     equal,
     holds,
@@ -264,3 +267,73 @@ def test_followers_learn_of_it() -> None:
         result = run_to_end("log", "--node", f"http://127.0.0.1:{one.port}")
         assert result.stdout.count("(erased ") == 1 and two.id[:8] in result.stdout
         holds(lambda: "text" not in one.messages(), "the line of the original leaves it out", 0.1)
+
+
+def test_what_is_being_fetched_is_erased_too() -> None:
+    texts = [f"{n} {secret()}" for n in range(20_000)]
+    with NodeProcess() as one:
+        first = post_all(one.port, texts)["first"]
+        origin, _, number = first.rpartition(":")
+        gone = range(0, 20_000, 1_333)
+        with NodeProcess("--peer", one.address) as late:
+            for index in gone:
+                erase(one, f"{origin}:{int(number) + index}")
+            wait_until(lambda: equal(one, late) and late.count == 20_000, "it has all")
+            left = [None if n in gone else text for n, text in enumerate(texts)]
+            for node in (one, late):
+                assert [message["data"] for message in read_pages(node.port, "time")[0]] == left
+            for index in gone:
+                wait_gone(texts[index], one, late)
+
+
+def test_the_library_and_the_command_line_erase() -> None:
+    came: queue.Queue[Message] = queue.Queue()
+    with Node(0) as node:
+        message = node.commit("text")
+        node.on_message(came.put)
+        erased = node.erase(message.id)
+        assert erased == node.erase(message.id) == node.messages()[0]
+        assert erased.erased and erased.erased.origin.startswith(node.id) and not erased.data
+        assert came.get(timeout=DEADLINE) == erased
+        with pytest.raises(UnknownMessage, match="no message here has the id"):
+            node.erase(f"{message.origin}:7")
+    with NodeProcess() as process:
+        name = commit(process, "text")
+        result = run_to_end("erase", name, "--node", f"http://127.0.0.1:{process.port}")
+        assert result.returncode == 0 and result.stdout.startswith(f"Erased {name}")
+        assert is_erased(process, name)
+
+
+def test_only_the_page_of_the_node_may_erase_by_its_form() -> None:
+    with NodeProcess() as node:
+        name = commit(node, "<i>text")
+        asked = node.get(f"/erase?id={quote(name)}")
+        assert asked.status == 200 and "&lt;i&gt;text" in asked.text and not is_erased(node, name)
+        own = f"http://127.0.0.1:{node.port}"
+        body = f"id={quote(name, safe='')}".encode()
+        for headers in ({}, {"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+            assert request(node.port, "/erase", "POST", headers, body).status == 403
+            foreign = {"Origin": "http://evil.example", **headers}
+            target = f"/api/v1/messages/{quote(name)}"
+            assert request(node.port, target, "DELETE", foreign).status == 403
+        assert not is_erased(node, name)
+        assert request(node.port, "/erase", "POST", {"Origin": own}, body).status == 302
+        assert is_erased(node, name)
+        assert "erased already" in node.get(f"/erase?id={quote(name)}").text.lower()
+        assert node.get("/erase?id=x:1").status == 404
+
+
+def test_an_export_with_erased_messages_can_be_imported() -> None:
+    with NodeProcess() as one, NodeProcess() as two:
+        names = [commit(one, text) for text in ("a", "b", "c")]
+        erase(one, names[1])
+        export = one.get("/api/v1/messages/export").body
+        answer = request(
+            two.port,
+            "/api/v1/messages?skip=held",
+            "POST",
+            {"Content-Type": "application/x-ndjson"},
+            export,
+        )
+        assert answer.status == 201 and json.loads(answer.body)["count"] == 2
+        assert [message["data"] for message in read_pages(two.port, "time")[0]] == ["a", "c"]
