@@ -176,6 +176,10 @@ LOOK_AGAIN: Seconds = 10.0
 SKIP_PATIENCE: Seconds = 3.0
 """If no peer keeps what comes next of an origin, a node waits this long for one that does."""
 
+SKIP_ALONE: Seconds = 60.0
+"""It waits this long while an address that was given by hand is not connected: the node there may
+keep more, and a peer that says that it keeps little may lie."""
+
 MAX_DELAY: Seconds = 30.0
 """Where all links were asked, the delay doubles up to this while nothing comes."""
 

@@ -16,7 +16,7 @@ until then.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..settings import (
@@ -28,6 +28,7 @@ from ..settings import (
     MAX_DELAY,
     MAX_TICKS,
     NEVER,
+    SKIP_ALONE,
     SKIP_PATIENCE,
     STALLED_AFTER,
 )
@@ -72,8 +73,10 @@ class CatchUp:
         trees: Trees,
         links: Mapping[ReplicaLink, None],
         newcomers: Newcomers,
+        alone: Callable[[], bool],
     ) -> None:
-        """All are shared with the replica."""
+        """All are shared with the replica. `alone` returns whether an address that was given by
+        hand is not connected."""
         self.paused = False  # the log cannot be written: nothing is asked for
         self.early: dict[
             str, int
@@ -87,6 +90,7 @@ class CatchUp:
         self._trees = trees
         self._links = links
         self._newcomers = newcomers
+        self._alone = alone
 
     def full(self, name: str, held: int, link: ReplicaLink, now: float) -> bool:
         """Return whether there is no room for an origin that `link` brings, of which `held` is
@@ -325,7 +329,9 @@ class CatchUp:
         floors = {link: link.floors.get(name, 0) for link in gap.claims}
         if not floors or min(floors.values()) <= position:
             return False
-        if now < gap.since + SKIP_PATIENCE:
+        spent = now - gap.since
+        if spent < SKIP_PATIENCE or (spent < SKIP_ALONE and self._alone()):
+            gap.delay = max(gap.delay, spent / 8)
             self._look_again(tree, gap, None, now)
             return True
         best = min(floors, key=lambda link: floors[link])

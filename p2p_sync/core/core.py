@@ -84,6 +84,7 @@ class Core:
             rng,
             settings.max_new_origins,
             self.overlay.vouches,
+            self.overlay.is_alone,
         )
         self.dates = Dates(newest, wall, turn.effects)
         self.links = Links(turn, self.overlay, self.replica, settings)

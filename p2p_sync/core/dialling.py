@@ -173,6 +173,12 @@ class Dialling:
             return 0.0
         return NEVER if site(ip) in busy else hosts.next_try(ip)
 
+    def lacks_given(self) -> bool:
+        """Return whether an address that was given by hand is not connected."""
+        connected = self._connected()
+        given = self._book.by_hand.values()
+        return not all(known.oneself or connected.leads_to(known) for known in given)
+
     def _connected(self) -> _Connected:
         return _Connected(self._peers, self._book, self._turn.now)
 

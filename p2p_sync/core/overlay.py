@@ -62,6 +62,7 @@ class Overlay:
         self._exchange_at = 0.0
         self._vouched: set[str | None] = set()  # of the turn at that time
         self._vouched_at = -NEVER
+        self._alone, self._alone_at = False, -NEVER
         own = Sockets(
             port=port if settings.dialable and not settings.advertise else None,
             address=str(settings.advertise) if settings.advertise else None,
@@ -83,6 +84,13 @@ class Overlay:
             self._vouched_at = self._turn.now
             self._vouched = {node for peer in self.peers for node in (peer.node, *peer.links)}
         return node in self._vouched
+
+    def is_alone(self) -> bool:
+        """Return whether an address that was given by hand is not connected."""
+        if self._alone_at != self._turn.now:  # once in a turn
+            self._alone_at = self._turn.now
+            self._alone = self.dialling.lacks_given()
+        return self._alone
 
     def tick(self) -> float:
         """Do all that is due; return when to call this again: infinity if only an event can make

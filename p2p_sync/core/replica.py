@@ -51,9 +51,10 @@ class Replica:
         rng: random.Random,
         new_origins: int = MAX_ORIGINS,
         vouched: Callable[[str], bool] = lambda _: True,
+        alone: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start with the `vector` that the log holds; `origin` is the one of its commits.
-        `new_origins` and `vouched` are for newcomers.py."""
+        `new_origins` and `vouched` are for newcomers.py, `alone` is for catch_up.py."""
         self.woken: dict[ReplicaLink, None] = {}
         self.links: dict[ReplicaLink, None] = {}
         self.vector = VersionVector(vector)
@@ -61,7 +62,7 @@ class Replica:
         self._rng = rng
         self.trees = Trees(self.vector, self.links, rng)
         self._newcomers = newcomers = Newcomers(new_origins, not vector, vouched)
-        self.catch_up = CatchUp(self._own, self.vector, self.trees, self.links, newcomers)
+        self.catch_up = CatchUp(self._own, self.vector, self.trees, self.links, newcomers, alone)
         self.receiver = Receiver(
             self._own, self.vector, self.trees, self.catch_up, self.links, newcomers
         )

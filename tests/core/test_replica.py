@@ -1217,6 +1217,22 @@ def test_EntryOfSeveral_AskedForFromInside_SentOnce() -> None:
 # -- Late peers ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_Floor_OnlyPeerSaysSo_WaitsForThePeersThatAreConfigured(alone: bool) -> None:
+    bench = Bench(US=1)
+    bench.replica.catch_up._alone = lambda: alone
+    link = bench.link(O=5)
+    bench.receive(link, Have({O: entry(5)}, floors={O: 3}))
+    began, after = bench.now, 0
+    while not after and bench.now < began + 100.0:
+        bench.now += 0.5
+        bench.replica.catch_up.tick(bench.now)
+        grafts = [frame for frame in bench.sent(link) if isinstance(frame, Graft)]
+        after = max((frame.after.get(O, 0) for frame in grafts), default=0)
+    assert after == 3 and bench.now - began >= (60.0 if alone else 3.0)
+    assert alone or bench.now - began < 10.0
+
+
 def late(bench: Bench, link: ReplicaLink) -> int:
     """How many messages a peer lacks, apart from the latest."""
     return max(0, bench.replica.lag(link) - bench.replica.latest(bench.now))
