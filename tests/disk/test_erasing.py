@@ -90,14 +90,14 @@ def in_another_order(rng: random.Random, runs: list[Run]) -> Iterator[list[Run]]
             yield part
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_logs_are_equal_in_whatever_order_notices_and_messages_come(
     tmp_path: Path, seed: int
 ) -> None:
     rng = random.Random(seed)
-    made = history(rng, 60)
+    made = history(rng, 40)
     shown: list[list[Message]] = []
-    for n in range(3):
+    for n in range(2):
         with opened(tmp_path / str(n)) as (_, log):
             for part in in_another_order(rng, made.runs):
                 log.append(part)
@@ -116,7 +116,7 @@ def test_logs_are_equal_in_whatever_order_notices_and_messages_come(
         with opened(tmp_path / str(n)) as (_, log):
             assert messages(log) == shown[-1] and log.vector() == vector
             assert not log.damaged()
-    assert shown[0] == shown[1] == shown[2]
+    assert shown[0] == shown[1]
     assert any(message.erased for message in shown[0])
 
 

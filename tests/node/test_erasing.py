@@ -15,7 +15,7 @@ import pytest
 
 from p2p_sync import Message, Node, UnknownMessage
 from tests.harness.api import post, post_all, problem, read_pages
-from tests.harness.original import heard_by_two
+from tests.harness.original import Original, heard_by_two
 from tests.harness.support import (
     DEADLINE,
     NodeProcess,
@@ -337,3 +337,23 @@ def test_an_export_with_erased_messages_can_be_imported() -> None:
         )
         assert answer.status == 201 and json.loads(answer.body)["count"] == 2
         assert [message["data"] for message in read_pages(two.port, "time")[0]] == ["a", "c"]
+
+
+def test_a_copy_that_comes_after_the_erasure_of_another_is_erased_too() -> None:
+    with NodeProcess() as one, NodeProcess() as two, Original() as original:
+        text = secret()
+        one.add(original.address)
+        two.add(original.address)
+        wait_until(lambda: original.links() == 2, "both have dialled it")
+        original.commit(text)
+        wait_until(lambda: one.count == two.count == 1, "both have logged it")
+        ((message,), _) = read_pages(one.port, "time")
+        erase(one, message["id"])
+        one.add(two.address)
+
+        def is_gone(node: NodeProcess) -> bool:
+            export = node.get("/api/v1/messages/export").text
+            return text not in export and export.count('"heard"') == 2 and node.count == 1
+
+        wait_until(lambda: is_gone(one) and is_gone(two), "the other copy is erased, too")
+        wait_gone(text, one, two)
