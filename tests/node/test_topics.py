@@ -154,6 +154,14 @@ def test_messages_of_other_topics_do_not_wake_who_follows_a_rare_one(
         wait_until(lambda: thread.found == ["first", "second"])
 
 
+def test_who_follows_a_topic_learns_at_once_that_a_message_of_it_was_erased() -> None:
+    with Node(0) as node, reader(node, "a") as thread:
+        message = node.commit("secret", topic="a")
+        wait_until(lambda: thread.found == ["secret"])
+        node.erase(message.id)
+        wait_until(lambda: thread.found == ["secret", ""])
+
+
 def test_very_many_topics_do_not_hide_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node remembers the last messages of a bounded number of topics."""
     monkeypatch.setattr("p2p_sync.core.core.MAX_NOTED_TOPICS", 5)
