@@ -91,6 +91,10 @@ class LogDamaged(LogError):
     """An entry of the log is not what was stored."""
 
 
+class LogMoved(LogError):
+    """The messages that were to be read have other ids now: the history of their origin forks."""
+
+
 class LogDeleted(LogError):
     """This node does not keep these messages of an `origin`: those up to `floor` are gone."""
 

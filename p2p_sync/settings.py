@@ -346,11 +346,11 @@ MAX_PAUSE_MS: Milliseconds = 3600 * 1000
 """A run of messages ends where its origin was silent for longer. Messages that wait for the clock
 wait with all of their run, and so with few others."""
 
-MAX_CONFLICTS: Count = 1000
-"""Conflicts that are remembered, to be counted."""
+MAX_FORK_MARKS: Count = 128
+"""Places of a history that a node shows to find out where another one differs."""
 
 MAX_FORKS_SHOWN: Count = 20
-"""Conflicts of which the status shows the evidence."""
+"""Forks, and disputes with peers about one, that the status lists."""
 
 HANDED_MESSAGES: Count = 32
 """A transaction of up to this many messages gives the senders that wait their work at once, so that

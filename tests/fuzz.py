@@ -33,6 +33,7 @@ from p2p_sync.wire.identity import Identity
 from p2p_sync.wire.logframes import (
     LOG_FRAMES,
     NO_HASH,
+    Fork,
     Graft,
     Have,
     Head,
@@ -71,7 +72,9 @@ FRAMES: list[Any] = [
         ],
     },
     {"type": "PROOF", "signature": "01" * 64, "proof": "ab" * 32},
-    {"type": "PRUNE", "origins": [A, B], "refused": {A: [3, HASH, SIG]}},
+    {"type": "PRUNE", "origins": [A, B]},
+    {"type": "FORK", "origin": A, "head": [3, HASH, SIG], "marks": [[1, HASH], [2, HASH]]},
+    {"type": "FORK", "origin": f"{A}~2~{HASH}", "head": [3, HASH, SIG], "agree": HASH},
     {"type": "GRAFT", "after": {A: 0, B: 5}},
 ]  # fmt: skip
 VALUES: list[Any] = [
@@ -344,7 +347,7 @@ class Rules:
             proven = checked(frame, receiver.doubtful(link, frame), self._hash_at)
             if proven is None:
                 raise ProtocolError(POLICY_VIOLATION, "a signature is wrong")
-            runs, found, _ = receiver.receive(link, proven, self.now)
+            runs, found, _, _ = receiver.receive(link, proven, self.now)
             self.conflicts += found
         except ProtocolError:
             self.links.remove(link)
@@ -381,8 +384,12 @@ class Rules:
         if kind < 0.75:
             return Messages(tuple(map(self._run, self._some())), have, ack)
         if kind < 0.85:
-            refused = {name: self._claim(name) for name in self._some()}
-            return Prune(tuple(self._some()), refused, have, ack)
+            return Prune(tuple(self._some()), have, ack)
+        if kind < 0.9:
+            name, shown = rng.choice(NAMES), rng.choice((1, 3, LENGTH))
+            marks = [(n, rng.choice((HASH, self._hash_at(name, n) or HASH))) for n in range(1, 4)]
+            agree = rng.choice((None, None, HASH, ""))
+            return Fork(name, self._claim(name)._replace(n=shown), marks, agree, have, ack)
         after = {name: rng.choice((0, 1, 3, LENGTH, MAX_NUMBER)) for name in self._some()}
         return Graft(after, have, ack)
 

@@ -271,6 +271,17 @@ def _decoded(line: bytes) -> str:
         raise Failure(USAGE, "a line of standard input is not UTF-8") from None
 
 
+@_command()
+def acknowledge(api: Api, as_json: bool) -> None:
+    """Report the known forks no more.
+
+    `status` warns of a node that has signed two different histories until this is called. The
+    messages of both stay.
+    """
+    api.ask("/api/v1/forks/acknowledge", method="POST")
+    _say(json.dumps({"acknowledged": True}) if as_json else "Acknowledged")
+
+
 @_command(click.argument("id"))
 def erase(api: Api, id: str, as_json: bool) -> None:
     """Erase the message with that ID on all nodes.

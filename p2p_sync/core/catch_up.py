@@ -219,6 +219,10 @@ class CatchUp:
         for name in [name for name, time in self.early.items() if time <= latest]:
             del self.early[name]
             self.claim_again(name, now)
+            for link in self._links:
+                if name in link.refused:
+                    link.disputes.ask(name)
+                    link.wake()
 
     # -- asking ---------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import LogError
 from ..settings import MAX_PENDING, MAX_SOURCE_PEERS, MAX_SOURCES
 from ..wire.entries import NOTICE, Entry
+from ..wire.forks import Branch
 from ..wire.frames import Message
 from ..wire.logframes import Run
 from .commit import Commit
@@ -57,6 +58,8 @@ class Commits:
         self.failure: LogError | None = None  # why nothing can be stored now
         self._failures = 0  # how often the disk has failed
         self._runs: list[Run] = []
+        self._disputed: dict[tuple[Peer, str], Run] = {}
+        self._disputed_messages = 0
         self._messages = 0  # in these runs
         # The originals that committed the latest of their messages, by the ids that these got.
         self._sources: dict[tuple[str, int], Peer] = {}
@@ -72,7 +75,8 @@ class Commits:
     @property
     def full(self) -> bool:
         """Whether the queue is full: a thread that has more messages must wait for ROOM."""
-        return self._messages >= MAX_PENDING and not self._turn.stopped
+        waiting = self._messages + self._disputed_messages
+        return waiting >= MAX_PENDING and not self._turn.stopped
 
     def put(self, runs: Sequence[Run]) -> None:
         """Add runs, in the order in which they must be stored."""
@@ -150,12 +154,39 @@ class Commits:
             return LogError("this node is stopping")
         return self.failure or LogError("the log could not be written; try again")
 
+    def dispute(self, peer: Peer, run: Run) -> None:
+        """Add a run whose place the writer has to find (see placing.py)."""
+        before = self._disputed.get((peer, run.origin))
+        self._disputed_messages += run.count - (before.count if before else 0)
+        self._disputed[peer, run.origin] = run
+        self._turn.changed.add(WORK)
+
     # -- the writer -----------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
         """Whether the writer has something to do."""
-        return self._turn.stopped or bool(self._runs)
+        return self._turn.stopped or bool(self._runs or self._disputed)
+
+    def next_disputed(self) -> tuple[Peer, Run] | None:
+        """Take the next run whose place is to be found, None with none. Call `placed` of the core
+        then. Nothing is with the writer now; what waits for it of the same origin is dropped, since
+        it may not follow any more, and comes again."""
+        for (peer, name), run in self._disputed.items():
+            base = Branch.of(name).base
+            if base == self._replica.origin:
+                self.renew()
+            waiting = {part.origin: None for part in self._runs if _base(part) == base}
+            if any(_base(part) == base and not part.signature for part in self._runs):
+                continue  # commits of this node: they come first
+            self._runs = [part for part in self._runs if part.origin not in waiting]
+            self._messages = sum(part.count for part in self._runs)
+            self._turn.changed.add(ROOM)
+            self._replica.drop(waiting, self._turn.now)
+            del self._disputed[peer, name]
+            self._disputed_messages -= run.count
+            return peer, run
+        return None
 
     def to_store(self) -> list[Run]:
         """Take all runs of the queue for one transaction; then call `stored` or `failed`."""
@@ -183,15 +214,24 @@ class Commits:
         self._replica.failed(self._turn.now)
         self.renew()
         self.to_store()
+        self._disputed.clear()
+        self._disputed_messages = 0
         self.give_up()
 
     def recovered(self) -> None:
         """The log can be written again."""
         self.failure = None
         self._replica.catch_up.resume(self._turn.now)
+        for link in self._replica.links:
+            for name in link.refused:
+                link.disputes.ask(name)
 
     def give_up(self) -> None:
         """Settle the commits that will not be stored, with an error."""
         for commit in self.waiting:
             self._turn.effects.add(Settle(commit, self.refusal()))
         self.waiting.clear()
+
+
+def _base(run: Run) -> str:
+    return Branch.of(run.origin).base

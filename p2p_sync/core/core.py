@@ -49,8 +49,9 @@ from .exchange import Exchange
 from .links import Links
 from .overlay import Overlay
 from .peer import Peer
+from .placing import Placed
 from .replica import Replica
-from .turn import ARRIVAL, SIGNALS, Turn
+from .turn import ARRIVAL, COPIES, SIGNALS, Turn
 
 
 class Core:
@@ -186,6 +187,17 @@ class Core:
                 self._topics.clear()
                 self._topics_since = self.transactions
             self._topics[topic] = self.transactions
+
+    def placed(self, peer: Peer, run: Run, placed: Placed | None) -> None:
+        """The writer has looked for the place of a run, see `Commits.next_disputed`."""
+        self.exchange.placed(peer, run, placed)
+        if placed and placed.run:
+            self.transactions += 1
+            self._note_topics({entry.topic for entry in placed.run.entries})
+            for other in self.peers:
+                if other.original:
+                    self._turn.effects.wake(other)
+            self._turn.changed.update((ARRIVAL, COPIES))
 
     def lose(self, name: str, head: Head) -> int | None:
         """Hold no more than this of an origin: what follows is damaged on disk.

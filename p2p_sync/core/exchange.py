@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
-from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_CONFLICTS, MAX_EARLY_MS
+from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_EARLY_MS
+from ..wire.forks import Branch
 from ..wire.frames import Message, messages_in
 from ..wire.logframes import Have, Head, LogFrame, Messages, Run, Sums
 from .commits import Commits
@@ -20,6 +21,7 @@ from .faults import KINDS
 from .links import Links
 from .originals import Originals
 from .peer import Peer
+from .placing import Placed
 from .receiver import Conflict
 from .replica import Replica
 from .replica_link import NOTHING, Work
@@ -29,7 +31,7 @@ from .verdict import numbered
 
 _CONFLICT = (
     "conflict: node {peer} and this node hold different messages of the origin {origin}, and its "
-    "own node has signed both; each keeps what it has (was its data directory copied or restored?)"
+    "own node has signed both (was its disk set back?); both keep all of them"
 )
 _SET_BACK = (
     "peers hold more of this node's messages than its own log, so its disk was set back to an "
@@ -58,7 +60,6 @@ class Exchange:
         commits: Commits,
         dates: Dates,
     ) -> None:
-        self.conflicts: dict[tuple[str, str], Conflict] = {}  # by peer and origin
         self.missed = 0  # messages that no peer kept any more, since the start
         self._turn = turn
         self._replica = replica
@@ -85,8 +86,11 @@ class Exchange:
             self._turn.effects.add(Note(CONFLICT, _SET_BACK, about, CONFLICT, node=peer.log.peer))
             self._commits.renew()
         opening = not peer.log.introduced
-        runs, conflicts, offences = replica.receiver.receive(peer.log, frame, now, latest)
+        received = replica.receiver.receive(peer.log, frame, now, latest)
+        runs, conflicts, offences, disputed = received
         self._note_conflicts(conflicts)
+        for run in disputed:
+            self._commits.dispute(peer, run)
         for kind, times in offences.items():
             self._links.fault(peer, kind, f"it {KINDS[kind]}", times)
         if isinstance(frame, Messages) and newest > wall + MAX_AHEAD_MS:
@@ -109,6 +113,19 @@ class Exchange:
     def doubtful(self, peer: Peer, frame: LogFrame) -> dict[str, Head]:
         """Return the heads in a frame whose signatures are to be checked before `received`."""
         return self._replica.receiver.doubtful(peer.log, frame) if peer.log else {}
+
+    def placed(self, peer: Peer, run: Run, placed: Placed | None) -> None:
+        """The writer has looked for the place of a run of a peer; None: it has found none."""
+        if placed is None:
+            return
+        if placed.run is None:
+            if peer.log and run.origin in peer.log.refused:  # the histories differ further on
+                peer.log.disputes.ask(run.origin, run.end)
+                peer.log.wake()
+            return
+        last = self._replica.vector.held(placed.move.source) if placed.move else 0
+        self._replica.placed(placed.run, placed.move, self._turn.now)
+        self._note_forked(placed, last)
 
     # -- what a peer gets -----------------------------------------------------------------------
 
@@ -227,8 +244,20 @@ class Exchange:
             text = _CONFLICT.format(**conflict._asdict())
             note = Note(CONFLICT, text, f"conflict {conflict.peer}", CONFLICT, node=conflict.peer)
             self._turn.effects.add(note)
-            if len(self.conflicts) < MAX_CONFLICTS:
-                self.conflicts[conflict.peer, conflict.origin] = conflict
+
+    def _note_forked(self, placed: Placed, last: int) -> None:
+        """Note that messages got other ids, or that a branch begins."""
+        assert placed.run
+        base, after, first = Branch.of(placed.move.to if placed.move else placed.run.origin)
+        if not first:
+            return
+        text = f"the history of {base} forks after message {after}"
+        if placed.move:
+            source, start, to = placed.move
+            count = last - start
+            text += f": its messages {source}:{start + 1} to {source}:{last} have the ids "
+            text += f"{to}:1 to {to}:{count} from now on"
+        self._turn.effects.add(Note(CONFLICT, text))
 
     def _note_lag(self, opening: bool) -> None:
         """A peer has announced what it holds: note since when messages are missing here."""

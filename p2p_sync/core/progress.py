@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ..settings import NEVER
+from ..wire.logframes import Head
 from .fingerprints import ALL, leaf_of
 from .vector import Origin, VersionVector
 
@@ -28,7 +29,7 @@ class Progress:
         self.wake = wake
         self.lag = vector.fingerprints.messages  # how many of our messages the peer lacks
         self.holds: dict[str, int] = {}  # origin -> what the peer durably holds, where it differs
-        self.refused: set[str] = set()  # origins with a conflict
+        self.refused: dict[str, Head] = {}  # origins in dispute, with what the peer has shown
         self.unknown: Collection[int] = ALL  # leaves that are not compared
         self.cursor: dict[str, int] = {}  # origin -> where shipping is, when beyond what it holds
         self.ready: dict[str, None] = {}  # origins with something to ship, in turn

@@ -1,9 +1,9 @@
-"""What becomes of a frame about the log: which messages are new, and what a PRUNE, GRAFT or HAVE of
-a peer changes.
+"""What becomes of a frame about the log: which messages are new, and what a PRUNE, GRAFT, FORK or
+HAVE of a peer changes.
 
 New messages of an origin go on where ours end, without a gap, and their running hash goes on, too.
-Other contents under the same identity are a conflict: no more of that origin is taken from that
-peer.
+Other contents under the same identity are a fork: no more of that origin is taken from that peer
+until it is known which history goes on (disputes.py).
 
 All signatures that matter are checked before a frame gets here (see wire/signing.py): those of its
 runs, and those of the heads that `doubtful` returns. So whatever contradicts what we hold is a fork
@@ -19,8 +19,10 @@ from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
 from ..settings import LOOK_AGAIN, MAX_EARLY, NEVER
+from ..wire.forks import Branch
 from ..wire.logframes import (
     NOTHING_HELD,
+    Fork,
     Graft,
     Have,
     Head,
@@ -49,11 +51,13 @@ class Conflict(NamedTuple):
 
 class Received(NamedTuple):
     """What came of a frame: the `runs` that are new here, to be stored in this order; forks that it
-    has shown; and what was wrong with it (kind of fault -> how many)."""
+    has shown; what was wrong with it (kind of fault -> how many); and the runs whose place the
+    writer has to find (see placing.py)."""
 
     runs: list[Run]
     conflicts: list[Conflict]
     offences: Counter[str]
+    disputed: list[Run]
 
 
 class Receiver:
@@ -78,6 +82,7 @@ class Receiver:
         self._newcomers = newcomers
         self._conflicts: list[Conflict] = []  # that the frame at hand has shown
         self._offences: Counter[str] = Counter()
+        self._disputed: list[Run] = []
 
     def receive(
         self, link: ReplicaLink, frame: LogFrame, now: float, latest: int = MAX_NUMBER
@@ -89,16 +94,16 @@ class Receiver:
         (ms since the epoch) is not accepted, nor what follows it of its origin, until
         `CatchUp.clock_at` says that the clock has got there.
         """
-        self._conflicts, self._offences = [], Counter()
+        self._conflicts, self._offences, self._disputed = [], Counter(), []
         runs: list[Run] = []
         if link not in self._links:
-            return Received([], [], Counter())  # closed while the frame was on its way to us
+            return Received([], [], Counter(), [])  # closed while the frame was on its way to us
         if isinstance(frame, Messages):
             for run in frame.runs:
                 new = self._arrived(link, run, now, latest)
                 if new is not None:
                     runs.append(new)
-            if runs:
+            if runs or self._disputed:
                 link.asked_at = NEVER
         elif isinstance(frame, Prune):
             self._pruned(link, frame, now)
@@ -109,10 +114,12 @@ class Receiver:
             link.comparing.summed(frame, now)
         elif isinstance(frame, Look):
             link.comparing.wanted(frame, now)
+        elif isinstance(frame, Fork):
+            self._forked(link, frame, now)
         elif isinstance(frame, Have) and frame.last:
             link.comparing.all()
         self._claims(link, frame, now)
-        return Received(runs, self._conflicts, self._offences)
+        return Received(runs, self._conflicts, self._offences, self._disputed)
 
     def outdoes(self, frame: LogFrame) -> bool:
         """Return whether a frame shows that the peer holds more of our own origin than we do. Then
@@ -147,6 +154,8 @@ class Receiver:
             catch_up.wait_for_clock(run, link)
             return None
         if name in link.refused:
+            if link.disputes.asked(name):
+                self._place(run, link, latest)
             return None
         known = self._trees.get(name)
         position = known.origin.staged if known else 0
@@ -173,6 +182,9 @@ class Receiver:
             catch_up.claim(name, end, link, now)
             return None
         link.progress.note(name, end)
+        if position == 0 and Branch.of(name).first:
+            self._place(run, link, latest)  # is it a branch, or held under another name?
+            return None
         if not paused and known and known.asked and known.asked[0] is link:
             known.answered = known.answered or run.after <= known.asked[1]
         tree = self._trees.of(name)
@@ -200,6 +212,11 @@ class Receiver:
         if gap is not None:
             gap.since = now
         return new
+
+    def _place(self, run: Run, link: ReplicaLink, latest: int) -> None:
+        """Have the writer find the place of a run, once the clock allows it."""
+        if not self._is_early(run, link, latest):
+            self._disputed.append(run)
 
     def _is_early(self, new: Run, link: ReplicaLink, latest: int) -> bool:
         """Return whether new messages are dated after `latest`. Then the whole run waits for the
@@ -235,10 +252,15 @@ class Receiver:
 
     def _refuse(self, tree: Tree, link: ReplicaLink, theirs: Head, now: float) -> None:
         """The peer holds another continuation of this origin: take no more of it from there."""
+        self._conflicts.append(Conflict(link.peer, tree.origin.name, theirs))
+        self.dispute(tree, link, theirs, now)
+
+    def dispute(self, tree: Tree, link: ReplicaLink, theirs: Head, now: float) -> None:
+        """Take no more of an origin over a link until it is known where the histories differ."""
         name = tree.origin.name
-        self._conflicts.append(Conflict(link.peer, name, theirs))
         self._catch_up.withdraw(name, link)
-        link.refuse(name)
+        link.refuse(name, theirs)
+        link.lose(name)
         tree.detach(link, now)
         if tree.feeder is link:
             tree.feed(None)
@@ -252,10 +274,6 @@ class Receiver:
             tree = self._trees.get(name)
             if tree:
                 tree.detach(link, now)
-        for name, head in frame.refused.items():
-            tree = self._trees.get(name)
-            if tree and tree.origin.staged and name not in link.refused:
-                self._refuse(tree, link, head, now)
 
     def _grafted(self, link: ReplicaLink, name: str, after: int, now: float) -> None:
         """The peer asks to be shipped an origin from `after` on."""
@@ -279,6 +297,35 @@ class Receiver:
             if now >= tree.looked + LOOK_AGAIN:
                 tree.looked = now
                 self._catch_up.find_feeder(tree, now, besides=(link,))
+
+    # -- FORK -----------------------------------------------------------------------------------
+
+    def _forked(self, link: ReplicaLink, frame: Fork, now: float) -> None:
+        """The peer asks where our histories of an origin differ, or says that they do not."""
+        name, head = frame.origin, frame.head
+        origin = self._vector.origins.get(name)
+        held = origin.n if origin else 0
+        if frame.agree is not None:
+            if link.disputes.end(name, frame.agree):
+                self._agree(link, name, head, now)
+        elif frame.common in (head.n, held):  # one history is the beginning of the other
+            link.disputes.agree(name, head)
+            self._agree(link, name, head, now)
+        else:
+            if name not in link.refused:
+                self._refuse(self._trees.of(name), link, head, now)
+            link.disputes.answer(name, frame.common)
+        link.wake()
+
+    def _agree(self, link: ReplicaLink, name: str, head: Head, now: float) -> None:
+        """There is no dispute, or none any more. What the peer has said before may have been about
+        another history."""
+        if link.refused.pop(name, None) or link.progress.held(name) > head.n:
+            self._catch_up.withdraw(name, link)
+            link.progress.unclaim(name, 0)
+            link.progress.cursor.pop(name, None)
+        if head.n:
+            self._claim(link, name, head, now)
 
     # -- HAVE, which any frame may carry --------------------------------------------------------
 

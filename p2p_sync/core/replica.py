@@ -27,18 +27,19 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..settings import LATE, MAX_ORIGINS, NEVER
 from ..wire.entries import Entry, chain
-from ..wire.logframes import Head, Run, Vector
+from ..wire.logframes import NO_SIGNATURE, NOTHING_HELD, Head, Run, Vector
 from .catch_up import CatchUp
 from .newcomers import Newcomers
+from .placing import Move
 from .receiver import Receiver
 from .replica_link import Own, ReplicaLink
 from .trees import Trees
-from .vector import VersionVector
+from .vector import Origin, VersionVector
 
 
 class Replica:
@@ -78,8 +79,6 @@ class Replica:
         """Commit under another origin from now on: numbers of the old one may be used already
         (after a conflict over it, a failure or damage of the disk), or the clock was set back. What
         others hold of the old one is then pulled."""
-        for link in self.links:
-            link.refused.discard(self.origin)
         self._own.renew(origin)
 
     # -- links ----------------------------------------------------------------------------------
@@ -163,7 +162,7 @@ class Replica:
         if self.links and all(k.introduced and not k.claims_more for k in self.links):
             self._newcomers.joined()
         for link in self.links:
-            if link.refusals:
+            if link.disputes:
                 link.wake()  # now it may show what it holds
             if link.announcing.attentive:
                 link.announcing.grown(names, now)
@@ -187,6 +186,32 @@ class Replica:
             link.lose(name)
         return True
 
+    def drop(self, names: Iterable[str], now: float) -> None:
+        """The runs of these origins that were with the writer are dropped."""
+        for name in names:
+            self._unstaged(self.vector.unstage_one(name), now)
+
+    def placed(self, run: Run, move: Move | None, now: float) -> None:
+        """The writer has put a run where it belongs, after a move."""
+        stored = [run]
+        tree = self.trees.of(run.origin)
+        if move:
+            origin = tree.origin
+            n, running, signature = origin.head
+            stored.insert(0, Run(move.to, n - move.after, running, (), (), signature))
+            for link in self.links:
+                link.disputes.cut(run.origin)
+                self.receiver.dispute(tree, link, NOTHING_HELD, now)
+                link.progress.grows(origin, move.after)
+            tree.asked = None
+            self.vector.lose(origin, Head(move.after, run.previous, NO_SIGNATURE))
+        for part in stored:
+            self.vector.stage(self.trees.of(part.origin).origin, part)
+        self.stored(stored, now)
+        for part in stored:
+            if part.origin in self.catch_up.gaps:  # what followed has come too early
+                self.catch_up.find_feeder(self.trees.of(part.origin), now)
+
     def failed(self, now: float) -> None:
         """The writer could not store, and has dropped all that it was handed: nothing is taken in
         until `resume`."""
@@ -195,18 +220,22 @@ class Replica:
         for tree in self.trees:
             tree.answered = False  # what is dropped here leaves gaps
         for origin in self.vector.unstage():
-            name = origin.name
-            catch_up.early.pop(name, None)
-            if name == self.origin:  # nobody else holds what was dropped, whatever a peer claims
-                self._own.waits = min(self._own.waits, origin.n)
-                for link in self.links:
-                    if link.progress.held(name) > origin.n:
-                        link.progress.unclaim(name, origin.n)
-            else:
-                catch_up.claim_again(name, now)
-            if name in catch_up.gaps:
-                catch_up.gaps[name].seen = min(catch_up.gaps[name].seen, origin.n)
-            catch_up.forget(name)
+            self._unstaged(origin, now)
+
+    def _unstaged(self, origin: Origin, now: float) -> None:
+        """What was staged of an origin is dropped: it is missing again."""
+        name, catch_up = origin.name, self.catch_up
+        catch_up.early.pop(name, None)
+        if name == self.origin:  # nobody else holds what was dropped, whatever a peer claims
+            self._own.waits = min(self._own.waits, origin.n)
+            for link in self.links:
+                if link.progress.held(name) > origin.n:
+                    link.progress.unclaim(name, origin.n)
+        else:
+            catch_up.claim_again(name, now)
+        if name in catch_up.gaps:
+            catch_up.gaps[name].seen = min(catch_up.gaps[name].seen, origin.n)
+        catch_up.forget(name)
 
     # -- questions ------------------------------------------------------------------------------
 

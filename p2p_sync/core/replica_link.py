@@ -6,6 +6,7 @@
 | `announcing` | announcing.py | what this node announces to the peer (HAVE) |
 | `shipping` | shipping.py | which messages the peer is sent (MESSAGES) |
 | `comparing` | comparing.py | what the two nodes hold otherwise than each other |
+| `disputes` | disputes.py | where their histories of an origin differ |
 
 A peer's claims are believed only as far as it ships. Those beyond that are not forgotten, but they
 do not count where this node says how far it is behind.
@@ -30,6 +31,7 @@ from ..wire.frames import Message, Sockets
 from ..wire.logframes import Graft, Have, Head, LogFrame, Prune, Vector
 from .announcing import Announcing, pop
 from .comparing import Comparing
+from .disputes import Disputes
 from .progress import Progress
 from .shipping import Ship, Shipping
 from .vector import VersionVector
@@ -105,12 +107,14 @@ class ReplicaLink:
         self.grafts: dict[str, None] = {}  # origins to GRAFT
         self.prunes: dict[str, None] = {}  # origins to PRUNE
         self.pruned: set[str] = set()  # those pruned, and not grafted since
-        self.refusals: dict[str, None] = {}  # origins to refuse
+        # Origins of which the two nodes hold different histories. Nothing of them is taken from the
+        # peer, nor believed, until it is known which history goes on (see disputes.py).
+        self.refused = self.progress.refused
+        self.disputes = Disputes()
         self.withheld: dict[str, int] = {}  # origins that are not kept from where the peer asks
         # What the peer does not keep of origins that it claims; the heads of those that are gone.
         self.floors: dict[str, int] = {}
         self.gone: dict[str, Head] = {}
-        self.refused = self.progress.refused  # those with a conflict
         self.feeds: dict[str, None] = {}  # origins whose feeder it is
         self.eager: dict[str, None] = {}  # origins that it gets at once
         # When it was first asked for what it claims, and has shipped nothing since.
@@ -176,11 +180,11 @@ class ReplicaLink:
         self.grafts[name] = None
         self.wake()
 
-    def refuse(self, name: str) -> None:
-        """Take no more of an origin from the peer, and let it know."""
-        self.refused.add(name)
-        self.refusals[name] = None
+    def refuse(self, name: str, theirs: Head) -> None:
+        """Take no more of an origin from the peer, and find out where the histories differ."""
+        self.refused[name] = theirs
         self.progress.unclaim(name, 0)
+        self.disputes.ask(name)
         self.grafts.pop(name, None)
         self.wake()
 
@@ -200,9 +204,11 @@ class ReplicaLink:
         until = NEVER
         ready = self.progress.ready
         due = now >= min(self.announcing.due_at(), self.comparing.due_at)
-        if ready or self.grafts or self.prunes or self.refusals or self.withheld or due:
+        rare = self.disputes or self.withheld
+        if ready or self.grafts or self.prunes or rare or due:
             frames = self._control(now)
-            if ready and self.introduced:
+            ships = self.disputes.ships(self._vector)
+            if not ships and ready and self.introduced:
                 ships, until = self.shipping.take(now)
             have = self.announcing.news(now, bool(ships or frames))
             ack = self._own.waits > 0 and self._waits(ships, have)
@@ -221,9 +227,10 @@ class ReplicaLink:
     def _control(self, now: float) -> list[LogFrame]:
         """PRUNE, GRAFT, and what the comparison of the vectors needs."""
         frames: list[LogFrame] = []
-        refused = self._refused() if self.refusals else {}
-        if self.prunes or refused:
-            frames.append(Prune(pop(self.prunes, MAX_ORIGINS_NAMED), refused))
+        if self.disputes:
+            frames += self.disputes.take(self._vector)
+        if self.prunes:
+            frames.append(Prune(pop(self.prunes, MAX_ORIGINS_NAMED)))
         if self.grafts:
             names = pop(self.grafts, MAX_ORIGINS_NAMED)
             origins = self._vector.origins
@@ -235,21 +242,6 @@ class ReplicaLink:
             heads = {name: self._vector.origins[name].head for name in floors}
             frames.append(Have(heads, floors=floors))
         return frames + self.comparing.take(now)
-
-    def _refused(self) -> Vector:
-        """Return what is held of the origins to refuse, as far as all of it is on disk: only then
-        it shows the fork. The others follow."""
-        refused: dict[str, Head] = {}
-        for name in pop(self.refusals, MAX_ORIGINS_NAMED):
-            origin = self._vector.origins.get(name)
-            if origin and origin.staged > origin.n:
-                self.refusals[name] = None
-                self.prune(name)
-            elif origin and origin.n:
-                refused[name] = origin.head
-            else:
-                self.prunes[name] = None  # there is nothing to show
-        return refused
 
     def _waits(self, ships: Sequence[Ship], have: Vector) -> bool:
         """Whether a commit of ours waits for the peer to hold something of this."""

@@ -106,6 +106,9 @@ class Shipping:
         share = max(1, MAX_SHIPPED // max(1, len(ready)))
         for name in list(ready):
             n, after = self._vector.origins[name].n, progress.position(name)
+            if name in progress.refused:
+                del ready[name]
+                continue
             if after >= n:
                 del ready[name]
                 if self._announcing.knows(name) < n:
@@ -129,8 +132,8 @@ class Shipping:
         """These pieces have been sent, over a link with that round trip (seconds)."""
         ready, progress = self._progress.ready, self._progress
         for name, after, upto in ships:
-            if progress.position(name) != after:
-                continue  # the peer has asked for another position meanwhile
+            if progress.position(name) != after or name in progress.refused:
+                continue  # the peer has asked for another position meanwhile, or is in dispute
             progress.cursor[name] = upto
             self._announcing.know(name, upto)
             if name in ready:
@@ -144,6 +147,8 @@ class Shipping:
         """What was shipped of an origin ends at `end`, and not where `shipped` has `assumed`."""
         progress = self._progress
         self._announcing.unknow(name)
+        if name in progress.refused:
+            return  # it was an answer in a dispute
         if progress.position(name) == assumed and progress.held(name) <= end:
             progress.cursor[name] = end
             self._announcing.know(name, end)

@@ -140,5 +140,7 @@ def _latest(names: Iterable[str]) -> Iterable[str]:
     latest: dict[str, tuple[int, str]] = {}
     for name in names:
         node, _, number = name.partition("-")
+        if "~" in number:
+            continue  # a branch: nothing is committed there
         latest[node] = max(latest.get(node, (0, "")), (int(number), name))
     return [name for _, name in sorted(latest.values(), reverse=True)]

@@ -45,9 +45,10 @@ class VersionVector:
             name: Origin(name, key_of(name), *head, head.n, head.hash)
             for name, head in vector.items()
         }
+        self.branches: dict[str, Origin] = {}  # those of which something is held (wire/forks.py)
         self.fingerprints = Fingerprints()  # of those with n > 0
         for origin in self.origins.values():
-            self.fingerprints.add(origin)
+            self._begin(origin)
         self.revision = 0
         self._recent: dict[str, Origin] = {}  # those that changed, the latest last
         self._unstored: dict[str, Origin] = {}  # those with staged > n
@@ -75,18 +76,20 @@ class VersionVector:
 
     def unstage(self) -> list[Origin]:
         """The writer has dropped what was staged; return the origins that this concerns."""
-        dropped = list(self._unstored.values())
-        for origin in dropped:
-            origin.staged, origin.staged_hash = origin.n, origin.hash
-        self._unstored.clear()
-        return dropped
+        return [self.unstage_one(name) for name in list(self._unstored)]
+
+    def unstage_one(self, name: str) -> Origin:
+        """The writer has dropped what was staged of an origin."""
+        origin = self._unstored.pop(name)
+        origin.staged, origin.staged_hash = origin.n, origin.hash
+        return origin
 
     def store(self, origin: Origin, run: Run) -> None:
         """The run, which was staged, is durable."""
         name, n, running = origin.name, origin.n, origin.hash
         origin.n, origin.hash, origin.signature = run.head
         if n == 0:
-            self.fingerprints.add(origin)
+            self._begin(origin)
         else:
             self.fingerprints.update(origin, n, running)
         if origin.staged == origin.n:
@@ -101,10 +104,17 @@ class VersionVector:
         self.fingerprints.remove(origin)
         origin.n, origin.hash, origin.signature = head
         origin.staged, origin.staged_hash = head.n, head.hash
+        self.branches.pop(origin.name, None)
         if head.n:
-            self.fingerprints.add(origin)
+            self._begin(origin)
         else:
             self._recent.pop(origin.name, None)
+
+    def _begin(self, origin: Origin) -> None:
+        """Something is held of an origin from now on."""
+        self.fingerprints.add(origin)
+        if "~" in origin.name:
+            self.branches[origin.name] = origin
 
     def changed_since(self, revision: int) -> list[Origin]:
         """Return the origins that grew after a revision, the latest first."""

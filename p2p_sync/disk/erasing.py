@@ -18,9 +18,11 @@ from typing import NamedTuple, TypeAlias
 from ..core.deduplication import node_of
 from ..settings import COPY_WINDOW
 from ..wire.entries import HEARD, NOTICE, Entry, Erasure
+from ..wire.forks import Branch
 from ..wire.frames import Message
 from ..wire.logframes import Run
 from .copies import SHOWN
+from .forks import branches
 from .rows import COLUMNS, Row, changed, end_of, entry_of, is_whole, messages_of
 from .store import Database
 
@@ -72,12 +74,12 @@ def carry_out(
         return Erasing(shown, places, is_changed)  # most logs have no notices: one question for all
     for run in runs:
         last = run.entries[-1] if run.entries else None
-        notices = database.execute(_NOTICES, (run.origin, run.after + 1, run.end)).fetchall()
-        erasures = [(row[8].decode(), _erasure(row)) for row in notices if is_whole(row)]
+        erasures = [*_notices(database, run)]
         if last and last.kind == NOTICE:
             before = run.hashes[-2] if len(run.hashes) > 1 else run.previous
             about = run.end - 1, before, last.time, run.signature
-            erasures.append((last.text, Erasure(_split(last.text)[1], run.origin, *about)))
+            for name, seq in _targets(database, last.text):
+                erasures.append((name, Erasure(seq, run.origin, *about)))
         for name, erasure in erasures:
             row = _erase(database, name, erasure)
             is_changed = is_changed or row is not None
@@ -87,6 +89,30 @@ def carry_out(
                 if row.copied:
                     places.append((row.copied, row.time))
     return Erasing(shown, places, is_changed)
+
+
+def _notices(database: Database, run: Run) -> Iterator[tuple[str, Erasure]]:
+    """Yield the ids of messages in a run that were erased before it came, and by what. Those of a
+    branch may have been erased under the ids that they were committed with."""
+    base, after, first = Branch.of(run.origin)
+    for origin, shift in ((run.origin, 0), (base, after)) if first else ((run.origin, 0),):
+        span = origin, shift + run.after + 1, shift + run.end
+        for row in database.execute(_NOTICES, span).fetchall():
+            if is_whole(row):
+                erasure = _erasure(row)
+                seq = erasure.seq - shift
+                yield f"{run.origin}:{seq}", erasure._replace(seq=seq)
+
+
+def _targets(database: Database, name: str) -> Iterator[tuple[str, int]]:
+    """Yield the messages that a notice about the message with an id erases, each by its id and its
+    number: where its origin forks, all that were committed with that id."""
+    origin, seq = _split(name)
+    yield name, seq
+    for branch, _ in branches(database, origin):
+        shift = Branch.of(branch).after
+        if branch != origin and seq > shift:
+            yield f"{branch}:{seq - shift}", seq - shift
 
 
 def _places(copies: Mapping[bytes, Sequence[int]]) -> Iterator[Place]:
@@ -135,9 +161,14 @@ def _erase(database: Database, name: str, erasure: Erasure) -> _Target | None:
 
 
 def find(database: Database, name: str) -> Message | None:
-    """Return the message with that id, None if it is not here or damaged."""
-    row, _, _ = _at(database, name)
-    return messages_of(row)[_split(name)[1] - row[1]] if _holds(row, name) else None
+    """Return the message that has that id, or was committed with it; None if it is not here or
+    damaged."""
+    for target, seq in _targets(database, name):
+        row, _, _ = _at(database, target)
+        if _holds(row, target):
+            found: Message = messages_of(row)[seq - row[1]]
+            return found
+    return None
 
 
 def erased_by(database: Database, notice: Row) -> Iterator[Message]:

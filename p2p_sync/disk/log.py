@@ -18,7 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 
+from ..core import placing
 from ..core.deduplication import node_of
+from ..core.placing import Placed
 from ..errors import LogError
 from ..settings import (
     AUDIT_EVERY,
@@ -30,10 +32,11 @@ from ..settings import (
 )
 from ..wire.entries import HEARD, NOTICE
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
-from . import damage, erasing, origins, retention
+from . import damage, erasing, forks, origins, retention
 from .copies import count_copies, rematch
 from .damage import Found
 from .erasing import Erased
+from .forks import Moving
 from .origins import Floor, Skip
 from .pages import Page, Place, logger
 from .retention import Gone, Limits
@@ -153,18 +156,25 @@ class Log(Sending):
             self._gone = self._gone.joined(gone)
         return arrivals
 
-    def _append(self, runs: Sequence[Run], gone: Gone | None = None) -> tuple[int, int]:
+    def _append(
+        self, runs: Sequence[Run], gone: Gone | None = None, moving: Moving | None = None
+    ) -> tuple[int, int]:
         arrival, hidden = self._arrival, self._hidden
         stored_runs: list[tuple[Run, list[Row], list[PackedRun]]] = []
         for run in runs:
             stored_runs.append((run, *stored(run, arrival)))
             arrival += run.count
-        copies: dict[bytes, list[int]] = {}
+        copies = dict(moving.copies) if moving else {}
         notices = sum(entry.kind == NOTICE for run in runs for entry in run.entries)
-        mended = False
+        mended = moving is not None
         own = next((run for run in reversed(runs) if run.origin == self._own), None)
+        if moving:
+            own = None  # commits do not go on there
         left = Left(own.origin, own.end, own.hashes[-1]) if own else None
         with self._store.writing(left) as database:
+            if moving:
+                forks.move(database, moving)
+                origins.write(database, moving.heads, self._floors)
             for run, rows, _ in stored_runs:
                 mending = run.after < self._damaged.get(run.origin, (0, 0))[1]
                 _insert(database, rows, mending)
@@ -200,7 +210,7 @@ class Log(Sending):
                     self._copies[run.origin] += sum(entry.kind == HEARD for entry in run.entries)
             if copies or mended or notices:  # some are hidden, or have arrived once more
                 self._recent.forget_arrivals(arrival)
-            if erased.changed:
+            if erased.changed or moving:
                 self._recent.clear(arrival)
             if counted:
                 self._copies, self._hidden = counted
@@ -224,6 +234,21 @@ class Log(Sending):
                 left |= dict.fromkeys(erasing.left_copies(database, place, self._store.node))
                 del self._half_erased[place]
         return [*left]
+
+    def place_run(self, run: Run) -> Placed | None:
+        """Store a proven run where it belongs, if it contradicts what is held or begins a branch;
+        see core/placing.py. Returns what was done, None if its place is not known. Raises
+        LogError."""
+        with self._store.reading() as database:
+            placed = placing.find(run, forks.Stored(database, self._floors))
+            if placed is None or placed.run is None:
+                return placed
+            moving = forks.plan(database, placed.move) if placed.move else forks.NOTHING_MOVES
+        self._note(moving.bad)
+        if moving.bad or placed.run.origin in self._damaged:
+            return None  # the damage comes first
+        self._append([placed.run], moving=moving)
+        return placed
 
     def mend_indexes(self) -> None:
         """Make the indexes again if they were found damaged, without the entries that are."""

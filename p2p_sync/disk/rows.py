@@ -17,7 +17,7 @@ from ..wire.entries import HEARD, NOTICE, Entry, chain
 from ..wire.export import to_lines
 from ..wire.frames import Message
 from ..wire.frames import messages_of as messages_in
-from ..wire.logframes import NO_SIGNATURE, Head, PackedRun, Run
+from ..wire.logframes import NO_HASH, NO_SIGNATURE, Head, PackedRun, Run
 
 Row: TypeAlias = Sequence[Any]
 """The columns COLUMNS of an entry; texts as bytes, since a damaged one may be no UTF-8."""
@@ -84,6 +84,11 @@ def changed(row: Row, entry: Entry, signature: bytes) -> Row:
     return _row(name, row[1], entry, before, signature.hex(), arrival)
 
 
+def renamed(row: Row, origin: str, seq: int, entry: Entry) -> Row:
+    """Return a whole row as that of another origin, with its first number there and its entry."""
+    return _row(origin, seq, entry, row[5].hex(), row[9].hex(), row[-1])
+
+
 def name_of(row: Row) -> str:
     """Return the origin in a row that may be damaged."""
     origin = row[0]
@@ -116,6 +121,7 @@ def place_of(row: Row) -> tuple[int, str, int]:
 def exported(row: Row, hidden: bool, gap: bool) -> Iterator[str]:
     """Yield the lines of a whole row in an export; `gap`: messages before it are gone."""
     origin, seq, previous, signature = row[0].decode(), row[1], row[5].hex(), row[9].hex()
+    gap = gap or (seq == 1 and previous != NO_HASH)  # a branch: its history begins elsewhere
     return to_lines(origin, seq, entry_of(row), previous, signature, hidden, gap)
 
 

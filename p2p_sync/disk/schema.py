@@ -63,6 +63,8 @@ TABLES = (
         time INTEGER NOT NULL,
         sum INTEGER NOT NULL         -- CRC-32 of both
     )""",
+    # Branches (see wire/forks.py) that the operator has seen.
+    "CREATE TABLE acknowledged (origin TEXT PRIMARY KEY) WITHOUT ROWID",
     # Entries that were found damaged, to be looked at again at the next start.
     "CREATE TABLE damage (origin TEXT, seq INTEGER, PRIMARY KEY (origin, seq)) WITHOUT ROWID",
     # Filled and emptied to see whether the disk takes anything.

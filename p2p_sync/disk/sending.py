@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from ..errors import LogDamaged, LogDeleted, LogError
+from ..errors import LogDamaged, LogDeleted, LogError, LogMoved
 from ..settings import MAX_BATCH, MAX_PAUSE_MS, MAX_SHIPPED
 from ..wire.entries import smallest
-from ..wire.logframes import NOTHING_HELD, Head, PackedRun
-from . import damage, origins
+from ..wire.logframes import NOTHING_HELD, Head, Mark, PackedRun
+from . import damage, forks, origins
 from .damage import GAP, Found
 from .origins import NO_FLOOR, Floor
 from .pages import Pages
-from .rows import COLUMNS, Row, head_of, is_whole, packed
+from .rows import COLUMNS, Row, is_whole, packed
 from .store import Store
 
 
@@ -39,16 +39,16 @@ class Sending(Pages):
     def hash_at(self, origin: str, n: int) -> str | None:
         """Return the running hash over the first `n` messages of an origin; "" if no entry ends
         there; None if the log does not hold them all, or cannot be read now."""
-        query = f"SELECT {COLUMNS} FROM entries WHERE origin = ? AND seq <= ? ORDER BY seq DESC"
-        head = NOTHING_HELD
         with suppress(LogError), self._store.reading() as database:
-            row = database.execute(f"{query} LIMIT 1", (origin, n + 1)).fetchone()
-            if row and is_whole(row) and row[1] == n + 1:  # it follows, and has that hash
-                return str(row[5].hex())
-            head = head_of(row) if row and is_whole(row) else origins.head(database, origin)
-        if head.n < n:
-            return None
-        return head.hash if head.n == n else ""
+            return forks.hash_at(database, origin, n)
+        return None
+
+    def marks(self, origin: str, above: int) -> list[Mark]:
+        """Return places of an origin's history after number `above`, few of very many, by which a
+        peer finds out where its own history differs; [] if they cannot be read now."""
+        with suppress(LogError), self._store.reading() as database:
+            return forks.marks(database, origin, above)
+        return []
 
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages `after`+1 to `upto` of `origin`, and the bytes that are left of `size`.
@@ -57,7 +57,8 @@ class Sending(Pages):
         after `upto`. They end before `upto` if there are more than `size` bytes, but not before the
         first signed entry; or before a pause of more than MAX_PAUSE_MS, so that no message waits
         for the clock because of one that comes a day after it. Raises LogDeleted if the first of
-        them is not kept any more, LogError if it cannot be read.
+        them is not kept any more, LogMoved if it is in another branch now, LogError if it cannot be
+        read.
         """
         with self._lock:
             entries = self._recent.find(origin, after)
@@ -72,6 +73,8 @@ class Sending(Pages):
                     (origin, origin, after + 1),
                 )
                 joined = _joined(_whole(rows, origin, after, bad), upto, size)
+                if joined is None and origins.head(database, origin).n <= after:
+                    raise LogMoved(f"{origin}:{after + 1} has another id now")
         with self._lock:
             floor = self._floor(origin).n
         if after < floor:  # now: it may have been deleted meanwhile

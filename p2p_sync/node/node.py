@@ -32,6 +32,7 @@ from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message, check_topic
 from .auditor import Auditor
 from .follow import follow
+from .forks import acknowledge
 from .intake import Intake
 from .journal import Event, Journal
 from .report import Report
@@ -232,6 +233,12 @@ class Node:
         status = {"node": node, **parts.report.status()}
         status["warnings"] = self.warnings + status["warnings"]
         return status
+
+    def acknowledge_forks(self) -> None:
+        """Report the forks that are known now no more (see `forks` in `status`). Their messages
+        stay. For any thread. Raises LogError if that cannot be written."""
+        parts = self._running()
+        acknowledge(parts.state, parts.store)
 
     def unready(self) -> str:
         """Return why the node is not ready; "" if it is (see `Report.unready`)."""

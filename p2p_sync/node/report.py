@@ -17,8 +17,6 @@ from ..core.core import Core
 from ..core.deduplication import node_of
 from ..core.peer import Peer
 from ..core.peertable import Entry, Traffic, entries
-from ..core.receiver import Conflict
-from ..core.vector import Origin
 from ..core.verdict import Verdict, is_missed, verdict
 from ..disk.store import Store
 from ..errors import LogError
@@ -26,7 +24,7 @@ from ..metrics import Counters, Counts, Times
 from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
-from ..wire.logframes import NOTHING_HELD
+from .forks import branches, disputes, warnings
 from .state import State
 
 
@@ -114,13 +112,13 @@ class Report:
         held, hidden = self._log.count()
         damaged = self._log.damaged()
         with self._state.turn() as core:
-            origins, fingerprints = core.replica.vector.origins, core.replica.vector.fingerprints
+            fingerprints = core.replica.vector.fingerprints
             digest, missed = fingerprints.digest, core.exchange.missed
             sockets, behind = core.overlay.count(), core.replica.catch_up.behind(core.now)
-            found = [*core.exchange.conflicts.values()]
-            forks = [_fork(conflict, origins) for conflict in found[:MAX_FORKS_SHOWN]]
+            disputed = disputes(core)
             faults = dict(core.links.faults)
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
+        found = branches(self._state, self._store)
         return {
             "verdict": self.verdict()._asdict(),
             "sockets": sockets,
@@ -131,11 +129,12 @@ class Report:
             },
             "behind": behind,
             "missed": missed,
-            "conflicts": len(found),
-            "forks": forks,
+            "conflicts": len(found) + len(disputed),
+            "forks": [fork._asdict() for fork in found[:MAX_FORKS_SHOWN]],
+            "disputes": disputed[:MAX_FORKS_SHOWN],
             "misbehaviour": faults,
             "damaged": damaged,
-            "warnings": clocks + _damage(damaged) + _forked(found),
+            "warnings": clocks + _damage(damaged) + warnings(found, disputed),
         }
 
     def unready(self) -> str:
@@ -179,6 +178,9 @@ class Report:
         counts["peer_lag_messages"] = dict(most)
         versions = __version__, str(PROTOCOL_VERSION), platform.python_version()
         counts["build_info"] = {(*versions, self._name): 1}
+        with self._state.turn() as core:
+            disputed = len(disputes(core))
+        counts["conflicts"] = {(): disputed + len(branches(self._state, self._store))}
         counts["damaged_origins"] = {(): len(self._log.damaged())}
         counts["log_bytes"] = {(): self._store.size()}
         counts["deleted_messages_total"] = {(): self._log.deleted()}
@@ -201,7 +203,6 @@ class Report:
                 "link_bytes_total": {("out",): sent, ("in",): received},
                 "duplicates_received_total": {(): core.replica.receiver.duplicates},
                 "behind_messages": {(): core.replica.catch_up.behind(core.now)},
-                "conflicts": {(): len(core.exchange.conflicts)},
                 "missed_messages_total": {(): core.exchange.missed},
                 "waiting_origins": {(): len(core.replica.catch_up.early)},
                 "clock_difference": {(): core.dates.difference(core.wall, core.now) / 1000},
@@ -235,27 +236,6 @@ def _seeks(core: Core) -> bool:
     """Return whether addresses are known, and no peer has said yet what it holds."""
     answered = any(peer.log and peer.log.introduced for peer in core.peers)
     return not answered and any(not known.oneself for known in core.book.known.values())
-
-
-def _fork(conflict: Conflict, origins: Mapping[str, Origin]) -> dict[str, Any]:
-    """Return the evidence of a fork in the form of the API; `origins` are those held here."""
-    origin = origins.get(conflict.origin)
-    ours = (origin.head if origin else NOTHING_HELD)._asdict()
-    theirs = conflict.theirs._asdict()
-    return {"origin": conflict.origin, "peer": conflict.peer, "ours": ours, "theirs": theirs}
-
-
-def _forked(conflicts: Sequence[Conflict]) -> list[str]:
-    """Return the warning about forks, if there are any."""
-    nodes = sorted({node_of(conflict.origin)[:8] for conflict in conflicts})
-    if not nodes:
-        return []
-    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
-    return [
-        f"the node {nodes[0]}{more} has signed two different histories, so some nodes hold other "
-        "messages of it than this one: its data directory was copied or restored while it ran, or "
-        "it lies; see forks in /api/v1/status"
-    ]
 
 
 def _damage(damaged: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from ..core.faults import KINDS
 from ..core.peer import Peer
 from ..core.replica_link import Work
 from ..core.shipping import fill
-from ..errors import LogDeleted, LogError, ProtocolError
+from ..errors import LogDeleted, LogError, LogMoved, ProtocolError
 from ..metrics import Counters
 from ..net.link import Link
 from ..settings import BATCH_BYTES, NEVER, ORIGINAL_BATCH
@@ -24,6 +24,7 @@ from ..wire.entries import HEARD, Entry
 from ..wire.frames import Frame, Heard, Ignored, Message, Sockets, decode, encode
 from ..wire.logframes import (
     LOG_FRAMES,
+    Fork,
     Have,
     LogFrame,
     Messages,
@@ -166,6 +167,10 @@ class Session:
             with self._state.turn() as core:
                 core.exchange.withhold(self.peer, work.ships, error.origin, error.floor)
             return [self._encode(Have(work.have, ack=work.ack))] if work.have else []
+        except LogMoved:
+            with self._state.turn() as core:
+                core.exchange.correct(self.peer, work.ships, ())
+            return [self._encode(Have(work.have, ack=work.ack))] if work.have else []
         if ships != work.ships:
             with self._state.turn() as core:
                 core.exchange.correct(self.peer, work.ships, ships)
@@ -191,6 +196,8 @@ class Session:
     def _encode(self, frame: Sockets | Message | LogFrame) -> str:
         if isinstance(frame, (Have, Sums)):  # as late as possible, so that it is right
             frame = replace(frame, clock=wall_ms())
+        elif isinstance(frame, Fork) and frame.agree is None:
+            frame = replace(frame, marks=self._log.marks(frame.origin, frame.above))
         self._counters.add("frames_total", "out", _kind(frame))
         return encode(frame)
 

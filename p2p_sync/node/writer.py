@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from ..core.core import Core
+from ..core.peer import Peer
 from ..core.turn import WORK
 from ..disk.origins import Skip
 from ..errors import LogError
@@ -89,19 +90,33 @@ class Writer:
             logger.exception("storing messages failed")
             self._fail(LogError(f"this node failed: {error}"))
             return []
-        erased = self._log.take_erased()
         left = self._left_copies()
-        if not runs and not left:
-            return []
         with self._state.turn() as core:
+            erased = self._log.take_erased()
             if runs:
                 # What is erased already must not be handed to originals as it came.
                 core.stored(runs, (0, 0) if erased else arrivals)
-            for name, topic, node in erased:
-                core.note_erased(name, topic, node)
+            for item in erased:
+                core.note_erased(*item)
             with suppress(LogError):  # the next start finds them
                 for name in left:
                     core.commits.erase(name, Future())
+            disputed = core.commits.next_disputed()
+            if disputed is None:
+                return self._take(core)
+        return self._place(*disputed)
+
+    def _place(self, peer: Peer, run: Run) -> list[Run]:
+        """Store a run where it belongs (see core/placing.py); return the next runs."""
+        try:
+            placed = self._log.place_run(run)
+        except LogError as error:
+            self._fail(error)
+            return []
+        with self._state.turn() as core:
+            core.placed(peer, run, placed)
+            for item in self._log.take_erased():
+                core.note_erased(*item)
             return self._take(core)
 
     def _left_copies(self) -> list[str]:

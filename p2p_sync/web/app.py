@@ -185,6 +185,13 @@ def _add_original(app: Flask, node: Node, slots: Slots) -> None:
         node.erase(parameter(body, "id", _ERASE_EXAMPLE))
         return redirect("/", 302)
 
+    @app.post("/forks/acknowledge")
+    def acknowledge() -> AnyResponse:
+        if not is_own(request.environ):
+            raise Forbidden("only the page of this node may send this form; use the API")
+        node.acknowledge_forks()
+        return redirect("/", 302)
+
     @app.get("/commit")
     def commit() -> AnyResponse:
         _only_on_purpose()
@@ -434,6 +441,11 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
         reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
         return _json({**_fields(message), "copies": message.copies}, reached)
 
+    @app.post("/api/v1/forks/acknowledge")
+    def acknowledge_forks() -> Response:
+        node.acknowledge_forks()
+        return Response(status=HTTPStatus.NO_CONTENT)
+
     @app.delete("/api/v1/messages/<name:id>")
     def delete_message(id: str) -> Response:
         return _json(_fields(node.erase(id)))
@@ -593,7 +605,7 @@ def _index(node: Node, before: Place | None, topic: str) -> Response:
         node=status["node"],
         sockets=status["sockets"],
         count=status["messages"]["count"],
-        conflicts=status["conflicts"],
+        forks=len(status["forks"]),
         warnings=status["warnings"],
         verdict=status["verdict"],
         peers=peers[:PAGE_PEERS],

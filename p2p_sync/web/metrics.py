@@ -46,7 +46,10 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "Messages that a peer lacks, as far as it has said; for the 100 peers that lack most.",
         ("peer", "name"),
     ),
-    "conflicts": ("Origins of which a peer holds other messages, counted for each peer.", ()),
+    "conflicts": (
+        "Forks that are not acknowledged, and disputes about an origin.",
+        (),
+    ),
     "damaged_origins": ("Origins with a damaged entry that no peer has sent again yet.", ()),
     "waiting_origins": (
         "Origins whose next message is dated more than a day ahead of this machine's clock.",

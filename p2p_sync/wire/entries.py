@@ -127,6 +127,14 @@ class Entry(NamedTuple):
         text = encode(texts) if self.length > 1 else self.digest
         return self._replace(text=text, erased=encode(found))
 
+    def shifted(self, by: int) -> Entry:
+        """Return the entry when its messages have numbers that are smaller by so much."""
+        if not self.erased:
+            return self
+        about = json.loads(self.erased)
+        erasures = [[seq - by, *rest] for seq, *rest in about["by"]]
+        return self._replace(erased=encode({**about, "by": erasures}))
+
     def pack(self) -> str:
         """Return the JSON text of the entry as it is on the wire."""
         if self.erased:

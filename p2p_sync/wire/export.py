@@ -34,6 +34,7 @@ from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES
 from .entries import HEARD, NOTICE, PLAIN, TOPIC, Entry, chain, read_entry, size_of
 from .entries import encode as to_json
 from .fields import ORIGIN
+from .forks import Branch
 from .frames import check_text
 from .identity import KEY, KEY_DIGITS, SIGNATURE, node_of_key
 from .logframes import NO_HASH, NO_SIGNATURE, Run
@@ -208,6 +209,8 @@ class Checker:
                 self.gone += seq - due
                 origin.n = origin.signed = seq - 1
                 origin.hash, due = fields["previous"], seq
+            elif seq == 1 and Branch.of(name).first:
+                origin.hash = fields["previous"]
             elif seq == due and fields["previous"] != origin.hash:
                 return "the hash before it does not fit"
         if seq > due:
@@ -245,6 +248,8 @@ class Checker:
             return "it erases a message, and is not signed"
         if origin.hash != fields["hash"]:
             return "its hash does not fit: a text or a time of its entry, or the order, was changed"
+        if first[0] == 1 and Branch.of(name).first not in ("", origin.hash):
+            return "it is not the first entry of the branch in its id"
         if whole.erased and not are_erased(run):
             return "an erasure in its entry is not signed by the node that is named"
         self.run = run

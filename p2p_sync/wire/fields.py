@@ -10,8 +10,9 @@ from ..codes import MAX_NUMBER, PROTOCOL_ERROR
 from ..errors import ProtocolError
 from .identity import KEY, NODE_ID, SIGNATURE
 
-ORIGIN = re.compile(NODE_ID + r"-[0-9]{1,19}")
-"""A node's id, a dash and the number of the start that has begun the origin."""
+ORIGIN = re.compile(NODE_ID + r"-[0-9]{1,19}(?:~[0-9]{1,16}~[0-9a-f]{32})?")
+"""A node's id, a dash and the number of the start that has begun the origin. Of a branch, what
+forks.py says."""
 _HASH = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(KEY + SIGNATURE)

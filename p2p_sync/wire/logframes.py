@@ -9,6 +9,8 @@
     MESSAGES  runs of messages. A run is a piece of the log of one origin, without a gap; it ends
               with a signature.
     PRUNE     "I get these origins from elsewhere: announce them by HAVE instead."
+    FORK      "Our histories of an origin differ. This is mine: send me a run of yours, from the
+              last of these marks on that you hold, too." Or the answer: "They do not differ."
     GRAFT     "Send me these origins, from these positions on."
 
 Any of them may carry `have`, which saves a frame, and `ack`: a commit of the sender waits for
@@ -29,6 +31,7 @@ from ..codes import MAX_NUMBER
 from ..settings import (
     MAX_BATCH,
     MAX_ENTRY_BYTES,
+    MAX_FORK_MARKS,
     MAX_LOOKED_LEAVES,
     MAX_LOOKED_MARKS,
     MAX_ORIGINS_NAMED,
@@ -38,6 +41,7 @@ from .entries import NOTICE, Entry, chain, encode, read_entry, size_of
 from .fields import list_of, number, running_hash, wrong
 from .fields import origin as origin_of
 from .fields import signature as signature_of
+from .forks import Branch
 
 BRANCHES = 64
 """Branches of fingerprints (see core/fingerprints.py), and leaves of each."""
@@ -127,9 +131,11 @@ class Run:
         if not isinstance(data, dict):
             raise wrong("a run is not an object")
         origin, after = origin_of(data.get("origin")), number(data.get("after"), 0)
-        if after == 0 and data.get("previous") != NO_HASH:
+        first = Branch.of(origin).first
+        if after == 0 and not first and data.get("previous") != NO_HASH:
             raise wrong("a hash before the first message")
-        previous = running_hash(data.get("previous")) if after else NO_HASH
+        has_none = after == 0 and data.get("previous") == NO_HASH
+        previous = NO_HASH if has_none else running_hash(data.get("previous"))
         entries = tuple(map(read_entry, list_of(data.get("entries"), MAX_BATCH)))
         if not entries:
             raise wrong("an empty run")
@@ -141,6 +147,8 @@ class Run:
         signature = signature_of(data.get("signature"))
         run = Run(origin, after, previous, entries, chain(previous, entries), signature)
         number(run.end, 1)
+        if first and after == 0 and run.hashes[0] != first:
+            raise wrong("the first entry of a branch is not the one that its name says")
         return run
 
 
@@ -238,11 +246,9 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """The origins that the sender gets from elsewhere. It accepts those in `refused` from this peer
-    not at all, because the two have different contents of them; it shows what it holds itself."""
+    """The origins that the sender gets from elsewhere."""
 
     origins: tuple[str, ...]
-    refused: Vector = field(default_factory=dict)
     have: Vector = field(default_factory=dict)
     ack: bool = False
 
@@ -256,9 +262,33 @@ class Graft:
     ack: bool = False
 
 
-LogFrame: TypeAlias = Have | Messages | Prune | Graft | Sums | Look
-LOG_FRAMES = (Have, Messages, Prune, Graft, Sums, Look)
-LOG_TYPES = ("HAVE", "MESSAGES", "PRUNE", "GRAFT", "SUMS", "LOOK")
+Mark: TypeAlias = tuple[int, str]
+"""A place in a history: the number of a message, and the running hash after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """What the sender holds of an `origin` that the two sides hold otherwise (see forks.py): its
+    `head`, and `marks` of its history. These do not travel in an answer that the histories `agree`;
+    it has the running hash of the head that was shown. A question has none (None).
+
+    Of a question, `above` is where the sender's marks begin, and `common` is the last mark that the
+    receiver holds, too; neither travels.
+    """
+
+    origin: str
+    head: Head
+    marks: Sequence[Mark] = ()
+    agree: str | None = None
+    have: Vector = field(default_factory=dict)
+    ack: bool = False
+    above: int = field(default=0, compare=False)
+    common: int = field(default=0, compare=False)
+
+
+LogFrame: TypeAlias = Have | Messages | Prune | Graft | Sums | Look | Fork
+LOG_FRAMES = (Have, Messages, Prune, Graft, Sums, Look, Fork)
+LOG_TYPES = ("HAVE", "MESSAGES", "PRUNE", "GRAFT", "SUMS", "LOOK", "FORK")
 
 
 def to_json(frame: LogFrame) -> str:
@@ -268,8 +298,11 @@ def to_json(frame: LogFrame) -> str:
     data: dict[str, Any] = {"type": type(frame).__name__.upper()}
     if isinstance(frame, Prune):
         data["origins"] = frame.origins
-        if frame.refused:
-            data["refused"] = frame.refused
+    elif isinstance(frame, Fork):
+        data["origin"] = frame.origin
+        if frame.head.n:
+            data["head"] = frame.head
+        data |= {"marks": frame.marks} if frame.agree is None else {"agree": frame.agree}
     elif isinstance(frame, Graft):
         data["after"] = frame.after
     elif isinstance(frame, Look):
@@ -333,10 +366,11 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
         return Messages(runs, have, ack)
     if kind == "PRUNE":
         origins = list_of(data.get("origins"), MAX_ORIGINS_NAMED)
-        refused = _vector(data, "refused", required=False)
-        return Prune(tuple(map(origin_of, origins)), refused, have, ack)
+        return Prune(tuple(map(origin_of, origins)), have, ack)
     if kind == "GRAFT":
         return Graft(_positions(data, "after", 0, required=True), have, ack)
+    if kind == "FORK":
+        return _fork(data, have, ack)
     if kind == "SUMS":
         return _sums(data, clock, have, ack)
     if kind == "LOOK":
@@ -425,6 +459,19 @@ def _sums(data: Mapping[str, Any], clock: int | None, have: Vector, ack: bool) -
         leaves = {int(branch): value for branch, value in table.items()}
     origins, messages = number(total[1], 0), number(total[2], 0)
     return Sums(total[0], origins, messages, branches, leaves, clock, have, ack)
+
+
+def _fork(data: Mapping[str, Any], have: Vector, ack: bool) -> Fork:
+    head = _head(data["head"]) if "head" in data else NOTHING_HELD
+    if "agree" in data:
+        shown = data["agree"]
+        shown = NO_HASH if shown == NO_HASH else running_hash(shown)
+        return Fork(origin_of(data.get("origin")), head, (), shown, have, ack)
+    marks = list_of(data.get("marks"), MAX_FORK_MARKS)
+    if not all(isinstance(mark, list) and len(mark) == 2 for mark in marks):
+        raise wrong("a mark is not [number, hash]")
+    marks = [(number(n, 1), running_hash(running)) for n, running in marks]
+    return Fork(origin_of(data.get("origin")), head, marks, None, have, ack)
 
 
 def _positions(data: Mapping[str, Any], name: str, least: int, *, required: bool) -> dict[str, int]:

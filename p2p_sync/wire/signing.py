@@ -26,8 +26,9 @@ from functools import lru_cache
 
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_ERASURES
 from .entries import NOTICE, Entry, size_of
+from .forks import Branch, ids_of
 from .identity import KEY_DIGITS, Identity, is_signed, node_of_key
-from .logframes import Head, LogFrame, Messages, Prune, Run, Vector
+from .logframes import Fork, Head, LogFrame, Messages, Run, Vector
 
 
 def sign(identity: Identity, origin: str, n: int, running: str) -> str:
@@ -67,16 +68,19 @@ def _are_genuine(origin: str, first: int, entry: Entry) -> bool:
     """Return whether the erasures of an entry are genuine, and are those of the missing texts."""
     gone = {seq for seq, text in enumerate(entry.texts, first) if text is None}
     for erasure in entry.erasures:
-        running = erasure.hash(f"{origin}:{erasure.seq}")
-        head = Head(erasure.after + 1, running, erasure.signature)
-        if erasure.seq not in gone or not is_genuine(erasure.origin, head):
+        heads = (
+            Head(erasure.after + 1, erasure.hash(target), erasure.signature)
+            for target in ids_of(origin, erasure.seq)
+        )
+        if erasure.seq not in gone or not any(is_genuine(erasure.origin, head) for head in heads):
             return False
         gone.remove(erasure.seq)
     return not gone or len(entry.erasures) == MAX_ERASURES
 
 
 def _text(origin: str, n: int, running: str) -> bytes:
-    return f"p2p_sync log 2\0{origin}\0{n}\0{running}".encode()
+    base, after, _ = Branch.of(origin)
+    return f"p2p_sync log 2\0{base}\0{after + n}\0{running}".encode()
 
 
 def checked(
@@ -86,23 +90,19 @@ def checked(
 
     `doubtful` are the heads that say something new, apart from those of its runs. `hash_at` returns
     the running hash over the first so many messages of an origin that this node holds: "" if no
-    entry ends there, None if it does not hold so many. An origin that a peer refuses without
-    showing a fork is only pruned.
+    entry ends there, None if it does not hold so many.
     """
     heads = dict(doubtful)
-    if isinstance(frame, Prune):
-        heads |= frame.refused
+    if isinstance(frame, Fork) and frame.head.n:
+        heads[frame.origin] = frame.head
     if not all(is_genuine(origin, head) for origin, head in heads.items()):
         return None
     if isinstance(frame, Messages):
         return frame if all(map(is_proven, frame.runs)) else None
-    if isinstance(frame, Prune) and frame.refused:
-        forks = {
-            origin: head
-            for origin, head in frame.refused.items()
-            if hash_at(origin, head.n) not in (None, head.hash)
-        }
-        return replace(frame, origins=(*frame.origins, *frame.refused), refused=forks)
+    if isinstance(frame, Fork):
+        shown = sorted([*frame.marks, frame.head[:2]], reverse=True)
+        held = (n for n, running in shown if n and hash_at(frame.origin, n) == running)
+        return replace(frame, common=next(held, 0))
     return frame
 
 

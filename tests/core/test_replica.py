@@ -19,6 +19,7 @@ from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.logframes import (
     NO_HASH,
     NO_SIGNATURE,
+    Fork,
     Graft,
     Have,
     Head,
@@ -73,7 +74,7 @@ class Bench:
         return link
 
     def receive(self, link: ReplicaLink, frame: Any, store: bool = True) -> list[Run]:
-        accepted, conflicts, offences = self.replica.receiver.receive(link, frame, self.now)
+        accepted, conflicts, offences, _ = self.replica.receiver.receive(link, frame, self.now)
         self.conflicts += conflicts
         self.offences += offences
         if store and accepted:
@@ -724,7 +725,7 @@ def test_Conflict_EqualNumberOtherHash_RefusedOnThatLinkOnly() -> None:
     bad, good = bench.link("bad"), bench.link("good", O=3)
     bench.receive(bad, Have({O: entry(3, "other"), P: entry(1)}))
     assert bench.forks() == [("bad", O)]
-    assert bench.sent(bad) == [Prune((), {O: entry(3)}), Graft({P: 0})]
+    assert bench.sent(bad) == [Fork(O, entry(3)), Graft({P: 0})]
     assert bench.arrive(bad, run(O, 3, 4)) == []
     assert bench.arrive(bad, run(P, 0, 1)) == [run(P, 0, 1)]
     assert bench.arrive(good, run(O, 3, 4)) == [run(O, 3, 4)]
@@ -742,7 +743,7 @@ def test_Conflict_ShippedContentsDiffer_NothingTaken(after: int, end: int) -> No
 def test_Conflict_PeerRefuses_KnownHereToo() -> None:
     bench = Bench(O=3)
     link = bench.link()
-    bench.receive(link, Prune((), {O: entry(3, "other")}))
+    bench.receive(link, Fork(O, entry(3, "other")))
     assert bench.forks() == [("peer", O)]
 
 
@@ -751,7 +752,7 @@ def test_Conflict_FeederLost_RefusingPeerNotAsked() -> None:
     feeder, other = bench.link(), bench.link()
     bench.arrive(feeder, run(O, 0, 1))
     bench.sent(other)
-    bench.receive(other, Prune((), {O: entry(3, "other")}))
+    bench.receive(other, Fork(O, entry(3, "other")))
     bench.sent(other)
     bench.replica.close(feeder, bench.now)
     assert bench.sent(other) == []
@@ -1149,7 +1150,7 @@ def test_Refusal_OfWhatIsNotHeldHere_NoConflict() -> None:
     link = bench.link()
     bench.receive(link, Have({O: entry(2)}))
     bench.receive(link, Prune((O, P)))
-    assert (bench.conflicts, link.refused) == ([], set())
+    assert (bench.conflicts, link.refused) == ([], {})
 
 
 # -- Entries of several messages ------------------------------------------------------------------
@@ -1422,10 +1423,10 @@ def test_Refusal_OfWhatIsNotOnDiskYet_ShownOnceItIs() -> None:
     good, bad = bench.link("good"), bench.link("bad")
     (waiting,) = bench.receive(good, Messages((run(O, 0, 2),)), store=False)
     bench.receive(bad, Messages((run(O, 0, 2, "other"),)))
-    assert [f for f in bench.sent(bad) if isinstance(f, Prune)] == [Prune((O,))], "ship no more"
+    assert not any(isinstance(frame, Fork) for frame in bench.sent(bad))
     bench.replica.stored([waiting], bench.now)
-    refused = [frame.refused for frame in bench.sent(bad) if isinstance(frame, Prune)]
-    assert refused == [{O: entry(2)}]
+    asked = [frame for frame in bench.sent(bad) if isinstance(frame, Fork)]
+    assert [(frame.origin, frame.head) for frame in asked] == [(O, entry(2))]
 
 
 # -- New origins for which there is no room -------------------------------------------------------

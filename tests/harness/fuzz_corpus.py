@@ -34,11 +34,9 @@ def storm() -> list[dict[str, Any]]:
     """Each of these made a table grow with every frame, or kept what nobody holds for ever."""
     claims = {"type": "HAVE", "have": {name: [5, HASH, SIG] for name in UNKNOWN}, "last": True}
     more = {"type": "HAVE", "have": {name: [6, HASH, SIG] for name in UNKNOWN}}
-    refused = {
-        "type": "PRUNE",
-        "origins": [],
-        "refused": {name: [6, HASH, SIG] for name in UNKNOWN},
-    }
+    forks = [
+        {"type": "FORK", "origin": name, "head": [6, HASH, SIG], "marks": []} for name in UNKNOWN
+    ]
     graft = {"type": "GRAFT", "after": dict.fromkeys(UNKNOWN, 0)}
     gaps = {
         "type": "MESSAGES",
@@ -47,5 +45,5 @@ def storm() -> list[dict[str, Any]]:
             for name in UNKNOWN
         ],
     }
-    frames: list[list[dict[str, Any]]] = [[claims], [graft, more] * 30, [refused, claims] * 30]
+    frames: list[list[dict[str, Any]]] = [[claims], [graft, more] * 30, [*forks, claims] * 30]
     return [frame for part in frames for frame in part] + [gaps] * 30

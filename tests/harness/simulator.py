@@ -27,15 +27,28 @@ from p2p_sync.core.effects import Close, Dial, Keep, Note, Settle
 from p2p_sync.core.faults import KINDS
 from p2p_sync.core.overlay import Overlay
 from p2p_sync.core.peer import Peer
+from p2p_sync.core.placing import Placed, Step, find
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import Work
 from p2p_sync.core.shipping import fill
-from p2p_sync.errors import DialError, LogDeleted, LogError
+from p2p_sync.errors import DialError, LogDeleted, LogError, LogMoved
 from p2p_sync.settings import MAX_AHEAD_MS, NEVER, SPARE_PEERS, Settings
 from p2p_sync.wire.entries import NOTICE, Entry, Erasure, chain
+from p2p_sync.wire.forks import Branch
 from p2p_sync.wire.frames import Frame, Sockets, decode, encode
 from p2p_sync.wire.identity import Identity
-from p2p_sync.wire.logframes import LOG_FRAMES, NO_HASH, Have, Head, Look, Messages, Run, Sums
+from p2p_sync.wire.logframes import (
+    LOG_FRAMES,
+    NO_HASH,
+    Fork,
+    Have,
+    Head,
+    Look,
+    Mark,
+    Messages,
+    Run,
+    Sums,
+)
 from p2p_sync.wire.signing import checked, signed
 
 EPOCH_MS = 1_700_000_000_000
@@ -246,8 +259,8 @@ class Node:
 
     @property
     def conflicts(self) -> set[tuple[str, str]]:
-        """The conflicts that it has noticed: peer and origin."""
-        return set(self.core.exchange.conflicts)
+        """The disputes that it is in: peer and origin."""
+        return {(link.peer, name) for link in self.replica.links for name in link.refused}
 
     # -- Life ------------------------------------------------------------------------------------
 
@@ -419,6 +432,33 @@ class Node:
                 core.commits.failed(LogError("the disk is full"))
             else:
                 core.stored(runs)
+                disputed = core.commits.next_disputed()
+                if disputed:
+                    core.placed(*disputed, self._place(disputed[1]))
+
+    def _place(self, run: Run) -> Placed | None:
+        """Store a run where it belongs, as Log.place_run."""
+        placed = find(run, _Held(self))
+        if placed and placed.run:
+            if placed.move:
+                source, after, to = placed.move
+                disk = self.on_disk
+                moved = disk.log[source][after:]
+                disk.log[to] = [entry and entry.shifted(after) for entry in moved]
+                disk.hashes[to] = disk.hashes[source][after:]
+                disk.signatures[to] = disk.signatures[source][after:]
+                for kept in (disk.log, disk.hashes, disk.signatures):
+                    del kept[source][after:]
+            self._append([placed.run])
+        return placed
+
+    def marks(self, name: str, above: int) -> list[Mark]:
+        """Some places of a history, as Log.marks."""
+        hashes = self.on_disk.hashes.get(name, [])
+        places = [n for n in range(above + 1, len(hashes)) if hashes[n - 1]]
+        chosen = self.sim.rng.sample(places, min(4, len(places)))
+        chosen += [above] if hashes[above - 1 : above] not in ([], [""]) else []
+        return [(n, hashes[n - 1]) for n in sorted(chosen)]
 
     def _count(self, runs: list[Run]) -> None:
         sim = self.sim
@@ -506,6 +546,9 @@ class Node:
         hashes, signatures = self.on_disk.hashes[name], self.on_disk.signatures[name]
         while after and not hashes[after - 1]:
             after -= 1  # another one's entries of a forked origin may end elsewhere
+        if after >= len(hashes):
+            raise LogMoved("it is in another branch now")
+        upto = min(upto, len(hashes))
         entries: list[Entry] = []
         end = after
         while end < min(upto, after + room) or not signatures[end - 1]:
@@ -515,11 +558,22 @@ class Node:
             end += entry.length
             if entry.kind == NOTICE:
                 break
-        previous = hashes[after - 1] if after else NO_HASH
+        previous = hashes[after - 1] if after else self._before(name)
         run = Run(
             name, after, previous, tuple(entries), chain(previous, entries), signatures[end - 1]
         )
         return run, room - (end - after)
+
+    def _before(self, name: str) -> str:
+        """The running hash before the first message of an origin, which may be a branch."""
+        base, after, first = Branch.of(name)
+        for other, _ in _Held(self).ends(base) if after else ():
+            n = after - Branch.of(other).after
+            before = self.hash_at(other, n) if n > 0 else None
+            entry = self.log[name][0]
+            if before and entry and chain(before, [entry])[0] == first:
+                return before
+        return NO_HASH
 
     def _check_order(self, message: Entry) -> None:
         """A commit sorts after all that this node holds, but for times far ahead."""
@@ -569,6 +623,33 @@ class Node:
         if core is self.core and self.up:
             with self.turn():
                 core.dialling.failed(dial.address, DialError(reason))
+
+
+class _Held:
+    """What a node holds of the branches of an origin: see Histories."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def ends(self, base: str) -> list[tuple[str, int]]:
+        """See Histories."""
+        log = self._node.log
+        return [(name, len(log[name])) for name in log if Branch.of(name).base == base]
+
+    def hash_at(self, name: str, n: int) -> str | None:
+        """See Histories."""
+        return self._node.hash_at(name, n)
+
+    def after(self, name: str, n: int) -> Step | None:
+        """See Histories."""
+        log = self._node.log.get(name, [])
+        if n >= len(log):
+            return None
+        entry = log[n]
+        if entry is None:
+            return None
+        hashes = self._node.on_disk.hashes[name]
+        return Step(entry.time, entry.length, hashes[n + entry.length - 1])
 
 
 class Wire:
@@ -714,8 +795,11 @@ class End:
     def _ship(self, work: Work) -> None:
         try:
             runs, ships, _ = fill(work.ships, self.node.read, self.node.batch)
-        except LogDeleted as error:
-            self.core.exchange.withhold(self.peer, work.ships, error.origin, error.floor)
+        except (LogDeleted, LogMoved) as error:
+            if isinstance(error, LogDeleted):
+                self.core.exchange.withhold(self.peer, work.ships, error.origin, error.floor)
+            else:
+                self.core.exchange.correct(self.peer, work.ships, ())
             if work.have:
                 self._put(Have(work.have, ack=work.ack))
             return
@@ -734,6 +818,8 @@ class End:
             return
         if isinstance(frame, Have):
             frame = replace(frame, clock=self.node.wall())
+        elif isinstance(frame, Fork) and frame.agree is None:
+            frame = replace(frame, marks=self.node.marks(frame.origin, frame.above))
         arrival = sim.now + wire.latency
         if wire.jitter or wire.frozen:
             arrival += sim.rng.random() * wire.jitter
@@ -742,7 +828,8 @@ class End:
             if sim.tracing:
                 sim.trace(self.node, "->", self.other.node, describe(frame))
             for name, head in getattr(frame, "have", {}).items():
-                assert self.node.head(name, head.n) == head, "announced, and not durable"
+                cut = Branch.of(name).base in sim.forked  # while the frame was made
+                assert cut or self.node.head(name, head.n) == head, "announced, and not durable"
             frame = decode(encode(frame))  # type: ignore[arg-type]
         if sim.tampering and sim.rng.random() < sim.tampering:
             frame = self._tampered(frame)
@@ -813,8 +900,14 @@ def describe(frame: Frame) -> str:
     if isinstance(frame, Look):
         words.append(f"in {len(frame.leaves)} leaves, {len(frame.known)} known")
     words += map(short, getattr(frame, "origins", ()))
-    words += [f"refused {short(name)}" for name in getattr(frame, "refused", ())]
     words += [f"floor {short(name)}:{n}" for name, n in getattr(frame, "floors", {}).items()]
+    if isinstance(frame, Fork):
+        words += [
+            short(frame.origin),
+            *map(str, frame.head[:2]),
+            "agree" * (frame.agree is not None),
+        ]
+        words += [str(n) for n, _ in frame.marks]
     words += [f"{short(name)} after {n}" for name, n in getattr(frame, "after", {}).items()]
     if have := getattr(frame, "have", None):
         words.append("have " + " ".join(f"{short(k)}:{head.n}" for k, head in have.items()))

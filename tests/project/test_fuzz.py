@@ -79,7 +79,7 @@ def test_frames_that_made_tables_grow() -> None:
     link, other = replica.open("bad", 0.05, 0.0), replica.open("good", 0.05, 0.0)
     for number, fields in enumerate(fuzz_corpus.storm()):
         frame: Any = decode(json.dumps(fields))
-        runs, conflicts, _ = replica.receiver.receive(link, frame, number * 0.001)
+        runs, conflicts, _, _ = replica.receiver.receive(link, frame, number * 0.001)
         assert not runs and not conflicts, "nothing is held that could differ"
         link.take(number * 0.001)
     count = len(fuzz_corpus.UNKNOWN)

@@ -15,6 +15,7 @@ from p2p_sync.errors import ProtocolError
 from p2p_sync.settings import (
     MAX_BATCH,
     MAX_ENTRY_BYTES,
+    MAX_FORK_MARKS,
     MAX_MESSAGE_BYTES,
     MAX_ORIGINS_NAMED,
     MAX_SHIPPED,
@@ -24,6 +25,7 @@ from p2p_sync.wire.frames import decode, encode
 from p2p_sync.wire.logframes import (
     LOG_FRAMES,
     NO_HASH,
+    Fork,
     Graft,
     Have,
     Head,
@@ -39,7 +41,7 @@ A, B = "a" * 32 + "-1", "b" * 32 + "-4711"
 HASH = "0123456789abcdef" * 2
 SIG = "0123456789abcdef" * 12
 
-ORIGINS = st.from_regex(r"[0-9a-f]{32}-[0-9]{1,16}", fullmatch=True)
+ORIGINS = st.from_regex(r"[0-9a-f]{32}-[0-9]{1,16}(~[0-9]{1,16}~[0-9a-f]{32})?", fullmatch=True)
 HASHES = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 SIGNATURES = st.from_regex(r"[0-9a-f]{192}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
@@ -57,9 +59,8 @@ ENTRIES = st.one_of(
         lambda pair: Entry.of(*pair)
     ),
 )
-HAVES = st.dictionaries(
-    ORIGINS, st.builds(Head, st.integers(1, MAX_NUMBER), HASHES, SIGNATURES), max_size=5
-)
+HEADS = st.builds(Head, st.integers(1, MAX_NUMBER), HASHES, SIGNATURES)
+HAVES = st.dictionaries(ORIGINS, HEADS, max_size=5)
 NUMBERS = st.integers(0, MAX_NUMBER)
 POSITIONS = st.dictionaries(ORIGINS, st.integers(1, MAX_NUMBER), max_size=4)
 LACKS = st.none() | st.lists(st.integers(0, 3000), max_size=4).map(tuple)
@@ -102,9 +103,18 @@ FRAMES = st.one_of(
         Prune,
         st.lists(ORIGINS, max_size=4).map(tuple),
         HAVES,
+        st.booleans(),
+    ),
+    st.builds(
+        Fork,
+        ORIGINS,
+        HEADS,
+        st.lists(st.tuples(st.integers(1, MAX_NUMBER), HASHES), max_size=4),
+        st.none(),
         HAVES,
         st.booleans(),
     ),
+    st.builds(Fork, ORIGINS, HEADS, st.just(()), HASHES, HAVES, st.booleans()),
     st.builds(
         Graft,
         st.dictionaries(ORIGINS, st.integers(0, MAX_NUMBER), max_size=4),
@@ -275,9 +285,15 @@ WRONG: list[dict[str, Any]] = [
     {"type": "PRUNE", "origins": {A: 1}},
     {"type": "PRUNE", "origins": [7]},
     {"type": "PRUNE", "origins": ["x"]},
-    {"type": "PRUNE", "origins": [], "refused": ["x"]},
-    {"type": "PRUNE", "origins": [], "refused": []},
-    {"type": "PRUNE", "origins": [], "refused": {A: [1, HASH]}},
+    {"type": "FORK", "origin": A},
+    {"type": "FORK", "marks": []},
+    {"type": "FORK", "origin": A, "head": [1, HASH], "marks": []},
+    {"type": "FORK", "origin": A, "marks": [[0, HASH]]},
+    {"type": "FORK", "origin": A, "marks": [[1, "x"]]},
+    {"type": "FORK", "origin": A, "marks": [[1]]},
+    {"type": "FORK", "origin": A, "agree": 7},
+    {"type": "FORK", "origin": f"{A}~1", "marks": []},
+    {"type": "FORK", "origin": f"{A}~1~{HASH}~2~{HASH}", "marks": []},
     {"type": "GRAFT"},
     {"type": "GRAFT", "after": None},
     {"type": "GRAFT", "after": []},
@@ -310,9 +326,10 @@ JSON = st.recursive(
 
 
 @given(
-    st.sampled_from(["HAVE", "MESSAGES", "PRUNE", "GRAFT"]),
+    st.sampled_from(["HAVE", "MESSAGES", "PRUNE", "GRAFT", "FORK"]),
     st.dictionaries(
-        st.sampled_from(["have", "last", "ack", "runs", "origins", "refused", "after"]), JSON
+        st.sampled_from(["have", "last", "ack", "runs", "origins", "origin", "marks", "after"]),
+        JSON,
     ),
 )
 def test_anything_else_is_a_frame_or_breaks_the_protocol(kind: str, fields: dict[str, Any]) -> None:
@@ -359,8 +376,8 @@ def origins(count: int) -> list[str]:
         ),
         (Prune(tuple(origins(MAX_ORIGINS_NAMED))), Prune(tuple(origins(MAX_ORIGINS_NAMED + 1)))),
         (
-            Prune((), dict.fromkeys(origins(MAX_ORIGINS_NAMED), Head(1, HASH, SIG))),
-            Prune((), dict.fromkeys(origins(MAX_ORIGINS_NAMED + 1), Head(1, HASH, SIG))),
+            Fork(A, Head(1, HASH, SIG), [(1, HASH)] * MAX_FORK_MARKS),
+            Fork(A, Head(1, HASH, SIG), [(1, HASH)] * (MAX_FORK_MARKS + 1)),
         ),
         (
             Messages((signed_run(A, 0, "", (Entry(1, "x"),) * MAX_BATCH),)),
@@ -415,7 +432,7 @@ def origins(count: int) -> list[str]:
         "have",
         "graft",
         "prune",
-        "refused",
+        "fork",
         "one run",
         "runs",
         "messages of all runs",

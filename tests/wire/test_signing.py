@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2p_sync.errors import ProtocolError
 from p2p_sync.settings import MAX_BATCH, MAX_ENTRY_BYTES
 from p2p_sync.wire.entries import Entry, chain, size_of
+from p2p_sync.wire.forks import name_of
 from p2p_sync.wire.identity import Identity, is_signed, node_of_key
-from p2p_sync.wire.logframes import NO_HASH, Have, Head, Messages, Prune, Run
-from p2p_sync.wire.signing import checked, is_genuine, sign, signed
+from p2p_sync.wire.logframes import (
+    NO_HASH,
+    Fork,
+    Have,
+    Head,
+    Messages,
+    PackedRun,
+    Run,
+    messages_to_json,
+)
+from p2p_sync.wire.signing import checked, is_genuine, is_proven, sign, signed
 
 US, THEM = (Identity.of_seed(bytes([n]) * 32) for n in (1, 2))
 OURS, THEIRS = f"{US.node}-1", f"{THEM.node}-7"
@@ -136,11 +149,38 @@ def test_a_frame_is_taken_only_if_all_its_signatures_are_right() -> None:
     assert checked(have, {THEIRS: bad.head}, lambda *_: None) is None
 
 
-@pytest.mark.parametrize("held", [None, "the same", "another", "inside of an entry"])
-def test_only_a_fork_is_a_reason_to_refuse(held: str | None) -> None:
+def test_a_shown_history_is_compared_up_to_the_last_mark_that_is_held() -> None:
+    held = {n: f"{n:032x}" for n in range(1, 8)}
     head = signed(committed([1]), US)[0].head
-    ours = {"the same": head.hash, "another": "ab" * 16, "inside of an entry": ""}.get(held or "-")
-    frame = checked(Prune((THEIRS,), {OURS: head}), {}, lambda *_: ours)
-    assert isinstance(frame, Prune)
-    assert frame.origins == (THEIRS, OURS), "it is pruned in any case"
-    assert frame.refused == ({} if held in (None, "the same") else {OURS: head})
+
+    def common(*marks: tuple[int, str]) -> int:
+        frame = checked(Fork(OURS, head, marks), {}, lambda _, n: held.get(n))
+        assert isinstance(frame, Fork)
+        return frame.common
+
+    assert common() == 0
+    assert common((3, held[3]), (5, held[5]), (6, "ab" * 16), (9, held[7])) == 5
+    held[1] = head.hash
+    assert common((5, "ab" * 16)) == 1, "the head itself"
+    forged = head._replace(n=2)
+    assert checked(Fork(OURS, forged, ((3, held[3]),)), {}, lambda *_: None) is None
+
+
+def test_a_branch_is_proved_by_the_signatures_of_the_history_that_it_leaves() -> None:
+    (whole,) = signed(committed([1, 1, 1]), US)
+    rest = whole.beyond(1)
+    assert rest
+    name = name_of(OURS, 1, rest.hashes[0])
+    branch = replace(rest, origin=name, after=0)
+    assert is_proven(branch)
+    assert Run.from_dict(json.loads(run_text(branch))) == branch
+    assert not is_proven(replace(rest, origin=name_of(OURS, 2, rest.hashes[0]), after=0))
+    assert not is_proven(replace(rest, origin=name_of(THEIRS, 1, rest.hashes[0]), after=0))
+    wrong = replace(branch, origin=name_of(OURS, 1, "ab" * 16))
+    with pytest.raises(ProtocolError, match="first entry of a branch"):
+        Run.from_dict(json.loads(run_text(wrong)))
+
+
+def run_text(run: Run) -> str:
+    frame = json.loads(messages_to_json([PackedRun.of(run)], {}, False))
+    return json.dumps(frame["runs"][0])
