@@ -30,10 +30,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..codes import MAX_NUMBER
 from ..settings import LATE, MAX_ORIGINS, NEVER
 from ..wire.entries import Entry, chain
 from ..wire.logframes import NO_SIGNATURE, NOTHING_HELD, Head, Run, Vector
 from .catch_up import CatchUp
+from .deduplication import node_of
 from .newcomers import Newcomers
 from .placing import Move
 from .receiver import Receiver
@@ -67,6 +69,8 @@ class Replica:
         self.receiver = Receiver(
             self._own, self.vector, self.trees, self.catch_up, self.links, newcomers
         )
+        # Origins of this node whose messages behind a number have other ids since the start.
+        self._moved: dict[str, int] = {}
         self._grew = -NEVER
         self._growth = deque([(-NEVER, self.count)], maxlen=20)  # when so many were held
 
@@ -197,6 +201,9 @@ class Replica:
         tree = self.trees.of(run.origin)
         if move:
             origin = tree.origin
+            if node_of(move.source) == node_of(self.origin):
+                self._moved.setdefault(move.source, move.after)
+                self._moved[move.source] = min(self._moved[move.source], move.after)
             n, running, signature = origin.head
             stored.insert(0, Run(move.to, n - move.after, running, (), (), signature))
             for link in self.links:
@@ -249,8 +256,10 @@ class Replica:
         return {link.peer for link in self.links if link.progress.held(origin) >= seq}
 
     def hosts(self, origin: str, seq: int) -> int:
-        """Return on how many other remote hosts a message is durable, as linked nodes announce: all
-        ids of one host may be one program."""
+        """Return on how many other remote hosts a message that was committed here is durable, as
+        linked nodes announce: all ids of one host may be one program."""
+        if seq > self._moved.get(origin, MAX_NUMBER):
+            return 0  # what peers hold under this id is another message
         return len({link.host for link in self.links if link.progress.held(origin) >= seq})
 
     def early_at(self, link: ReplicaLink) -> dict[str, int]:

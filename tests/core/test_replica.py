@@ -11,11 +11,13 @@ import pytest
 
 from p2p_sync.core import catch_up, comparing, newcomers, replica_link
 from p2p_sync.core.fingerprints import digest, key_of, leaf_of
+from p2p_sync.core.placing import Move
 from p2p_sync.core.receiver import Conflict
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.settings import MAX_ORIGINS_NAMED, NEVER
 from p2p_sync.wire.entries import Entry, chain
+from p2p_sync.wire.forks import name_of
 from p2p_sync.wire.logframes import (
     NO_HASH,
     NO_SIGNATURE,
@@ -1427,6 +1429,20 @@ def test_Refusal_OfWhatIsNotOnDiskYet_ShownOnceItIs() -> None:
     bench.replica.stored([waiting], bench.now)
     asked = [frame for frame in bench.sent(bad) if isinstance(frame, Fork)]
     assert [(frame.origin, frame.head) for frame in asked] == [(O, entry(2))]
+
+
+def test_Placed_OwnMessagesHaveOtherIds_PeersWithTheOldIdsHaveNoCopies() -> None:
+    bench = Bench()
+    bench.commit(3)
+    link = bench.link("peer")
+    bench.replica.renew(f"{US}1")
+    first = run(US, 1, 2, "first")
+    to = name_of(US, 1, "ab" * 16)
+    bench.replica.placed(first, Move(US, 1, to), bench.now)
+    assert bench.replica.vector.held(US) == bench.replica.vector.held(to) == 2
+    (asked,) = [frame for frame in bench.sent(link) if isinstance(frame, Fork)]
+    bench.receive(link, Fork(US, first.head, agree=asked.head.hash))
+    assert [bench.replica.hosts(US, n) for n in (1, 2, 3)] == [1, 0, 0]
 
 
 # -- New origins for which there is no room -------------------------------------------------------
