@@ -123,21 +123,17 @@ class CatchUp:
         tree = self._trees.of(name)
         staged = tree.origin.staged
         gap = self.gaps.get(name)
-        fresh = gap is None
         if gap is None:
             gap = self.gaps[name] = Gap(now, staged, n, now)
         before = gap.claims.get(link, durable)
         if n > before:
             link.missing += n - before
             gap.claims[link] = n
-        if link.floors.get(name, 0) > tree.origin.next:
-            return True  # `floored` looks for another link
-        if tree.feeder is None:
-            if not link.doubted or all(other.doubted for other in self._links):
-                self.ask(tree, link, now)
-            else:
-                self._look_again(tree, gap, None, now)
-        elif fresh:
+        keeps = link.floors.get(name, 0) <= tree.origin.next < n
+        trusted = not link.doubted or all(other.doubted for other in self._links)
+        if tree.feeder is None and keeps and trusted:
+            self.ask(tree, link, now)
+        elif gap.timer == NEVER:
             self._look_again(tree, gap, tree.feeder, now)
         return True
 
@@ -160,9 +156,12 @@ class CatchUp:
             link.wake()
         gap = self.gaps[name]
         link.missing -= max(0, gap.claims.pop(link) - self._vector.held(name))
+        origin = self._trees.of(name).origin
+        if max(gap.claims.values(), default=0) <= origin.skip:
+            origin.skip = 0  # nobody goes on from there
         if not gap.claims:
             del self.gaps[name]
-            if not self._trees.of(name).origin.staged:
+            if not origin.staged:
                 self._newcomers.give_back(link.host)
             self.forget(name)
 
@@ -251,7 +250,7 @@ class CatchUp:
         """
         tree.fed = False
         if tree.origin.name != self._own.name:
-            most = max(tree.origin.staged, 1)
+            most = max(tree.origin.next, 1)
             link = self._trees.best(tree, most, (*besides, *tree.eager))
             link = link or self._trees.best(tree, most, besides)
             if link is not None:
@@ -294,7 +293,7 @@ class CatchUp:
         if tree.feeder and tree.fed and now < gap.since + ASK_AGAIN:
             waiting.add(tree.feeder)
         for _ in range(gap.next_asked):
-            best = self._trees.best(tree, tree.origin.staged + 1, waiting)
+            best = self._trees.best(tree, tree.origin.next + 1, waiting)
             if best is None:
                 break
             waiting.add(best)
@@ -324,13 +323,14 @@ class CatchUp:
         tree = self._trees.of(name)
         if tree.feeder is link:
             tree.feed(None)
+        gap.delay = 0.0  # this is news
         self._look_again(tree, gap, None, now)
 
     def _skip(self, tree: Tree, gap: Gap, now: float) -> bool:
         """Go on with an origin from the smallest floor of those that hold more of it, if none of
         them keeps what comes next; return whether that is so."""
         name, position = tree.origin.name, tree.origin.next
-        floors = {link: link.floors.get(name, 0) for link in gap.claims}
+        floors = {link: link.floors.get(name, 0) for link, n in gap.claims.items() if n > position}
         if not floors or min(floors.values()) <= position:
             return False
         spent = now - gap.since
@@ -343,6 +343,7 @@ class CatchUp:
             run = Run(name, head.n, head.hash, (), (), head.signature, head.n - tree.origin.staged)
             self._vector.stage(tree.origin, run)
             self.skips.append(run)
+            self._look_again(tree, gap, None, now)  # for what follows
             return True
         tree.origin.skip = floors[best]
         self.ask(tree, best, now)
