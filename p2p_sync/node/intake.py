@@ -164,12 +164,14 @@ class Intake:
             for text, topic in messages:
                 self._check(text, topic)
                 length = len(text.encode())
-                is_full = size + length > MAX_ENTRY_BYTES or len(batch) == MAX_BATCH
-                if batch and (is_full or topic != last):
+                if batch and (size + length > MAX_ENTRY_BYTES or topic != last):
                     yield batch, last
                     batch, size = [], 0
                 batch.append(text)
                 size, last = size + length, topic
+                if len(batch) == MAX_BATCH:
+                    yield batch, last
+                    batch, size = [], 0
         except Exception:
             if batch:
                 yield batch, last
