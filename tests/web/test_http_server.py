@@ -504,7 +504,7 @@ def test_what_fails_is_not_asked_again_for_its_error(
 ) -> None:
     asked: list[str] = []
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         asked.append("once more")
         raise RuntimeError("the node is broken")
 
