@@ -73,7 +73,8 @@ class Sending(Pages):
                     (origin, origin, after + 1),
                 )
                 joined = _joined(_whole(rows, origin, after, bad), upto, size)
-                if joined is None and origins.head(database, origin).n <= after:
+                is_gone = joined is None and bad[0][2] == GAP
+                if is_gone and origins.head(database, origin).n <= after:
                     raise LogMoved(f"{origin}:{after + 1} has another id now")
         with self._lock:
             floor = self._floor(origin).n
