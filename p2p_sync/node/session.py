@@ -188,9 +188,12 @@ class Session:
             if arrivals.upto == after:
                 return []
             with self._state.turn() as core:
+                # What was handed over while this thread read comes before what it has read.
+                handed, self.peer.handed = self.peer.handed, None
                 messages = core.exchange.pass_on(self.peer, arrivals, arrivals.upto)
-            if messages:
-                return [self._encode(message) for message in messages]
+            frames = [*(handed.frames if handed else ()), *messages]
+            if frames:
+                return [self._encode(frame) for frame in frames]
             after = arrivals.upto
 
     def _encode(self, frame: Sockets | Message | LogFrame) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -226,6 +227,30 @@ def test_what_the_writer_has_not_counted_yet_is_sent_to_a_leaf_once(
             node.commit(text)
         wait_until(lambda: len(leaf.messages) >= len(texts))
         holds(lambda: leaf.messages == texts, lambda: leaf.messages)
+
+
+def test_what_is_handed_over_while_the_sender_reads_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A leaf got a message before the one that was committed before it."""
+    arrivals, meanwhile = Log.arrivals, ["two", "three"]
+
+    def read(log: Log, after: int, limit: int, *rest: Any, **named: Any) -> Any:
+        if after == 1:
+            while meanwhile:
+                node.commit(meanwhile.pop(0))
+        return arrivals(log, after, limit, *rest, **named)
+
+    with Node(0) as node, raw.dial(node.address) as original:
+        original.send_sockets()
+        wait_until(lambda: node.sockets() == 1)
+        node.commit("one")
+        assert original.read_message() == "one"
+        monkeypatch.setattr(Log, "arrivals", read)
+        with node._running().state.turn() as core:
+            for peer in core.peers:
+                core._turn.effects.wake(peer)
+        assert [original.read_message() for _ in range(2)] == ["two", "three"]
 
 
 def test_what_was_committed_elsewhere_while_cut_off_reaches_a_leaf_and_no_history() -> None:
