@@ -324,6 +324,9 @@ class Receiver:
             self._catch_up.withdraw(name, link)
             link.progress.unclaim(name, 0)
             link.progress.cursor.pop(name, None)
+        tree = self._trees.get(name)
+        if tree and tree.feeder is link:
+            tree.feed(None)  # it has dropped what it was asked for
         if head.n:
             self._claim(link, name, head, now)
 

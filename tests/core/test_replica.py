@@ -1155,6 +1155,16 @@ def test_Refusal_OfWhatIsNotHeldHere_NoConflict() -> None:
     assert (bench.conflicts, link.refused) == ([], {})
 
 
+def test_Graft_PeerAsksWhetherHistoriesDiffer_AskedAgainAtOnce() -> None:
+    """It has dropped what it was asked for when its own history moved."""
+    bench = Bench()
+    link = bench.link(O=5)
+    bench.receive(link, Fork(O, entry(8)))
+    agreed, asked, *_ = bench.sent(link)
+    assert isinstance(agreed, Fork) and agreed.agree == entry(8).hash
+    assert isinstance(asked, Graft) and asked.after == {O: 0}
+
+
 # -- Entries of several messages ------------------------------------------------------------------
 
 
