@@ -346,6 +346,12 @@ MAX_PAUSE_MS: Milliseconds = 3600 * 1000
 """A run of messages ends where its origin was silent for longer. Messages that wait for the clock
 wait with all of their run, and so with few others."""
 
+MAX_BRANCHES: Count = 100
+"""Histories of one origin that are kept: honest nodes sign a second one at most once in years."""
+
+MAX_UNPLACED: Count = 1000
+"""Origins with a branch that came before what it leaves, and is to be asked for again."""
+
 MAX_FORK_MARKS: Count = 128
 """Places of a history that a node shows to find out where another one differs."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import LogError
 from ..settings import MAX_PENDING, MAX_SOURCE_PEERS, MAX_SOURCES
 from ..wire.entries import NOTICE, Entry
-from ..wire.forks import Branch
+from ..wire.forks import Branch, committed_id
 from ..wire.frames import Message
 from ..wire.logframes import Run
 from .commit import Commit
@@ -116,6 +116,8 @@ class Commits:
 
     def erase(self, name: str, future: Any) -> Commit:
         """Commit a notice that erases the message with that id; see `commit`."""
+        origin, _, seq = name.rpartition(":")
+        name = committed_id(origin, int(seq))
         return self.commit(Entry(0, name, NOTICE), [name], future)
 
     def hear(self, peer: Peer, draft: Entry, text: str, future: Any) -> Commit:
@@ -169,24 +171,28 @@ class Commits:
         return self._turn.stopped or bool(self._runs or self._disputed)
 
     def next_disputed(self) -> tuple[Peer, Run] | None:
-        """Take the next run whose place is to be found, None with none. Call `placed` of the core
-        then. Nothing is with the writer now; what waits for it of the same origin is dropped, since
-        it may not follow any more, and comes again."""
-        for (peer, name), run in self._disputed.items():
-            base = Branch.of(name).base
-            if base == self._replica.origin:
-                self.renew()
-            waiting = {part.origin: None for part in self._runs if _base(part) == base}
-            if any(_base(part) == base and not part.signature for part in self._runs):
-                continue  # commits of this node: they come first
-            self._runs = [part for part in self._runs if part.origin not in waiting]
-            self._messages = sum(part.count for part in self._runs)
-            self._turn.changed.add(ROOM)
-            self._replica.drop(waiting, self._turn.now)
-            del self._disputed[peer, name]
+        """Take the next run whose place is to be found; None with none."""
+        for (peer, _), run in self._disputed.items():
+            del self._disputed[peer, run.origin]
             self._disputed_messages -= run.count
+            self._turn.changed.add(ROOM)
             return peer, run
         return None
+
+    def clear(self, base: str) -> bool:
+        """Histories of an origin are about to change, or have changed: nothing that waits for the
+        writer may follow them any more. Runs of peers are dropped, and come again; commits of this
+        node get another origin from now on. Returns False if some wait already: they come first."""
+        if base == self._replica.origin:
+            self.renew()
+        waiting = {run.origin: None for run in self._runs if _base(run) == base}
+        if any(_base(run) == base and not run.signature for run in self._runs):
+            return False
+        self._runs = [run for run in self._runs if run.origin not in waiting]
+        self._messages = sum(run.count for run in self._runs)
+        self._turn.changed.add(ROOM)
+        self._replica.drop(waiting, self._turn.now)
+        return True
 
     def to_store(self) -> list[Run]:
         """Take all runs of the queue for one transaction; then call `stored` or `failed`."""

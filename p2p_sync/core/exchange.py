@@ -116,13 +116,18 @@ class Exchange:
 
     def placed(self, peer: Peer, run: Run, placed: Placed | None) -> None:
         """The writer has looked for the place of a run of a peer; None: it has found none."""
+        base = Branch.of(run.origin).base
         if placed is None:
+            self._replica.await_place(base, run.origin)
             return
         if placed.run is None:
             if peer.log and run.origin in peer.log.refused:  # the histories differ further on
                 peer.log.disputes.ask(run.origin, run.end)
                 peer.log.wake()
             return
+        self._commits.clear(base)  # what has come since cannot follow what was changed
+        if peer.log and (placed.move or Branch.of(placed.run.origin).first):
+            self._replica.count_new(peer.log, self._turn.now)
         last = self._replica.vector.held(placed.move.source) if placed.move else 0
         self._replica.placed(placed.run, placed.move, self._turn.now)
         self._note_forked(placed, last)

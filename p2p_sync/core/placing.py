@@ -13,9 +13,9 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from ..settings import MAX_BRANCHES
 from ..wire.forks import Branch, comes_first, name_of
 from ..wire.logframes import NO_HASH, Run
 
@@ -84,6 +84,8 @@ def find(run: Run, held: Histories) -> Placed | None:
         if branch in ends:
             name, at, done = branch, entry.length, done + entry.length
             continue
+        if len(ends) > MAX_BRANCHES:
+            return None
         if comes_first(entry.time, running, ours.time, ours.hash):
             move = Move(name, at, name_of(base, begins, ours.hash))
             return Placed(_part(run, done, name, at), move)
@@ -103,6 +105,12 @@ def _leads_to(name: str, run: Run, position: int, held: Histories) -> bool:
 
 def _part(run: Run, done: int, name: str, at: int) -> Run:
     """Return a run without its first messages, as one of the branch `name` after number `at`."""
-    rest = run.beyond(run.after + done)
-    assert rest  # an entry ends there
-    return replace(rest, origin=name, after=at)
+    entries = done_entries = 0
+    for entry in run.entries:
+        if entries == done:
+            break
+        entries, done_entries = entries + entry.length, done_entries + 1
+    rest = run.entries[done_entries:]
+    shifted = tuple(entry.shifted(run.after + done - at) for entry in rest)
+    previous = run.hashes[done_entries - 1] if done_entries else run.previous
+    return Run(name, at, previous, shifted, run.hashes[done_entries:], run.signature)

@@ -155,7 +155,7 @@ class Receiver:
             return None
         if name in link.refused:
             if link.disputes.asked(name):
-                self._place(run, link, latest)
+                self._place(run, link, now, latest)
             return None
         known = self._trees.get(name)
         position = known.origin.staged if known else 0
@@ -183,7 +183,7 @@ class Receiver:
             return None
         link.progress.note(name, end)
         if position == 0 and Branch.of(name).first:
-            self._place(run, link, latest)  # is it a branch, or held under another name?
+            self._place(run, link, now, latest)  # is it a branch, or held under another name?
             return None
         if not paused and known and known.asked and known.asked[0] is link:
             known.answered = known.answered or run.after <= known.asked[1]
@@ -213,9 +213,13 @@ class Receiver:
             gap.since = now
         return new
 
-    def _place(self, run: Run, link: ReplicaLink, latest: int) -> None:
-        """Have the writer find the place of a run, once the clock allows it."""
-        if not self._is_early(run, link, latest):
+    def _place(self, run: Run, link: ReplicaLink, now: float, latest: int) -> None:
+        """Have the writer find the place of a run, if there is room for a branch more, once the
+        clock allows it."""
+        origins = self._vector.fingerprints.origins
+        if not self._newcomers.has_room(run.origin, link.host, origins, now):
+            self._offences["new_origins"] += 1
+        elif not self._is_early(run, link, latest):
             self._disputed.append(run)
 
     def _is_early(self, new: Run, link: ReplicaLink, latest: int) -> bool:

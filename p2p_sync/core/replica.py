@@ -31,8 +31,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..codes import MAX_NUMBER
-from ..settings import LATE, MAX_ORIGINS, NEVER
+from ..settings import LATE, MAX_ORIGINS, MAX_UNPLACED, NEVER
 from ..wire.entries import Entry, chain
+from ..wire.forks import Branch
 from ..wire.logframes import NO_SIGNATURE, NOTHING_HELD, Head, Run, Vector
 from .catch_up import CatchUp
 from .deduplication import node_of
@@ -69,6 +70,7 @@ class Replica:
         self.receiver = Receiver(
             self._own, self.vector, self.trees, self.catch_up, self.links, newcomers
         )
+        self._unplaced: dict[str, dict[str, None]] = {}  # by origin: branches to ask for again
         # Origins of this node whose messages behind a number have other ids since the start.
         self._moved: dict[str, int] = {}
         self._grew = -NEVER
@@ -159,6 +161,10 @@ class Replica:
                     if link not in tree.eager:
                         link.announcing.soon(name)
             self.catch_up.stored(run, before)
+        for run in runs if self._unplaced else ():
+            for name in self._unplaced.pop(Branch.of(run.origin).base, ()):
+                if name in self.catch_up.gaps:
+                    self.catch_up.find_feeder(self.trees.of(name), now)
         self._grew = now
         if now >= self._growth[-1][0] + LATE / 10:
             self._growth.append((now, self.count))
@@ -195,6 +201,16 @@ class Replica:
         for name in names:
             self._unstaged(self.vector.unstage_one(name), now)
 
+    def await_place(self, base: str, name: str) -> None:
+        """The place of a branch is not known yet: ask for it again when more is held of its
+        origin."""
+        if len(self._unplaced) < MAX_UNPLACED:
+            self._unplaced.setdefault(base, {})[name] = None
+
+    def count_new(self, link: ReplicaLink, now: float) -> None:
+        """A peer has brought a branch."""
+        self._newcomers.take(link.host, now)
+
     def placed(self, run: Run, move: Move | None, now: float) -> None:
         """The writer has put a run where it belongs, after a move."""
         stored = [run]
@@ -214,10 +230,9 @@ class Replica:
             self.vector.lose(origin, Head(move.after, run.previous, NO_SIGNATURE))
         for part in stored:
             self.vector.stage(self.trees.of(part.origin).origin, part)
+        for part in stored:  # what followed has come too early
+            self.await_place(Branch.of(part.origin).base, part.origin)
         self.stored(stored, now)
-        for part in stored:
-            if part.origin in self.catch_up.gaps:  # what followed has come too early
-                self.catch_up.find_feeder(self.trees.of(part.origin), now)
 
     def failed(self, now: float) -> None:
         """The writer could not store, and has dropped all that it was handed: nothing is taken in

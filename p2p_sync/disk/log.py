@@ -235,6 +235,11 @@ class Log(Sending):
                 del self._half_erased[place]
         return [*left]
 
+    def find_place(self, run: Run) -> Placed | None:
+        """Return what `place_run` would do. Raises LogError."""
+        with self._store.reading() as database:
+            return placing.find(run, forks.Stored(database, self._floors))
+
     def place_run(self, run: Run) -> Placed | None:
         """Store a proven run where it belongs, if it contradicts what is held or begins a branch;
         see core/placing.py. Returns what was done, None if its place is not known. Raises
@@ -245,7 +250,7 @@ class Log(Sending):
                 return placed
             moving = forks.plan(database, placed.move) if placed.move else forks.NOTHING_MOVES
         self._note(moving.bad)
-        if moving.bad or placed.run.origin in self._damaged:
+        if moving.bad or (placed.move and placed.move.source in self._damaged):
             return None  # the damage comes first
         self._append([placed.run], moving=moving)
         return placed

@@ -18,6 +18,7 @@ from ..core.turn import WORK
 from ..disk.origins import Skip
 from ..errors import LogError
 from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT, Settings
+from ..wire.forks import Branch
 from ..wire.identity import Identity
 from ..wire.logframes import Run
 from ..wire.signing import signed
@@ -109,9 +110,19 @@ class Writer:
     def _place(self, peer: Peer, run: Run) -> list[Run]:
         """Store a run where it belongs (see core/placing.py); return the next runs."""
         try:
-            placed = self._log.place_run(run)
+            placed = self._log.find_place(run)
+            if placed and placed.run:
+                with self._state.turn() as core:
+                    if not core.commits.clear(Branch.of(run.origin).base):
+                        core.commits.dispute(peer, run)
+                        return self._take(core)
+                placed = self._log.place_run(run)
         except LogError as error:
             self._fail(error)
+            return []
+        except Exception as error:
+            logger.exception("finding the place of messages failed")
+            self._fail(LogError(f"this node failed: {error}"))
             return []
         with self._state.turn() as core:
             core.placed(peer, run, placed)

@@ -444,7 +444,7 @@ def _add_api(app: Flask, node: Node, slots: Slots) -> None:
     @app.post("/api/v1/forks/acknowledge")
     def acknowledge_forks() -> Response:
         node.acknowledge_forks()
-        return Response(status=HTTPStatus.NO_CONTENT)
+        return _json({})
 
     @app.delete("/api/v1/messages/<name:id>")
     def delete_message(id: str) -> Response:

@@ -47,11 +47,11 @@ def name_of(base: str, after: int, first: str) -> str:
     return f"{base}~{after}~{first}"
 
 
-def ids_of(origin: str, seq: int) -> tuple[str, ...]:
-    """Return the ids of a message: the one it has, and the one it was committed under."""
-    branch = Branch.of(origin)
-    own = f"{origin}:{seq}"
-    return (own, f"{branch.base}:{branch.after + seq}") if branch.first else (own,)
+def committed_id(origin: str, seq: int) -> str:
+    """Return the id that a message was committed under, which does not change when its history
+    forks: notices name it. Messages of two histories may have been committed under one id."""
+    base, after, _ = Branch.of(origin)
+    return f"{base}:{after + seq}"
 
 
 def comes_first(time: int, running: str, other_time: int, other_running: str) -> bool:

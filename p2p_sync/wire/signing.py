@@ -26,7 +26,7 @@ from functools import lru_cache
 
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_ERASURES
 from .entries import NOTICE, Entry, size_of
-from .forks import Branch, ids_of
+from .forks import Branch, committed_id
 from .identity import KEY_DIGITS, Identity, is_signed, node_of_key
 from .logframes import Fork, Head, LogFrame, Messages, Run, Vector
 
@@ -68,11 +68,9 @@ def _are_genuine(origin: str, first: int, entry: Entry) -> bool:
     """Return whether the erasures of an entry are genuine, and are those of the missing texts."""
     gone = {seq for seq, text in enumerate(entry.texts, first) if text is None}
     for erasure in entry.erasures:
-        heads = (
-            Head(erasure.after + 1, erasure.hash(target), erasure.signature)
-            for target in ids_of(origin, erasure.seq)
-        )
-        if erasure.seq not in gone or not any(is_genuine(erasure.origin, head) for head in heads):
+        running = erasure.hash(committed_id(origin, erasure.seq))
+        head = Head(erasure.after + 1, running, erasure.signature)
+        if erasure.seq not in gone or not is_genuine(erasure.origin, head):
             return False
         gone.remove(erasure.seq)
     return not gone or len(entry.erasures) == MAX_ERASURES
@@ -100,7 +98,8 @@ def checked(
     if isinstance(frame, Messages):
         return frame if all(map(is_proven, frame.runs)) else None
     if isinstance(frame, Fork):
-        shown = sorted([*frame.marks, frame.head[:2]], reverse=True)
+        earlier = [mark for mark in frame.marks if mark[0] < frame.head.n]
+        shown = sorted([*earlier, frame.head[:2]], reverse=True)
         held = (n for n, running in shown if n and hash_at(frame.origin, n) == running)
         return replace(frame, common=next(held, 0))
     return frame

@@ -27,7 +27,7 @@ from p2p_sync.core.effects import Close, Dial, Keep, Note, Settle
 from p2p_sync.core.faults import KINDS
 from p2p_sync.core.overlay import Overlay
 from p2p_sync.core.peer import Peer
-from p2p_sync.core.placing import Placed, Step, find
+from p2p_sync.core.placing import Step, find
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import Work
 from p2p_sync.core.shipping import fill
@@ -434,12 +434,15 @@ class Node:
                 core.stored(runs)
                 disputed = core.commits.next_disputed()
                 if disputed:
-                    core.placed(*disputed, self._place(disputed[1]))
+                    self._place(core, *disputed)
 
-    def _place(self, run: Run) -> Placed | None:
-        """Store a run where it belongs, as Log.place_run."""
+    def _place(self, core: Core, peer: Peer, run: Run) -> None:
+        """Store a run where it belongs, as the writer."""
         placed = find(run, _Held(self))
         if placed and placed.run:
+            if not core.commits.clear(Branch.of(run.origin).base):
+                core.commits.dispute(peer, run)
+                return
             if placed.move:
                 source, after, to = placed.move
                 disk = self.on_disk
@@ -450,7 +453,7 @@ class Node:
                 for kept in (disk.log, disk.hashes, disk.signatures):
                     del kept[source][after:]
             self._append([placed.run])
-        return placed
+        core.placed(peer, run, placed)
 
     def marks(self, name: str, above: int) -> list[Mark]:
         """Some places of a history, as Log.marks."""

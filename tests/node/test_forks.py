@@ -22,7 +22,7 @@ from tests.disk.test_witness import set_back
 from tests.harness import raw
 from tests.harness.library import texts
 from tests.harness.member import hello, identities, run
-from tests.harness.support import NodeProcess, holds, request, wait_until
+from tests.harness.support import NodeProcess, holds, run_to_end, wait_until
 
 
 def digest(node: Node) -> Any:
@@ -207,7 +207,8 @@ def test_the_page_and_the_command_line_report_a_fork_until_it_is_acknowledged() 
         page = node.get("/", Accept="text/html").text
         assert "1 fork" in page and "Acknowledge" in page
         assert "p2p_sync_conflicts 1.0" in node.get("/metrics").text
-        assert request(node.port, "/api/v1/forks/acknowledge", "POST").status == 204
+        told = run_to_end("acknowledge", "--node", f"http://127.0.0.1:{node.port}")
+        assert (told.returncode, told.stdout) == (0, "Acknowledged\n"), told.stderr
         page = node.get("/", Accept="text/html").text
         assert "1 fork" not in page and "fork</span>" in page, "the messages stay marked"
         assert "p2p_sync_conflicts 0.0" in node.get("/metrics").text
