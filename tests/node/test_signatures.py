@@ -176,7 +176,7 @@ def test_a_question_about_a_fork_that_is_none_changes_nothing(secret: str | None
             fork = {"type": "FORK", "origin": message.origin, "head": genuine, "marks": []}
             peer.send_json(fork)
             peer.ping()
-        with attacker(node, secret, own) as peer:
+        with attacker(node, secret, next(identities)) as peer:
             peer.send_json({**fork, "head": [1, "ab" * 16, genuine[2]]})
             assert peer.read_close() == UNSIGNED
         assert node.status()["conflicts"] == 0

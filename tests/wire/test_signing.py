@@ -150,8 +150,8 @@ def test_a_frame_is_taken_only_if_all_its_signatures_are_right() -> None:
 
 
 def test_a_shown_history_is_compared_up_to_the_last_mark_that_is_held() -> None:
-    held = {n: f"{n:032x}" for n in range(1, 8)}
-    head = signed(committed([1]), US)[0].head
+    held = {n: f"{n:032x}" for n in range(1, 9)}
+    head = signed(committed([1] * 8), US)[0].head
 
     def common(*marks: tuple[int, str]) -> int:
         frame = checked(Fork(OURS, head, marks), {}, lambda _, n: held.get(n))
@@ -159,10 +159,11 @@ def test_a_shown_history_is_compared_up_to_the_last_mark_that_is_held() -> None:
         return frame.common
 
     assert common() == 0
-    assert common((3, held[3]), (5, held[5]), (6, "ab" * 16), (9, held[7])) == 5
-    held[1] = head.hash
-    assert common((5, "ab" * 16)) == 1, "the head itself"
-    forged = head._replace(n=2)
+    assert common((3, held[3]), (5, held[5]), (6, "ab" * 16)) == 5
+    assert common((3, held[3]), (8, held[8]), (9, held[8])) == 3, "beyond what is signed"
+    held[8] = head.hash
+    assert common((5, "ab" * 16)) == 8, "the head itself"
+    forged = head._replace(n=7)
     assert checked(Fork(OURS, forged, ((3, held[3]),)), {}, lambda *_: None) is None
 
 
