@@ -175,6 +175,83 @@ def test_three_histories_become_three_branches_wherever_they_meet_first() -> Non
         assert len(names) == 2
 
 
+def signed_run(liar: Identity, *texts: tuple[int, str]) -> dict[str, Any]:
+    """A whole history of one origin, as a run: times and texts."""
+    entries = [Entry(*each) for each in texts]
+    hashes = chain(NO_HASH, entries)
+    origin = f"{liar.node}-1"
+    return {
+        "origin": origin,
+        "after": 0,
+        "previous": NO_HASH,
+        "entries": [list(entry[:2]) for entry in entries],
+        "signature": sign(liar, origin, len(entries), hashes[-1]),
+    }
+
+
+def dispute(node: Node, liar: Identity, whole: dict[str, Any]) -> None:
+    """Show a node another history of an origin, as one that is in dispute with it."""
+    head = Run.from_dict(whole).head
+    before = len(texts(node))
+    with raw.dial(node.address, identity=liar) as peer:
+        peer.send_json(hello())
+        peer.send_json({"type": "HAVE", "have": {}, "last": True})
+        peer.send_json({"type": "FORK", "origin": whole["origin"], "head": head, "marks": []})
+        while peer.read_json()["type"] != "FORK":
+            pass
+        peer.send_json({"type": "MESSAGES", "runs": [whole]})
+        wait_until(lambda: len(texts(node)) > before)
+
+
+def test_a_branch_that_comes_before_the_branch_that_it_leaves_is_asked_for_again() -> None:
+    liar = next(identities)
+    with Node(0) as one, Node(0) as other:
+        give(one, liar, signed_run(liar, (1, "c"), (5, "main")))
+        dispute(one, liar, signed_run(liar, (1, "c"), (6, "b1"), (6, "b2")))
+        dispute(one, liar, signed_run(liar, (1, "c"), (6, "b1"), (7, "n1")))
+        assert texts(one) == ["c", "main", "b1", "b2", "n1"]
+        other.connect(one.address)
+        wait_until(partial(equal, one, other), partial(told, other))
+
+
+def test_an_erasure_moves_with_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    liar = next(identities)
+    with Node(0) as one, Node(0) as other, Node(0) as late:
+        give(one, liar, signed_run(liar, (1, "c"), (5, "main")))
+        give(other, liar, signed_run(liar, (1, "c"), (6, "b1"), (6, "b2")))
+        one.erase(f"{liar.node}-1:2")
+        other.erase(f"{liar.node}-1:3")
+        other.connect(one.address)
+        wait_until(partial(equal, one, other), partial(told, other))
+        late.connect(other.address)
+        wait_until(partial(equal, one, other, late), partial(told, late))
+        assert texts(late).count("") == 2 + 1, "those with that id in each history"
+        for node in (one, other, late):
+            assert not any(node.status()["misbehaviour"].values())
+
+
+def test_no_peer_makes_a_node_change_its_origin() -> None:
+    liar = next(identities)
+    with Node(0) as node:
+        messages = [node.commit(f"{n}") for n in range(4)]
+        origin = messages[0].origin
+        heads = [node.log.read(origin, n, n + 1, 10**6)[0] for n in range(4)]
+        with raw.dial(node.address, identity=liar) as peer:
+            peer.send_json(hello())
+            peer.send_json({"type": "HAVE", "have": {}, "last": True})
+            head = [1, heads[1].previous, heads[0].signature]
+            beyond = [[3, heads[3].previous]]
+            peer.send_json({"type": "FORK", "origin": origin, "head": head, "marks": beyond})
+            whole = Run(origin, 2, heads[2].previous, heads[2].entries, (), heads[2].signature)
+            first = chain(whole.previous, whole.entries)[0]
+            named = replace(whole, origin=name_of(origin, 2, first), after=0)
+            peer.send_json(json.loads(messages_to_json([PackedRun.of(named)], {}, False)))
+            peer.ping()
+            holds(lambda: node.status()["conflicts"] == 0)
+        assert node.commit("later").origin == origin
+        assert len(texts(node)) == 5
+
+
 def test_a_history_is_not_held_twice_under_the_name_of_a_branch() -> None:
     """A peer may ship what every node has signed and give it another name."""
     author, liar = next(identities), next(identities)
