@@ -85,7 +85,7 @@ def test_row_2_a_browser_gets_a_page_with_forms() -> None:
         assert "seen in a browser" in page.text
         assert re.search(r"socket\D*1\b|\b1\b\D*socket", page.text.lower()), page.text
         assert page.forms["/add"] == ("get", ["address"])
-        assert page.forms["/commit"] == ("get", ["msg"])
+        assert page.forms["/commit"] == ("get", ["msg", "topic"])
 
 
 def test_row_3_add_answers_at_once_even_for_a_black_hole() -> None:

@@ -57,7 +57,8 @@ export async function updateMessages(status, peers, restarted) {
   const changed = status.messages.digest !== latest.digest || ours !== latest.peers || restarted;
   if (!changed && !partial) return;
   const { digest, count: total } = status.messages;
-  latest = { ...latest, digest, count: total, peers: ours };
+  const seen = latest.digest ? latest.seen : total; // none is new to a page that has just begun
+  latest = { ...latest, digest, count: total, peers: ours, seen };
   if (following()) {
     await refresh("", PAGE);
     latest.seen = total;
