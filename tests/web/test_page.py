@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -260,10 +261,14 @@ def test_new_messages_arrive_within_a_second(open_page: Open) -> None:
     with NodeProcess("--ephemeral") as node:
         page = open_page(node)
         verdict(page, "alone")
-        for n in range(3):
+        took = []
+        for n in range(5):
+            began = time.monotonic()
             post(node, f"news {n}")
             script = "(t) => document.querySelector('#messages li > p')?.textContent === t"
-            page.wait_for_function(script, arg=f"news {n}", timeout=1200 * SCALE)
+            until(page, script, f"news {n}")
+            took.append(time.monotonic() - began)
+        assert sorted(took)[2] < 1.2 * SCALE, took  # the median: a busy machine delays one or two
 
 
 def test_the_usual_slip_is_explained_and_mended_by_a_click(open_page: Open) -> None:
