@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from ..settings import MAX_ORIGINS_NAMED, MAX_SHIPPED
 from ..wire.logframes import NOTHING_HELD, Fork, Head, LogFrame
 from .shipping import Ship
-from .vector import Origin, VersionVector
+from .vector import VersionVector
 
 
 class Disputes:
@@ -84,7 +84,7 @@ class Disputes:
         for name in list(self._questions)[:MAX_ORIGINS_NAMED]:
             origin = vector.origins.get(name)
             if origin is None or origin.staged == origin.n:
-                head = origin.head if origin else NOTHING_HELD
+                head = _head(vector, name)
                 self._asked[name] = head.hash
                 frames.append(Fork(name, head, above=self._questions.pop(name)))
         return frames
@@ -101,5 +101,5 @@ class Disputes:
 
 
 def _head(vector: VersionVector, name: str) -> Head:
-    origin: Origin | None = vector.origins.get(name)
+    origin = vector.origins.get(name)
     return origin.head if origin else NOTHING_HELD

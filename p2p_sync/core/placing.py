@@ -66,30 +66,28 @@ def find(run: Run, held: Histories) -> Placed | None:
     ends = dict(held.ends(base))
     name = next((name for name in ends or [base] if _leads_to(name, run, position, held)), None)
     at = position - Branch.of(name).after if name is not None else 0
-    steps = zip(run.entries, run.hashes, strict=True)
-    done = 0  # messages of the run that are held
-    for entry, running in steps:
+    for index, (entry, running) in enumerate(zip(run.entries, run.hashes, strict=True)):
         if name is None:
             return None
         if at == ends.get(name, 0):
-            return Placed(_part(run, done, name, at))
+            return Placed(_part(run, index, name, at))
         ours = held.after(name, at)
         if ours is None:
             return None
         if ours.hash == running:
-            at, done = at + entry.length, done + entry.length
+            at += entry.length
             continue
         begins = Branch.of(name).after + at
         branch = name_of(base, begins, running)
         if branch in ends:
-            name, at, done = branch, entry.length, done + entry.length
+            name, at = branch, entry.length
             continue
         if len(ends) > MAX_BRANCHES:
             return None
         if comes_first(entry.time, running, ours.time, ours.hash):
             move = Move(name, at, name_of(base, begins, ours.hash))
-            return Placed(_part(run, done, name, at), move)
-        return Placed(_part(run, done, branch, 0))
+            return Placed(_part(run, index, name, at), move)
+        return Placed(_part(run, index, branch, 0))
     return Placed(None)
 
 
@@ -103,14 +101,10 @@ def _leads_to(name: str, run: Run, position: int, held: Histories) -> bool:
     return held.hash_at(name, position - start) == run.previous
 
 
-def _part(run: Run, done: int, name: str, at: int) -> Run:
-    """Return a run without its first messages, as one of the branch `name` after number `at`."""
-    entries = done_entries = 0
-    for entry in run.entries:
-        if entries == done:
-            break
-        entries, done_entries = entries + entry.length, done_entries + 1
-    rest = run.entries[done_entries:]
-    shifted = tuple(entry.shifted(run.after + done - at) for entry in rest)
-    previous = run.hashes[done_entries - 1] if done_entries else run.previous
-    return Run(name, at, previous, shifted, run.hashes[done_entries:], run.signature)
+def _part(run: Run, first: int, name: str, at: int) -> Run:
+    """Return a run from its entry with the index `first` on, as one of the branch `name` after
+    number `at`."""
+    shift = Branch.of(name).after - Branch.of(run.origin).after
+    entries = tuple(entry.shifted(shift) for entry in run.entries[first:])
+    previous = run.hashes[first - 1] if first else run.previous
+    return Run(name, at, previous, entries, run.hashes[first:], run.signature)

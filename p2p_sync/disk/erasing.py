@@ -92,16 +92,15 @@ def carry_out(
 
 
 def _notices(database: Database, run: Run) -> Iterator[tuple[str, Erasure]]:
-    """Yield the ids of messages in a run that were erased before it came, and by what. Those of a
-    branch may have been erased under the ids that they were committed with."""
-    base, after, first = Branch.of(run.origin)
-    for origin, shift in ((run.origin, 0), (base, after)) if first else ((run.origin, 0),):
-        span = origin, shift + run.after + 1, shift + run.end
-        for row in database.execute(_NOTICES, span).fetchall():
-            if is_whole(row):
-                erasure = _erasure(row)
-                seq = erasure.seq - shift
-                yield f"{run.origin}:{seq}", erasure._replace(seq=seq)
+    """Yield the ids of messages in a run that were erased before it came, and by what. Notices name
+    the ids that messages were committed with."""
+    base, shift, _ = Branch.of(run.origin)
+    span = base, shift + run.after + 1, shift + run.end
+    for row in database.execute(_NOTICES, span).fetchall():
+        if is_whole(row):
+            erasure = _erasure(row)
+            seq = erasure.seq - shift
+            yield f"{run.origin}:{seq}", erasure._replace(seq=seq)
 
 
 def _targets(database: Database, name: str) -> Iterator[tuple[str, int]]:
