@@ -75,7 +75,7 @@ def carry_out(
     for run in runs:
         last = run.entries[-1] if run.entries else None
         erasures = [*_notices(database, run)]
-        if last and last.kind == NOTICE:
+        if last and last.kind == NOTICE and "~" not in last.text:  # else it proves nothing
             before = run.hashes[-2] if len(run.hashes) > 1 else run.previous
             about = run.end - 1, before, last.time, run.signature
             for name, seq in _targets(database, last.text):

@@ -77,6 +77,18 @@ def history(rng: random.Random, size: int) -> History:
     return History(runs, erased, kept)
 
 
+def test_a_notice_about_the_id_of_a_branch_erases_nothing() -> None:
+    """Erasures are proved by the id that a message was committed under."""
+    feed = Feed()
+    with opened(None) as (_, log):
+        branch = f"{A}~1~{'ab' * 16}"
+        log.append([feed.run(branch, Entry(1, "kept"))])
+        log.append([feed.run(B, Entry(2, f"{branch}:1", NOTICE))])
+        assert [message.data for message in messages(log)] == ["kept"]
+        log.append([feed.run(B, Entry(3, f"{A}:2", NOTICE))])
+        assert [message.data for message in messages(log)] == [""], "that is the one"
+
+
 def in_another_order(rng: random.Random, runs: list[Run]) -> Iterator[list[Run]]:
     """Yield the runs in transactions; only those of one origin keep their order."""
     waiting = {origin: [run for run in runs if run.origin == origin] for origin in (A, B, C)}
