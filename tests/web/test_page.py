@@ -430,6 +430,20 @@ def test_a_search_reads_the_whole_log(open_page: Open) -> None:
         wait_shown(page, "hay 44999")
 
 
+def test_a_search_that_begins_while_the_page_loads_is_carried_out(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        import_texts(node, ["needle", *(f"hay {n}" for n in range(60))])
+        page = open_page(node)
+        held: list[Any] = []
+        page.route("**/api/v1/status", lambda route: held.append(route), times=1)
+        with page.expect_request("**/api/v1/status"):
+            page.reload()
+        page.fill("#search", "needle")
+        held[0].continue_()
+        wait_text(page, "#messages-note", "^1 found")
+        assert shown(page) == ["needle"]
+
+
 def cpu_clock(page: Any) -> Callable[[], float]:
     """What returns the seconds of CPU that the thread of a page has used for its tasks."""
     session = page.context.new_cdp_session(page)

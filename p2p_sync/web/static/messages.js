@@ -23,6 +23,7 @@ let older = ""; // where to read on
 let last = readLast();
 let latest = { digest: "", count: 0, seen: 0, peers: 0 }; // of the last refresh
 let edits = 0; // grows when the window is moved elsewhere: answers to older questions are dropped
+let loading = false; // the window is on its way elsewhere: nothing is read at its ends
 const rows = new Map(); // id -> row
 const scroll = () => $("scroll");
 
@@ -82,7 +83,8 @@ async function fetchBack(after, limit) {
 async function load(after) {
   edits += 1;
   const mine = edits;
-  const answer = await fetchBack(after, PAGE);
+  loading = true;
+  const answer = await fetchBack(after, PAGE).finally(() => { if (mine === edits) loading = false; });
   if (!answer) return;
   ({ messages: items, next: older, complete } = answer);
   render(true);
@@ -306,6 +308,7 @@ function showFresh() {
 function scrolled() {
   const fromNewest = Math.abs(scroll().scrollTop - edge());
   const length = scroll().scrollHeight - scroll().clientHeight;
+  if (loading) return showFresh();
   if (length - fromNewest < NEAR) alone(readOlder);
   if (fromNewest < NEAR && !atNewest) alone(readNewer);
   if (fromNewest < 12 && atNewest && latest.seen !== latest.count) toNewest();
@@ -334,13 +337,14 @@ const showOrder = () => setText($("order"), last ? "Sort: newest last" : "Sort: 
 
 // -- searching ----------------------------------------------------------------------------------
 const quiet = new Pause();
+let typings = 0;
 
 async function typed() {
-  edits += 1;
-  const mine = edits;
+  typings += 1;
+  const mine = typings;
   quiet.wake();
   await quiet.wait(250);
-  if (mine !== edits) return;
+  if (mine !== typings) return;
   query = $("search").value.trim();
   atNewest = true;
   setText($("messages-note"), query ? "Searching\u2026" : "");
