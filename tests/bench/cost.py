@@ -13,7 +13,7 @@ from tests.bench.results import Sample, Scale
 from tests.harness import raw
 from tests.harness.http import Http, get_bytes
 from tests.harness.process import cpu_seconds, memory_mb
-from tests.harness.support import NodeProcess, wait_until
+from tests.harness.support import RUN_NODE, NodeProcess, wait_until
 
 # A mesh of this many nodes or fewer is a full one.
 _FULL = 9
@@ -32,7 +32,7 @@ _PAGES = 20
 def idle_peers(scale: Scale) -> Sample:
     """Scenario 8: one node with peers that do nothing but answer its pings."""
     with ExitStack() as stack:
-        node = stack.enter_context(NodeProcess())
+        node = stack.enter_context(NodeProcess(command=RUN_NODE))
         node.sockets()
         time.sleep(1)
         before = memory_mb(node.process.pid, "VmRSS")
@@ -74,7 +74,7 @@ def long_log(scale: Scale) -> Sample:
     """Scenario 9: start on a long log, and show its first page."""
     directory = ours.LONG_LOG.directory(scale.long_log)
     begun = time.perf_counter()
-    with NodeProcess(data_dir=directory, wait=False) as node:
+    with NodeProcess(data_dir=directory, command=RUN_NODE, wait=False) as node:
         ready = _seconds_to_ready(node, begun)
         with ours.measured([node]) as meter:
             page = _seconds_a_page(node, "/", "text/html")

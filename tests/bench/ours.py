@@ -13,7 +13,7 @@ from tests.bench.client import wait_held
 from tests.bench.profiles import Profiler
 from tests.bench.usage import Meter
 from tests.harness.http import Http, get_bytes, post_bytes
-from tests.harness.support import NodeProcess, wait_sockets, wait_until
+from tests.harness.support import RUN_NODE, NodeProcess, wait_sockets, wait_until
 
 _LINES = "application/x-ndjson"
 _STATUS = "/api/v1/status"
@@ -29,9 +29,11 @@ profilers: list[Profiler] = []
 def mesh(count: int, *options: str, degree: int | None = None) -> Iterator[list[NodeProcess]]:
     """`count` nodes that have found each other, each with `degree` links or more."""
     with ExitStack() as stack:
-        first = stack.enter_context(NodeProcess(*options))
+        first = stack.enter_context(NodeProcess(*options, command=RUN_NODE))
         rest = [
-            stack.enter_context(NodeProcess("--peer", first.address, *options, wait=False))
+            stack.enter_context(
+                NodeProcess("--peer", first.address, *options, command=RUN_NODE, wait=False)
+            )
             for _ in range(count - 1)
         ]
         nodes = [first, *rest]
@@ -100,7 +102,7 @@ class LongLog:
             parent = tempfile.TemporaryDirectory(prefix="p2p-bench-")
             path = Path(parent.name) / "data"
             self._kept[count] = parent, path
-            with NodeProcess(data_dir=path) as process:
+            with NodeProcess(data_dir=path, command=RUN_NODE) as process:
                 for done in range(0, count, _FILL):
                     lines = body(min(_FILL, count - done), f"old{done}")
                     commit_all(process.port, bulk(process.port, lines))

@@ -16,6 +16,7 @@ import pytest
 
 from tests.harness.raw import dial
 from tests.harness.support import (
+    RUN_NODE,
     SCALE,
     NodeProcess,
     free_port_pair,
@@ -77,7 +78,7 @@ def test_options_from_the_environment() -> None:
             "P2P_SYNC_MAX_MESSAGE_BYTES": "10",
             "P2P_SYNC_ADVERTISE": "ws://localhost:1",
         }
-        with NodeProcess(environment=environment) as node:
+        with NodeProcess(environment=environment, command=RUN_NODE) as node:
             wait_until(lambda: node.sockets() == 2)
             assert node.commit("0123456789").status == 302
             assert node.commit("0123456789x").status == 413
@@ -89,13 +90,13 @@ def test_options_from_the_environment() -> None:
 def test_a_flag_from_the_environment_and_the_command_line_wins(tmp_path: Path) -> None:
     environment = {"P2P_SYNC_EPHEMERAL": "1", "P2P_SYNC_MAX_MESSAGE_BYTES": "10"}
     options = ("--max-message-bytes", "5")
-    with NodeProcess(*options, cwd=tmp_path, environment=environment) as node:
+    with NodeProcess(*options, cwd=tmp_path, environment=environment, command=RUN_NODE) as node:
         assert node.commit("123456").status == 413
     assert list(tmp_path.iterdir()) == [], "--ephemeral keeps nothing"
 
 
 def test_data_goes_to_its_default_place(tmp_path: Path) -> None:
-    with NodeProcess(cwd=tmp_path) as node:
+    with NodeProcess(cwd=tmp_path, command=RUN_NODE) as node:
         assert any((tmp_path / "p2p-data" / str(node.port)).iterdir())
 
 
@@ -153,7 +154,7 @@ def blocking_peer(node: NodeProcess) -> Iterator[None]:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("blocked", [False, True], ids=["", "while a peer is blocking"])
 def test_a_signal_ends_the_node_and_tells_its_peers(signum: int, blocked: bool) -> None:
-    with NodeProcess() as node, NodeProcess() as peer:
+    with NodeProcess(command=RUN_NODE) as node, NodeProcess() as peer:
         with blocking_peer(node) if blocked else nullcontext():
             peer.add(node.address)
             wait_sockets(1, peer)
@@ -168,7 +169,7 @@ def test_a_signal_ends_the_node_and_tells_its_peers(signum: int, blocked: bool) 
 
 
 def test_peers_that_come_while_a_node_stops_do_no_harm() -> None:
-    with NodeProcess() as node:
+    with NodeProcess(command=RUN_NODE) as node:
         slow_to_go = dial(node.address)  # it does not answer the CLOSE, so the stop takes a while
         assert slow_to_go.read_json()["type"] == "SOCKETS"
         node.process.send_signal(signal.SIGTERM)

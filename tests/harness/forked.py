@@ -1,9 +1,7 @@
-"""A node of the library in a process of its own. It starts fast: it is forked from one that has
-imported everything."""
+"""A node of the library in a process of its own, from the fork server."""
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +11,8 @@ from pathlib import Path
 
 from p2p_sync import Node
 from p2p_sync.disk import witness
+from tests.harness.forkserver import context
 from tests.harness.support import DEADLINE
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__])
 
 
 def _run(connection: Connection, directory: Path, boot: Path | None) -> None:
@@ -61,8 +57,8 @@ class Forked:
 def forked(directory: Path, *, kill: bool = False, boot: Path | None = None) -> Iterator[Forked]:
     """Run a node that is stopped, or killed, at the end of the block. `boot` is in the place of the
     file with the id of the boot."""
-    ours, theirs = _context.Pipe()
-    process = _context.Process(target=_run, args=(theirs, directory, boot))
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(theirs, directory, boot))
     process.start()
     theirs.close()
     node = Forked(process, ours)

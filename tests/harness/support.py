@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tests.harness.forkserver import ForkedProcess
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Every deadline is a multiple of this; a slow machine sets P2P_SYNC_TEST_SCALE.
@@ -171,14 +173,17 @@ def run_to_end(
 
 
 class NodeProcess:
-    """`run_node.py` as a process of its own, HTTP on `port`, peers on `port + 1`.
+    """A node as a process of its own, HTTP on `port`, peers on `port + 1`.
+
+    It runs what `run_node.py` runs, forked from a process that has imported that. With a `command`,
+    or an `environment` for more than the node's own variables, it is started from the beginning:
+    `command=RUN_NODE` is for tests about the start, and for benchmarks.
 
     A context manager: leaving it ends the process and deletes its data directory, unless the
     directory was given. It gets `--data-dir` unless `--ephemeral` is among `options`, or `cwd`
-    is given (then its data goes to the default place below that). `command` is what to run
-    instead of `run_node.py`, `environment` what to add to the environment, `output` a descriptor
-    that takes what it prints (`log` is empty then). Without `port` it chooses one, and has it for
-    good once `wait_ready` has returned.
+    is given (then its data goes to the default place below that). `environment` is added to that
+    of the tests, `output` a descriptor that takes what it prints (`log` is empty then). Without
+    `port` it chooses one, and has it for good once `wait_ready` has returned.
     """
 
     def __init__(
@@ -196,13 +201,14 @@ class NodeProcess:
         self.data_dir = Path(data_dir or Path(self._own_dir.name) / "data")
         if "--ephemeral" not in options and not cwd:
             options = ("--data-dir", str(self.data_dir), *options)
-        self._command = list(command or RUN_NODE)
+        own = all(name.startswith("P2P_SYNC_") for name in environment or {})
+        self._command = command if command or own else RUN_NODE
         self._options = options
         self._cwd = cwd or ROOT
         self._environment = {**os.environ, **(environment or {})}
         self._ports_left = 0 if port else _MORE_PORTS
         self.log_file = tempfile.TemporaryFile()
-        self._output = self.log_file if output is None else output
+        self._output = self.log_file.fileno() if output is None else output
         self._start(port or free_port_pair())
         if wait:
             try:
@@ -214,8 +220,13 @@ class NodeProcess:
     def _start(self, port: int) -> None:
         self.port = port
         self.address = f"ws://127.0.0.1:{port + 1}"
-        self.process = subprocess.Popen(
-            [*self._command, str(port), *self._options],
+        self.process = self._run([str(port), *self._options])
+
+    def _run(self, arguments: list[str]) -> ForkedProcess | subprocess.Popen[bytes]:
+        if not self._command:
+            return ForkedProcess(arguments, self._cwd, self._environment, self._output)
+        return subprocess.Popen(
+            [*self._command, *arguments],
             cwd=self._cwd,
             stdin=subprocess.DEVNULL,
             stdout=self._output,
