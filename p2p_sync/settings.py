@@ -442,6 +442,9 @@ MAX_DAMAGE_NAMED: Count = 100
 INSERTED_ROWS: Count = 50
 """Entries that one statement stores. Few sizes of it occur, so all of them stay prepared."""
 
+MOVED_ROWS: Count = 500
+"""Entries of a history that forks which are in memory at once when they are renamed."""
+
 KEEP_CHECK: Seconds = 1.0
 """The node looks this often for messages that it need not keep any longer, and after each
 transaction that brings many."""

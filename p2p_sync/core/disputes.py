@@ -65,9 +65,10 @@ class Disputes:
         return True
 
     def cut(self, name: str) -> None:
-        """The history of an origin was replaced: what the peer says of the old one is void."""
-        self._asked.pop(name, None)
-        self._answers.pop(name, None)
+        """Our history of an origin was replaced: what was to be said of the old one is void, and so
+        is what the peer says of it."""
+        for table in (self._asked, self._answers, self._agreed):
+            table.pop(name, None)
 
     def asked(self, name: str) -> bool:
         """Return whether the peer was asked for its history."""

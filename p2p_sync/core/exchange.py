@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
-from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_EARLY_MS
+from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_EARLY_MS, NEVER
 from ..wire.forks import Branch
 from ..wire.frames import Message, messages_in
 from ..wire.logframes import Have, Head, LogFrame, Messages, Run, Sums
@@ -117,6 +117,8 @@ class Exchange:
     def placed(self, peer: Peer, run: Run, placed: Placed | None) -> None:
         """The writer has looked for the place of a run of a peer; None: it has found none."""
         base = Branch.of(run.origin).base
+        if peer.log and not (placed and placed.run is None):
+            peer.log.asked_at = NEVER  # it has shipped something that is not held
         if placed is None:
             self._replica.await_place(base, run.origin)
             return

@@ -103,7 +103,7 @@ class Receiver:
                 new = self._arrived(link, run, now, latest)
                 if new is not None:
                     runs.append(new)
-            if runs or self._disputed:
+            if runs:
                 link.asked_at = NEVER
         elif isinstance(frame, Prune):
             self._pruned(link, frame, now)
@@ -310,7 +310,9 @@ class Receiver:
         origin = self._vector.origins.get(name)
         held = origin.n if origin else 0
         if frame.agree is not None:
-            if link.disputes.end(name, frame.agree):
+            if origin and frame.agree == origin.hash != head.hash and held == head.n:
+                self._offences["frame"] += 1  # it agrees and shows another history at once
+            elif link.disputes.end(name, frame.agree):
                 self._agree(link, name, head, now)
         elif frame.common in (head.n, held):  # one history is the beginning of the other
             link.disputes.agree(name, head)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..core.placing import Move, Step
+from ..errors import LogError
+from ..settings import MOVED_ROWS
 from ..wire.entries import HEARD
 from ..wire.logframes import Head, Mark
 from . import damage, origins
@@ -95,42 +97,44 @@ def acknowledge(database: Database, names: Iterable[str]) -> None:
 
 
 class Moving(NamedTuple):
-    """What `move` changes: columns and arrivals; the digests of copies among it, each with its
-    times; the head of the new branch; and the damaged entries, with which it cannot be done."""
+    """A move, and what it concerns: the digests of copies among its entries, each with its times;
+    the head of the new branch; and damaged entries, with which it cannot be carried out."""
 
-    changes: list[tuple[Any, ...]]
+    move: Move | None
     copies: dict[bytes, list[int]]
     heads: dict[str, Head]
     bad: list[Found]
 
 
-NOTHING_MOVES = Moving([], {}, {}, [])
+NOTHING_MOVES = Moving(None, {}, {}, [])
 
 
 def plan(database: Database, found: Move) -> Moving:
-    """Return what changes when the messages of a branch behind a number are renamed."""
+    """Return what a move concerns."""
     copies: dict[bytes, list[int]] = {}
-    changes: list[tuple[Any, ...]] = []
     bad: list[Found] = []
     for row in database.execute(_FROM, (found.source, found.after)):
         if not is_whole(row):
             bad.append(damage.found(row))
-            continue
-        entry = entry_of(row)
-        if entry.kind == HEARD:
+        elif row[4] == HEARD:
+            entry = entry_of(row)
             copies.setdefault(bytes.fromhex(entry.digest), []).append(entry.time)
-        new = renamed(row, found.to, row[1] - found.after, entry.shifted(found.after))
-        changes.append((new[0], new[1], new[7], new[10], new[11]))
     n, running, signature = origins.head(database, found.source)
-    return Moving(changes, copies, {found.to: Head(n - found.after, running, signature)}, bad)
+    return Moving(found, copies, {found.to: Head(n - found.after, running, signature)}, bad)
 
 
-def move(database: Database, moving: Moving) -> None:
-    """Carry out a plan."""
-    database.executemany(
-        "UPDATE entries SET origin = ?, seq = ?, erased = ?, sum = ? WHERE arrival = ?",
-        moving.changes,
-    )
+def carry_out(database: Database, moving: Moving) -> None:
+    """Rename the entries that move, some at a time: there may be very many. Raises LogError."""
+    if moving.move is None:
+        return
+    source, after, to = moving.move
+    update = "UPDATE entries SET origin = ?, seq = ?, erased = ?, sum = ? WHERE arrival = ?"
+    while rows := database.execute(f"{_FROM} LIMIT ?", (source, after, MOVED_ROWS)).fetchall():
+        if not all(map(is_whole, rows)):
+            raise LogError(f"entries of {source} were damaged while they were moved")
+        news = [renamed(row, to, row[1] - after, entry_of(row).shifted(after)) for row in rows]
+        changes = [(new[0], new[1], new[7], new[10], new[11]) for new in news]
+        database.executemany(update, changes)
 
 
 def _text(value: Any) -> str:

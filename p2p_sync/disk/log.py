@@ -173,7 +173,7 @@ class Log(Sending):
         left = Left(own.origin, own.end, own.hashes[-1]) if own else None
         with self._store.writing(left) as database:
             if moving:
-                forks.move(database, moving)
+                forks.carry_out(database, moving)
                 origins.write(database, moving.heads, self._floors)
             for run, rows, _ in stored_runs:
                 mending = run.after < self._damaged.get(run.origin, (0, 0))[1]

@@ -270,6 +270,47 @@ def test_a_history_is_not_held_twice_under_the_name_of_a_branch() -> None:
             assert forks(node) == [] and node.status()["conflicts"] == 0
 
 
+def test_a_peer_that_agrees_and_shows_another_history_is_cut() -> None:
+    author, liar = next(identities), next(identities)
+    with Node(0) as node:
+        give(node, author, signed_run(author, (5, "x1"), (5, "x2")))
+        other = Run.from_dict(signed_run(author, (4, "y1"), (4, "y2"))).head
+        origin = f"{author.node}-1"
+        with raw.dial(node.address, identity=liar) as peer:
+            peer.send_json(hello())
+            peer.send_json({"type": "HAVE", "have": {origin: other}})
+            while (frame := peer.read_json())["type"] != "FORK":
+                pass
+            shown = frame["head"][1]
+            peer.send_json({"type": "FORK", "origin": origin, "head": other, "agree": shown})
+            wait_until(lambda: node.status()["misbehaviour"]["frame"] == 1)
+            wait_until(lambda: node.sockets() == 0)
+
+
+def test_a_peer_that_ships_only_what_is_held_under_another_name_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2p_sync.core.catch_up.STALLED_AFTER", 1.0)
+    author, liar = next(identities), next(identities)
+    with Node(0) as node:
+        whole = run(author, 5)
+        give(node, author, whole)
+        rest = Run.from_dict(whole).beyond(2)
+        assert rest
+        named = replace(rest, origin=name_of(whole["origin"], 2, rest.hashes[0]), after=0)
+        with raw.dial(node.address, identity=liar) as peer:
+            peer.send_json(hello())
+            have = {named.origin: [named.end, *named.head[1:]]}
+            peer.send_json({"type": "HAVE", "have": have, "last": True})
+            again = json.loads(messages_to_json([PackedRun.of(named)], {}, False))
+            with pytest.raises(AssertionError, match=r"closed: .*it did not send messages"):
+                while True:
+                    if peer.read_json()["type"] == "GRAFT":
+                        peer.send_json(again)
+            wait_until(lambda: node.sockets() == 0)
+        assert node.status()["misbehaviour"]["claims"] == 1
+
+
 def test_the_page_and_the_command_line_report_a_fork_until_it_is_acknowledged() -> None:
     liar = next(identities)
     with NodeProcess() as node, Node(0) as other:
