@@ -80,7 +80,9 @@ class History:
         began = sim.now
         assert sim.run(began + LIMIT, sim.equal), f"not equal {LIMIT} s after the last fault"
         took = sim.now - began
-        sim.run(sim.now + 12.0)  # until each cut and each frozen link is noticed
+        thawed = max((wire.frozen for wire in self.wires.values()), default=0.0)
+        # Until each cut and each frozen link is noticed, and what a link has held back is answered.
+        sim.run(max(sim.now + 12.0, thawed + 5.0))
         self._check()
         self._check_quiet()
         return took
