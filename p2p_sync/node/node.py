@@ -42,6 +42,11 @@ from .writer import Writer
 
 logger = logging.getLogger("p2p_sync")
 
+_NEW_ORIGIN = (
+    "new messages get a new origin: nothing proves that the data directory is as this node left it "
+    "(the machine was booted again, or the directory was copied, restored or touched)"
+)
+
 _Callback: TypeAlias = tuple[Callable[[Message], object], str]
 """A function to call with messages, and their topic ("": any)."""
 
@@ -346,6 +351,8 @@ class _Parts:
             self.log = Log(self.store)
             newest = self.log.newest_time(wall + MAX_AHEAD_MS - 1)
             origin = self.log.origin(wall + MAX_AHEAD_MS - 1)
+            if not origin and self.log.of_node(self.store.node):
+                logger.info("%s", _NEW_ORIGIN)
             self.server = Listener(port, settings, self.credentials)
         except OSError as error:
             self.store.close()

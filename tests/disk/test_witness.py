@@ -271,6 +271,19 @@ def test_another_boot_gets_a_new_origin(machine: Machine, kill: bool) -> None:
     assert machine.commit(boot=boot) == second
 
 
+def test_a_start_logs_that_it_takes_a_new_origin(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "p2p_sync")
+    for word, logged in (("first", False), ("again", False), ("copied", True)):
+        if logged:
+            (tmp_path / "data").rename(tmp_path / "old")
+            shutil.copytree(tmp_path / "old", tmp_path / "data")
+        with Node(0, tmp_path / "data") as node:
+            node.commit(word)
+        assert ("new messages get a new origin" in caplog.text) == logged
+
+
 @pytest.mark.parametrize("text", [None, "", "\xff"], ids=["missing", "empty", "no text"])
 def test_without_the_id_of_the_boot_each_start_gets_a_new_origin(
     machine: Machine, text: str | None
