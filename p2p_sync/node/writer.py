@@ -66,7 +66,11 @@ class Writer:
                 if over:
                     return
             stored = sum(len(run.entries) for run in runs)
-            runs = self._store(runs)
+            try:
+                runs = self._store(runs)
+            except Exception as error:
+                runs = []
+                self._fail(error)
             self._retention.step(stored)
 
     def _take(self, core: Core) -> list[Run]:
@@ -75,22 +79,14 @@ class Writer:
         return core.commits.to_store()
 
     def _store(self, runs: list[Run]) -> list[Run]:
-        """Store runs, if there are any; return the next ones."""
-        try:
-            self._drop_damaged()
-            self._log.begin(self._origin)
-            if runs:
-                runs = signed(runs, self._identity)
-                arrivals = self._log.append(runs, _skips(runs))
-            else:
-                self._log.check()
-        except LogError as error:
-            self._fail(error)
-            return []
-        except Exception as error:
-            logger.exception("storing messages failed")
-            self._fail(LogError(f"this node failed: {error}"))
-            return []
+        """Store runs, if there are any; return the next ones. Raises LogError."""
+        self._drop_damaged()
+        self._log.begin(self._origin)
+        if runs:
+            runs = signed(runs, self._identity)
+            arrivals = self._log.append(runs, _skips(runs))
+        else:
+            self._log.check()
         left = self._left_copies()
         with self._state.turn() as core:
             erased = self._log.take_erased()
@@ -108,22 +104,15 @@ class Writer:
         return self._place(*disputed)
 
     def _place(self, peer: Peer, run: Run) -> list[Run]:
-        """Store a run where it belongs (see core/placing.py); return the next runs."""
-        try:
-            placed = self._log.find_place(run)
-            if placed and placed.run:
-                with self._state.turn() as core:
-                    if not core.commits.clear(Branch.of(run.origin).base):
-                        core.commits.dispute(peer, run)
-                        return self._take(core)
-                placed = self._log.place_run(run)
-        except LogError as error:
-            self._fail(error)
-            return []
-        except Exception as error:
-            logger.exception("finding the place of messages failed")
-            self._fail(LogError(f"this node failed: {error}"))
-            return []
+        """Store a run where it belongs (see core/placing.py); return the next runs. Raises
+        LogError."""
+        placed = self._log.find_place(run)
+        if placed and placed.run:
+            with self._state.turn() as core:
+                if not core.commits.clear(Branch.of(run.origin).base):
+                    core.commits.dispute(peer, run)
+                    return self._take(core)
+            placed = self._log.place_run(run)
         with self._state.turn() as core:
             core.placed(peer, run, placed)
             for item in self._log.take_erased():
@@ -147,8 +136,11 @@ class Writer:
             if held is not None:  # else messages of that origin are on their way: later
                 self._log.lose(name, head, held)
 
-    def _fail(self, error: LogError) -> None:
+    def _fail(self, error: Exception) -> None:
         """Fail all commits that wait, and try the disk until it can be written again."""
+        if not isinstance(error, LogError):
+            logger.error("storing messages failed", exc_info=error)
+            error = LogError(f"this node failed: {error}")
         logger.error("messages cannot be stored, and new ones are refused: %s", error)
         with self._state.turn() as core:
             core.commits.failed(error)
