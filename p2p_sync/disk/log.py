@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import chain
 
 from ..core import placing
@@ -422,6 +423,9 @@ def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:
         rows = [row for row in rows if row[1] not in kept]
     for start in range(0, len(rows), INSERTED_ROWS):
         part = rows[start : start + INSERTED_ROWS]
-        values = ", ".join([VALUES] * len(part))
-        statement = f"INSERT INTO entries ({INSERTED}) VALUES {values}"
-        database.execute(statement, [*chain.from_iterable(part)])
+        database.execute(_inserting(len(part)), [*chain.from_iterable(part)])
+
+
+@cache
+def _inserting(rows: int) -> str:
+    return f"INSERT INTO entries ({INSERTED}) VALUES {', '.join([VALUES] * rows)}"

@@ -11,6 +11,7 @@ sent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import chain
 from struct import Struct
 from struct import error as StructError
@@ -86,9 +87,12 @@ def write(database: Database, heads: Mapping[str, Head], floors: Mapping[str, Fl
     rows = [_row(name, head, floors.get(name, NO_FLOOR)) for name, head in heads.items()]
     for start in range(0, len(rows), INSERTED_ROWS):  # few statements, as for entries
         part = rows[start : start + INSERTED_ROWS]
-        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(part))
-        statement = f"INSERT OR REPLACE INTO origins VALUES {values}"
-        database.execute(statement, [*chain.from_iterable(part)])
+        database.execute(_replacing(len(part)), [*chain.from_iterable(part)])
+
+
+@cache
+def _replacing(rows: int) -> str:
+    return f"INSERT OR REPLACE INTO origins VALUES {', '.join(['(?, ?, ?, ?, ?, ?, ?)'] * rows)}"
 
 
 def delete_damaged(database: Database) -> None:

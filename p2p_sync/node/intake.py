@@ -37,7 +37,8 @@ class Intake:
     def commit(self, text: str, copies: int, timeout: float, topic: str = "") -> Message:
         """Commit a message; return it once it is on disk, and nodes on `copies` other hosts hold
         it, too, or `timeout` seconds have passed."""
-        self._check(text, topic)
+        self._check(text)
+        check_topic(topic)
         commit = self._commit([text], topic, ack=copies > 0)
         message = commit.message()
         if copies:
@@ -55,7 +56,8 @@ class Intake:
 
         `then` is called in any thread once the message is on disk, or cannot be stored.
         """
-        self._check(text, topic)
+        self._check(text)
+        check_topic(topic)
         draft = Entry.of(0, [text], topic=topic)
         with self._state.turn() as core:
             if core.commits.full:
@@ -149,11 +151,10 @@ class Intake:
         commit.future.result()
         self._counters.time("commit_seconds", time.monotonic() - commit.begun)
 
-    def _check(self, text: str, topic: str) -> None:
+    def _check(self, text: str) -> None:
         if problem := check_text(text, self._limit):
             long = type(text) is str and len(text.encode("utf-8", "surrogatepass")) > self._limit
             raise (MessageTooLong if long else MessageError)(problem)
-        check_topic(topic)
 
     def _batches(self, messages: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:
         """Yield texts in batches for one entry of the log, each with its topic; those before an
@@ -162,7 +163,9 @@ class Intake:
         size, last = 0, ""
         try:
             for text, topic in messages:
-                self._check(text, topic)
+                self._check(text)
+                if topic != last:
+                    check_topic(topic)
                 length = len(text.encode())
                 if batch and (size + length > MAX_ENTRY_BYTES or topic != last):
                     yield batch, last

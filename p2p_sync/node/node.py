@@ -8,6 +8,7 @@ import random
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, TypeAlias
 
 from ..address import Address, parse_address, reachable
@@ -184,7 +185,7 @@ class Node:
 
         Raises what `commit` raises; the messages before the error are stored and yielded.
         """
-        for commit in self.intake.commit_many((text, topic) for text in texts):
+        for commit in self.intake.commit_many(zip(texts, repeat(topic))):
             for index in range(len(commit.texts)):
                 yield commit.message(index)
 

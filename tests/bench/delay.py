@@ -14,7 +14,7 @@ from tests.bench import client, ours
 from tests.bench.results import Sample, Scale, in_ms
 from tests.harness import raw
 from tests.harness.http import Http, commit_bytes, post_bytes
-from tests.harness.support import NodeProcess, wait_sockets
+from tests.harness.support import RUN_NODE, NodeProcess, wait_sockets
 
 # Commits before the clock runs, and the quiet before each. Seconds.
 WARM_UP = 20
@@ -91,7 +91,10 @@ def over_a_line(scale: Scale) -> Sample:
     delays = []
     with ExitStack() as stack:
         alone = ("--target-links", "0")
-        line = [stack.enter_context(NodeProcess(*alone, wait=False)) for _ in range(_LINE)]
+        line = [
+            stack.enter_context(NodeProcess(*alone, command=RUN_NODE, wait=False))
+            for _ in range(_LINE)
+        ]
         for node in line:
             node.wait_ready()
         for node, after in itertools.pairwise(line):

@@ -14,7 +14,7 @@ from tests.bench import client, ours
 from tests.bench.results import Sample, Scale
 from tests.bench.usage import Meter
 from tests.harness.http import Http, post_bytes
-from tests.harness.support import DEADLINE, NodeProcess
+from tests.harness.support import DEADLINE, RUN_NODE, NodeProcess
 
 RATE = "messages/s"
 
@@ -102,7 +102,10 @@ def by_get(scale: Scale) -> Sample:
 def late_joiner(scale: Scale) -> Sample:
     """Scenario 6: an empty node dials one with a long log, and commits go on at that one."""
     directory = ours.LONG_LOG.directory(scale.long_log)
-    with NodeProcess(data_dir=directory) as full, NodeProcess() as empty:
+    with (
+        NodeProcess(data_dir=directory, command=RUN_NODE) as full,
+        NodeProcess(command=RUN_NODE) as empty,
+    ):
         with ours.counting(full.port) as held:
             goal = held()
         with _Commits(full.port) as commits:
