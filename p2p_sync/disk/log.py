@@ -14,7 +14,7 @@ entries.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import chain
@@ -38,7 +38,7 @@ from .copies import count_copies, rematch
 from .damage import Found
 from .erasing import Erased
 from .forks import Moving
-from .origins import Floor, Skip
+from .origins import Floor
 from .pages import Page, Place, logger
 from .retention import Gone, Limits
 from .rows import INSERTED, VALUES, Row, stored
@@ -127,23 +127,23 @@ class Log(Sending):
         self._own = origin
         self._store.begin(origin)
 
-    def append(
-        self, runs: Sequence[Run], skips: Mapping[str, Skip] | None = None
-    ) -> tuple[int, int]:
+    def append(self, runs: Sequence[Run]) -> tuple[int, int]:
         """Store `runs`, which begin where their origins end, in one transaction.
 
-        In `skips` are the origins of which the first run begins further on; it may have no entries,
-        and what is before it becomes the floor. When this returns, all is on disk. Returns the last
-        arrival before the runs, and now. Raises LogFull or LogError; then none of them is stored.
+        One with messages that are `skipped` begins further on; it may have no entries, and what is
+        before it becomes the floor. When this returns, all is on disk. Returns the last arrival
+        before the runs, and now. Raises LogFull or LogError; then none of them is stored.
         """
-        if not skips:
-            return self._append(runs)
         floors: dict[str, Floor] = {}
+        newest = 0  # the time up to which messages may be missing
         for run in runs:
-            if run.origin in skips and run.origin not in floors:
-                below = self._floor(run.origin).held(skips[run.origin].held)
-                floors[run.origin] = Floor(run.after, below)
-        gone = Gone(0, max(skip.time for skip in skips.values()))
+            if run.skipped:
+                floor = floors.get(run.origin) or self._floor(run.origin)
+                floors[run.origin] = Floor(run.after, floor.held(run.after - run.skipped))
+                newest = max(newest, run.entries[0].time if run.entries else 0)
+        if not floors:
+            return self._append(runs)
+        gone = Gone(0, newest)
         before = {name: self._floor(name) for name in floors}
         with self._lock:  # before it happens: readers must not take it for damage
             self._floors |= floors

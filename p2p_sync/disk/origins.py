@@ -44,14 +44,6 @@ class Floor(NamedTuple):
 NO_FLOOR = Floor()
 
 
-class Skip(NamedTuple):
-    """An origin goes on beyond what is held, since nobody keeps what is between: the last number
-    `held`, and the newest time of what is missing (ms since the epoch), as far as it is known."""
-
-    held: int
-    time: int
-
-
 def read(database: Database) -> tuple[dict[str, Head], dict[str, Floor], bool]:
     """Return the head of each origin, the floors that are not 0, and whether rows are damaged."""
     heads: dict[str, Head] = {}

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 
 from ..core.core import Core
 from ..core.peer import Peer
 from ..core.turn import WORK
-from ..disk.origins import Skip
 from ..errors import LogError
 from ..settings import DISK_CHECK, DISK_RETRY, STOP_TIMEOUT, Settings
 from ..wire.forks import Branch
@@ -84,7 +82,7 @@ class Writer:
         self._log.begin(self._origin)
         if runs:
             runs = signed(runs, self._identity)
-            arrivals = self._log.append(runs, _skips(runs))
+            arrivals = self._log.append(runs)
         else:
             self._log.check()
         left = self._left_copies()
@@ -153,12 +151,3 @@ class Writer:
             with self._state.turn() as core:
                 core.commits.recovered()
             return
-
-
-def _skips(runs: Sequence[Run]) -> dict[str, Skip]:
-    """Return the origins that go on beyond what is held."""
-    return {
-        run.origin: Skip(run.after - run.skipped, run.entries[0].time if run.entries else 0)
-        for run in runs
-        if run.skipped
-    }

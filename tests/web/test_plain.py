@@ -174,9 +174,9 @@ def test_what_is_begun_when_the_server_stops_is_answered() -> None:
         )
         append, stored = node.log.append, threading.Event()
 
-        def slow(runs: Any, skips: Any = None) -> Any:
+        def slow(runs: Any) -> Any:
             stored.wait(DEADLINE)
-            return append(runs, skips)
+            return append(runs)
 
         node.log.append = slow  # type: ignore[method-assign]
         loop.start()
