@@ -246,7 +246,9 @@ class Receiver:
             answer = new and gap is not None and link in gap.asked
             source = new and name.startswith(link.peer)  # no way is shorter: its node is the peer
             if answer or source or (not tree.fed and name not in link.pruned):
-                tree.feed(link, True)
+                # A peer that we feed has asked for that, perhaps after it has shipped this run, and
+                # then it ships no more. So its next run shows that it is the feeder.
+                tree.feed(link, link not in tree.eager)
                 tree.detach(link, now)
                 return
             if tree.feeder is None:

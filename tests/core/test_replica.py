@@ -127,6 +127,18 @@ def test_FirstMessage_Committed_ShippedOnAllLinks() -> None:
     assert [bench.sent(link) for link in links] == [[(US, 0, 1)]] * 2
 
 
+def test_Feeder_AskedToBeFedBeforeItsRunCame_AskedAgainSoon() -> None:
+    """Questions have crossed: each took the other one for its feeder, and ships no more."""
+    bench = Bench()
+    link = bench.link(O=1)
+    bench.receive(link, Graft({O: 1}))
+    bench.arrive(link, run(O, 0, 1))
+    bench.sent(link)
+    bench.receive(link, Have({O: entry(3)}))
+    bench.later(5.0)
+    assert [frame.after for frame in bench.sent(link)] == [{O: 1}]
+
+
 def test_FirstMessages_CommittedTogether_FirstAloneFloods() -> None:
     bench = Bench()
     link = bench.link()
