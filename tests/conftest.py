@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +25,10 @@ GROUPS = {
     **dict.fromkeys(("test_bench", "test_link_load", "test_misbehaviour", "test_page"), "heavy"),
     # They do nothing but compute, so that two of them would leave no core to the others.
     **dict.fromkeys(("test_simulation", "test_mesh_simulation"), "computing"),
-    # They share a copy of the project, with an environment that takes a while to make.
+    # It makes an environment, which takes a while.
     "test_readme_commands": "copy",
 }
-"""Modules whose tests one worker runs, one by one, and the name of their group."""
+"""Modules whose tests take long, so that they begin first; one worker runs those of a group."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,15 +40,37 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     free = getattr(option, "numprocesses", 0) is None and not (option.usepdb or option.collectonly)
     if whole and free and "PYTEST_XDIST_WORKER" not in os.environ:
         option.numprocesses = min((os.cpu_count() or 1) + 1, MOST_WORKERS)
-        option.dist = "loadgroup"
+        option.dist = "loadfile"
+        option.loadscopereorder = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one worker run all tests of a module, so that what they share is made once, and all
+    modules of a group.
+
+    pytest-xdist has a mark for groups, which it ignores silently with some versions of pytest.
+    """
+    if config.option.dist != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduler: Any = LoadFileScheduling(config, log)
+    scheduler._split_scope = group_of
+    return scheduler
+
+
+def group_of(test: str) -> str:
+    """Return the group of a test, or its module: whatever one worker runs."""
+    module = test.partition("::")[0]
+    return GROUPS.get(Path(module).stem, module)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a group together."""
-    for item in items:
-        if item.path.stem in GROUPS:
-            item.add_marker(pytest.mark.xdist_group(GROUPS[item.path.stem]))
+    """Begin with the groups where there are workers, or the others end sooner and are idle."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.stem not in GROUPS)
 
 
 @pytest.fixture(scope="module")

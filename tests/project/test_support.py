@@ -53,6 +53,46 @@ def test_each_worker_has_ports_of_its_own() -> None:
     assert max(found[0]) + 1 < min(found[1]) and max(found[1]) + 1 < min(found[2])
 
 
+GROUPED = """
+from tests import conftest
+from tests.conftest import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+conftest.GROUPS.update(test_c="slow", test_d="slow")
+"""
+NOTES_ITS_WORKER = """
+import os, pathlib, time, pytest
+@pytest.mark.parametrize("number", range(4))
+def test(number):
+    time.sleep(0.05)
+    with pathlib.Path(f"{os.environ['PYTEST_XDIST_WORKER']}.txt").open("a") as file:
+        file.write(pathlib.Path(__file__).stem[-1])
+"""
+
+
+def test_one_worker_runs_a_module_or_a_group_and_groups_come_first(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(GROUPED)
+    for name in "abcd":
+        (tmp_path / f"test_{name}.py").write_text(NOTES_ITS_WORKER)
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    how = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *how],
+        cwd=tmp_path,
+        env={**without_xdist(), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=3 * DEADLINE,
+    )
+    assert done.returncode == 0, done.stdout
+    ran = [file.read_text() for file in tmp_path.glob("gw*.txt")]
+    assert any(tests.startswith("ccccdddd") for tests in ran), ran
+    assert len("".join(ran)) == 16 and all(4 * name in "/".join(ran) for name in "ab"), ran
+
+
+def without_xdist() -> dict[str, str]:
+    """The environment, without what a worker of pytest-xdist has there."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+
+
 def test_another_node_on_the_same_port_is_not_taken_for_the_one_that_starts() -> None:
     with NodeProcess("--ephemeral") as other:
         node = NodeProcess("--ephemeral", port=other.port, wait=False)
