@@ -24,6 +24,7 @@ class Scale:
     idle_seconds: float = 45.0
     idle_peers: int = 100
     meshes: tuple[int, ...] = (3, 10, 20)  # nodes
+    origins: int = 100_000
 
 
 SHORT = Scale(
@@ -35,6 +36,7 @@ SHORT = Scale(
     idle_seconds=1.0,
     idle_peers=10,
     meshes=(2, 4),
+    origins=400,
 )
 
 

@@ -11,6 +11,7 @@ from tests.bench import (
     express,
     flask_route,
     jetstream,
+    origins,
     p2pnet,
     redis_streams,
     throughput,
@@ -139,5 +140,20 @@ SCENARIOS = (
         "one of three stopped by SIGSTOP during 1",
         {"ours": throughput.one_stopped, "two": partial(throughput.from_one, nodes=2)},
         [Goal("at least 0.9 x two nodes", _ratio(RATE, "two"), least=0.9)],
+    ),
+    Scenario(
+        12,
+        "very many origins, as years of restarts leave them",
+        {"ours": origins.many_origins},
+        [
+            Goal("under 2 s to ready", _ours("ready s"), most=2),
+            Goal("under 100 MB", _ours("RSS MB"), most=100),
+            Goal("under 1 MB a link", _ours("kB a link"), most=1000),
+            Goal("at most 400 kB if 100 differ", _ours("kB for 100 that differ"), most=400),
+            Goal("in sync within 5 s", _ours("in sync s"), most=5),
+            Goal("status under 10 ms", _ours("status ms"), most=10),
+            Goal("metrics under 10 ms", _ours("metrics ms"), most=10),
+            Goal("peers under 10 ms", _ours("peers ms"), most=10),
+        ],
     ),
 )

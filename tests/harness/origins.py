@@ -23,24 +23,31 @@ _RUNS = 5_000
 """Origins that one transaction stores."""
 
 
-def runs_of(nodes: int, starts: int, messages: int) -> Iterator[Run]:
+def runs_of(nodes: int, starts: int, messages: int, behind: int = 0) -> Iterator[Run]:
     """Yield the run of each origin: of `starts` starts of each of `nodes` nodes, a day apart, with
-    one entry for each of `messages`. They are the same in each call, and genuine."""
+    one entry for each of `messages`, one less in the first `behind` origins. They are the same in
+    each call, and genuine."""
     identities = [Identity.of_seed(sha256(f"node {n}".encode()).digest()) for n in range(nodes)]
     for start in range(starts):
         for n, identity in enumerate(identities):
             time = _BEGINNING + start * _DAY + n
             name = f"{identity.node}-{time}"
-            texts = [f"message {k} of start {start} of node {n}" for k in range(messages)]
+            texts = [
+                f"message {k} of start {start} of node {n}"
+                for k in range(messages - (start * nodes + n < behind))
+            ]
             entries = tuple(Entry(time + 1000 * k, text) for k, text in enumerate(texts))
             hashes = chain(NO_HASH, entries)
             signature = sign(identity, name, len(entries), hashes[-1])
             yield Run(name, 0, NO_HASH, entries, hashes, signature)
 
 
-def make_origins(directory: Path, nodes: int = 50, starts: int = 2_000, messages: int = 3) -> None:
-    """Make a data directory that holds `nodes` times `starts` origins. 100,000 take about 20 s."""
-    runs = runs_of(nodes, starts, messages)
+def make_origins(
+    directory: Path, nodes: int = 50, starts: int = 2_000, messages: int = 3, behind: int = 0
+) -> None:
+    """Make a data directory that holds `nodes` times `starts` origins, see `runs_of`. 100,000 take
+    about 20 s."""
+    runs = runs_of(nodes, starts, messages, behind)
     with closing(Store(directory)) as store:
         log = Log(store)
         while some := list(islice(runs, _RUNS)):
