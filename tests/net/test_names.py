@@ -356,7 +356,8 @@ def test_names_that_hang_delay_no_dial(names: Names) -> None:
             before = threading.active_count()
             node.connect(f"ws://good.example:{peer_port(by_name)}")
             node.connect(by_address.address)
-            wait_until(lambda: by_name.sockets() == by_address.sockets() == 1, "both are linked")
+            # The two may have found each other by then, too.
+            wait_until(lambda: by_name.sockets() and by_address.sockets(), "both are linked")
             holds(lambda: len(names.hanging & {*names.lookups}) <= 8, "learned lookups are bounded")
             assert threading.active_count() < before + 20
         for host in list(names.hanging)[:30]:
