@@ -485,6 +485,16 @@ KEEP_CLOCK: Seconds = 10.0
 """A node that starts waits this long before it deletes by age: its own clock may be wrong, and
 peers say what theirs show."""
 
+CUTOFF_CHECK: Seconds = 60.0
+"""The node looks this often whether it can end old origins of its own, and whether it keeps nothing
+more of those that are ended."""
+
+ENDED_STEP: Count = 100
+"""Origins that are ended or forgotten in a step: it holds the lock of the state for 1 ms."""
+
+MAX_OWN_ENDED: Count = 1000
+"""Origins that a node ends at a time."""
+
 RECENT_CHARACTERS: Characters = 4 * 1024 * 1024
 """The newest entries are kept in memory, in JSON: most of what links send has just arrived."""
 

@@ -14,6 +14,7 @@ from collections import Counter
 
 from p2p_sync.core import comparing
 from p2p_sync.core.fingerprints import digest
+from p2p_sync.wire.cutoffs import cutoff_of
 from p2p_sync.wire.entries import NOTICE, Entry
 from p2p_sync.wire.forks import Branch
 from p2p_sync.wire.logframes import Sums
@@ -35,6 +36,7 @@ class History:
         # deleted where a machine comes back to life (see `_fork`).
         self.forks = rng.choice((1, 1, 2, 3)) if rng.random() < 0.2 else 0
         self.deleting = not self.forks and rng.random() < 0.3
+        self.ending = self.deleting and rng.random() < 0.6  # all nodes keep little
         self.erasing = not self.forks and rng.random() < 0.3
         for _ in range(rng.randint(3, 8)):
             self.sim.add(
@@ -43,7 +45,9 @@ class History:
                 skew_ms=rng.choice((0, 0, 0, 500, -500, 50_000, -3_600_000, 20 * 3_600_000)),
                 slow=rng.choice((0.0, 0.0, 0.0, 0.5)),
                 batch=rng.choice((1_000, 1_000, 3)),
-                keep=rng.choice((None, 0, 5, 40)) if self.deleting else None,
+                keep=rng.choice((0, 5) if self.ending else (None, 0, 5, 40))
+                if self.deleting
+                else None,
             )
         self.nodes = self.sim.nodes
         self.latency = rng.choice((0.001, 0.02, 0.1, 0.4))
@@ -69,7 +73,8 @@ class History:
         steps = [self._commit] * 6 + [self._cut] * 2 + [self._open] * 2 + [self._crash] * 2
         steps += [self._burst, self._part, self._freeze, self._wipe, self._backup, self._restore]
         steps += [self._fill, self._repair] + [self._erase] * 3 * self.erasing
-        for _ in range(rng.randint(10, 60)):
+        steps += [self._forget] * 8 * self.deleting
+        for _ in range(rng.randint(10, 60) * (1 + self.ending)):
             step = rng.choice(steps)
             self.steps[step.__name__] += 1
             step()
@@ -80,6 +85,8 @@ class History:
         began = sim.now
         assert sim.run(began + LIMIT, sim.equal), f"not equal {LIMIT} s after the last fault"
         took = sim.now - began
+        if self.ending:
+            self._end_all()
         thawed = max((wire.frozen for wire in self.wires.values()), default=0.0)
         # Until each cut and each frozen link is noticed, and what a link has held back is answered.
         sim.run(max(sim.now + 12.0, thawed + 5.0))
@@ -151,7 +158,7 @@ class History:
         if node.up:
             node.crash()
         else:
-            if self.rng.random() < 0.2:
+            if self.rng.random() < (0.7 if self.ending else 0.2):
                 node.left = ""  # another boot of the machine
             node.start()
 
@@ -176,6 +183,9 @@ class History:
         ]
         if held:
             node.erase(self.rng.choice(held))
+
+    def _forget(self) -> None:
+        self._any().forget()
 
     def _replace(self, node: Node, disk: Disk, origin: str | None = None) -> None:
         if node.up:
@@ -217,23 +227,63 @@ class History:
         for i in range(len(self.nodes) - 1):
             self._link(i, i + 1)
 
+    def _end_all(self) -> None:
+        """All nodes begin new origins, and the old ones are forgotten, also by a node that comes
+        back with what it had before."""
+        sim, nodes = self.sim, self.nodes
+        away = self._any()
+        before = away.on_disk.copy()
+        for node in nodes:
+            self._again(node, node.on_disk)
+        for _ in range(10):
+            for node in nodes:
+                node.commit(f"text {next(self.texts)}")
+            sim.run(sim.now + 1.0)
+        self._forget_all()
+        gone = before.log.keys() - nodes[0].replica.vector.heads().keys()
+        self._again(away, before)
+        self._forget_all()
+        for node in nodes:
+            back = gone & node.replica.vector.heads().keys()
+            assert not back, f"{node} holds {back} again"
+
+    def _again(self, node: Node, disk: Disk) -> None:
+        node.crash()
+        node.replace_disk(disk)
+        node.start()
+        self.sim.run(self.sim.now + 6.0)
+        for i in range(len(self.nodes) - 1):
+            self._link(i, i + 1)
+
+    def _forget_all(self) -> None:
+        for _ in range(6):
+            for node in self.nodes:
+                node.forget()
+            self.sim.run(self.sim.now + 5.0)
+        assert self.sim.run(self.sim.now + LIMIT, self.sim.equal), "not equal after forgetting"
+
     # -- Promises --------------------------------------------------------------------------------
 
     def _check(self) -> None:
         sim, nodes = self.sim, self.nodes
         for node in nodes:
-            heads = {name: node.head(name, len(log)) for name, log in node.log.items()}
+            ended = node.replica.vector.ended
+            assert all(map(node.is_ended, ended)), f"{node} does not count what is not ended"
+            names = [*(name for name in node.log if name not in ended), *node.on_disk.cutoffs]
+            heads = {name: node.head(name, len(node.log.get(name, ()))) for name in names}
             assert node.replica.vector.heads() == heads
             assert all(is_genuine(name, head) for name, head in heads.items())
             self._check_floors(node)
             self._check_erased(node)
             for (name, seq), message in node.acknowledged.items():
                 for other in nodes:
-                    entries = other.log[name][seq - 1 :][:1]
+                    entries = other.log.get(name, [])[seq - 1 :][:1]
                     if name in sim.forked:
                         entries += branched(other, name, seq)
                     fits = any(is_same(held, message) for held in entries if held)
                     fits = fits or seq <= other.on_disk.floors.get(name, 0)
+                    cutoff = other.on_disk.cutoffs.get(cutoff_of(node.id))
+                    fits = fits or (cutoff is not None and message.time < cutoff.n)
                     assert fits, f"{other} lacks {name}:{seq}"
         assert len({digest(node.replica.vector.heads()) for node in nodes}) == 1
         if not self.deleting:

@@ -62,8 +62,12 @@ class HybridClock:
 
         It never decreases, except after `corrected` has started the clock again.
         """
-        self._last = max(wall, self._last, self._newest + 1)
+        self._last = self.soonest(wall)
         return self._last
+
+    def soonest(self, wall: int) -> int:
+        """Return the time that the next commit has at least."""
+        return max(wall, self._last, self._newest + 1)
 
 
 class _Reading(NamedTuple):

@@ -9,40 +9,43 @@ from __future__ import annotations
 import random
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import LogError
 from ..settings import MAX_PENDING, MAX_SOURCE_PEERS, MAX_SOURCES
+from ..wire.cutoffs import START_STEP, cutoff_of
 from ..wire.entries import NOTICE, Entry
 from ..wire.forks import Branch, committed_id
 from ..wire.frames import Message
-from ..wire.logframes import Run
+from ..wire.logframes import Head, Run
 from .commit import Commit
 from .dates import Dates
 from .effects import Settle
 from .peer import Peer
 from .replica import Replica
 from .turn import COPIES, ROOM, WORK, Turn
+from .vector import Origin
 
-# Start numbers: milliseconds since the epoch, followed by these many digits drawn at random. So two
-# copies of a data directory that start at the same moment do not draw the same one.
-_RANDOM = 10**6
 _NUMBER = re.compile(r"-([0-9]+)")
 
 
-def new_origin(node: str, known: Iterable[str], wall: int, rng: random.Random) -> str:
-    """Return an origin for a node that was never used before, when the wall clock shows `wall`.
+def new_origin(node: str, known: Mapping[str, Head | Origin], time: int, rng: random.Random) -> str:
+    """Return an origin for a node that was never used before. It begins at a `time` (ms since the
+    epoch) after all commits of the node.
 
     Its start number is larger than that of each origin of the node among those `known`, so they
-    show which one is the newest. Where the clock is behind these, chance alone keeps two copies of
-    a data directory apart, hence the larger step.
+    show which one is the newest, and not before the node's cutoff. The rest of it is drawn at
+    random, so two copies of a data directory that start at the same moment do not draw the same
+    one. Where the clock is behind, chance alone keeps them apart, hence the larger step.
     """
     numbers = (_NUMBER.match(name, len(node)) for name in known if name.startswith(node))
     newest = max((int(number[1]) for number in numbers if number), default=0)
-    number = wall * _RANDOM + rng.randrange(_RANDOM)
+    if cutoff := known.get(cutoff_of(node)):
+        newest = max(newest, cutoff.n * START_STEP)
+    number = time * START_STEP + rng.randrange(START_STEP)
     if number <= newest:
-        number = newest + 1 + rng.randrange(1000 * _RANDOM)
+        number = newest + 1 + rng.randrange(1000 * START_STEP)
     return f"{node}-{number}"
 
 
@@ -83,6 +86,11 @@ class Commits:
         self._runs += runs
         self._messages += sum(run.count for run in runs)
         self._turn.changed.add(WORK)
+
+    def cut(self, time: int, signature: str) -> None:
+        """Store a cutoff of this node."""
+        run = self._replica.forgetting.cut(cutoff_of(self._node), time, signature)
+        self.put([run] if run else [])
 
     def commit(
         self,
@@ -147,8 +155,8 @@ class Commits:
     def renew(self) -> None:
         """Commit under a new origin from now on."""
         self._dates.clock.renew()
-        known = self._replica.vector.origins
-        self._replica.renew(new_origin(self._node, known, self._turn.wall, self._rng))
+        known, time = self._replica.vector.origins, self._dates.clock.soonest(self._turn.wall)
+        self._replica.renew(new_origin(self._node, known, time, self._rng))
 
     def refusal(self) -> LogError:
         """Return the reason why nothing can be committed now."""
@@ -205,6 +213,8 @@ class Commits:
     def stored(self, runs: Sequence[Run]) -> None:
         """The runs are on disk: they may be announced and sent, and their commits are settled."""
         self._replica.stored(runs, self._turn.now)
+        if self._replica.vector.cutoff(self._replica.origin):
+            self.renew()  # a copy of this node has ended the present origin
         waiting, held = self.waiting, self._replica.vector.held
         while waiting and held(waiting[0].origin) >= waiting[0].last:
             self._turn.effects.add(Settle(waiting.popleft()))

@@ -36,6 +36,7 @@ from ..settings import (
     SMALL_VECTOR,
     SUMS_PAUSE,
 )
+from ..wire.cutoffs import is_cutoff
 from ..wire.logframes import LEAVES, SALT, Have, Head, LogFrame, Look, Sums, spans
 from .fingerprints import ALL, KEYS, Counted, first_key, key_of, leaf_of, mark
 from .progress import Progress
@@ -167,7 +168,7 @@ class Comparing:
                 self._progress.note(origin.name, n)
             elif origin.name not in frame.have:
                 self._progress.unclaim(origin.name, 0)
-        self._claimed -= sum(head.n for head in frame.have.values())
+        self._claimed -= sum(h.n for name, h in frame.have.items() if not is_cutoff(name))
         done = self._done(look, end)
         if self._blind:
             self._said.update(dict.fromkeys(frame.have))

@@ -24,7 +24,7 @@ is. So nothing here may take long: nothing grows with the log.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ..codes import GOING_AWAY, NORMAL
 from ..settings import (
@@ -67,12 +67,14 @@ class Core:
         newest: int,
         wall: int,
         rng: random.Random,
+        ended: Collection[str] = (),
     ) -> None:
         """`node` is this node's id, `port` the peer port. Commits go on with `origin` where the log
         ends with it, with a new origin if it is empty.
 
         `vector` is what the log holds and `newest` its newest time less than MAX_AHEAD_MS ahead of
-        `wall`, what this machine's clock shows (both in ms since the epoch).
+        `wall`, what this machine's clock shows (both in ms since the epoch). `ended` are the
+        origins in it that their nodes have ended (forgetting.py).
         """
         self._turn = turn = Turn(wall=wall)
         self.overlay = Overlay(turn, node, settings, port, rng)
@@ -80,12 +82,13 @@ class Core:
         self.book = self.overlay.book
         self.dialling = self.overlay.dialling
         self.replica = Replica(
-            origin or new_origin(node, vector, wall, rng),
+            origin or new_origin(node, vector, max(wall, newest + 1), rng),
             vector,
             rng,
             settings.max_new_origins,
             self.overlay.vouches,
             self.overlay.is_alone,
+            ended,
         )
         self.dates = Dates(newest, wall, turn.effects)
         self.links = Links(turn, self.overlay, self.replica, settings)
@@ -219,6 +222,11 @@ class Core:
                 reason = "a part of this node's log is damaged; link again"
                 self._turn.effects.close(peer, GOING_AWAY, reason)
         return held
+
+    def cutoff(self) -> int:
+        """Return the latest time that a cutoff of this node may have, as far as other nodes are
+        concerned; 0: none, a known node is missing."""
+        return 0 if self.dialling.lacks_known() else self.replica.forgetting.before()
 
     # -- addresses ------------------------------------------------------------------------------
 

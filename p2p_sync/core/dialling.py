@@ -179,6 +179,15 @@ class Dialling:
         given = self._book.by_hand.values()
         return not all(known.oneself or connected.leads_to(known) for known in given)
 
+    def lacks_known(self) -> bool:
+        """Return whether a node that was given by hand, or has answered before, is missing."""
+        connected = self._connected()
+        return any(
+            (known.by_hand or (known.attempts and (known.node or known.worked)))
+            and not (known.oneself or connected.leads_to(known))
+            for known in self._book.known.values()
+        )
+
     def _connected(self) -> _Connected:
         return _Connected(self._peers, self._book, self._turn.now)
 

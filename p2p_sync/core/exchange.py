@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
 from ..settings import LONG_LAG, MANY_MISSING, MAX_AHEAD_MS, MAX_EARLY_MS, NEVER
+from ..wire.cutoffs import is_cutoff
 from ..wire.forks import Branch
 from ..wire.frames import Message, messages_in
 from ..wire.logframes import Have, Head, LogFrame, Messages, Run, Sums
@@ -192,7 +193,7 @@ class Exchange:
         come next there, up to `floor`, are not kept any more. The peer is told so, and the other
         origins follow."""
         self.correct(peer, planned, ())
-        if peer.log:
+        if peer.log and self._replica.vector.held(origin):
             self._replica.trees.of(origin).detach(peer.log, self._turn.now)
             peer.log.shipping.lose(origin)
             peer.log.withheld[origin] = floor
@@ -229,7 +230,7 @@ class Exchange:
 
     def note_skipped(self, runs: Sequence[Run]) -> None:
         """Note the messages that no peer keeps any more, and that this node has not got."""
-        skipped = sum(run.skipped for run in runs)
+        skipped = sum(run.skipped for run in runs if not is_cutoff(run.origin))
         if skipped:
             self.missed += skipped
             text = (

@@ -42,6 +42,7 @@ class Counted(Protocol):
     key: int
     n: int
     hash: str
+    counts: bool  # its messages are counted
 
 
 def key_of(name: str) -> int:
@@ -102,19 +103,20 @@ class Fingerprints:
         leaf = leaf_of(origin.key)
         self._members[leaf] += (origin,)
         self.origins += 1
-        self._change(leaf, _mark(origin.name, origin.n, origin.hash), origin.n)
+        self._change(leaf, _mark(origin.name, origin.n, origin.hash), origin.n * origin.counts)
 
     def remove(self, origin: Counted) -> None:
         """Nothing is held of an origin any more; its head is still the old one."""
         leaf = leaf_of(origin.key)
         self._members[leaf] = tuple(other for other in self._members[leaf] if other is not origin)
         self.origins -= 1
-        self._change(leaf, -_mark(origin.name, origin.n, origin.hash), -origin.n)
+        self._change(leaf, -_mark(origin.name, origin.n, origin.hash), -origin.n * origin.counts)
 
     def update(self, origin: Counted, n: int, running: str) -> None:
         """The head of an origin has changed; `n` and `running` are the old one."""
         new = _mark(origin.name, origin.n, origin.hash)
-        self._change(leaf_of(origin.key), new - _mark(origin.name, n, running), origin.n - n)
+        count = (origin.n - n) * origin.counts
+        self._change(leaf_of(origin.key), new - _mark(origin.name, n, running), count)
 
     def _change(self, leaf: int, difference: int, count: int) -> None:
         branch = leaf >> 6

@@ -66,7 +66,8 @@ class Progress:
             held = self._unless_said(origin)
             if leaf_of(origin.key) not in self.unknown:
                 self.holds[origin.name] = held
-        self.lag += end - origin.n - (min(held, end) - min(held, origin.n))
+        if origin.counts:
+            self.lag += end - origin.n - (min(held, end) - min(held, origin.n))
 
     def clear(self) -> None:
         """The link has ended."""
@@ -88,7 +89,7 @@ class Progress:
                 kept[name] = n
         self.holds = kept
         self.cursor = {name: n for name, n in self.cursor.items() if n > self.held(name)}
-        self._count()
+        self.count()
 
     def knows(self, leaves: Sequence[int]) -> None:
         """The peer has said what it holds in these leaves, and holds nothing else in them."""
@@ -104,31 +105,41 @@ class Progress:
         not to differ."""
         self.holds.update({name: self.held(name) for name in said if self.held(name)})
         self.unknown = ALL
-        self._count()
+        self.count()
+
+    def count(self) -> None:
+        """Count the messages that the peer lacks."""
+        self.lag = self.vector.fingerprints.count(self.unknown)
+        for name, n in self.holds.items():
+            origin = self.vector.origins.get(name)
+            if origin is not None and origin.counts:
+                self.lag += self._unless_said(origin) - min(n, origin.n)
+
+    # -- ended origins --------------------------------------------------------------------------
+
+    def end(self, names: Iterable[str]) -> None:
+        """These origins are ended: the peer may have forgotten them."""
+        for name in names:
+            for table in (self.holds, self.cursor, self.ready):
+                table.pop(name, None)
+        self.count()
 
     # -- private --------------------------------------------------------------------------------
 
     def _unless_said(self, origin: Origin) -> int:
         """Return what the peer holds of an origin that is not in `holds`."""
-        return 0 if leaf_of(origin.key) in self.unknown else origin.n
+        return 0 if origin.ended or leaf_of(origin.key) in self.unknown else origin.n
 
     def _hold(self, name: str, n: int) -> None:
         origin = self.vector.origins.get(name)
         usual = 0
         if origin is not None:  # one object for all links
             name, n = origin.name, origin.n if origin.n == n else n
-            self.lag -= min(n, origin.n) - min(self.held(name), origin.n)
+            if origin.counts:
+                self.lag -= min(n, origin.n) - min(self.held(name), origin.n)
             usual = self._unless_said(origin)
         is_held = origin is not None and origin.n > 0
         if n or usual or (is_held and name in self.refused):
             self.holds[name] = n
         else:
             self.holds.pop(name, None)
-
-    def _count(self) -> None:
-        """Count the messages that the peer lacks."""
-        self.lag = self.vector.fingerprints.count(self.unknown)
-        for name, n in self.holds.items():
-            origin = self.vector.origins.get(name)
-            if origin is not None:
-                self.lag += self._unless_said(origin) - min(n, origin.n)

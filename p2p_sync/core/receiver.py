@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ..codes import MAX_NUMBER
 from ..settings import LOOK_AGAIN, MAX_EARLY, NEVER
+from ..wire.cutoffs import is_cutoff
 from ..wire.forks import Branch
 from ..wire.logframes import (
     NOTHING_HELD,
@@ -34,6 +35,7 @@ from ..wire.logframes import (
     Sums,
 )
 from .catch_up import CatchUp, Gap
+from .forgetting import Forgetting
 from .newcomers import Newcomers
 from .replica_link import Own, ReplicaLink
 from .trees import Tree, Trees
@@ -71,6 +73,7 @@ class Receiver:
         catch_up: CatchUp,
         links: Mapping[ReplicaLink, None],
         newcomers: Newcomers,
+        forgetting: Forgetting,
     ) -> None:
         """All are shared with the replica."""
         self.duplicates = 0  # messages that came and were here already
@@ -80,6 +83,8 @@ class Receiver:
         self._catch_up = catch_up
         self._links = links
         self._newcomers = newcomers
+        self._forgetting = forgetting
+        self._cutoffs: list[Run] = []  # new ones that the frame at hand has brought
         self._conflicts: list[Conflict] = []  # that the frame at hand has shown
         self._offences: Counter[str] = Counter()
         self._disputed: list[Run] = []
@@ -95,6 +100,7 @@ class Receiver:
         `CatchUp.clock_at` says that the clock has got there.
         """
         self._conflicts, self._offences, self._disputed = [], Counter(), []
+        self._cutoffs = []
         runs: list[Run] = []
         if link not in self._links:
             return Received([], [], Counter(), [])  # closed while the frame was on its way to us
@@ -112,6 +118,7 @@ class Receiver:
                 self._grafted(link, name, after, now)
         elif isinstance(frame, Sums):
             link.comparing.summed(frame, now)
+            link.since = link.since if frame.since is None else frame.since
         elif isinstance(frame, Look):
             link.comparing.wanted(frame, now)
         elif isinstance(frame, Fork):
@@ -119,7 +126,7 @@ class Receiver:
         elif isinstance(frame, Have) and frame.last:
             link.comparing.all()
         self._claims(link, frame, now)
-        return Received(runs, self._conflicts, self._offences, self._disputed)
+        return Received(runs + self._cutoffs, self._conflicts, self._offences, self._disputed)
 
     def outdoes(self, frame: LogFrame) -> bool:
         """Return whether a frame shows that the peer holds more of our own origin than we do. Then
@@ -150,6 +157,8 @@ class Receiver:
         """Take in a run and return its new part, or None."""
         name, end = run.origin, run.end
         catch_up, paused = self._catch_up, self._catch_up.paused
+        if self._forgetting.ignores(link, name):
+            return None
         if name in catch_up.early:
             catch_up.wait_for_clock(run, link)
             return None
@@ -358,10 +367,16 @@ class Receiver:
 
     def _claim(self, link: ReplicaLink, name: str, head: Head, now: float) -> None:
         """The peer says that it durably holds this of an origin."""
-        if name in link.refused:
+        if is_cutoff(name):
+            if cutoff := self._forgetting.heard(link, name, head, now):
+                self._cutoffs.append(cutoff)
+            return
+        if name in link.refused or self._forgetting.ignores(link, name):
             return
         n, origin = head.n, self._vector.origins.get(name)
         if origin is not None:
+            if origin.ended and head[:2] == (origin.n, origin.hash):
+                self._forgetting.go_on(origin)
             same_n = n == origin.n and head.hash != origin.hash
             if same_n or (n == origin.staged and head.hash != origin.staged_hash):
                 self._refuse(self._trees.of(name), link, head, now)

@@ -27,16 +27,18 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from ..codes import MAX_NUMBER
 from ..settings import LATE, MAX_ORIGINS, MAX_UNPLACED, NEVER
+from ..wire.cutoffs import is_cutoff
 from ..wire.entries import Entry, chain
 from ..wire.forks import Branch
 from ..wire.logframes import NO_SIGNATURE, NOTHING_HELD, Head, Run, Vector
 from .catch_up import CatchUp
 from .deduplication import node_of
+from .forgetting import Forgetting
 from .newcomers import Newcomers
 from .placing import Move
 from .receiver import Receiver
@@ -56,19 +58,30 @@ class Replica:
         new_origins: int = MAX_ORIGINS,
         vouched: Callable[[str], bool] = lambda _: True,
         alone: Callable[[], bool] = lambda: False,
+        ended: Collection[str] = (),
     ) -> None:
         """Start with the `vector` that the log holds; `origin` is the one of its commits.
-        `new_origins` and `vouched` are for newcomers.py, `alone` is for catch_up.py."""
+        `new_origins` and `vouched` are for newcomers.py, `alone` is for catch_up.py, and `ended`
+        are origins for forgetting.py."""
         self.woken: dict[ReplicaLink, None] = {}
         self.links: dict[ReplicaLink, None] = {}
-        self.vector = VersionVector(vector)
+        self.vector = VersionVector(vector, ended)
         self._own = Own(origin)
         self._rng = rng
         self.trees = Trees(self.vector, self.links, rng)
         self._newcomers = newcomers = Newcomers(new_origins, not vector, vouched)
         self.catch_up = CatchUp(self._own, self.vector, self.trees, self.links, newcomers, alone)
-        self.receiver = Receiver(
+        self.forgetting = Forgetting(
             self._own, self.vector, self.trees, self.catch_up, self.links, newcomers
+        )
+        self.receiver = Receiver(
+            self._own,
+            self.vector,
+            self.trees,
+            self.catch_up,
+            self.links,
+            newcomers,
+            self.forgetting,
         )
         self._unplaced: dict[str, dict[str, None]] = {}  # by origin: branches to ask for again
         # Origins of this node whose messages behind a number have other ids since the start.
@@ -148,11 +161,18 @@ class Replica:
         """The runs are durable: they may be announced and shipped."""
         for run in runs:
             name, end = run.origin, run.end
-            tree = self.trees.of(name)
-            before = tree.origin.n
+            origin = self.vector.get(name)
+            before, ended = origin.n, origin.ended
             for link in self.links:
-                link.progress.grows(tree.origin, end)
-            self.vector.store(tree.origin, run)
+                link.progress.grows(origin, end)
+            self.vector.store(origin, run)
+            if is_cutoff(name):
+                self.forgetting.stored(node_of(name))
+                continue
+            if origin.ended != ended:
+                for link in self.links:
+                    link.progress.count()
+            tree = self.trees.of(name)
             for link in tree.eager:
                 if link.progress.held(name) < end:
                     link.shipping.offer(name)
@@ -247,6 +267,8 @@ class Replica:
     def _unstaged(self, origin: Origin, now: float) -> None:
         """What was staged of an origin is dropped: it is missing again."""
         name, catch_up = origin.name, self.catch_up
+        if is_cutoff(name):
+            return  # peers send it again
         catch_up.early.pop(name, None)
         if name == self.origin:  # nobody else holds what was dropped, whatever a peer claims
             self._own.waits = min(self._own.waits, origin.n)

@@ -117,6 +117,7 @@ class ReplicaLink:
         self.gone: dict[str, Head] = {}
         self.feeds: dict[str, None] = {}  # origins whose feeder it is
         self.eager: dict[str, None] = {}  # origins that it gets at once
+        self.since = 0  # it keeps nothing from before this time, as it says; ms since the epoch
         # When it was first asked for what it claims, and has shipped nothing since.
         self.asked_at = NEVER
         self.delivered = 0  # messages that it has shipped and that were new
@@ -192,6 +193,14 @@ class ReplicaLink:
         """Less of an origin is whole than was announced: neither ship nor announce what was due."""
         self.shipping.lose(name)
         self.announcing.lose(name)
+
+    def end(self, names: Sequence[str]) -> None:
+        """These origins are ended, or forgotten: neither ship, ask for nor announce them."""
+        for name in names:
+            self.lose(name)
+            for table in (self.grafts, self.prunes, self.withheld, self.floors, self.gone):
+                table.pop(name, None)
+        self.progress.end(names)
 
     # -- the sender -----------------------------------------------------------------------------
 

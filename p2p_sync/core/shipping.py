@@ -152,7 +152,7 @@ class Shipping:
         if progress.position(name) == assumed and progress.held(name) <= end:
             progress.cursor[name] = end
             self._announcing.know(name, end)
-        n = self._vector.origins[name].n
+        n = self._vector.held(name)
         if progress.position(name) < n or end < n:
             # Ship the rest. Or the peer has it from elsewhere, and what we hold was not announced
             # to it; `take` finds that out.

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..settings import MAX_FED, NEVER
+from ..wire.cutoffs import is_cutoff
 from .replica_link import ReplicaLink
 from .vector import Origin, VersionVector
 
@@ -140,7 +141,7 @@ def _latest(names: Iterable[str]) -> Iterable[str]:
     latest: dict[str, tuple[int, str]] = {}
     for name in names:
         node, _, number = name.partition("-")
-        if "~" in number:
-            continue  # a branch: nothing is committed there
+        if "~" in number or is_cutoff(name):
+            continue  # nothing is committed there
         latest[node] = max(latest.get(node, (0, "")), (int(number), name))
     return [name for _, name in sorted(latest.values(), reverse=True)]

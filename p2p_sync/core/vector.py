@@ -1,14 +1,17 @@
 """What this node holds of each origin: its version vector.
 
 What a node holds of an origin is always the prefix 1 ... n, so that n and the running hash over it
-say all.
+say all. Origins that are ended count no more (see forgetting.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from ..wire.cutoffs import began, is_cutoff
 from ..wire.logframes import NO_HASH, NO_SIGNATURE, Head, Run, Vector
+from .deduplication import node_of
 from .fingerprints import Fingerprints, key_of
 
 
@@ -25,6 +28,7 @@ class Origin:
     staged_hash: str = NO_HASH
     revision: int = 0  # of the vector, when n last grew
     skip: int = 0  # no peer keeps what is before this: go on from there
+    counts: bool = True  # as messages; not those of an ended origin, and not a cutoff
 
     @property
     def next(self) -> int:
@@ -36,28 +40,41 @@ class Origin:
         """What HAVE says of it."""
         return Head(self.n, self.hash, self.signature)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its node has ended it (wire/cutoffs.py), and nothing newer is held."""
+        return not self.counts and not is_cutoff(self.name)
+
 
 class VersionVector:
     """The origins of which this node holds something, or wants to, and the order of changes."""
 
-    def __init__(self, vector: Vector) -> None:
+    def __init__(self, vector: Vector, ended: Collection[str] = ()) -> None:
+        """`ended` are the origins that count no more."""
         self.origins = {
             name: Origin(name, key_of(name), *head, head.n, head.hash)
             for name, head in vector.items()
         }
         self.branches: dict[str, Origin] = {}  # those of which something is held (wire/forks.py)
-        self.fingerprints = Fingerprints()  # of those with n > 0
-        for origin in self.origins.values():
-            self._begin(origin)
+        self.cutoffs: dict[str, Origin] = {}  # of nodes, see wire/cutoffs.py
+        self.ended: dict[str, Origin] = {}  # those that count no more
+        self.fingerprints = Fingerprints()  # of those with n > 0, but for the ended ones
         self.revision = 0
         self._recent: dict[str, Origin] = {}  # those that changed, the latest last
         self._unstored: dict[str, Origin] = {}  # those with staged > n
+        for name, origin in self.origins.items():
+            origin.counts = not is_cutoff(name) and name not in ended
+            if name in ended:
+                self.end(origin)
+            else:
+                self._begin(origin)
 
     def get(self, name: str) -> Origin:
         """Return an origin, an empty one where it is not known yet."""
         origin = self.origins.get(name)
         if origin is None:
-            origin = self.origins[name] = Origin(name, key_of(name))
+            origin = Origin(name, key_of(name), counts=not is_cutoff(name))
+            self.origins[name] = origin
         return origin
 
     def held(self, name: str) -> int:
@@ -68,6 +85,33 @@ class VersionVector:
     def drop(self, name: str) -> None:
         """Forget an origin of which nothing is held."""
         del self.origins[name]
+        self.ended.pop(name, None)
+
+    def cutoff(self, name: str) -> int:
+        """Return the time before which the node of an origin has ended those of its origins that
+        began before it, if this one did; else 0."""
+        cutoff = self.cutoffs.get(node_of(name)) if self.cutoffs else None
+        return cutoff.n if cutoff and began(name) < cutoff.n else 0
+
+    def end(self, origin: Origin) -> None:
+        """An origin is ended: it counts no more."""
+        if origin.counts and origin.n:
+            self.fingerprints.remove(origin)
+        origin.counts = False
+        self.ended[origin.name] = origin
+        self.branches.pop(origin.name, None)
+        self._recent.pop(origin.name, None)
+
+    def go_on(self, origin: Origin) -> None:
+        """An ended origin has messages since the cutoff: it counts again."""
+        del self.ended[origin.name]
+        origin.counts = True
+        if origin.n:
+            self._begin(origin)
+
+    def staged_by(self, node: str) -> list[Origin]:
+        """Return the origins of a node of which something is with the writer."""
+        return [origin for name, origin in self._unstored.items() if node_of(name) == node]
 
     def stage(self, origin: Origin, run: Run) -> None:
         """The run, which goes on where `staged` ends, is with the writer."""
@@ -87,31 +131,41 @@ class VersionVector:
     def store(self, origin: Origin, run: Run) -> None:
         """The run, which was staged, is durable."""
         name, n, running = origin.name, origin.n, origin.hash
+        if run.entries and (cutoff := self.cutoff(name)):
+            ends = run.entries[-1].time < cutoff
+            if ends and not origin.ended:
+                self.end(origin)
+            elif origin.ended and not ends:
+                self.go_on(origin)
         origin.n, origin.hash, origin.signature = run.head
-        if n == 0:
+        if n == 0 and not origin.ended:
             self._begin(origin)
-        else:
+        elif not origin.ended:
             self.fingerprints.update(origin, n, running)
         if origin.staged == origin.n:
             del self._unstored[name]
         self.revision += 1
         origin.revision = self.revision
         self._recent.pop(name, None)
-        self._recent[name] = origin
+        if not origin.ended:
+            self._recent[name] = origin
 
     def lose(self, origin: Origin, head: Head) -> None:
         """No more than this of an origin is durable; nothing of it is staged."""
-        self.fingerprints.remove(origin)
+        if not origin.ended:
+            self.fingerprints.remove(origin)
         origin.n, origin.hash, origin.signature = head
         origin.staged, origin.staged_hash = head.n, head.hash
         self.branches.pop(origin.name, None)
-        if head.n:
+        if head.n and not origin.ended:
             self._begin(origin)
         else:
             self._recent.pop(origin.name, None)
 
     def _begin(self, origin: Origin) -> None:
         """Something is held of an origin from now on."""
+        if is_cutoff(origin.name):
+            self.cutoffs[node_of(origin.name)] = origin
         self.fingerprints.add(origin)
         if "~" in origin.name:
             self.branches[origin.name] = origin
@@ -126,5 +180,6 @@ class VersionVector:
         return changed
 
     def heads(self) -> dict[str, Head]:
-        """Return all that is durable."""
-        return {name: origin.head for name, origin in self.origins.items() if origin.n}
+        """Return all that is durable and counts."""
+        origins = self.origins.items()
+        return {name: origin.head for name, origin in origins if origin.n and not origin.ended}

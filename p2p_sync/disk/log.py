@@ -31,26 +31,27 @@ from ..settings import (
     MAX_DAMAGE_NAMED,
     MAX_MESSAGE_BYTES,
 )
+from ..wire.cutoffs import is_cutoff
 from ..wire.entries import HEARD, NOTICE
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
 from . import damage, erasing, forks, origins, retention
 from .copies import count_copies, rematch
 from .damage import Found
 from .erasing import Erased
+from .forgetting import Forgetting
 from .forks import Moving
 from .origins import Floor
 from .pages import Page, Place, logger
 from .retention import Gone, Limits
 from .rows import INSERTED, VALUES, Row, stored
 from .schema import LAST_ARRIVAL
-from .sending import Sending
 from .store import Database, Store
 from .witness import Left
 
 __all__ = ["Log", "Page", "Place"]
 
 
-class Log(Sending):
+class Log(Forgetting):
     """The log of one node."""
 
     def __init__(self, store: Store) -> None:
@@ -102,10 +103,11 @@ class Log(Sending):
         return vector
 
     def newest_time(self, most: int) -> int:
-        """Return the newest time in the log that is not above `most` (ms), 0 with none."""
+        """Return the newest time in the log that is not above `most` (ms), 0 with none; what was
+        deleted counts, too."""
         with self._store.reading() as database:
             row = database.execute("SELECT max(time) FROM entries WHERE time <= ?", (most,))
-            return int(row.fetchone()[0] or 0)
+            return max(row.fetchone()[0] or 0, self._gone.time if self._gone.time <= most else 0)
 
     def origin(self, latest: int) -> str:
         """Return the origin of the last start's commits if they can go on with it: all of them are
@@ -140,7 +142,7 @@ class Log(Sending):
             if run.skipped:
                 floor = floors.get(run.origin) or self._floor(run.origin)
                 floors[run.origin] = Floor(run.after, floor.held(run.after - run.skipped))
-                newest = max(newest, run.entries[0].time if run.entries else 0)
+                newest = max(newest, _before(run))
         if not floors:
             return self._append(runs)
         gone = Gone(0, newest)
@@ -413,6 +415,14 @@ class Log(Sending):
         """Return how many of the messages of each origin are copies of commits of originals."""
         with self._lock:
             return dict(self._copies)
+
+
+def _before(run: Run) -> int:
+    """Return the newest time of what is missing before a run, as far as it is known. What is older
+    than a cutoff, nobody keeps."""
+    if is_cutoff(run.origin):
+        return run.end - 1
+    return run.entries[0].time if run.entries else 0
 
 
 def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:

@@ -47,6 +47,7 @@ TABLES = (
         sum INTEGER NOT NULL         -- CRC-32 of all columns that never change, see rows.py
     )""",
     # What is held of each origin: messages up to `n`, those up to `floor` apart. See origins.py.
+    # Cutoffs are here, too (wire/cutoffs.py).
     """CREATE TABLE origins (
         origin TEXT PRIMARY KEY,
         n INTEGER NOT NULL,          -- the number of its last message

@@ -373,6 +373,7 @@ class _Parts:
             newest,
             wall,
             random.SystemRandom(),
+            self.log.all_ended(),
         )
         self.journal = Journal(self.store.start)
         self.shell = Shell(

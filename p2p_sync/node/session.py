@@ -47,6 +47,7 @@ class Session:
         self._state = state
         self._log = state.log
         self._counters = counters
+        self._since = 0  # as it was last sent: from when on messages are kept
 
     def open(self, link: Link, dial: int, node: str | None, start: int) -> None:
         """Tell the core that `link` is open; nothing has been read from it yet. For any thread.
@@ -199,6 +200,8 @@ class Session:
     def _encode(self, frame: Sockets | Message | LogFrame) -> str:
         if isinstance(frame, (Have, Sums)):  # as late as possible, so that it is right
             frame = replace(frame, clock=wall_ms())
+            if isinstance(frame, Sums) and (since := self._log.since(wall_ms())) != self._since:
+                self._since, frame = since, replace(frame, since=since)
         elif isinstance(frame, Fork) and frame.agree is None:
             frame = replace(frame, marks=self._log.marks(frame.origin, frame.above))
         self._counters.add("frames_total", "out", _kind(frame))

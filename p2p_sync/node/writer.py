@@ -20,6 +20,7 @@ from ..wire.forks import Branch
 from ..wire.identity import Identity
 from ..wire.logframes import Run
 from ..wire.signing import signed
+from .forgetting import Forgetting
 from .retention import Retention
 from .state import State
 
@@ -35,6 +36,7 @@ class Writer:
         self._identity = identity
         self._log = state.log
         self._retention = Retention(state, settings)
+        self._forgetting = Forgetting(state, identity)
         self._origin = ""  # of the commits
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -57,7 +59,7 @@ class Writer:
         while True:
             if not runs:
                 # Without work, look now and then whether the files are still there.
-                pause = self._retention.pause(DISK_CHECK)
+                pause = self._forgetting.pause(self._retention.pause(DISK_CHECK))
                 with self._state.turn(WORK, lambda core: core.commits.has_work, pause) as core:
                     runs = self._take(core)
                     over = core.stopped and not runs
@@ -70,6 +72,7 @@ class Writer:
                 runs = []
                 self._fail(error)
             self._retention.step(stored)
+            self._forgetting.step()
 
     def _take(self, core: Core) -> list[Run]:
         """Return the runs to store."""
@@ -83,6 +86,7 @@ class Writer:
         if runs:
             runs = signed(runs, self._identity)
             arrivals = self._log.append(runs)
+            self._forgetting.appended(runs)
         else:
             self._log.check()
         left = self._left_copies()

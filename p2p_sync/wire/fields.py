@@ -10,9 +10,10 @@ from ..codes import MAX_NUMBER, PROTOCOL_ERROR
 from ..errors import ProtocolError
 from .identity import KEY, NODE_ID, SIGNATURE
 
-ORIGIN = re.compile(NODE_ID + r"-[0-9]{1,19}(?:~[0-9]{1,16}~[0-9a-f]{32})?")
-"""A node's id, a dash and the number of the start that has begun the origin. Of a branch, what
-forks.py says."""
+ORIGIN = re.compile(NODE_ID + r"-(?!0(?![0-9]))[0-9]{1,19}(?:~[0-9]{1,16}~[0-9a-f]{32})?")
+"""A node's id, a dash and the number of the start that has begun the origin, which is not 0. Of a
+branch, what forks.py says."""
+_CUTOFF = re.compile(NODE_ID + "-0")
 _HASH = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(KEY + SIGNATURE)
@@ -42,6 +43,12 @@ def number(value: Any, least: int) -> int:
 def origin(value: Any) -> str:
     """Check the name of an origin."""
     return _text(value, ORIGIN, "an origin")
+
+
+def origin_or_cutoff(value: Any) -> str:
+    """Check the name of an origin, or of a cutoff (cutoffs.py)."""
+    is_cutoff = isinstance(value, str) and _CUTOFF.fullmatch(value)
+    return str(value) if is_cutoff else origin(value)
 
 
 def running_hash(value: Any) -> str:

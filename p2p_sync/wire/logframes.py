@@ -37,8 +37,9 @@ from ..settings import (
     MAX_ORIGINS_NAMED,
     MAX_SHIPPED,
 )
+from .cutoffs import NO_HISTORY, is_cutoff
 from .entries import NOTICE, Entry, chain, encode, read_entry, size_of
-from .fields import list_of, number, running_hash, wrong
+from .fields import list_of, number, origin_or_cutoff, running_hash, wrong
 from .fields import origin as origin_of
 from .fields import signature as signature_of
 from .forks import Branch
@@ -208,7 +209,8 @@ class Have:
 class Sums:
     """Fingerprints of the sender's version vector: the `total` over its `origins`, which have so
     many `messages`; those of its `branches`, or of the leaves of some branches. `clock` is what the
-    sender's clock shows."""
+    sender's clock shows. It keeps no message from before `since` (ms since the epoch); None: as it
+    said before."""
 
     total: str
     origins: int
@@ -218,6 +220,7 @@ class Sums:
     clock: int | None = None
     have: Vector = field(default_factory=dict)
     ack: bool = False
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +317,8 @@ def to_json(frame: LogFrame) -> str:
             data["branches"] = frame.branches
         if frame.leaves is not None:
             data["leaves"] = frame.leaves
+        if frame.since is not None:
+            data["since"] = frame.since
     else:
         if frame.last:
             data["last"] = True
@@ -458,7 +463,8 @@ def _sums(data: Mapping[str, Any], clock: int | None, have: Vector, ack: bool) -
             _marks(value, BRANCHES, BRANCHES)
         leaves = {int(branch): value for branch, value in table.items()}
     origins, messages = number(total[1], 0), number(total[2], 0)
-    return Sums(total[0], origins, messages, branches, leaves, clock, have, ack)
+    since = number(data["since"], 0) if "since" in data else None
+    return Sums(total[0], origins, messages, branches, leaves, clock, have, ack, since)
 
 
 def _fork(data: Mapping[str, Any], have: Vector, ack: bool) -> Fork:
@@ -482,7 +488,10 @@ def _positions(data: Mapping[str, Any], name: str, least: int, *, required: bool
 
 def _vector(data: Mapping[str, Any], name: str, *, required: bool) -> Vector:
     table = _table(data, name, required=required)
-    return {origin_of(origin): _head(entry) for origin, entry in table}
+    heads = {origin_or_cutoff(name): _head(entry) for name, entry in table}
+    if any(is_cutoff(name) and head.hash != NO_HISTORY for name, head in heads.items()):
+        raise wrong("a cutoff with a hash")
+    return heads
 
 
 def _head(value: Any) -> Head:

@@ -475,8 +475,8 @@ def test_questions_come_in_pace_whatever_a_peer_says() -> None:
 
 def test_the_marks_of_a_leaf_that_somebody_has_filled_still_fit() -> None:
     """Start numbers can be chosen so that all origins fall into one leaf."""
-    leaf = leaf_of(key_of("0" * 32 + "-0"))
-    candidates = (f"{0:032x}-{n}" for n in range(10**9))
+    leaf = leaf_of(key_of("0" * 32 + "-1"))
+    candidates = (f"{0:032x}-{n}" for n in range(1, 10**9))
     filled = [*itertools.islice((n for n in candidates if leaf_of(key_of(n)) == leaf), 150)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "MAX_LOOKED_MARKS", 40)

@@ -23,6 +23,7 @@ from typing import Any
 
 from p2p_sync.core.book import Known
 from p2p_sync.core.core import Core
+from p2p_sync.core.deduplication import node_of
 from p2p_sync.core.effects import Close, Dial, Keep, Note, Settle
 from p2p_sync.core.faults import KINDS
 from p2p_sync.core.overlay import Overlay
@@ -33,6 +34,7 @@ from p2p_sync.core.replica_link import Work
 from p2p_sync.core.shipping import fill
 from p2p_sync.errors import DialError, LogDeleted, LogError, LogMoved
 from p2p_sync.settings import MAX_AHEAD_MS, NEVER, SPARE_PEERS, Settings
+from p2p_sync.wire.cutoffs import NO_HISTORY, began, choose, cutoff_of, is_cutoff
 from p2p_sync.wire.entries import NOTICE, Entry, Erasure, chain
 from p2p_sync.wire.forks import Branch
 from p2p_sync.wire.frames import Frame, Sockets, decode, encode
@@ -49,7 +51,7 @@ from p2p_sync.wire.logframes import (
     Run,
     Sums,
 )
-from p2p_sync.wire.signing import checked, signed
+from p2p_sync.wire.signing import checked, sign, signed
 
 EPOCH_MS = 1_700_000_000_000
 """The wall clock when a simulation begins."""
@@ -71,6 +73,8 @@ class Disk:
     hashes: dict[str, list[str]] = field(default_factory=dict)  # after each; "" inside of an entry
     signatures: dict[str, list[str]] = field(default_factory=dict)  # after each that has one
     floors: dict[str, int] = field(default_factory=dict)
+    cutoffs: dict[str, Head] = field(default_factory=dict)  # by their names
+    gone: int = 0  # the newest time of what was deleted
     erasures: dict[str, Erasure] = field(default_factory=dict)  # by the id of the message
 
     def copy(self) -> Disk:
@@ -80,6 +84,8 @@ class Disk:
             {name: hashes[:] for name, hashes in self.hashes.items()},
             {name: signatures[:] for name, signatures in self.signatures.items()},
             self.floors.copy(),
+            self.cutoffs.copy(),
+            self.gone,
             self.erasures.copy(),
         )
 
@@ -270,11 +276,13 @@ class Node:
         self.writing: list[Run] = []  # in the transaction that is under way
         self.timer = NEVER
         vector = {name: self.head(name, len(log)) for name, log in self.log.items()}
+        vector |= self.on_disk.cutoffs
+        ended = [name for name in self.log if self.is_ended(name)]
         wall = self.wall()
-        times = [log[-1].time for log in self.log.values() if log[-1]]
+        times = [log[-1].time for log in self.log.values() if log[-1]] + [self.on_disk.gone]
         newest = max((time for time in times if time < wall + MAX_AHEAD_MS), default=0)
         rng = self.sim.rng
-        self.core = Core(self.id, origin, PORT, self.settings, vector, newest, wall, rng)
+        self.core = Core(self.id, origin, PORT, self.settings, vector, newest, wall, rng, ended)
 
     def start(self, origin: str | None = None) -> None:
         """Start on the disk as it is. Commits go on under the origin that the node has `left`, if
@@ -292,6 +300,8 @@ class Node:
 
     def head(self, name: str, n: int) -> Head:
         """What the disk holds of the first `n` messages of an origin."""
+        if is_cutoff(name):
+            return self.on_disk.cutoffs[name]
         return Head(n, self.on_disk.hashes[name][n - 1], self.on_disk.signatures[name][n - 1])
 
     def hash_at(self, name: str, n: int) -> str | None:
@@ -431,6 +441,9 @@ class Node:
                 self.sim.trace(self, "cannot store")
                 core.commits.failed(LogError("the disk is full"))
             else:
+                cut = {node_of(run.origin) for run in runs if is_cutoff(run.origin)}
+                own = [name for name in self.log if node_of(name) in cut]
+                core.replica.forgetting.end(filter(self.is_ended, own))
                 core.stored(runs)
                 disputed = core.commits.next_disputed()
                 if disputed:
@@ -478,6 +491,9 @@ class Node:
         committed, disk = self.sim.committed, self.on_disk
         for run in runs:
             name = run.origin
+            if is_cutoff(name):
+                disk.cutoffs[name] = run.head
+                continue
             log = disk.log.setdefault(name, [])
             hashes = disk.hashes.setdefault(name, [])
             signatures = disk.signatures.setdefault(name, [])
@@ -526,11 +542,45 @@ class Node:
             ends = [found for name in disk.log if (found := self._first_end(name))]
             if held <= self.keep or not ends:
                 return
-            _, name, end = min(ends)
+            time, name, end = min(ends)
             if held - (end - disk.floors.get(name, 0)) < self.keep:
                 return
             disk.log[name][:end] = [None] * end
+            disk.gone = max(disk.gone, time)
             disk.floors[name] = end
+
+    def is_ended(self, name: str) -> bool:
+        """Whether the node of an origin has ended it, as Log.ended."""
+        cutoff = self.on_disk.cutoffs.get(cutoff_of(node_of(name)))
+        log = self.log[name]
+        last = log[-1] if log else None
+        return bool(cutoff and began(name) < cutoff.n and (not last or last.time < cutoff.n))
+
+    def since(self) -> int:
+        """The time before which nothing is kept, as Log.since."""
+        times = [entry.time for log in self.log.values() for entry in log if entry]
+        return min([self.wall(), *times])
+
+    def forget(self) -> None:
+        """Forget the ended origins of which nothing is kept, and end some, as node/forgetting.py;
+        nothing that a test cuts counts as missing."""
+        if not self.up or self.writing or self.full or self.core.commits.failure:
+            return
+        disk = self.on_disk
+        with self.turn() as core:
+            empty = [name for name in core.replica.vector.ended if not any(self.log.get(name, ()))]
+            for name in core.replica.forgetting.forget(empty):
+                for kept in (disk.log, disk.hashes, disk.signatures, disk.floors):
+                    kept.pop(name, None)
+                self.sim.trace(self, "forgets", short(name))
+            latest = min(core.replica.forgetting.before(), self.since())
+            own = {name: any(log) for name, log in self.log.items() if node_of(name) == self.id}
+            before = choose(latest, core.replica.origin, own)
+            ends = any(began(name) < before and not self.is_ended(name) for name in own)
+            if ends and before > disk.cutoffs.get(cutoff_of(self.id), Head(0, "", "")).n:
+                self.sim.trace(self, "ends its origins before", before)
+                signature = sign(self.identity, cutoff_of(self.id), before, NO_HISTORY)
+                core.commits.cut(before, signature)
 
     def _first_end(self, name: str) -> tuple[int, str, int] | None:
         """Return the time, the origin and the number of its first signed message that is kept."""
@@ -718,6 +768,7 @@ class End:
         self.timer = NEVER
         self.arrival = 0.0  # of the last frame: later ones come later
         self.volume = (0, 0)
+        self.since = 0  # as it was last sent
 
     @property
     def here(self) -> bool:
@@ -821,6 +872,8 @@ class End:
             return
         if isinstance(frame, Have):
             frame = replace(frame, clock=self.node.wall())
+        elif isinstance(frame, Sums) and (since := self.node.since()) != self.since:
+            self.since, frame = since, replace(frame, since=since)
         elif isinstance(frame, Fork) and frame.agree is None:
             frame = replace(frame, marks=self.node.marks(frame.origin, frame.above))
         arrival = sim.now + wire.latency
@@ -832,7 +885,8 @@ class End:
                 sim.trace(self.node, "->", self.other.node, describe(frame))
             for name, head in getattr(frame, "have", {}).items():
                 cut = Branch.of(name).base in sim.forked  # while the frame was made
-                assert cut or self.node.head(name, head.n) == head, "announced, and not durable"
+                held = cut or self.node.head(name, head.n) == head
+                assert held, "announced, and not durable"
             frame = decode(encode(frame))  # type: ignore[arg-type]
         if sim.tampering and sim.rng.random() < sim.tampering:
             frame = self._tampered(frame)

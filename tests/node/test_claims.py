@@ -203,7 +203,7 @@ def test_claims_do_not_make_a_node_unready(asked: bool) -> None:
         assert not asked or ready(node)
         for _ in range(3):
             liar = stack.enter_context(Member(node.address))
-            liar.have(range(5_000))
+            liar.have(range(1, 5_001))
         wait_until(lambda: node.status()["behind"])
         holds(lambda: ready(node) and node.status()["behind"] <= 1_000)
         assert node.status()["verdict"]["text"] == "Catching up: 0 of 1,000"
@@ -214,7 +214,7 @@ def test_claims_cost_little_memory() -> None:
 
         def claim() -> None:
             member = stack.enter_context(Member(node.address))
-            member.have(range(20_000))
+            member.have(range(1, 20_001))
             wait_until(lambda: any(frame["type"] == "GRAFT" for frame in member.frames))
 
         claim()
@@ -235,7 +235,7 @@ def liars(node: NodeProcess, *, shipping: bool = False) -> Iterator[list[Member]
         stopped = threading.Event()
         members = [stack.enter_context(Member(node.address)) for _ in range(14)]
         for member in members:
-            member.have(range(300))
+            member.have(range(1, 301))
 
         def ship() -> None:
             for n in itertools.count():

@@ -277,7 +277,7 @@ FLOODS: dict[str, Callable[[Hostile], list[bytes]]] = {
     ],
     "unknown types": lambda hostile: [hostile.text("LATER", pad="x" * 100) * 100],
     "big ones": lambda hostile: [hostile.text("LATER", pad="x" * 900_000)],
-    "HAVE": lambda hostile: [hostile.have(claims(hostile.identity, range(800), 3))],
+    "HAVE": lambda hostile: [hostile.have(claims(hostile.identity, range(1, 801), 3))],
     "the same messages": lambda hostile: [
         hostile.text("MESSAGES", runs=[run(hostile.identity, 1_000)])
     ],
@@ -304,7 +304,7 @@ def test_enormous_vectors(pair: Pair) -> None:
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello()
         for part in range(25):
-            starts = range(part * 800, (part + 1) * 800)
+            starts = range(1 + part * 800, 1 + (part + 1) * 800)
             yield hostile.have(claims(hostile.identity, starts, 5))
         while True:
             yield frame(PING, b"?", masked=True)
@@ -316,7 +316,7 @@ def test_enormous_vectors(pair: Pair) -> None:
 
 def test_vectors_of_which_nothing_is_shipped(pair: Pair) -> None:
     """As many origins as one link may claim, and new ones on each link."""
-    numbers = itertools.count()
+    numbers = itertools.count(1)
 
     def attack(hostile: Hostile) -> Iterator[bytes]:
         yield hostile.hello()
@@ -417,7 +417,7 @@ def test_graft_storms(pair: Pair) -> None:
 
 
 def test_addresses_by_the_thousand(pair: Pair) -> None:
-    numbers = itertools.count()
+    numbers = itertools.count(1)
 
     def address() -> str:
         number = next(numbers)

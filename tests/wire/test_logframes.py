@@ -20,6 +20,7 @@ from p2p_sync.settings import (
     MAX_ORIGINS_NAMED,
     MAX_SHIPPED,
 )
+from p2p_sync.wire.cutoffs import NO_HISTORY, cutoff_of
 from p2p_sync.wire.entries import HEARD, PLAIN, Entry, chain
 from p2p_sync.wire.frames import decode, encode
 from p2p_sync.wire.logframes import (
@@ -40,8 +41,11 @@ from p2p_sync.wire.logframes import (
 A, B = "a" * 32 + "-1", "b" * 32 + "-4711"
 HASH = "0123456789abcdef" * 2
 SIG = "0123456789abcdef" * 12
+CUTOFF = cutoff_of("c" * 32)
 
-ORIGINS = st.from_regex(r"[0-9a-f]{32}-[0-9]{1,16}(~[0-9]{1,16}~[0-9a-f]{32})?", fullmatch=True)
+ORIGINS = st.from_regex(
+    r"[0-9a-f]{32}-[1-9][0-9]{0,15}(~[0-9]{1,16}~[0-9a-f]{32})?", fullmatch=True
+)
 HASHES = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 SIGNATURES = st.from_regex(r"[0-9a-f]{192}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
@@ -60,7 +64,14 @@ ENTRIES = st.one_of(
     ),
 )
 HEADS = st.builds(Head, st.integers(1, MAX_NUMBER), HASHES, SIGNATURES)
-HAVES = st.dictionaries(ORIGINS, HEADS, max_size=5)
+CUTOFFS = st.dictionaries(
+    st.from_regex(r"[0-9a-f]{32}-0", fullmatch=True),
+    st.builds(Head, st.integers(1, MAX_NUMBER), st.just(NO_HISTORY), SIGNATURES),
+    max_size=2,
+)
+HAVES = st.builds(
+    lambda heads, cutoffs: heads | cutoffs, st.dictionaries(ORIGINS, HEADS, max_size=5), CUTOFFS
+)
 NUMBERS = st.integers(0, MAX_NUMBER)
 POSITIONS = st.dictionaries(ORIGINS, st.integers(1, MAX_NUMBER), max_size=4)
 LACKS = st.none() | st.lists(st.integers(0, 3000), max_size=4).map(tuple)
@@ -72,7 +83,9 @@ def runs(draw: st.DrawFn) -> Run:
     after = draw(st.integers(0, 2**40))
     entries = tuple(draw(st.lists(ENTRIES, min_size=1, max_size=8)))
     previous = draw(HASHES) if after else NO_HASH
-    return Run(draw(ORIGINS), after, previous, entries, (), draw(SIGNATURES))
+    origin = draw(ORIGINS)
+    origin = origin if after else origin.partition("~")[0]  # a branch names its first entry
+    return Run(origin, after, previous, entries, (), draw(SIGNATURES))
 
 
 FRAMES = st.one_of(
@@ -87,6 +100,7 @@ FRAMES = st.one_of(
         INDEXES,
         HAVES,
         st.booleans(),
+        INDEXES,
     ),
     st.builds(
         Look,
@@ -231,6 +245,17 @@ WRONG: list[dict[str, Any]] = [
     {"type": "HAVE", "have": {A.upper(): [1, HASH, SIG]}},
     {"type": "HAVE", "have": {A + "\n": [1, HASH, SIG]}},
     {"type": "HAVE", "have": {"a" * 32 + "-\u0661": [1, HASH, SIG]}},
+    {"type": "HAVE", "have": {CUTOFF: [1, HASH, SIG]}},
+    {"type": "HAVE", "have": {CUTOFF: [0, NO_HISTORY, SIG]}},
+    {"type": "HAVE", "have": {CUTOFF: [2**53, NO_HISTORY, SIG]}},
+    {"type": "HAVE", "have": {f"{CUTOFF}~1~{HASH}": [1, NO_HISTORY, SIG]}},
+    {"type": "HAVE", "have": {}, "floors": {CUTOFF: 1}},
+    {"type": "PRUNE", "origins": [CUTOFF]},
+    {"type": "GRAFT", "after": {CUTOFF: 0}},
+    {"type": "FORK", "origin": CUTOFF, "marks": []},
+    {"type": "MESSAGES", "runs": [{**run(), "origin": CUTOFF}]},
+    {"type": "SUMS", "all": ["0" * 32, 0, 0], "since": -1},
+    {"type": "SUMS", "all": ["0" * 32, 0, 0], "since": None},
     {"type": "HAVE", "have": {}, "last": 1},
     {"type": "HAVE", "have": {}, "last": "true"},
     {"type": "HAVE", "have": {}, "ack": 0},

@@ -1,0 +1,143 @@
+"""Origins that their nodes have ended, by the rules alone and in the simulator."""
+
+from __future__ import annotations
+
+import random
+import time
+import tracemalloc
+
+import pytest
+
+from p2p_sync.core.replica import Replica
+from p2p_sync.core.replica_link import ReplicaLink
+from p2p_sync.wire.cutoffs import NO_HISTORY, START_STEP, choose, cutoff_of
+from p2p_sync.wire.logframes import Have, Head
+from tests.harness.simulator import Node, Simulation, Wire
+
+NODE = "a" * 32
+SIGNATURE = "0" * 192
+TIME = 1_700_000_000_000
+
+
+def origin(start: int, rest: str = "") -> str:
+    return f"{NODE}-{start * START_STEP + 5}{rest}"
+
+
+def test_Choose_SomeKept_TheCutoffIsTheStartBehindTheLastThatIsNotKept() -> None:
+    one, two, three, present = (origin(start) for start in (1, 2, 3, 9))
+    assert choose(100, present, {}) == 0, "there is nothing to end"
+    assert choose(100, present, {one: False}) == 9
+    assert choose(100, present, {one: False, two: False, three: True}) == 3
+    assert choose(100, present, {one: True, two: False}) == 0
+    assert choose(2, present, {one: False, two: False}) == 2
+    assert choose(8, present, {one: False, two: False}) == 2, "the second may have newer messages"
+    branch = origin(1, "~3~" + "0" * 32)
+    assert choose(100, present, {one: False, branch: True}) == 0, "a branch of it is kept"
+    assert choose(100, present, {one: False, branch: False}) == 9
+
+
+def replica(vector: dict[str, Head], limit: int = 1_000_000) -> tuple[Replica, ReplicaLink]:
+    made = Replica(f"{'f' * 32}-1", vector, random.Random(1), limit)
+    return made, made.open("e" * 32, 0.01, 0.0, host="peer")
+
+
+def store(made: Replica, link: ReplicaLink, have: dict[str, Head]) -> int:
+    """Let a peer send cutoffs, and store those that are taken; return how many."""
+    runs = made.receiver.receive(link, Have(have), 1.0).runs
+    made.stored(runs, 1.0)
+    return len(runs)
+
+
+def test_Cutoff_OneHundredThousandOrigins_EndedInShortTurnsAndForgotten() -> None:
+    names = [f"{NODE}-{START_STEP * n}" for n in range(1, 100_001)]
+    made, link = replica({name: Head(3, "0" * 31 + "1", SIGNATURE) for name in names})
+    turns: list[float] = []
+    for action in (made.forgetting.end, made.forgetting.forget):
+        for at in range(0, len(names), 100):
+            began_at = time.thread_time()
+            action(names[at : at + 100])
+            turns.append(time.thread_time() - began_at)
+        if action == made.forgetting.end:
+            cutoff = Head(200_000, NO_HISTORY, SIGNATURE)
+            assert store(made, link, {cutoff_of(NODE): cutoff}) == 1
+    assert made.vector.heads() == {cutoff_of(NODE): cutoff} and made.count == 0
+    assert made.vector.origins.keys() == {cutoff_of(NODE)} and not made.vector.ended
+    assert made.lag(link) == 0
+    assert sorted(turns)[-20] < 0.02, "of the processor; it takes about 0.5 ms"
+
+
+def test_Cutoff_OfManyInventedNodes_OnlyAsManyAsNewOriginsAreTaken() -> None:
+    made, link = replica({"b" * 32 + "-1": Head(1, "0" * 31 + "1", SIGNATURE)}, limit=10)
+    link.introduced = True
+    taken = 0
+    for part in range(20):
+        nodes = [f"{n:032x}" for n in range(1000 * part + 1, 1000 * part + 1001)]
+        cutoff = Head(TIME, NO_HISTORY, SIGNATURE)
+        taken += store(made, link, {cutoff_of(node): cutoff for node in nodes})
+    assert taken == len(made.vector.cutoffs) <= 100
+
+
+def test_Cutoff_LaterOnesWhileOneIsWithTheWriter_WaitForALaterComparison() -> None:
+    made, link = replica({})
+    first, later = (Head(TIME + n, NO_HISTORY, SIGNATURE) for n in range(2))
+    runs = made.receiver.receive(link, Have({cutoff_of(NODE): first}), 1.0).runs
+    assert not made.receiver.receive(link, Have({cutoff_of(NODE): later}), 1.0).runs
+    made.stored(runs, 1.0)
+    assert store(made, link, {cutoff_of(NODE): first}) == 0
+    assert store(made, link, {cutoff_of(NODE): later}) == 1
+    assert made.vector.heads() == {cutoff_of(NODE): later}
+
+
+def test_Cutoff_OfOneHundredThousandNodes_FitsInMemory() -> None:
+    tracemalloc.start()
+    try:
+        vector = {cutoff_of(f"{n:032x}"): Head(TIME, NO_HISTORY, SIGNATURE) for n in range(100_000)}
+        before, _ = tracemalloc.get_traced_memory()
+        made, _ = replica(vector)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(made.vector.cutoffs) == 100_000
+    assert after - before < 50_000_000
+
+
+def ending(sim: Simulation, nodes: list[Node]) -> None:
+    """Let all nodes forget what they can."""
+    for _ in range(4):
+        for node in nodes:
+            node.forget()
+        sim.run(sim.now + 5.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_Ended_ACopyOfTheNodeGoesOnWithTheOrigin_NothingIsLost(seed: int) -> None:
+    sim = Simulation(seed, careful=True)
+    nodes = sim.add(3, keep=4)
+    one, two, three = nodes
+    Wire(one, two)
+    Wire(two, three)
+    one.commit("first")
+    sim.run(2.0)
+    old, snapshot = one.replica.origin, one.on_disk.copy()
+    one.crash()
+    one.left = ""
+    one.start()
+    sim.run(sim.now + 1.0)
+    Wire(one, two)
+    for n in range(8):
+        one.commit(f"{n}")
+        sim.run(sim.now + 0.5)
+    sim.run(sim.now + 35.0)  # until all have said what they keep
+    ending(sim, nodes)
+    assert not any(old in node.log for node in nodes), "forgotten"
+    one.crash()
+    one.replace_disk(snapshot)
+    one.start(old)  # its machine comes back to life as it was
+    one.commit("after the snapshot")
+    sim.run(sim.now + 1.0)
+    message = one.log[old][-1]
+    Wire(one, two)
+    assert sim.run(sim.now + 60.0, sim.equal)
+    assert all(node.log[old][1:] == [message] for node in nodes)
+    assert one.replica.origin != old, "new commits get a new origin"
+    assert not sim.offences
