@@ -445,6 +445,9 @@ INSERTED_ROWS: Count = 50
 MOVED_ROWS: Count = 500
 """Entries of a history that forks which are in memory at once when they are renamed."""
 
+MIN_KEEP_BYTES: Bytes = 64 * 1024
+"""The least that a limit in bytes may be: an empty database is as large, and less is a slip."""
+
 KEEP_CHECK: Seconds = 1.0
 """The node looks this often for messages that it need not keep any longer, and after each
 transaction that brings many."""

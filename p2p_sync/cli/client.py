@@ -116,7 +116,12 @@ def status(api: Api, wait: float, as_json: bool) -> int:
             since = f"is unreachable since {_moment(peer['since'])}{reason}"
             print(f"  {printable(peer['name'] + where)} {since}", file=sys.stderr)
         if since := answer["messages"]["complete_since"]:
-            print(f"  older messages are deleted; complete since {_moment(since)}", file=sys.stderr)
+            print(
+                f"  older messages are not kept; complete since {_moment(since)}", file=sys.stderr
+            )
+        if missed := answer["missed"]:
+            said = f"{numbered(missed, 'message')} missed since the start"
+            print(f"  {said}: no connected peer kept them any more", file=sys.stderr)
         for warning in answer["warnings"]:
             print(f"Warning: {printable(warning)}.", file=sys.stderr)
     return DONE if in_sync(answer) else NO
@@ -440,7 +445,8 @@ def verify(file: str, as_json: bool) -> int:
         if count > len(found):
             _say(f"... and {numbered(count - len(found), 'more problem')}")
         said = ", ".join(numbered(n, name.removesuffix("s")) for name, n in totals.items())
-        said += f"; {numbered(checker.gone, 'message')} before these gone" if checker.gone else ""
+        if checker.gone:
+            said += f"; {numbered(checker.gone, 'older message')} not in the file"
         _say(f"{said}: {numbered(count, 'problem') if count else 'all is right'}")
     return NO if count else DONE
 

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from ..address import parse_address
 from ..errors import InputError
 from ..names import checked_name
-from ..settings import Form, Option, Program, Settings
+from ..settings import MIN_KEEP_BYTES, Form, Option, Program, Settings
 
 _PREFIX = "P2P_SYNC"
 
@@ -81,7 +81,11 @@ def _duration(text: str) -> float:
 
 def _size(text: str) -> int:
     units = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
-    return int(_amount(units, "a number of bytes such as 2GiB, 500MiB, 64KiB or 1000000", text))
+    wanted = "a number of bytes such as 2GiB, 500MiB or 1000000"
+    size = int(_amount(units, wanted, text))
+    if size < MIN_KEEP_BYTES:
+        raise InputError(f"{wanted}, at least 64KiB, not {text!r}")
+    return size
 
 
 _CALLBACKS: dict[Form, Callback] = {

@@ -117,7 +117,10 @@ class Overlay:
         if copied:
             # The peer runs on a copy of the directory; or it has restarted, and its old link is not
             # yet known to be dead. Then the heartbeat ends that link, and a redial works.
-            reason = f"another node with the id {peer.node} is linked"
+            reason = (
+                "another node has the same id: one of the two runs on a copy of the other's data "
+                "directory; stop that one"
+            )
             self._turn.effects.close(peer, SAME_NODE, reason)
         elif peer.known and peer.ours:
             self._found(peer, peer.known, same)

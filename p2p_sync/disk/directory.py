@@ -14,7 +14,12 @@ from pathlib import Path
 
 from ..errors import StartError
 from ..settings import WATCH_ALL
-from .private import check_private_file, make_private_directory, open_private_file
+from .private import (
+    check_private_file,
+    close_directory,
+    make_private_directory,
+    open_private_file,
+)
 
 DATABASE = "node.db"
 NEW_DATABASE = [f"node.db.new{ending}" for ending in ("", "-wal", "-shm", "-journal")]
@@ -41,6 +46,7 @@ def claim(directory: Path) -> int:
     """
     make_private_directory(directory)
     _check_names(directory)
+    close_directory(directory)
     lock = open_private_file(directory / "lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

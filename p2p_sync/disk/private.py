@@ -21,7 +21,7 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def make_private_directory(path: Path) -> None:
-    """Make the directory and its missing parents; take the access of others from one of ours.
+    """Make the directory and its missing parents; one that is there stays as it is.
 
     Raises StartError for a symbolic link, for a file, and for a directory of another user; OSError
     if it cannot be made or read.
@@ -39,6 +39,11 @@ def make_private_directory(path: Path) -> None:
         )
     if not path.is_dir():
         raise StartError(f"the data directory {path} is not a directory; choose another")
+    _check_owner(path, path.lstat())
+
+
+def close_directory(path: Path) -> None:
+    """Take the access of others from a directory of ours. Raises StartError, OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(handle)

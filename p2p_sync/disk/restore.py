@@ -39,6 +39,7 @@ def restore(directory: Path, parts: Iterable[Sequence[bytes]]) -> Checker:
     """
     place = directory.absolute()
     made = [path for path in (place, *place.parents) if not path.exists()]
+    locked = (place / "lock").exists()
     restored = False
     lock = claim(place)
     try:
@@ -51,8 +52,9 @@ def restore(directory: Path, parts: Iterable[Sequence[bytes]]) -> Checker:
         restored = True
         return checker
     finally:
-        if not restored and made:
-            (place / "lock").unlink(missing_ok=True)
+        if not restored:
+            if not locked:
+                (place / "lock").unlink(missing_ok=True)
             for path in made:
                 with suppress(OSError):
                     path.rmdir()

@@ -26,6 +26,7 @@ from ..settings import (
     DISK_RETRY,
     MAX_AHEAD_MS,
     MAX_MESSAGE_BYTES,
+    MIN_KEEP_BYTES,
     STOP_TIMEOUT,
     Settings,
 )
@@ -81,8 +82,9 @@ class Node:
         if not 0 <= settings.get("max_message_bytes", 0) <= MAX_MESSAGE_BYTES:
             raise InputError(f"the limit of a message is at most {MAX_MESSAGE_BYTES} bytes")
         for limit in ("keep", "keep_bytes", "keep_messages"):
-            if (value := settings.get(limit)) is not None and not value >= 1:
-                raise InputError(f"{limit} is at least 1, or None: keep all; not {value}")
+            least = MIN_KEEP_BYTES if limit == "keep_bytes" else 1
+            if (value := settings.get(limit)) is not None and not value >= least:
+                raise InputError(f"{limit} is at least {least}, or None: keep all; not {value}")
         dialable = advertise != "none"
         self._settings = Settings(
             peers=tuple(parse_address(peer) for peer in peers),

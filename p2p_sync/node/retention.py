@@ -32,6 +32,10 @@ class Retention:
         self._ages_from = time.monotonic() + KEEP_CLOCK
         self._stored = 0  # entries, since the last step
         self._due = time.monotonic() if self._age or any(self._limits) else NEVER
+        names = ("keep", "keep_bytes", "keep_messages")
+        limits = [f"{name}={value}" for name in names if (value := getattr(settings, name))]
+        if limits:
+            logger.info("older messages are deleted here beyond the limits: %s", ", ".join(limits))
 
     def pause(self, most: float) -> float:
         """Return for how long the writer may wait for work, at most so many seconds."""

@@ -139,7 +139,7 @@ def test_a_wrong_backup_is_refused_by_the_command(tmp_path: Path, name: str, the
     assert done.returncode == 2 and f"{file} is no whole backup: " in done.stderr
     assert expected in done.stderr
     assert directory.exists() == there
-    assert not there or [path.name for path in directory.iterdir()] in ([], ["lock"])
+    assert not there or not [*directory.iterdir()]
     file.write_bytes(b"".join(line + b"\n" for line in written(good())))
     assert restore(file, directory).returncode == 0, "the right one can be restored then"
 
@@ -272,7 +272,7 @@ def test_a_log_without_its_first_messages_comes_back_as_it_was(tmp_path: Path, k
         assert node.texts() == texts
         assert backup(node, file).stdout == f"{3 + kept} saved\n"
         verified = run("verify", file)
-        assert verified.returncode == 0 and f"{7 - kept} messages before" in verified.stdout
+        assert verified.returncode == 0 and f"{7 - kept} older messages" in verified.stdout
         assert restore(file, directory).stdout == f"{3 + kept} restored\n"
         with NodeProcess(data_dir=directory) as new:
             assert new.texts() == texts and new.digest == node.digest

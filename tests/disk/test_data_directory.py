@@ -80,6 +80,16 @@ def test_what_was_open_to_others_is_closed_to_them(tmp_path: Path) -> None:
         assert set(modes(directory).values()) == {"600"}
 
 
+def test_a_directory_of_another_program_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "letter.txt").write_text("not ours")
+    for _ in range(2):
+        with pytest.raises(StartError, match="holds files that are not a node's"):
+            Node(0, tmp_path).start()
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+        assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
 @as_root
 @pytest.mark.parametrize("name", ["", *FILES])
 def test_what_another_user_owns_is_refused(tmp_path: Path, name: str) -> None:
