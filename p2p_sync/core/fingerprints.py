@@ -41,8 +41,11 @@ class Counted(Protocol):
     name: str
     key: int
     n: int
-    hash: str
     counts: bool  # its messages are counted
+
+    @property
+    def hash(self) -> str:
+        """The running hash over its messages."""
 
 
 def key_of(name: str) -> int:

@@ -170,10 +170,10 @@ class Receiver:
         position = known.origin.staged if known else 0
         if known and run.after == known.origin.skip > position:
             origin, before = known.origin, known.origin.staged_hash  # as it was asked for
-            origin.staged, origin.staged_hash = run.after, run.previous
+            origin.stage(run.after, run.previous)
             new = self._arrived(link, run, now, latest)
             if new is None:
-                origin.staged, origin.staged_hash = position, before
+                origin.stage(position, before)
                 return None
             return replace(new, skipped=run.after - position)
         if run.after > position:

@@ -10,9 +10,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..wire.cutoffs import began, is_cutoff
-from ..wire.logframes import NO_HASH, NO_SIGNATURE, Head, Run, Vector
+from ..wire.heads import Heads, hash_in, number_in, pack, unpack
+from ..wire.logframes import NOTHING_HELD, Head, Run, Vector
 from .deduplication import node_of
 from .fingerprints import Fingerprints, key_of
+
+_NOTHING = pack(NOTHING_HELD)
 
 
 @dataclass(slots=True, eq=False)
@@ -22,10 +25,9 @@ class Origin:
     name: str
     key: int  # see fingerprints.py
     n: int = 0  # messages that are durable here
-    hash: str = NO_HASH
-    signature: str = NO_SIGNATURE
+    packed: bytes = _NOTHING  # the head: there may be very many
     staged: int = 0  # messages that are durable or with the writer
-    staged_hash: str = NO_HASH
+    _staged_hash: str = ""  # "": nothing is with the writer
     revision: int = 0  # of the vector, when n last grew
     skip: int = 0  # no peer keeps what is before this: go on from there
     counts: bool = True  # as messages; not those of an ended origin, and not a cutoff
@@ -36,9 +38,30 @@ class Origin:
         return max(self.staged, self.skip)
 
     @property
+    def hash(self) -> str:
+        """The running hash over what is durable."""
+        return hash_in(self.packed)
+
+    @property
+    def staged_hash(self) -> str:
+        """The running hash over what is durable or with the writer."""
+        return self._staged_hash or self.hash
+
+    @property
     def head(self) -> Head:
         """What HAVE says of it."""
-        return Head(self.n, self.hash, self.signature)
+        return unpack(self.packed)
+
+    def stage(self, n: int, running: str) -> None:
+        """Note that so many messages are durable or with the writer, and the running hash over
+        them."""
+        self.staged, self._staged_hash = n, running
+
+    def hold(self, head: Head) -> None:
+        """Note what is durable."""
+        self.n, self.packed = head.n, pack(head)
+        if self.staged <= head.n:
+            self.stage(head.n, "")
 
     @property
     def ended(self) -> bool:
@@ -51,9 +74,10 @@ class VersionVector:
 
     def __init__(self, vector: Vector, ended: Collection[str] = ()) -> None:
         """`ended` are the origins that count no more."""
+        heads = vector if isinstance(vector, Heads) else Heads(vector)
         self.origins = {
-            name: Origin(name, key_of(name), *head, head.n, head.hash)
-            for name, head in vector.items()
+            name: Origin(name, key_of(name), n := number_in(packed), packed, n)
+            for name, packed in heads.packed.items()
         }
         self.branches: dict[str, Origin] = {}  # those of which something is held (wire/forks.py)
         self.cutoffs: dict[str, Origin] = {}  # of nodes, see wire/cutoffs.py
@@ -115,7 +139,7 @@ class VersionVector:
 
     def stage(self, origin: Origin, run: Run) -> None:
         """The run, which goes on where `staged` ends, is with the writer."""
-        origin.staged, origin.staged_hash = run.end, run.head.hash
+        origin.stage(run.end, run.head.hash)
         self._unstored[origin.name] = origin
 
     def unstage(self) -> list[Origin]:
@@ -125,7 +149,7 @@ class VersionVector:
     def unstage_one(self, name: str) -> Origin:
         """The writer has dropped what was staged of an origin."""
         origin = self._unstored.pop(name)
-        origin.staged, origin.staged_hash = origin.n, origin.hash
+        origin.stage(origin.n, "")
         return origin
 
     def store(self, origin: Origin, run: Run) -> None:
@@ -137,7 +161,7 @@ class VersionVector:
                 self.end(origin)
             elif origin.ended and not ends:
                 self.go_on(origin)
-        origin.n, origin.hash, origin.signature = run.head
+        origin.hold(run.head)
         if n == 0 and not origin.ended:
             self._begin(origin)
         elif not origin.ended:
@@ -154,8 +178,8 @@ class VersionVector:
         """No more than this of an origin is durable; nothing of it is staged."""
         if not origin.ended:
             self.fingerprints.remove(origin)
-        origin.n, origin.hash, origin.signature = head
-        origin.staged, origin.staged_hash = head.n, head.hash
+        origin.stage(0, "")
+        origin.hold(head)
         self.branches.pop(origin.name, None)
         if head.n and not origin.ended:
             self._begin(origin)

@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..settings import AUDITED, AUDITED_BYTES
 from ..wire.entries import Entry
+from ..wire.heads import Heads
 from ..wire.logframes import NOTHING_HELD, Head
 from . import origins
 from .origins import NO_FLOOR, Floor
@@ -102,7 +103,7 @@ def missing_before(row: Row, due: int, floor: int) -> Found | None:
 class Survey(NamedTuple):
     """What the start has found."""
 
-    heads: dict[str, Head]  # what is whole of each origin, up to its last signed entry
+    heads: Heads  # what is whole of each origin, up to its last signed entry
     floors: dict[str, Floor]  # those that are not 0
     last: dict[str, int]  # of origins that may be damaged: the number of the last message
     bad: set[Found]  # damaged entries

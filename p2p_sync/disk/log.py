@@ -33,6 +33,7 @@ from ..settings import (
 )
 from ..wire.cutoffs import is_cutoff
 from ..wire.entries import HEARD, NOTICE
+from ..wire.heads import Heads
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
 from . import damage, erasing, forks, origins, retention
 from .copies import count_copies, rematch
@@ -79,9 +80,7 @@ class Log(Forgetting):
             with suppress(LogError), store.writing() as database:
                 origins.delete_damaged(database)
                 origins.write(database, {name: ends[name] for name in changed}, self._floors)
-        self._total = sum(
-            self._floor(name).held(last.get(name, head.n)) for name, head in ends.items()
-        )
+        self._total = sum(self._floor(name).held(last.get(name, n)) for name, n in ends.numbers())
         self._note(bad)
         lost = dict(self.losses())
         for name in last.keys() | lost.keys():
@@ -90,16 +89,16 @@ class Log(Forgetting):
             head = ends[name] = lost.get(name, head)
             if name in lost or held > head.n:
                 self.lose(name, head, held)
-        self._vector: dict[str, Head] | None = {n: head for n, head in ends.items() if head.n}
+        self._vector: Heads | None = _held(ends)
 
-    def vector(self) -> dict[str, Head]:
+    def vector(self) -> Heads:
         """Return what the log holds. The first call returns what it held when it was opened, which
         is not kept: there may be very many origins. Later ones read it again; raises LogError."""
         vector, self._vector = self._vector, None
         if vector is None:
             with self._store.reading() as database:
                 heads, _, _ = origins.read(database)
-            vector = {name: head for name, head in heads.items() if head.n}
+            vector = _held(heads)
         return vector
 
     def newest_time(self, most: int) -> int:
@@ -423,6 +422,13 @@ def _before(run: Run) -> int:
     if is_cutoff(run.origin):
         return run.end - 1
     return run.entries[0].time if run.entries else 0
+
+
+def _held(heads: Heads) -> Heads:
+    """Drop the origins of which nothing is held."""
+    for name in [name for name, n in heads.numbers() if not n]:
+        del heads[name]
+    return heads
 
 
 def _insert(database: Database, rows: Sequence[Row], mending: bool) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from ..settings import INSERTED_ROWS
+from ..wire.heads import Heads, joined
 from ..wire.logframes import NOTHING_HELD, Head
 from .store import Database
 
@@ -44,9 +45,9 @@ class Floor(NamedTuple):
 NO_FLOOR = Floor()
 
 
-def read(database: Database) -> tuple[dict[str, Head], dict[str, Floor], bool]:
+def read(database: Database) -> tuple[Heads, dict[str, Floor], bool]:
     """Return the head of each origin, the floors that are not 0, and whether rows are damaged."""
-    heads: dict[str, Head] = {}
+    heads = Heads()
     floors: dict[str, Floor] = {}
     damaged = False
     for row in database.execute("SELECT * FROM origins"):
@@ -55,7 +56,7 @@ def read(database: Database) -> tuple[dict[str, Head], dict[str, Floor], bool]:
             continue
         origin, n, running, signature, floor, below, _ = row
         name = origin.decode()
-        heads[name] = Head(n, running.hex(), signature.hex())
+        heads.packed[name] = joined(n, running, signature)
         if floor:
             floors[name] = Floor(floor, below)
     return heads, floors, damaged

@@ -11,7 +11,8 @@ import pytest
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
 from p2p_sync.wire.cutoffs import NO_HISTORY, START_STEP, choose, cutoff_of
-from p2p_sync.wire.logframes import Have, Head
+from p2p_sync.wire.heads import Heads
+from p2p_sync.wire.logframes import Have, Head, Vector
 from tests.harness.simulator import Node, Simulation, Wire
 
 NODE = "a" * 32
@@ -36,7 +37,7 @@ def test_Choose_SomeKept_TheCutoffIsTheStartBehindTheLastThatIsNotKept() -> None
     assert choose(100, present, {one: False, branch: False}) == 9
 
 
-def replica(vector: dict[str, Head], limit: int = 1_000_000) -> tuple[Replica, ReplicaLink]:
+def replica(vector: Vector, limit: int = 1_000_000) -> tuple[Replica, ReplicaLink]:
     made = Replica(f"{'f' * 32}-1", vector, random.Random(1), limit)
     return made, made.open("e" * 32, 0.01, 0.0, host="peer")
 
@@ -91,7 +92,8 @@ def test_Cutoff_LaterOnesWhileOneIsWithTheWriter_WaitForALaterComparison() -> No
 def test_Cutoff_OfOneHundredThousandNodes_FitsInMemory() -> None:
     tracemalloc.start()
     try:
-        vector = {cutoff_of(f"{n:032x}"): Head(TIME, NO_HISTORY, SIGNATURE) for n in range(100_000)}
+        head, nodes = Head(TIME, NO_HISTORY, SIGNATURE), range(100_000)
+        vector = Heads({cutoff_of(f"{n:032x}"): head for n in nodes})  # as the log hands it over
         before, _ = tracemalloc.get_traced_memory()
         made, _ = replica(vector)
         after, _ = tracemalloc.get_traced_memory()
