@@ -597,10 +597,10 @@ class Node:
         if after < self.on_disk.floors.get(name, 0):
             raise LogDeleted(name, self.on_disk.floors[name])
         hashes, signatures = self.on_disk.hashes[name], self.on_disk.signatures[name]
-        while after and not hashes[after - 1]:
-            after -= 1  # another one's entries of a forked origin may end elsewhere
         if after >= len(hashes):
             raise LogMoved("it is in another branch now")
+        while after and not hashes[after - 1]:
+            after -= 1  # another one's entries of a forked origin may end elsewhere
         upto = min(upto, len(hashes))
         entries: list[Entry] = []
         end = after
