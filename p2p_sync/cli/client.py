@@ -294,6 +294,8 @@ def erase(api: Api, id: str, as_json: bool) -> None:
     `log --json` shows the ids. Place, id and time of the message remain. Original nodes, and
     backups made before, keep the text.
     """
+    if ":" not in id:
+        raise click.UsageError(f"an id is ORIGIN:NUMBER, as log --json shows it, not {id!r}")
     path = f"/api/v1/messages/{quote(id, safe='')}"
     answer = api.ask(path, within=CLI_STORING, method="DELETE")
     by = answer["erased"]["node"] or "?"

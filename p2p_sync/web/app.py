@@ -68,7 +68,7 @@ _ERASE_EXAMPLE = "/erase?id=ORIGIN:NUMBER"
 class _Name(BaseConverter):
     """The id of a message in a path."""
 
-    regex = "[^/]+"
+    regex = "[^/]*:[^/]*"
 
 
 def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:

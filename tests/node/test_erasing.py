@@ -243,6 +243,9 @@ def test_what_cannot_be_erased() -> None:
             assert problem(answer, 404)["code"] == "not_found"
         result = run_to_end("erase", f"{origin}:9", "--node", f"http://127.0.0.1:{node.port}")
         assert result.returncode == 5 and "no message here has the id" in result.stderr
+        for wrong in ("nonsense", "", origin):
+            result = run_to_end("erase", wrong, "--node", f"http://127.0.0.1:{node.port}")
+            assert result.returncode == 2 and "an id is ORIGIN:NUMBER" in result.stderr
 
 
 def test_followers_learn_of_it() -> None:
