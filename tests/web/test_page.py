@@ -866,7 +866,7 @@ def test_nodes_have_names_and_the_id_comes_on_hover(open_page: Open) -> None:
         for name, other in zip(names[1:], others, strict=True):
             whose = f"document.querySelector(`#messages code[title^='origin {other.id}-']`)"
             until(page, f"(t) => {whose}?.textContent === t", f"{name} ({other.id[:8]})")
-        assert page.locator("#mesh text.name", has_text=f"({others[1].id[:8]})").count() == 1
+        page.locator("#mesh text.name", has_text=f"({others[1].id[:8]})").wait_for(state="attached")
         assert page.locator("main img").count() == 0
         others[0].process.kill()
         wait_text(
