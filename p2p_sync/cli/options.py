@@ -84,7 +84,7 @@ def _size(text: str) -> int:
     wanted = "a number of bytes such as 2GiB, 500MiB or 1000000"
     size = int(_amount(units, wanted, text))
     if size < MIN_KEEP_BYTES:
-        raise InputError(f"{wanted}, at least 64KiB, not {text!r}")
+        raise InputError(f"{wanted}, at least {MIN_KEEP_BYTES >> 10}KiB, not {text!r}")
     return size
 
 

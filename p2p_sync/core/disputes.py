@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..settings import MAX_ORIGINS_NAMED, MAX_SHIPPED
-from ..wire.logframes import NOTHING_HELD, Fork, Head, LogFrame
+from ..wire.logframes import Fork, Head, LogFrame
 from .shipping import Ship
 from .vector import VersionVector
 
@@ -80,12 +80,12 @@ class Disputes:
         """Return the frames to send. What is with the writer is asked about when it is durable."""
         frames: list[LogFrame] = []
         for name, shown in self._agreed.items():
-            frames.append(Fork(name, _head(vector, name), agree=shown))
+            frames.append(Fork(name, vector.head(name), agree=shown))
         self._agreed.clear()
         for name in list(self._questions)[:MAX_ORIGINS_NAMED]:
             origin = vector.origins.get(name)
             if origin is None or origin.staged == origin.n:
-                head = _head(vector, name)
+                head = vector.head(name)
                 self._asked[name] = head.hash
                 frames.append(Fork(name, head, above=self._questions.pop(name)))
         return frames
@@ -99,8 +99,3 @@ class Disputes:
             for name, after in answers.items()
             if (origin := vector.origins.get(name)) and after < origin.n
         ]
-
-
-def _head(vector: VersionVector, name: str) -> Head:
-    origin = vector.origins.get(name)
-    return origin.head if origin else NOTHING_HELD

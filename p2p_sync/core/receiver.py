@@ -22,7 +22,6 @@ from ..settings import LOOK_AGAIN, MAX_EARLY, NEVER
 from ..wire.cutoffs import is_cutoff
 from ..wire.forks import Branch
 from ..wire.logframes import (
-    NOTHING_HELD,
     Fork,
     Graft,
     Have,
@@ -143,8 +142,7 @@ class Receiver:
         signatures are to be checked before `receive`."""
         found: dict[str, Head] = {}
         for name, head in frame.have.items():
-            origin = self._vector.origins.get(name)
-            held = origin.head if origin else NOTHING_HELD
+            held = self._vector.head(name)
             if name not in link.refused and (
                 head.n > held.n or (head.n == held.n and head.hash != held.hash)
             ):

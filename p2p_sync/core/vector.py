@@ -106,6 +106,11 @@ class VersionVector:
         origin = self.origins.get(name)
         return origin.n if origin else 0
 
+    def head(self, name: str) -> Head:
+        """Return the head of an origin, NOTHING_HELD if nothing of it is durable here."""
+        origin = self.origins.get(name)
+        return origin.head if origin else NOTHING_HELD
+
     def drop(self, name: str) -> None:
         """Forget an origin of which nothing is held."""
         del self.origins[name]

@@ -14,7 +14,6 @@ from ..disk.store import Store
 from ..errors import LogError
 from ..settings import SHORT_ID
 from ..wire.forks import Branch
-from ..wire.logframes import NOTHING_HELD
 from .state import State
 
 
@@ -38,13 +37,11 @@ class Branched(NamedTuple):
 def disputes(core: Core) -> list[dict[str, Any]]:
     """Return the disputes that are not settled, with what both sides have signed to show for it."""
     found = []
-    origins = core.replica.vector.origins
     for link in core.replica.links:
         for name, theirs in link.refused.items():
             if not theirs.n:
                 continue  # this node only asks again, since it has changed what it holds
-            origin = origins.get(name)
-            ours = (origin.head if origin else NOTHING_HELD)._asdict()
+            ours = core.replica.vector.head(name)._asdict()
             found.append(
                 {"origin": name, "peer": link.peer, "ours": ours, "theirs": theirs._asdict()}
             )
