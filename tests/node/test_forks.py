@@ -252,19 +252,25 @@ def test_no_peer_makes_a_node_change_its_origin() -> None:
         assert len(texts(node)) == 5
 
 
+def held_under_another_name(node: Node, author: Identity) -> tuple[Run, Any]:
+    """Give a node five messages; return the last three of them as a branch, and their frame."""
+    whole = run(author, 5)
+    give(node, author, whole)
+    rest = Run.from_dict(whole).beyond(2)
+    assert rest
+    named = replace(rest, origin=name_of(whole["origin"], 2, rest.hashes[0]), after=0)
+    return named, json.loads(messages_to_json([PackedRun.of(named)], {}, False))
+
+
 def test_a_history_is_not_held_twice_under_the_name_of_a_branch() -> None:
     """A peer may ship what every node has signed and give it another name."""
     author, liar = next(identities), next(identities)
     with Node(0) as node:
-        whole = run(author, 5)
-        give(node, author, whole)
-        rest = Run.from_dict(whole).beyond(2)
-        assert rest
-        named = replace(rest, origin=name_of(whole["origin"], 2, rest.hashes[0]), after=0)
+        _, frame = held_under_another_name(node, author)
         with raw.dial(node.address, identity=liar) as peer:
             peer.send_json(hello())
             peer.send_json({"type": "HAVE", "have": {}, "last": True})
-            peer.send_json(json.loads(messages_to_json([PackedRun.of(named)], {}, False)))
+            peer.send_json(frame)
             peer.ping()
             holds(lambda: len(texts(node)) == 5)
             assert forks(node) == [] and node.status()["conflicts"] == 0
@@ -293,16 +299,11 @@ def test_a_peer_that_ships_only_what_is_held_under_another_name_is_cut(
     monkeypatch.setattr("p2p_sync.core.catch_up.STALLED_AFTER", 1.0)
     author, liar = next(identities), next(identities)
     with Node(0) as node:
-        whole = run(author, 5)
-        give(node, author, whole)
-        rest = Run.from_dict(whole).beyond(2)
-        assert rest
-        named = replace(rest, origin=name_of(whole["origin"], 2, rest.hashes[0]), after=0)
+        named, again = held_under_another_name(node, author)
         with raw.dial(node.address, identity=liar) as peer:
             peer.send_json(hello())
             have = {named.origin: [named.end, *named.head[1:]]}
             peer.send_json({"type": "HAVE", "have": have, "last": True})
-            again = json.loads(messages_to_json([PackedRun.of(named)], {}, False))
             with pytest.raises(AssertionError, match=r"closed: .*it did not send messages"):
                 while True:
                     if peer.read_json()["type"] == "GRAFT":
