@@ -404,18 +404,16 @@ CHECKPOINT_PAGES: Count = 3000
 MAX_WAL_BYTES: Bytes = 13 * 1024 * 1024
 """A write-ahead log above this size is emptied. Left alone it would grow while others read."""
 
-WAL_PATIENCE: Seconds = 0.5
-"""The writer waits this long for readers before it empties the write-ahead log."""
+WAL_PATIENCE: Seconds = 0.03
+"""The writer waits this long for readers before it empties the write-ahead log; commits wait for
+that."""
 
-WAL_RETRY: Seconds = 2.0
-"""If that was too short, it tries again after this time."""
-
-REMNANTS_PATIENCE: Seconds = 0.02
-"""After a message was erased the write-ahead log is emptied, too, since it has the text. The writer
-waits this long for readers, and tries again after `WAL_RETRY`."""
+WAL_RETRY: Seconds = 0.3
+"""If that was too short, it tries again after this time. Meanwhile the log grows."""
 
 REMNANTS_PAUSE: Seconds = 1.0
-"""It does so this long after the erasure, so that nobody waits for it, and once for many."""
+"""After a message was erased the write-ahead log is emptied, too, since it has the text: this long
+after the erasure, so once for many."""
 
 MAX_STARTS: Count = 1000
 """Starts of a node that its log remembers; places that an older one gave readers are unknown."""

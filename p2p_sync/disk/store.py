@@ -69,8 +69,9 @@ class Store:
         self._watch: Watch | None = None
         self._witness: Witness | None = None
         self._gone: LogGone | None = None
-        self._has_remnants = True  # the write-ahead log may have erased texts, of the last start
-        self._fold_at = time.monotonic() + settings.REMNANTS_PAUSE
+        self._fold_at = -settings.NEVER  # when the write-ahead log may be emptied again
+        # When it is to be emptied of erased texts; there may be some of the last start.
+        self._remnants_at = time.monotonic() + settings.REMNANTS_PAUSE
         try:
             self._open()
         except StartError:
@@ -199,8 +200,7 @@ class Store:
 
     def erased(self) -> None:
         """Note, in a transaction, that it erases texts: they are still in the write-ahead log."""
-        self._has_remnants = True
-        self._fold_at = max(self._fold_at, time.monotonic() + settings.REMNANTS_PAUSE)
+        self._remnants_at = min(self._remnants_at, time.monotonic() + settings.REMNANTS_PAUSE)
 
     def shorten(self, database: Database, pages: int) -> None:
         """In a transaction, give up to so many free pages back to the file system."""
@@ -301,13 +301,12 @@ class Store:
     def _fold(self, database: Database) -> bool:
         """Empty the write-ahead log if it is too long, or may hold erased texts; return whether
         the files have changed."""
-        if not self._watch or time.monotonic() < self._fold_at:
+        now = time.monotonic()
+        if not self._watch or now < self._fold_at:
             return False
-        is_long = self._watch.wal_size() > settings.MAX_WAL_BYTES
-        if not (is_long or self._has_remnants):
+        if self._watch.wal_size() <= settings.MAX_WAL_BYTES and now < self._remnants_at:
             return False
-        patience = settings.WAL_PATIENCE if is_long else settings.REMNANTS_PATIENCE
-        database.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
+        database.execute(f"PRAGMA busy_timeout = {settings.WAL_PATIENCE * 1000:.0f}")
         busy = True
         with suppress(sqlite3.OperationalError):  # the transaction before it is stored
             busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -315,7 +314,8 @@ class Store:
         database.execute(f"PRAGMA busy_timeout = {settings.BUSY_TIMEOUT * 1000:.0f}")
         if busy:
             self._fold_at = time.monotonic() + settings.WAL_RETRY
-        self._has_remnants = self._has_remnants and bool(busy)
+        else:
+            self._remnants_at = settings.NEVER
         return True
 
     @contextmanager
