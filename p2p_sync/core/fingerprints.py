@@ -23,6 +23,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from ..wire.heads import hash_in, number_in
 from ..wire.logframes import BRANCHES, LEAVES, MARK, Vector
 
 KEYS = 1 << 52
@@ -33,6 +34,7 @@ ALL = range(LEAVES)
 
 _SHIFT = 40  # of a key, to get its leaf
 _SIZE = 1 << 256  # sums are below this
+_MOST_CHANGED = 64  # origins whose marks wait to be added up, so that it takes no time
 
 
 class Counted(Protocol):
@@ -90,53 +92,73 @@ class Fingerprints:
         self._leaves = [0] * LEAVES
         self._counts = [0] * LEAVES  # messages
         self._members: list[tuple[Counted, ...]] = [()] * LEAVES
+        # Origins that have changed since their marks were added up, with their heads then: one that
+        # grows often costs nothing until somebody asks.
+        self._changed: dict[Counted, bytes] = {}
 
     @property
     def digest(self) -> str:
         """The sum of all, 64 hexadecimal digits."""
+        self._settle()
         return f"{self._total:064x}"
 
     @property
     def total(self) -> str:
         """The sum of all as nodes exchange it, 32 hexadecimal digits."""
-        return f"{self._total:064x}"[-32:]
+        return self.digest[-32:]
 
     def add(self, origin: Counted) -> None:
         """Something is held of an origin from now on."""
         leaf = leaf_of(origin.key)
         self._members[leaf] += (origin,)
         self.origins += 1
-        self._change(leaf, _mark(origin.name, origin.n, origin.hash), origin.n * origin.counts)
+        self._count(leaf, origin.n * origin.counts)
+        self._add(leaf, _mark(origin.name, origin.n, origin.hash))
 
     def remove(self, origin: Counted) -> None:
         """Nothing is held of an origin any more; its head is still the old one."""
+        self._settle()
         leaf = leaf_of(origin.key)
         self._members[leaf] = tuple(other for other in self._members[leaf] if other is not origin)
         self.origins -= 1
-        self._change(leaf, -_mark(origin.name, origin.n, origin.hash), -origin.n * origin.counts)
+        self._count(leaf, -origin.n * origin.counts)
+        self._add(leaf, -_mark(origin.name, origin.n, origin.hash))
 
-    def update(self, origin: Counted, n: int, running: str) -> None:
-        """The head of an origin has changed; `n` and `running` are the old one."""
-        new = _mark(origin.name, origin.n, origin.hash)
-        count = (origin.n - n) * origin.counts
-        self._change(leaf_of(origin.key), new - _mark(origin.name, n, running), count)
+    def update(self, origin: Counted, before: bytes) -> None:
+        """The head of an origin has changed; `before` is the old one, packed (wire/heads.py)."""
+        self._count(leaf_of(origin.key), (origin.n - number_in(before)) * origin.counts)
+        self._changed.setdefault(origin, before)
+        if len(self._changed) == _MOST_CHANGED:
+            self._settle()
 
-    def _change(self, leaf: int, difference: int, count: int) -> None:
+    def _settle(self) -> None:
+        """Bring the sums up to date."""
+        for origin, before in self._changed.items():
+            old = _mark(origin.name, number_in(before), hash_in(before))
+            new = _mark(origin.name, origin.n, origin.hash)
+            self._add(leaf_of(origin.key), new - old)
+        self._changed.clear()
+
+    def _count(self, leaf: int, messages: int) -> None:
+        self._counts[leaf] += messages
+        self.messages += messages
+
+    def _add(self, leaf: int, difference: int) -> None:
         branch = leaf >> 6
         self._leaves[leaf] = (self._leaves[leaf] + difference) % _SIZE
         self._branches[branch] = (self._branches[branch] + difference) % _SIZE
         self._total = (self._total + difference) % _SIZE
-        self._counts[leaf] += count
-        self.messages += count
 
     # -- what is exchanged ----------------------------------------------------------------------
 
     def branches(self) -> str:
         """Return the sums of all branches, 12 hexadecimal digits each."""
+        self._settle()
         return _cut(self._branches)
 
     def leaves(self, branch: int) -> str:
         """Return the sums of the leaves of a branch, 12 hexadecimal digits each."""
+        self._settle()
         return _cut(self._leaves[branch << 6 : (branch + 1) << 6])
 
     def differing(self, theirs: str, branch: int | None = None) -> list[int]:

@@ -159,7 +159,7 @@ class VersionVector:
 
     def store(self, origin: Origin, run: Run) -> None:
         """The run, which was staged, is durable."""
-        name, n, running = origin.name, origin.n, origin.hash
+        name, n, before = origin.name, origin.n, origin.packed
         if run.entries and (cutoff := self.cutoff(name)):
             ends = run.entries[-1].time < cutoff
             if ends and not origin.ended:
@@ -170,7 +170,7 @@ class VersionVector:
         if n == 0 and not origin.ended:
             self._begin(origin)
         elif not origin.ended:
-            self.fingerprints.update(origin, n, running)
+            self.fingerprints.update(origin, before)
         if origin.staged == origin.n:
             del self._unstored[name]
         self.revision += 1

@@ -13,6 +13,7 @@ that comes later is erased by the node that has logged it, or by the one that ha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from ..core.deduplication import node_of
@@ -62,6 +63,15 @@ class Erasing(NamedTuple):
     changed: bool  # something was
 
 
+NOTHING = Erasing([], [], False)
+"""Nothing was."""
+
+
+def has_notices(database: Database) -> bool:
+    """Return whether the log has a notice. Without one there is nothing to carry out."""
+    return database.execute("SELECT 1 FROM entries WHERE kind = 2 LIMIT 1").fetchone() is not None
+
+
 def carry_out(
     database: Database, runs: Sequence[Run], copies: Mapping[bytes, Sequence[int]]
 ) -> Erasing:
@@ -70,8 +80,6 @@ def carry_out(
     shown: list[Erased] = []
     places = [place for place in _places(copies) if _is_erased(database, *place)]
     is_changed = False
-    if not database.execute("SELECT 1 FROM entries WHERE kind = 2 LIMIT 1").fetchone():
-        return Erasing(shown, places, is_changed)  # most logs have no notices: one question for all
     for run in runs:
         last = run.entries[-1] if run.entries else None
         erasures = [*_notices(database, run)]
@@ -165,8 +173,7 @@ def find(database: Database, name: str) -> Message | None:
     for target, seq in _targets(database, name):
         row, _, _ = _at(database, target)
         if _holds(row, target):
-            found: Message = messages_of(row)[seq - row[1]]
-            return found
+            return _message(row, seq)
     return None
 
 
@@ -175,7 +182,11 @@ def erased_by(database: Database, notice: Row) -> Iterator[Message]:
     name = notice[8].decode()
     row, shown, _ = _at(database, name)
     if shown and _holds(row, name):
-        yield messages_of(row)[_split(name)[1] - row[1]]
+        yield _message(row, _split(name)[1])
+
+
+def _message(row: Row, seq: int) -> Message:
+    return next(islice(messages_of(row), seq - row[1], None))
 
 
 def _at(database: Database, name: str) -> tuple[Row, int, bytes | None]:

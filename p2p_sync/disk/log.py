@@ -75,6 +75,7 @@ class Log(Forgetting):
             self._recent.forget_arrivals(self._arrival)
             self._copies, self._hidden = count_copies(database)
             self._half_erased = dict.fromkeys(erasing.erased_copies(database), 0.0)
+            self._has_notices = erasing.has_notices(database)  # most logs never have one
         self._floors = floors
         if changed:
             with suppress(LogError), store.writing() as database:
@@ -167,12 +168,13 @@ class Log(Forgetting):
             stored_runs.append((run, *stored(run, arrival)))
             arrival += run.count
         copies = dict(moving.copies) if moving else {}
-        notices = sum(entry.kind == NOTICE for run in runs for entry in run.entries)
+        notices = 0
         mended = moving is not None
-        own = next((run for run in reversed(runs) if run.origin == self._own), None)
-        if moving:
-            own = None  # commits do not go on there
-        left = Left(own.origin, own.end, own.hashes[-1]) if own else None
+        left = None
+        if not moving:  # commits do not go on there
+            for run in runs:
+                if run.origin == self._own:
+                    left = Left(run.origin, run.end, run.hashes[-1])
         with self._store.writing(left) as database:
             if moving:
                 forks.carry_out(database, moving)
@@ -183,6 +185,7 @@ class Log(Forgetting):
                 for row in rows:
                     if row[4] == HEARD:
                         copies.setdefault(row[-2], []).append(row[3])
+                    notices += row[4] == NOTICE
                 mended = mended or mending
             origins.write(database, {run.origin: run.head for run in runs}, self._floors)
             if gone:
@@ -190,7 +193,10 @@ class Log(Forgetting):
             for copied, times in copies.items():
                 arrival, more = rematch(database, copied, times, arrival)
                 hidden += more
-            erased = erasing.carry_out(database, runs, copies)
+            self._has_notices = self._has_notices or notices > 0
+            erased = erasing.NOTHING
+            if self._has_notices or copies:
+                erased = erasing.carry_out(database, runs, copies)
             if erased.changed:
                 self._store.erased()
             hidden += notices

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator
 from heapq import merge
+from itertools import islice
 from operator import itemgetter
 from typing import TypeAlias, TypeVar
 
@@ -103,7 +104,7 @@ class Pages:
                 if not is_whole(row):
                     bad.append(found(row))
                     continue
-                page += _numbered(messages_of(row), row[-1], after)
+                page += _numbered([*messages_of(row)], row[-1], after)
                 if row[4] == NOTICE and not hidden:
                     erased = erased_by(database, row)
                     page += [(row[-1], each) for each in erased if topic in ("", each.topic)]
@@ -205,8 +206,9 @@ class Pages:
                     bad.append(found(row))
                     continue
                 last = page[-1].order if page else after  # a damaged index goes back
-                page += [message for message in messages_of(row) if message.order > last]
-                if len(page) >= limit:
+                new = (message for message in messages_of(row) if message.order > last)
+                page += islice(new, limit - len(page))
+                if len(page) == limit:
                     break
         return self._finished(page, limit, bad)
 
@@ -342,7 +344,7 @@ def _backwards(
         if not is_whole(row):
             bad.append(found(row))
             continue
-        for message in reversed(messages_of(row)):
+        for message in messages_of(row, backwards=True):
             if message.order < before:
                 yield message
 

@@ -103,9 +103,9 @@ def entry_of(row: Row) -> Entry:
     return Entry(time, data.decode(), kind, count, topic.decode(), erased.decode())
 
 
-def messages_of(row: Row) -> list[Message]:
-    """Return the messages in a whole row."""
-    return messages_in(row[0].decode(), row[1], entry_of(row))
+def messages_of(row: Row, *, backwards: bool = False) -> Iterator[Message]:
+    """Yield the messages in a whole row, or `backwards` from the last one."""
+    return messages_in(row[0].decode(), row[1], entry_of(row), backwards=backwards)
 
 
 def length_of(row: Row) -> int:

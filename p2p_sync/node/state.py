@@ -159,7 +159,6 @@ class _LaterTurn(_Turn):
         self._waiting = state._waiting[signal]
         self._is_ready = partial(ready, state._core)
         self._timeout = timeout
-        self._begins = threading.Condition(state._lock)
 
     def __enter__(self) -> Core:
         self._state._lock.acquire()
@@ -172,6 +171,7 @@ class _LaterTurn(_Turn):
         return self._begin()
 
     def _wait(self) -> None:
+        self._begins = threading.Condition(self._state._lock)
         self._waiting.append(self)
         try:
             self._begins.wait_for(self._is_ready, self._timeout)

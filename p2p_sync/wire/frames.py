@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -132,19 +132,22 @@ def messages_in(run: Run | PackedRun) -> list[Message]:
     return found
 
 
-def messages_of(origin: str, first: int, entry: Entry) -> list[Message]:
-    """Return the messages of an entry, whose first one is number `first`. A notice has none."""
+def messages_of(
+    origin: str, first: int, entry: Entry, *, backwards: bool = False
+) -> Iterator[Message]:
+    """Yield the messages of an entry, whose first one is number `first`, or `backwards` from the
+    last one. A notice has none."""
     time, kind, topic = entry.time, entry.kind, entry.topic
     if kind == NOTICE:
-        return []
+        return
     heard = kind == HEARD
     by = {erasure.seq: erasure for erasure in entry.erasures}
-    return [
-        Message(origin, seq, time, text, heard, topic)
-        if text is not None
-        else Message(origin, seq, time, "", heard, topic, by.get(seq, UNNAMED))
-        for seq, text in enumerate(entry.texts, first)
-    ]
+    texts = enumerate(entry.texts, first)
+    for seq, text in reversed([*texts]) if backwards else texts:
+        if text is None:
+            yield Message(origin, seq, time, "", heard, topic, by.get(seq, UNNAMED))
+        else:
+            yield Message(origin, seq, time, text, heard, topic)
 
 
 def encode(frame: Sockets | Proof | Message | LogFrame) -> str:

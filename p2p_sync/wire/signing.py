@@ -135,8 +135,8 @@ def signed(runs: Iterable[Run], identity: Identity) -> list[Run]:
 def _joined(parts: Sequence[Run], identity: Identity) -> Run:
     first, last = parts[0], parts[-1]
     signature = sign(identity, first.origin, last.end, last.hashes[-1])
-    if len(parts) == 1:
-        return replace(first, signature=signature)
-    entries = tuple(entry for part in parts for entry in part.entries)
-    hashes = tuple(running for part in parts for running in part.hashes)
+    entries, hashes = first.entries, first.hashes
+    if len(parts) > 1:
+        entries = tuple(entry for part in parts for entry in part.entries)
+        hashes = tuple(running for part in parts for running in part.hashes)
     return Run(first.origin, first.after, first.previous, entries, hashes, signature)

@@ -188,9 +188,9 @@ def test_what_differs_on_a_link_that_is_up_is_found_by_the_audit() -> None:
     name = origins(1)[0]
     origin = pair.nodes[0].vector.origins[name]
     fingerprints = pair.nodes[0].vector.fingerprints
-    before = origin.n, origin.hash
+    before = origin.packed
     origin.hold(heads([name], 2)[name])
-    fingerprints.update(origin, *before)
+    fingerprints.update(origin, before)
     pair.exchange(until=pair.now + 31.0)
     assert pair.wanted() == [set(), {name}]
 
