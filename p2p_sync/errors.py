@@ -112,15 +112,20 @@ class DialError(P2PSyncError):
     """A peer cannot be reached, or it and this node do not belong together.
 
     `refused`: the peer, or a rule of this node, rejected the dial. `oneself`: the IP address and
-    port, if the dial reached this node itself.
+    port, if the dial reached this node itself. `twin`: it reached another node with the same id.
     """
 
     def __init__(
-        self, reason: str, refused: bool = False, oneself: tuple[str, int] | None = None
+        self,
+        reason: str,
+        refused: bool = False,
+        oneself: tuple[str, int] | None = None,
+        twin: bool = False,
     ) -> None:
         super().__init__(reason)
         self.refused = refused
         self.oneself = oneself
+        self.twin = twin
 
 
 class ProtocolError(P2PSyncError):

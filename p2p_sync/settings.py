@@ -120,6 +120,13 @@ NEVER: Seconds = float("inf")
 MAX_ADDRESSES_SENT: Count = 4 * MAX_ADDRESSES
 """Addresses that a node remembers as sent to one peer."""
 
+MAX_TWINS: Count = 100
+"""Nodes of which a node remembers that they have met two nodes with one id."""
+
+TWINS_SHOWN: Seconds = 150.0
+"""The status warns of two nodes with one id for this time. One of them is refused again at least
+every 60 s (`redial_longest`)."""
+
 STATUS_PAUSE: Seconds = 3.0
 """A node announces changed links after this time, so that it does not mention short-lived ones."""
 

@@ -91,7 +91,7 @@ class Core:
             ended,
         )
         self.dates = Dates(newest, wall, turn.effects)
-        self.links = Links(turn, self.overlay, self.replica, settings)
+        self.links = Links(turn, node, self.overlay, self.replica, settings)
         self.commits = Commits(turn, node, self.replica, self.dates, rng)
         self.exchange = Exchange(
             turn, self.replica, self.overlay.originals, self.links, self.commits, self.dates

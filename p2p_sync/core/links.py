@@ -16,7 +16,7 @@ from collections import Counter
 from typing import Any
 
 from ..address import host_and_port, is_loopback, site
-from ..codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, TRY_AGAIN_LATER
+from ..codes import GOING_AWAY, NORMAL, POLICY_VIOLATION, SAME_NODE, TRY_AGAIN_LATER
 from ..settings import FIRST_RTT, MANY_ADDRESSES, SPARE_PEERS, Settings
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
@@ -27,15 +27,21 @@ from .overlay import Overlay
 from .peer import Peer
 from .replica import Replica
 from .turn import COPIES, LINKS, Turn
+from .twins import Twins
 
 
 class Links:
     """The links of one node. Part of the core."""
 
-    def __init__(self, turn: Turn, overlay: Overlay, replica: Replica, settings: Settings) -> None:
+    def __init__(
+        self, turn: Turn, node: str, overlay: Overlay, replica: Replica, settings: Settings
+    ) -> None:
+        """`node` is this node's own id."""
         self.faults: Counter[str] = Counter(dict.fromkeys(KINDS, 0))  # of peers, by kind
         self.carried = (0, 0)  # bytes that closed links have sent and received
+        self.twins = Twins(turn, node)
         self._turn = turn
+        self._node = node
         self._overlay = overlay
         self._replica = replica
         self._settings = settings
@@ -159,12 +165,29 @@ class Links:
         if fault:
             self.faults[fault] += 1
         self._overlay.closed(peer, reason, code)
+        if peer.node:
+            self._note_twins(peer, peer.node, code)
         if peer.log:
             self._replica.close(peer.log, self._turn.now)
         peer.copies = Copies()  # the record may be kept as the source of what it has sent
         self._note_end(peer, reason, code)
         self._turn.changed |= {LINKS, COPIES}
         self._turn.look()
+
+    def met_twin(self, where: str) -> None:
+        """A connection has led to a node with this node's own id, at `where`."""
+        self.twins.seen(self._node, self._node, f"this one and one at {where}")
+
+    def _note_twins(self, peer: Peer, node: str, code: int | None) -> None:
+        """Note whether the link to `peer` has ended since two nodes have one id."""
+        if code != SAME_NODE:
+            self.twins.over(node)
+        elif not peer.leaving:  # the peer has closed it, being linked with the other one
+            self.twins.seen(node, self._node, f"as {peer.label} says")
+        else:
+            others = (other for other in self._overlay.peers if other.node == node)
+            first = next((f"one at {_where(other)} and " for other in others), "")
+            self.twins.seen(node, node, f"{first}one on the host {peer.remote[0]}")
 
     def _note_end(self, peer: Peer, reason: str, code: int | None) -> None:
         """Report that a link has ended and, if it was the last one, that the peer has left."""
@@ -188,6 +211,8 @@ class Links:
         if peer.leaving or peer.linked:
             return
         peer.linked = True
+        if peer.node:
+            self.twins.over(peer.node)
         self._turn.effects.wake(peer)
         way = "dialled" if peer.known else "accepted"
         kind = "" if peer.node else ", an original node"

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..address import Address
-from ..codes import NORMAL
+from ..codes import NORMAL, SAME_NODE
 from ..errors import DialError, LinkClosed, ProtocolError
 from ..settings import HEAD_START, MOST_ENDPOINTS, Settings
 from ..wire.proof import HEADER, Handshake
@@ -155,7 +155,8 @@ class _Dialling(Opening):
             yield from self._close(error)
             broke = "it broke the protocol: " if error.violation else ""
             oneself = self.remote if error.code == NORMAL else None
-            raise DialError(broke + error.reason, refused=not oneself, oneself=oneself) from None
+            twin = error.code == SAME_NODE
+            raise DialError(broke + error.reason, not oneself, oneself, twin) from None
 
     def _connect(self) -> Steps[None]:
         """Connect; raises OSError if that fails."""

@@ -117,6 +117,7 @@ class Report:
             sockets, behind = core.overlay.count(), core.replica.catch_up.behind(core.now)
             disputed = disputes(core)
             faults = dict(core.links.faults)
+            twins = core.links.twins.warnings()
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
         found = branches(self._state, self._store)
         return {
@@ -134,7 +135,7 @@ class Report:
             "disputes": disputed[:MAX_FORKS_SHOWN],
             "misbehaviour": faults,
             "damaged": damaged,
-            "warnings": clocks + _damage(damaged) + warnings(found, disputed),
+            "warnings": clocks + twins + _damage(damaged) + warnings(found, disputed),
         }
 
     def unready(self) -> str:

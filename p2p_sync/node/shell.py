@@ -168,6 +168,9 @@ class Shell:
         about = f"a connection from {site(remote[0])}"
         text = f"refused a connection from {where}: {reason}"
         self._journal.note(Note(REFUSED_HERE, text, about, reason))
+        if kind == _REFUSALS[SAME_NODE]:
+            with self.state.turn() as core:
+                core.links.met_twin(f"the host {remote[0]}")
 
     def _session(
         self, opened: Opened, dialled: str | None = None, dial: int = 0
@@ -227,6 +230,8 @@ class Shell:
         self._counters.add("dials_total", result)
         with self.state.turn() as core:
             core.dialling.failed(address, error)
+            if error.twin:
+                core.links.met_twin(address)
 
 
 def _settle(effect: Settle) -> None:
