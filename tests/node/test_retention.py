@@ -75,11 +75,13 @@ def test_a_peer_that_lacks_what_is_gone_gets_all_else() -> None:
 
 def test_a_node_that_joins_late_starts_where_its_peer_does() -> None:
     with Node(0, keep_messages=5) as few, Node(0) as late:
-        for n in range(20):
-            few.commit(f"{n}")
+        sent = [few.commit(f"{n}") for n in range(20)]
         wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
         late.connect(few.address)
         wait_until(lambda: texts(late) == numbers(15, 20), lambda: late.status())
+        since = [node.status()["messages"]["complete_since"] for node in (few, late)]
+        # Only the node that has deleted the others knows when they were committed.
+        assert since == [sent[14].time + 1, sent[15].time + 1]
         few.commit("20")
         late.commit("from the late one")
         wait_until(lambda: len(texts(late)) == 7, lambda: texts(late))
