@@ -908,7 +908,7 @@ class Program:
     ephemeral: bool = option(False, "Keep nothing on disk.")
     log_level: str = option(
         "info",
-        "Least level that is logged, on standard error.",
+        "Lowest level that is logged, on standard error.",
         choices=("debug", "info", "warning", "error"),
     )
     log_format: str = option(
@@ -1000,7 +1000,7 @@ class Settings:
 
     max_new_origins: int = option(
         1000,
-        "Origins that one remote host may bring in an hour: starts of nodes that commit.",
+        "Origins (starts of nodes that commit) that one remote host may bring in an hour.",
         "A node with an empty log takes all.",
         least=1,
     )
@@ -1020,15 +1020,14 @@ class Settings:
 
     tls_cert: str | None = option(
         None,
-        "Certificate (PEM) of the peer port, which speaks TLS then.",
-        "With its chain.",
+        "Certificate (PEM) with its chain: use TLS on the peer port.",
         form="file",
         metavar="FILE",
         shown="none",
     )
 
     tls_key: str | None = option(
-        None, "Its key (PEM).", form="file", metavar="FILE", shown="in --tls-cert"
+        None, "Key (PEM) of that certificate.", form="file", metavar="FILE", shown="in --tls-cert"
     )
 
     tls_ca: str | None = option(

@@ -40,6 +40,7 @@ from .api import Api, Failure, TooLate
 from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
 from .files import Bulk, batches, opened, progress, read, replaced
 from .logline import printable
+from .options import number
 
 T = TypeVar("T")
 Command = Callable[..., int | None]
@@ -92,6 +93,7 @@ def _command(*parameters: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 def _seconds(option: str, default: float, most: float | None, help: str) -> Callable[[Any], Any]:
     kind = click.FloatRange(0, most)
+    kind.name = "number"  # in the error about a text that is none
     return click.option(
         option, metavar="S", type=kind, default=default, show_default=True, help=help
     )
@@ -217,7 +219,7 @@ def add(api: Api, address: str, wait: float, as_json: bool) -> int:
 
 @_command(
     click.argument("text", required=False),
-    click.option("--copies", metavar="K", type=click.IntRange(0, API_MAX_COPIES), default=0,
+    click.option("--copies", metavar="K", type=number(0, API_MAX_COPIES), default=0,
                  help="Wait until nodes on K other hosts have it."),
     _seconds("--timeout", API_DEFAULT_TIMEOUT, API_MAX_TIMEOUT, "Seconds to wait for copies."),
     _topic_option("A short text beside the message, by which readers choose."),
@@ -278,10 +280,9 @@ def _decoded(line: bytes) -> str:
 
 @_command()
 def acknowledge(api: Api, as_json: bool) -> None:
-    """Report the known forks no more.
+    """End the warnings of forks that are known now.
 
-    `status` warns of a node that has signed two different histories until this is called. The
-    messages of both stay.
+    A fork is a node that has signed two different histories. The messages of both stay.
     """
     api.ask("/api/v1/forks/acknowledge", method="POST")
     _say(json.dumps({"acknowledged": True}) if as_json else "Acknowledged")
@@ -337,7 +338,10 @@ def log(api: Api, follow: bool, topic: str, as_json: bool) -> None:
 
 @_command()
 def export(api: Api, as_json: bool) -> None:
-    """Print all messages, with their signatures, as NDJSON in the shared order."""
+    """Print all messages with their signatures.
+
+    The output is NDJSON, in the order that is the same on all nodes.
+    """
     count, damaged = _copy(api, sys.stdout.buffer)
     sys.stdout.flush()
     _report({"exported": count}, as_json, sys.stderr)
@@ -347,11 +351,11 @@ def export(api: Api, as_json: bool) -> None:
 
 @_command(click.argument("file"))
 def backup(api: Api, file: str, as_json: bool) -> None:
-    """Write all messages to FILE, with their signatures, for `restore`, `verify` and `import`.
+    """Save all messages, with their signatures, in FILE.
 
-    The node goes on meanwhile. FILE appears, or is replaced, once it is whole and on disk. Others
-    may not read it, unless they may read the file that it replaces. It is compressed if its name
-    ends in .gz.
+    `restore`, `verify` and `import` read it. The node goes on meanwhile. FILE appears, or is
+    replaced, once it is whole and on disk. Others may not read it, unless they may read the
+    file that it replaces. It is compressed if its name ends in .gz.
     """
     with replaced(file) as target:
         count, damaged = _copy(api, target)
@@ -381,9 +385,10 @@ def _copy(api: Api, target: BinaryIO) -> tuple[int, int]:
 
 @_command(click.argument("file"))
 def import_(api: Api, file: str, as_json: bool) -> None:
-    """Commit the text of each line of FILE (NDJSON; - is standard input) as a new message.
+    """Commit each line of FILE as a new message.
 
-    Lines whose `id` is already in the log are skipped.
+    FILE is NDJSON: an export, or a JSON text in each line; - is standard input. Lines whose
+    `id` is already in the log are skipped.
     """
     done = {"imported": 0, "skipped": 0}
     with opened(file) as source:
@@ -421,10 +426,10 @@ class _Names:
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(file: str, as_json: bool) -> int:
-    """Check an export, without a node; - is standard input.
+    """Check a backup without a node.
 
-    All is right, and the exit code 0, if each origin's messages are there from the first on,
-    unchanged, and signed by its node.
+    FILE may be an export, too; - is standard input. All is right, and the exit code 0, if each
+    origin's messages are there from the first on, unchanged, and signed by its node.
     """
     checker = Checker()
     found: list[Problem] = []
@@ -464,10 +469,11 @@ def verify(file: str, as_json: bool) -> int:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def restore(file: str, data_dir: str, as_json: bool) -> None:
-    """Make a data directory for a new node from a backup; - is standard input.
+    """Make the data directory of a new node from a backup.
 
-    Each hash and signature is checked. The node that is started with DIR is a new one, holds these
-    messages, and gets the rest from its peers.
+    FILE may be an export, too; - is standard input. Each hash and signature is checked. The
+    node that is started with DIR is a new one, holds these messages, and gets the rest from its
+    peers.
     """
     from ..disk.restore import restore  # other commands start faster without it
 

@@ -100,6 +100,13 @@ _CALLBACKS: dict[Form, Callback] = {
 }
 
 
+def number(least: int, most: int | None) -> click.IntRange:
+    """Return the type of a whole number in a range."""
+    kind = click.IntRange(least, most)
+    kind.name = "whole number"  # in the error about a text that is none
+    return kind
+
+
 def option_fields() -> dict[str, Field[Any]]:
     """Return the settings that are options, by the name of the option without its dashes."""
     found = {}
@@ -126,7 +133,7 @@ def _option(name: str, setting: Field[Any]) -> click.Option:
     if about.choices:
         kind = click.Choice(about.choices, case_sensitive=False)
     elif about.least is not None:
-        kind = click.IntRange(about.least, about.most)
+        kind = number(about.least, about.most)
     return click.Option(
         [f"--{name}", setting.name],
         default=None if multiple else setting.default,
@@ -134,7 +141,7 @@ def _option(name: str, setting: Field[Any]) -> click.Option:
         multiple=multiple,
         type=kind,
         callback=None if kind or flag else _CALLBACKS[about.form],
-        metavar=about.metavar or None,
+        metavar=about.metavar or (None if about.choices or flag else "N" if kind else "TEXT"),
         show_default=about.shown or True,
         envvar=variable(name),
         help=about.help,

@@ -45,10 +45,11 @@ class _NodeCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
-        with formatter.section("Commands for a running node, instead of PORT (see COMMAND --help)"):
+        with formatter.section("Commands, instead of PORT (see p2p-sync COMMAND --help)"):
             formatter.write_dl(
+                # The first sentence, never cut.
                 [
-                    (name, command.get_short_help_str(70))
+                    (name, command.get_short_help_str(1000))
                     for name, command in commands.commands.items()
                 ]
             )
@@ -165,7 +166,7 @@ def _port(given: str, peer_port: int | None, option: str) -> int:
     if not given.isascii() or not given.isdigit():
         raise click.UsageError(
             f"PORT is a number from 1 to 65534, not {given!r}: {EXAMPLE}; "
-            "or a command such as status; see --help"
+            "or a command such as status; see p2p-sync --help"
         )
     port = int(given)
     if port == 65535 and not peer_port:

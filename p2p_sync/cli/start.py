@@ -35,8 +35,8 @@ def _command(given: list[str], signals: CommandSignals) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        if given[0] in commands.commands or given[0].startswith("-"):
-            return _fail(f"{_sentence(error).rstrip('.')}; see p2p-sync --help")
+        if given[0] in commands.commands:
+            return _fail(_with_help(error, f"p2p-sync {given[0]}"))
         return _fail(
             f"{given[0]!r} is neither a command nor a port; see p2p-sync --help, or run a node "
             "with a port such as 8000"
@@ -69,7 +69,7 @@ def _node(given: list[str], signals: NodeSignals) -> int:
         outlet.put(f"p2p-sync: missing PORT (1 to 65534), for example: {EXAMPLE}")
         return USAGE
     except click.ClickException as error:
-        outlet.put(f"p2p-sync: {_line(_sentence(error))}")
+        outlet.put(f"p2p-sync: {_line(_with_help(error, 'p2p-sync'))}")
         return USAGE
     except (InputError, StartError) as error:
         outlet.put(f"p2p-sync: {_line(str(error))}")
@@ -80,6 +80,14 @@ def _node(given: list[str], signals: NodeSignals) -> int:
     finally:
         outlet.drain(LOG_LAST_LINES)
     return DONE
+
+
+def _with_help(error: click.ClickException, command: str) -> str:
+    """Return the sentence of an error in the command line, and how to get help about `command`."""
+    sentence = _sentence(error).rstrip(".")
+    if "--help" in sentence:
+        return sentence
+    return f"{sentence}{' See' if sentence.endswith('?') else '; see'} {command} --help"
 
 
 def _sentence(error: click.ClickException) -> str:

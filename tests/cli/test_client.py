@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from p2p_sync.cli.client import commands
+from p2p_sync.cli.options import option_fields
 from tests.harness.api import post_all, read_pages, wait_equal
 from tests.harness.support import (
     DEADLINE,
@@ -84,6 +85,37 @@ def test_each_command_has_help(name: str) -> None:
     assert done.returncode == 0
     common = ("--json",) if name in ("restore", "verify") else ("--node", "--token-file", "--json")
     assert all(option in done.stdout for option in common)
+
+
+def test_the_help_is_complete(tmp_path: Path) -> None:
+    shown = " ".join(run(None, "--help").stdout.split())
+    assert "..." not in shown and "RANGE" not in shown
+    for name, command in commands.commands.items():
+        first = re.split(r"(?<=\.)\s", " ".join((command.help or "").split()))[0]
+        assert f" {name} {first}" in shown and len(first) <= 75, name
+    for name, field in option_fields().items():
+        assert f"--{name} " in shown and field.metadata["option"].help in shown, name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("commit", "--bogus"),
+        ("commit", "--copies", "many", "text"),
+        ("commit", "--topic", "!", "text"),
+        ("erase",),
+        ("erase", "7"),
+        ("restore", "file"),
+        ("status", "--wait"),
+        ("verify", "one", "two"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_names_the_help_of_its_command(arguments: tuple[str, ...]) -> None:
+    done = run(None, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"; see p2p-sync {arguments[0]} --help\n"), done.stderr
+    assert "range" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 # -- status -----------------------------------------------------------------------------------
