@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, TypeVar
 from urllib.error import HTTPError
@@ -48,6 +49,8 @@ class Api:
             fits = bool(parts.hostname and _URL.fullmatch(url)) and parts.port != 0
         except ValueError:
             fits = False
+        if fits and parts.scheme in ("ws", "wss"):
+            raise Failure(USAGE, _peer_port(node, parts.hostname or "", parts.port))
         if not fits or parts.scheme not in ("http", "https"):
             raise Failure(
                 USAGE, f"--node is the URL of a node's page: http://127.0.0.1:8000, not {node!r}"
@@ -119,6 +122,10 @@ class Api:
             asked = Request(self._url + path, data, headers, method=method)
             return self._opener.open(asked, timeout=patience)
         except HTTPError as error:
+            if error.code == HTTPStatus.UPGRADE_REQUIRED:
+                parts = urlsplit(self._url)
+                reason = _peer_port(self._url, parts.hostname or "", parts.port)
+                raise Failure(USAGE, reason) from None
             raise _refusal(error) from None
         except (OSError, HTTPException) as error:
             raise self._unreachable(error) from None
@@ -156,6 +163,16 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def _peer_port(given: str, host: str, port: int | None) -> str:
+    """Say that `given` leads to a peer port, and what to give instead."""
+    host = f"[{host}]" if ":" in host else host
+    page = f"http://{host}:{(port or 8001) - 1}"
+    return (
+        f"{given} is the address of a peer port; --node is the URL of the node's page, on its HTTP "
+        f"port: {page}, unless the node was started with --peer-port"
+    )
 
 
 def _refusal(error: HTTPError) -> Failure:

@@ -19,7 +19,7 @@ from ..core.verdict import numbered
 from ..disk.private import sync_directory
 from ..settings import CLI_CHUNK, CLI_MAX_LINE, CLI_PACKING
 from .api import Api, Failure
-from .exits import USAGE
+from .exits import NOT_ALLOWED, REFUSED, USAGE
 from .logline import printable
 
 T = TypeVar("T")
@@ -48,12 +48,15 @@ class Bulk:
         `numbers` are the numbers of the lines in the source.
         """
         if numbers:
-            self._unsure = f"; lines {numbers[0]} to {numbers[-1]} may be stored, too"
+            sent = f"lines {numbers[0]} to {numbers[-1]}" if numbers[1:] else f"line {numbers[0]}"
+            self._unsure = f"; {sent} may be stored, too"
         try:
             answer = self._api.ask(self._path, b"\n".join([*lines, b""]), self._within)
         except Failure as error:
             problem = error.problem
             if "stored" not in problem:  # the node did not say
+                if error.code in (USAGE, NOT_ALLOWED, REFUSED):  # it has refused all of it
+                    self._unsure = ""
                 raise
             self._note(problem["stored"], problem["last"])
             reason = printable(str(problem.get("reason", error)))

@@ -216,6 +216,8 @@ def _log_peers(node: Node, host: str, advertise: str | None) -> None:
         names = ", ".join(node.certificate_names)
         logger.info("the certificate is for %s; set --advertise to a name it covers", names)
     if is_loopback(host):
-        logger.info("only reachable from this machine; use --host 0.0.0.0 to accept others")
+        logger.info(
+            "only this machine reaches it; use --host 0.0.0.0 and --secret-file to accept others"
+        )
     for warning in node.warnings:
         logger.warning("%s", warning)

@@ -163,15 +163,16 @@ def check_request(head: bytes | None, names: Container[str]) -> tuple[str, str |
         start, fields = _parse(head)
     except ValueError:
         raise _bad("A line of the headers is not a name, a colon and a value.") from None
-    if not (start.startswith("GET ") and start.endswith(" HTTP/1.1") and start.count(" ") > 1):
-        raise _bad("A handshake begins with GET, a path and HTTP/1.1.")
-    if "upgrade" not in fields:
+    form = re.fullmatch(r"(\S+) .+ (HTTP/1\.[01])", start)
+    if form and "upgrade" not in fields:
         raise Refused(
             HTTPStatus.UPGRADE_REQUIRED,
-            "This port speaks WebSocket with other nodes. "
-            "The page is on the node's HTTP port, one below unless it was told otherwise.",
+            "This is the peer port, which speaks WebSocket with other nodes. The page and the API "
+            "are on the node's HTTP port, one below unless it was told otherwise.",
             "Upgrade: websocket",
         )
+    if not form or form.groups() != ("GET", "HTTP/1.1"):
+        raise _bad("A handshake begins with GET, a path and HTTP/1.1.")
     if "websocket" not in _tokens(fields["upgrade"]):
         raise _bad("The header Upgrade must name websocket.")
     if "upgrade" not in _tokens(fields.get("connection", "")):

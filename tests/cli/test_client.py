@@ -364,9 +364,6 @@ def test_a_full_disk_is_told(pair: list[NodeProcess]) -> None:
 def test_nobody_there_or_no_node() -> None:
     done = run(f"http://127.0.0.1:{free_port_pair()}", "status")
     assert done.returncode == 3 and "refused" in done.stderr and "--node" in done.stderr
-    with NodeProcess("--ephemeral") as node:
-        done = run(f"http://127.0.0.1:{node.port + 1}", "status")
-        assert done.returncode == 5 and "WebSocket" in done.stderr, "the peer port"
         done = run(f"http://127.0.0.1:{node.port}/healthz?", "status")
         assert done.returncode in (3, 5)
 
@@ -398,6 +395,18 @@ def test_the_token_is_sent_where_it_is_given(tmp_path: Path) -> None:
         wrong.write_text("x" * 32)
         wrong.chmod(0o600)
         assert run(node, "status", "--token-file", str(wrong)).returncode == 4
+
+
+@pytest.mark.parametrize(
+    "command", [("commit", "text"), ("import", "-"), ("status",), ("log", "-f")], ids=" ".join
+)
+def test_the_peer_port_is_no_page(node: NodeProcess, command: tuple[str, ...]) -> None:
+    for url in (f"http://127.0.0.1:{node.port + 1}", f"127.0.0.1:{node.port + 1}", node.address):
+        done = run(url, *command, stdin='"text"')
+        assert done.returncode == 2
+        assert "is the address of a peer port" in done.stderr
+        assert f"http://127.0.0.1:{node.port}, " in done.stderr
+        assert "may be stored" not in done.stderr
 
 
 def test_a_misspelt_command_names_the_way_out(tmp_path: Path) -> None:

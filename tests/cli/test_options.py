@@ -180,6 +180,7 @@ def test_an_open_node_without_a_secret_is_a_warning(host: str) -> None:
         assert [re.findall("no secret", text) for text in warnings(node)] == [found] * len(found)
         wait_until(lambda: node.logged("the page is at"), node.log)
         wait_until(lambda: local or node.logged("WARNING", "no secret"), node.log)
+        assert node.logged("INFO", "use --host 0.0.0.0 and --secret-file") == local
         page = node.get("/", Accept="text/html").text
         assert ("no secret" in page) == (not local)
         url = f"http://127.0.0.1:{node.port}"

@@ -48,6 +48,7 @@ def host(node: NodeProcess, name: str = "127.0.0.1") -> str:
 def test_a_plain_get_is_told_to_upgrade(node: NodeProcess) -> None:
     answer = request(node.port + 1, "/")
     assert answer.status == 426
+    assert "peer port" in answer.text and "HTTP port" in answer.text
     assert answer.headers["upgrade"].lower() == "websocket"
     assert answer.headers["content-type"].startswith("text/plain")
     assert len(answer.text.split()) > 3, "a sentence"
