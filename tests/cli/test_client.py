@@ -364,6 +364,7 @@ def test_a_full_disk_is_told(pair: list[NodeProcess]) -> None:
 def test_nobody_there_or_no_node() -> None:
     done = run(f"http://127.0.0.1:{free_port_pair()}", "status")
     assert done.returncode == 3 and "refused" in done.stderr and "--node" in done.stderr
+    with NodeProcess("--ephemeral") as node:
         done = run(f"http://127.0.0.1:{node.port}/healthz?", "status")
         assert done.returncode in (3, 5)
 
