@@ -34,7 +34,7 @@ from ..settings import (
     SHORT_ID,
 )
 from ..web.token import read_token
-from ..wire.export import Checker, Problem
+from ..wire.export import HIDDEN, Checker, Problem
 from ..wire.frames import check_topic
 from .api import Api, Failure, TooLate
 from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
@@ -342,9 +342,9 @@ def export(api: Api, as_json: bool) -> None:
 
     The output is NDJSON, in the order that is the same on all nodes.
     """
-    count, damaged = _copy(api, sys.stdout.buffer)
+    count, hidden, damaged = _copy(api, sys.stdout.buffer)
     sys.stdout.flush()
-    _report({"exported": count}, as_json, sys.stderr)
+    _report({"exported": count, "hidden": hidden}, as_json, sys.stderr)
     if damaged:
         raise Failure(FAILED, _left_out(damaged))
 
@@ -358,17 +358,17 @@ def backup(api: Api, file: str, as_json: bool) -> None:
     file that it replaces. It is compressed if its name ends in .gz.
     """
     with replaced(file) as target:
-        count, damaged = _copy(api, target)
+        count, hidden, damaged = _copy(api, target)
         if damaged:
             raise Failure(FAILED, f"nothing is saved: {_left_out(damaged)}")
-    _report({"saved": count}, as_json, sys.stdout)
+    _report({"saved": count, "hidden": hidden}, as_json, sys.stdout)
 
 
-def _copy(api: Api, target: BinaryIO) -> tuple[int, int]:
-    """Write an export to `target`; return how many messages it has, and how many damaged entries
-    were left out of it. Raises Failure if it ends early."""
+def _copy(api: Api, target: BinaryIO) -> tuple[int, int, int]:
+    """Write an export to `target`; return how many messages it has that nodes show, how many they
+    do not show, and how many damaged entries were left out. Raises Failure if it ends early."""
     total = api.ask("/api/v1/status", within=CLI_ANSWER)["messages"]["count"]
-    count = damaged = 0
+    count = hidden = damaged = 0
     line = b""
     with api.stream("/api/v1/messages/export") as source:
         for _, lines in progress(batches(source), total, lambda part: len(part[1])):
@@ -377,10 +377,12 @@ def _copy(api: Api, target: BinaryIO) -> tuple[int, int]:
                     damaged += json.loads(line)["damaged"]
                 else:
                     target.write(line + b"\n")
-                    count += 1
+                    is_hidden = HIDDEN in line
+                    hidden += is_hidden
+                    count += not is_hidden
     if not line.startswith(b'{"exported"'):
         raise Failure(UNREACHABLE, "the node has ended the export early; see its log")
-    return count - 1, damaged
+    return count - 1, hidden, damaged
 
 
 @_command(click.argument("file"))
@@ -440,7 +442,8 @@ def verify(file: str, as_json: bool) -> int:
             count += 1
             if count <= CLI_PROBLEMS:
                 found.append(problem)
-    totals = {name: getattr(checker, name) for name in ("messages", "origins", "signatures")}
+    shown = checker.messages - checker.hidden
+    totals = {"messages": shown, "origins": checker.origins, "signatures": checker.signatures}
     if as_json:
         problems = [problem._asdict() for problem in found]
         more = {"hidden": checker.hidden, "gone": checker.gone}
@@ -452,6 +455,7 @@ def verify(file: str, as_json: bool) -> int:
         if count > len(found):
             _say(f"... and {numbered(count - len(found), 'more problem')}")
         said = ", ".join(numbered(n, name.removesuffix("s")) for name, n in totals.items())
+        said += f"; {checker.hidden:,} hidden" if checker.hidden else ""
         if checker.gone:
             said += f"; {numbered(checker.gone, 'older message')} not in the file"
         _say(f"{said}: {numbered(count, 'problem') if count else 'all is right'}")
@@ -482,7 +486,8 @@ def restore(file: str, data_dir: str, as_json: bool) -> None:
             checker = restore(Path(data_dir), (lines for _, lines in read(source)))
         except InputError as error:
             raise Failure(USAGE, f"{file} is no whole backup: {error}") from None
-    _report({"restored": checker.messages}, as_json, sys.stdout)
+    hidden = checker.hidden
+    _report({"restored": checker.messages - hidden, "hidden": hidden}, as_json, sys.stdout)
 
 
 # -- shared ---------------------------------------------------------------------------------------
@@ -536,7 +541,8 @@ def _moment(ms: int) -> str:
 
 
 def _report(done: dict[str, int], as_json: bool, file: Any) -> None:
-    text = ", ".join(f"{count:,} {what}" for what, count in done.items())
+    """Print how many messages were treated; nothing of `hidden` ones if there are none."""
+    text = ", ".join(f"{n:,} {what}" for what, n in done.items() if n or what != "hidden")
     print(json.dumps(done) if as_json else text, file=file)
 
 

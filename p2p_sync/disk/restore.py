@@ -22,7 +22,7 @@ from ..settings import RESTORED_COPIES, RESTORED_ROWS
 from ..wire.export import Checker
 from ..wire.logframes import NOTHING_HELD, Head
 from . import origins
-from .copies import rematch
+from .copies import count_copies, rematch
 from .directory import DATABASE, claim
 from .origins import NO_FLOOR, Floor
 from .retention import Gone, write_gone
@@ -34,8 +34,9 @@ from .store import Database, create
 def restore(directory: Path, parts: Iterable[Sequence[bytes]]) -> Checker:
     """Make a data directory that holds the messages of a backup, whose lines come in `parts`.
 
-    Returns what the check has counted. Raises StartError for a directory that cannot be used or
-    holds a log, InputError for a backup that is wrong, OSError; then nothing is left behind.
+    Returns what the check has counted; `hidden` are those that the new node hides. Raises
+    StartError for a directory that cannot be used or holds a log, InputError for a backup that is
+    wrong, OSError; then nothing is left behind.
     """
     place = directory.absolute()
     made = [path for path in (place, *place.parents) if not path.exists()]
@@ -70,6 +71,7 @@ def _fill(database: Database, checker: Checker, parts: Iterable[Sequence[bytes]]
     for statement in INDEXES.values():
         database.execute(statement)
     _match(database)
+    _, checker.hidden = count_copies(database)
     database.execute("COMMIT")
     database.executescript(PRAGMAS)
 

@@ -40,6 +40,10 @@ from .identity import KEY, KEY_DIGITS, SIGNATURE, node_of_key
 from .logframes import NO_HASH, NO_SIGNATURE, Run
 from .signing import are_erased, is_genuine
 
+HIDDEN = b',"hidden":true'
+"""Lines of messages that nodes do not show contain this, and no other line does: within a text of
+JSON, a quote comes after a backslash."""
+
 
 class Problem(NamedTuple):
     """What is wrong with an export, at which line (from 1; 0: at its end) and message."""

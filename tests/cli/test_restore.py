@@ -219,7 +219,7 @@ def test_copies_are_matched_whatever_the_file_says(tmp_path: Path, claim: str) -
         elif claim == "all hidden":
             line["hidden"] = True
     file.write_bytes(b"\n".join(written(lines)))
-    assert restore(file, tmp_path / "data").stdout == "4 restored\n"
+    assert restore(file, tmp_path / "data").stdout == "2 restored, 2 hidden\n"
     with Node(0, tmp_path / "data") as new:
         assert [message.id for message in new.messages()] == [message["id"] for message in shown]
 

@@ -230,9 +230,9 @@ def test_hidden_copies_are_exported_and_not_imported(tmp_path: Path) -> None:
         original.commit("from an original")
         wait_until(lambda: one.count == two.count == 1)
         wait_until(lambda: b'"hidden"' in one.get("/api/v1/messages/export").body)
-        assert command(one, "backup", str(file)).stdout == "2 saved\n"
+        assert command(one, "backup", str(file)).stdout == "1 saved, 1 hidden\n"
     assert verify(str(file)).returncode == 0
-    assert verify(str(file)).stdout.startswith("2 messages, 2 origins, 2 signatures: ")
+    assert verify(str(file)).stdout.startswith("1 message, 2 origins, 2 signatures; 1 hidden: ")
     with NodeProcess("--ephemeral") as other:
         assert command(other, "import", str(file)).stdout == "1 imported, 0 skipped\n"
         assert other.texts() == ["from an original"]

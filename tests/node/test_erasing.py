@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import secrets
 import signal
 import threading
@@ -99,6 +100,8 @@ def test_an_erased_message_keeps_its_place_and_loses_its_text_everywhere(tmp_pat
                             ["restore", str(file), "--data-dir", f"{file}.d"]):  # fmt: skip
                 result = run_to_end(*command)
                 assert result.returncode == 0, result.stdout + result.stderr
+                counted = re.findall(r"(\d+) (saved|messages|restored|hidden)", result.stdout)
+                assert [number for number, _ in counted] == ["5", "3"], "notices are no messages"
         with NodeProcess(data_dir=f"{file}.d") as restored:
             assert read_pages(restored.port, "time")[0] == pages[0]
 
