@@ -38,7 +38,7 @@ from ..wire.export import HIDDEN, Checker, Problem
 from ..wire.frames import check_topic
 from .api import Api, Failure, TooLate
 from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
-from .files import Bulk, batches, opened, progress, read, replaced
+from .files import Bulk, batches, opened, progress, replaced
 from .logline import printable
 from .options import number
 
@@ -393,13 +393,11 @@ def import_(api: Api, file: str, as_json: bool) -> None:
     `id` is already in the log are skipped.
     """
     done = {"imported": 0, "skipped": 0}
-    with opened(file) as source:
-        parts = read(source)
-        with Bulk(api, "/api/v1/messages?skip=held", file) as bulk:
-            for before, lines in parts:
-                answer = bulk.send(range(before + 1, before + len(lines) + 1), lines)
-                done["imported"] += answer["count"]
-                done["skipped"] += answer["skipped"]
+    with opened(file) as parts, Bulk(api, "/api/v1/messages?skip=held", file) as bulk:
+        for before, lines in parts:
+            answer = bulk.send(range(before + 1, before + len(lines) + 1), lines)
+            done["imported"] += answer["count"]
+            done["skipped"] += answer["skipped"]
     _report(done, as_json, sys.stdout)
 
 
@@ -436,12 +434,14 @@ def verify(file: str, as_json: bool) -> int:
     checker = Checker()
     found: list[Problem] = []
     count = 0
-    with opened(file) as source:
-        lines = (checker.line(line) for _, part in read(source) for line in part)
+    with opened(file) as parts:
+        lines = (checker.line(line) for _, part in parts for line in part)
         for problem in itertools.chain(filter(None, lines), checker.end()):
             count += 1
             if count <= CLI_PROBLEMS:
                 found.append(problem)
+    if found and not checker.messages:
+        found, count = found[:1], 1  # it says that this is no backup
     shown = checker.messages - checker.hidden
     totals = {"messages": shown, "origins": checker.origins, "signatures": checker.signatures}
     if as_json:
@@ -481,11 +481,11 @@ def restore(file: str, data_dir: str, as_json: bool) -> None:
     """
     from ..disk.restore import restore  # other commands start faster without it
 
-    with opened(file) as source:
+    with opened(file) as parts:
         try:
-            checker = restore(Path(data_dir), (lines for _, lines in read(source)))
+            checker = restore(Path(data_dir), (lines for _, lines in parts))
         except InputError as error:
-            raise Failure(USAGE, f"{file} is no whole backup: {error}") from None
+            raise Failure(USAGE, f"cannot restore {file}: {error}") from None
     hidden = checker.hidden
     _report({"restored": checker.messages - hidden, "hidden": hidden}, as_json, sys.stdout)
 

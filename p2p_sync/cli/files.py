@@ -27,6 +27,8 @@ T = TypeVar("T")
 UNREADABLE = (OSError, EOFError, zlib.error)
 """The errors of a file that cannot be read, or decompressed."""
 
+_GZIP = b"\x1f\x8b"  # what gzip writes begins with this
+
 
 class Bulk:
     """Sends many messages, some at a time. A context manager: if anything ends it early, the error
@@ -105,30 +107,41 @@ def batches(read: Callable[[int], bytes]) -> Iterator[tuple[int, list[bytes]]]:
 
 
 @contextmanager
-def opened(name: str) -> Iterator[Any]:
-    """Open a file to read, or lend standard input; a name that ends in .gz is decompressed. Raises
-    Failure if it cannot be read."""
-    if name == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        with gzip.open(name) if _is_packed(name) else Path(name).open("rb") as file:
-            yield file
-    except UNREADABLE as error:
-        raise _unusable("read", name, error) from None
+def opened(name: str) -> Iterator[Iterator[tuple[int, list[bytes]]]]:
+    """Open a file, or standard input if `name` is "-", and lend its lines as `batches` yields them,
+    with a progress bar. What gzip has compressed is decompressed, whatever its name is. Raises
+    Failure, also while it is read."""
+    with ExitStack() as stack:
+        try:
+            file: Any = sys.stdin.buffer
+            if name != "-":
+                file = stack.enter_context(Path(name).open("rb"))
+            is_packed = file.peek(len(_GZIP)).startswith(_GZIP)
+        except UNREADABLE as error:
+            raise _unusable("read", name, error) from None
+        unpacked = gzip.GzipFile(fileobj=file) if is_packed else file
+
+        def read(size: int) -> bytes:
+            try:
+                return bytes(unpacked.read1(size))
+            except UNREADABLE as error:
+                raise _unusable("read", name, error) from None
+
+        yield _with_progress(file.fileno(), batches(read))
 
 
-def read(file: Any) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the lines of an opened file as `batches` does, with a progress bar."""
-    size = os.fstat(file.fileno()).st_size  # 0: a pipe
+def _with_progress(
+    descriptor: int, lines: Iterator[tuple[int, list[bytes]]]
+) -> Iterator[tuple[int, list[bytes]]]:
+    size = os.fstat(descriptor).st_size  # 0: a pipe
     place = 0
 
     def moved(_: object) -> int:
         nonlocal place
-        before, place = place, os.lseek(file.fileno(), 0, os.SEEK_CUR)
+        before, place = place, os.lseek(descriptor, 0, os.SEEK_CUR)
         return place - before
 
-    return progress(batches(file.read1), size, moved)
+    return progress(lines, size, moved)
 
 
 @contextmanager
@@ -175,6 +188,8 @@ def _packed(name: str, file: BinaryIO) -> Any:
 
 def _unusable(verb: str, name: str, error: Exception) -> Failure:
     reason = getattr(error, "strerror", None) or error
+    if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
+        reason = f"what gzip has compressed is cut short or damaged: {error}"
     return Failure(USAGE, f"cannot {verb} {name} ({reason})")
 
 

@@ -45,6 +45,9 @@ HIDDEN = b',"hidden":true'
 JSON, a quote comes after a backslash."""
 
 
+_NO_BACKUP = ", so this is no backup, or it is damaged: give a file that `backup` has written"
+
+
 class Problem(NamedTuple):
     """What is wrong with an export, at which line (from 1; 0: at its end) and message."""
 
@@ -140,16 +143,16 @@ class Checker:
         try:
             fields = _decode(raw.decode("utf-8"))
         except UnicodeDecodeError:
-            return self._problem("", "not UTF-8")
+            return self._foreign("not UTF-8")
         except (ValueError, RecursionError):
-            return self._problem("", "not JSON, so this is not an export, or is cut short here")
+            return self._foreign("not JSON")
         if self._exported is not None:
             return self._problem("", "a line after the last one")
         if isinstance(fields, dict) and set(fields) == {"exported"}:
             self._exported = fields["exported"] if type(fields["exported"]) is int else -1
             return None
         if not _is_message(fields):
-            return self._problem("", "not a message as an export has them")
+            return self._foreign("not a message as an export has them")
         name, seq, time = fields["origin"], fields["seq"], fields["time"]
         origin = self._origins.setdefault(name, _Origin())
         self.messages += 1
@@ -186,7 +189,7 @@ class Checker:
     def end(self) -> Iterator[Problem]:
         """Yield what is wrong with the export as a whole, after its last line."""
         if not self._lines:
-            yield Problem(0, "", "the file is empty, so it is not an export")
+            yield Problem(0, "", f"the file is empty{_NO_BACKUP}")
             return
         for name, origin in self._origins.items():
             end = origin.n + len(origin.texts)
@@ -198,6 +201,10 @@ class Checker:
         elif self._exported != self.messages:
             text = f"the last line counts {self._exported} messages, there are {self.messages}"
             yield Problem(0, "", text)
+
+    def _foreign(self, text: str) -> Problem:
+        """Return the problem that a line is no message, with a hint if that is the first line."""
+        return self._problem("", text if self._lines > 1 else text + _NO_BACKUP)
 
     def _problem(self, name: str, text: str) -> Problem:
         return Problem(self._lines, name, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import os
@@ -74,19 +75,55 @@ def test_it_is_compressed_if_its_name_says_so(tmp_path: Path) -> None:
     assert run("verify", packed).stdout == run("verify", plain).stdout
 
 
-@pytest.mark.parametrize("how", ["cut", "changed", "plain"])
+def test_compressed_files_are_read_whatever_their_names_are(tmp_path: Path) -> None:
+    packed, plain = tmp_path / "packed", tmp_path / "plain.gz"
+    with NodeProcess("--ephemeral") as node:
+        url = f"http://127.0.0.1:{node.port}"
+        node.commit("a message")
+        assert backup(node, tmp_path / "backup").returncode == 0
+        plain.write_bytes((tmp_path / "backup").read_bytes())
+        packed.write_bytes(gzip.compress(plain.read_bytes()))
+        for file in (packed, plain):
+            assert run("verify", file).returncode == 0
+            assert run("restore", file, "--data-dir", f"{file}.d").stdout == "1 restored\n"
+            assert run("import", file, "--node", url).stdout == "0 imported, 1 skipped\n"
+            with file.open("rb") as source:
+                command = [*RUN_NODE, "verify", "-"]
+                assert subprocess.run(command, stdin=source, timeout=DEADLINE).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello\nworld\n", b"\x89PNG\r\n\x00", b'{"name": "x"}\n' * 9, bz2.compress(b"hello")],
+    ids=["empty", "text", "picture", "JSON", "bzip2"],
+)
+def test_a_file_that_is_no_backup_is_named_in_one_line(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(data)
+    hint = "this is no backup, or it is damaged: give a file that `backup` has written\n"
+    done = run("verify", file)
+    assert done.returncode == 1 and hint in done.stdout and len(done.stdout.splitlines()) == 2
+    done = run("restore", file, "--data-dir", tmp_path / "data")
+    assert done.returncode == 2 and hint in done.stderr and f"cannot restore {file}" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["cut", "changed"])
 def test_what_cannot_be_decompressed_is_refused(tmp_path: Path, how: str) -> None:
     file = tmp_path / "backup.gz"
     data = bytearray(gzip.compress(b"".join(b'"text %d"\n' % n for n in range(10_000))))
     if how == "changed":
         data[-8] ^= 1  # of the checksum
-    file.write_bytes({"cut": data[:-100], "changed": data, "plain": bytearray(b'"text"\n')}[how])
+    file.write_bytes(data[:-100] if how == "cut" else data)
     with NodeProcess("--ephemeral") as node:
         for command in (
-            ("verify", file), ("import", file, "--node", f"http://127.0.0.1:{node.port}")
-        ):  # fmt: skip
+            ("verify", file),
+            ("import", file, "--node", f"http://127.0.0.1:{node.port}"),
+            ("restore", file, "--data-dir", tmp_path / "data"),
+        ):
             done = run(*command)
-            assert done.returncode == 2 and f"cannot read {file}" in done.stderr
+            assert done.returncode == 2, done.stderr
+            if command[0] != "restore":  # which ends at the first line, that is no message
+                assert f"cannot read {file} (what gzip has compressed is cut short" in done.stderr
 
 
 def test_commits_go_on_and_it_is_consistent(tmp_path: Path) -> None:

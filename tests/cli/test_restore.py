@@ -136,7 +136,7 @@ def test_a_wrong_backup_is_refused_by_the_command(tmp_path: Path, name: str, the
     if there:
         directory.mkdir()
     done = restore(file, directory)
-    assert done.returncode == 2 and f"{file} is no whole backup: " in done.stderr
+    assert done.returncode == 2 and f"cannot restore {file}: " in done.stderr
     assert expected in done.stderr
     assert directory.exists() == there
     assert not there or not [*directory.iterdir()]
