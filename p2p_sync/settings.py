@@ -194,10 +194,6 @@ STALLED_AFTER: Seconds = 60.0
 """A link that was asked for what it claims to hold, and has shipped nothing for this time, is
 closed."""
 
-MAX_FED: Count = 500
-"""Origins of which a node that starts asks for further messages before there are any: of each node
-the latest. Further ones are asked for when HAVE announces something new."""
-
 MAX_ORIGINS: Count = 100_000
 """Origins in a log."""
 

@@ -133,7 +133,7 @@ class Comparing:
         leaves = {
             leaf for branch in theirs for leaf in self._sums.differing(theirs[branch], branch)
         }
-        leaves.update(leaf for leaf in map(_leaf, grown) if leaf >> 6 not in theirs)
+        leaves.update(origin.leaf for origin in grown if origin.leaf >> 6 not in theirs)
         if not leaves and not grown and total == before:
             return ALL
         return sorted(leaves)
@@ -162,7 +162,7 @@ class Comparing:
         end = min(frame.next or KEYS, look.end)
         lacks = set(frame.lacks)
         for index, (origin, n) in enumerate(held):
-            if origin.key >= end:
+            if key_of(origin.name) >= end:
                 break
             if index not in lacks:
                 self._progress.note(origin.name, n)
@@ -239,9 +239,9 @@ class Comparing:
         if leaf_of(start) not in leaves[:1]:
             start = 0
         held: list[tuple[Counted, int]] = []
-        for origin in self._sums.members(leaves, start) if not self._blind else ():
+        for key, origin in self._sums.members(leaves, start) if not self._blind else ():
             if len(held) == MAX_LOOKED_MARKS:
-                end = origin.key
+                end = key
                 break
             held.append((origin, origin.n))
         if end < KEYS:
@@ -265,12 +265,12 @@ class Comparing:
         known = {text: index for index, text in enumerate(look.known)}
         have: dict[str, Head] = {}
         after = 0
-        for origin in self._sums.members(look.leaves, look.start):
-            if origin.key >= look.end:
+        for key, origin in self._sums.members(look.leaves, look.start):
+            if key >= look.end:
                 break
             if known.pop(mark(origin, look.salt), None) is None:
                 if len(have) == LOOK_NAMED:
-                    after = origin.key
+                    after = key
                     break
                 have[origin.name] = self._vector.origins[origin.name].head
         whole = len(look.leaves) == LEAVES and not (look.start or look.known or after)
@@ -307,7 +307,3 @@ class Comparing:
         if self.asks and now >= self._rests_until:
             frames.append(self._look(now))
         return frames
-
-
-def _leaf(origin: Counted) -> int:
-    return leaf_of(origin.key)

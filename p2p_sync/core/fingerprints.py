@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Protocol
 
 from ..wire.heads import hash_in, number_in
@@ -33,6 +34,7 @@ ALL = range(LEAVES)
 """All leaves."""
 
 _SHIFT = 40  # of a key, to get its leaf
+_NUMBERS = tuple(ALL)
 _SIZE = 1 << 256  # sums are below this
 _MOST_CHANGED = 64  # origins whose marks wait to be added up, so that it takes no time
 
@@ -41,7 +43,7 @@ class Counted(Protocol):
     """An origin, as far as fingerprints know it."""
 
     name: str
-    key: int
+    leaf: int
     n: int
     counts: bool  # its messages are counted
 
@@ -56,8 +58,8 @@ def key_of(name: str) -> int:
 
 
 def leaf_of(key: int) -> int:
-    """Return the number of the leaf with a key."""
-    return key >> _SHIFT
+    """Return the number of the leaf with a key: one object for all, there may be very many."""
+    return _NUMBERS[key >> _SHIFT]
 
 
 def first_key(leaf: int) -> int:
@@ -109,7 +111,7 @@ class Fingerprints:
 
     def add(self, origin: Counted) -> None:
         """Something is held of an origin from now on."""
-        leaf = leaf_of(origin.key)
+        leaf = origin.leaf
         self._members[leaf] += (origin,)
         self.origins += 1
         self._count(leaf, origin.n * origin.counts)
@@ -118,7 +120,7 @@ class Fingerprints:
     def remove(self, origin: Counted) -> None:
         """Nothing is held of an origin any more; its head is still the old one."""
         self._settle()
-        leaf = leaf_of(origin.key)
+        leaf = origin.leaf
         self._members[leaf] = tuple(other for other in self._members[leaf] if other is not origin)
         self.origins -= 1
         self._count(leaf, -origin.n * origin.counts)
@@ -126,7 +128,7 @@ class Fingerprints:
 
     def update(self, origin: Counted, before: bytes) -> None:
         """The head of an origin has changed; `before` is the old one, packed (wire/heads.py)."""
-        self._count(leaf_of(origin.key), (origin.n - number_in(before)) * origin.counts)
+        self._count(origin.leaf, (origin.n - number_in(before)) * origin.counts)
         self._changed.setdefault(origin, before)
         if len(self._changed) == _MOST_CHANGED:
             self._settle()
@@ -136,7 +138,7 @@ class Fingerprints:
         for origin, before in self._changed.items():
             old = _mark(origin.name, number_in(before), hash_in(before))
             new = _mark(origin.name, origin.n, origin.hash)
-            self._add(leaf_of(origin.key), new - old)
+            self._add(origin.leaf, new - old)
         self._changed.clear()
 
     def _count(self, leaf: int, messages: int) -> None:
@@ -177,16 +179,16 @@ class Fingerprints:
         """Return how many messages the origins in some leaves have."""
         return self.messages if leaves == ALL else sum(map(self._counts.__getitem__, leaves))
 
-    def members(self, leaves: Sequence[int], start: int) -> Iterator[Counted]:
+    def members(self, leaves: Sequence[int], start: int) -> Iterator[tuple[int, Counted]]:
         """Yield the origins in leaves, which are in their order, with keys from `start` on, in the
-        order of their keys."""
+        order of their keys, each with its key."""
         first = leaf_of(start)
         for leaf in leaves:
             members = self._members[leaf] if leaf >= first else ()
-            if members:
-                for origin in sorted(members, key=lambda member: member.key):
-                    if origin.key >= start:
-                        yield origin
+            keyed = [(key_of(member.name), member) for member in members]
+            for key, origin in sorted(keyed, key=itemgetter(0)):
+                if key >= start:
+                    yield key, origin
 
 
 def _cut(sums: Iterable[int]) -> str:

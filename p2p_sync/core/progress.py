@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ..settings import NEVER
 from ..wire.logframes import Head
-from .fingerprints import ALL, leaf_of
+from .fingerprints import ALL
 from .vector import Origin, VersionVector
 
 
@@ -64,7 +64,7 @@ class Progress:
         held = self.holds.get(origin.name)
         if held is None:
             held = self._unless_said(origin)
-            if leaf_of(origin.key) not in self.unknown:
+            if origin.leaf not in self.unknown:
                 self.holds[origin.name] = held
         if origin.counts:
             self.lag += end - origin.n - (min(held, end) - min(held, origin.n))
@@ -84,7 +84,7 @@ class Progress:
         kept: dict[str, int] = {}
         for name, n in self.holds.items():
             origin = self.vector.origins.get(name)
-            equal = origin is not None and leaf_of(origin.key) not in leaves and n <= origin.n
+            equal = origin is not None and origin.leaf not in leaves and n <= origin.n
             if not equal or name in self.refused:
                 kept[name] = n
         self.holds = kept
@@ -93,8 +93,8 @@ class Progress:
 
     def knows(self, leaves: Sequence[int]) -> None:
         """The peer has said what it holds in these leaves, and holds nothing else in them."""
-        for origin in self.vector.fingerprints.members(leaves, 0):
-            if leaf_of(origin.key) in self.unknown:
+        for _, origin in self.vector.fingerprints.members(leaves, 0):
+            if origin.leaf in self.unknown:
                 n = self.holds.setdefault(origin.name, 0)
                 if n == origin.n and origin.name not in self.refused:
                     del self.holds[origin.name]
@@ -128,7 +128,7 @@ class Progress:
 
     def _unless_said(self, origin: Origin) -> int:
         """Return what the peer holds of an origin that is not in `holds`."""
-        return 0 if origin.ended or leaf_of(origin.key) in self.unknown else origin.n
+        return 0 if origin.ended or origin.leaf in self.unknown else origin.n
 
     def _hold(self, name: str, n: int) -> None:
         origin = self.vector.origins.get(name)

@@ -210,8 +210,6 @@ class Receiver:
         if paused:
             catch_up.claim(name, end, link, now)
             return None
-        if position == 0 and (gap is None or link not in gap.asked):
-            self._trees.flood(tree, link)
         if position == 0 and gap is None:
             self._newcomers.take(link.host, now)
         self._vector.stage(origin, new)
@@ -386,10 +384,8 @@ class Receiver:
             link.comparing.missed(name, n - self._vector.held(name))
 
     def _introduced(self, link: ReplicaLink, now: float) -> None:
-        """It is known what the peer holds: make it the feeder where there is none."""
+        """It is known what the peer holds."""
+        if not link.introduced:
+            link.met = self._trees.met = now
         link.introduced, link.comparing.done = True, False
         link.wake()
-        for tree in self._trees:
-            fed = tree.feeder is not None or tree.origin.name == self._own.name
-            if not fed and 0 < tree.origin.n <= link.progress.held(tree.origin.name):
-                self._catch_up.ask(tree, link, now)

@@ -138,9 +138,6 @@ class Replica:
         signed, in turn with those received. `ack`: somebody waits for copies."""
         tree = self.trees.of(self.origin)
         origin = tree.origin
-        if not self._own.begun:
-            self._own.begun = True
-            self.trees.flood(tree, None)
         hashes = chain(origin.staged_hash, entries)
         run = Run(origin.name, origin.staged, origin.staged_hash, tuple(entries), hashes)
         self.vector.stage(origin, run)
@@ -172,7 +169,9 @@ class Replica:
             if origin.ended != ended:
                 for link in self.links:
                     link.progress.count()
-            tree = self.trees.of(name)
+            tree, gap = self.trees.of(name), self.catch_up.gaps.get(name)
+            if gap is None or not gap.asked:
+                self.trees.move(tree, before, now)
             for link in tree.eager:
                 if link.progress.held(name) < end:
                     link.shipping.offer(name)

@@ -54,8 +54,8 @@ NOTHING = Work((), (), {}, False, NEVER)
 
 
 class Own:
-    """The origin of this node's own commits: its `name`, the number of the last message that a
-    commit `waits` for copies of, and whether one has `begun` to spread since the start."""
+    """The origin of this node's own commits: its `name`, and the number of the last message that a
+    commit `waits` for copies of."""
 
     def __init__(self, name: str) -> None:
         self.renew(name)
@@ -64,7 +64,6 @@ class Own:
         """Take another origin."""
         self.name = name
         self.waits = 0
-        self.begun = False
 
 
 class ReplicaLink:
@@ -97,7 +96,8 @@ class ReplicaLink:
         self._vector = vector
         self._own = own
         self._woken = woken
-        self.introduced = False  # it is known what the peer holds, or what to ask it for
+        self.introduced = False  # it is known what the peer holds, or what to ask it for ...
+        self.met = -NEVER  # ... since this time
         self.ahead: dict[str, None] = {}  # origins of which it claims more than we durably hold
         self.missing = 0  # messages of these that we do not durably hold
         self.progress = Progress(vector, self.wake)

@@ -2,8 +2,8 @@
 
 An eager link ships what the peer lacks of an origin as soon as it is durable here. A peer that has
 sent GRAFT is shipped the origin from the position that it asked for. Origins take turns, each with
-a fair share of a frame. A new origin floods: its first message goes out at once, and what follows
-it a round trip later, so that a PRUNE comes first.
+a fair share of a frame. Where an origin floods a link, its first message goes out at once, and what
+follows it a round trip later, so that a PRUNE comes first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Shipping:
         self._progress = progress
         self._announcing = announcing
         self._vector = progress.vector
-        # Flooded origin -> when to ship more than its first message (0: nothing shipped).
+        # Origin that floods -> when to ship more than its first message (0: nothing shipped).
         self._withheld: dict[str, float] = {}
         self._resent: dict[str, tuple[int, float]] = {}  # origin -> sent again up to, and when
 
@@ -54,7 +54,7 @@ class Shipping:
         self._progress.wake()
 
     def flood(self, name: str) -> None:
-        """A new origin floods this link: hold back what follows its first message."""
+        """An origin floods this link: hold back what follows its first message."""
         self._withheld[name] = 0.0
 
     def withhold(self, name: str, now: float) -> None:

@@ -4,8 +4,9 @@ To cross the mesh with one copy per node, a link is *eager* or *lazy* per origin
 (Leitao, Pereira, Rodrigues, "Epidemic Broadcast Trees", 2007): an eager link gets the messages at
 once, a lazy one only HAVE.
 
-- The first message of an origin floods all links. Each node takes the link of its first arrival as
-  the origin's *feeder*, and answers copies on other links with PRUNE, which makes them lazy.
+- A message floods the links that none of its origin has crossed since they opened, so the first one
+  of an origin floods all. Each node takes the link of its first arrival as the origin's *feeder*,
+  and answers copies on other links with PRUNE, which makes them lazy.
 - A node that learns by HAVE that it is behind, and gets nothing for a while, sends GRAFT: that link
   becomes eager, and the feeder once it ships something new. When the feeder's link is lost, GRAFT
   goes out at once, though the origin be silent. Nothing else changes a feeder: changing it for
@@ -14,13 +15,11 @@ once, a lazy one only HAVE.
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..settings import MAX_FED, NEVER
-from ..wire.cutoffs import is_cutoff
+from ..settings import NEVER
 from .replica_link import ReplicaLink
 from .vector import Origin, VersionVector
 
@@ -36,6 +35,7 @@ class Tree:
     asked: tuple[ReplicaLink, int] | None = None  # the last GRAFT, and its position
     answered: bool = False  # ... has been answered, so that nothing may be left out after it
     looked: float = -NEVER  # when it had to look for another feeder, since two fed each other
+    moved: float = -NEVER  # when the last message came that nobody had asked for
 
     def feed(self, link: ReplicaLink | None, fed: bool = False) -> None:
         """Take a link as the feeder, or none. `fed`: it has shipped something."""
@@ -72,13 +72,11 @@ class Trees:
         self, vector: VersionVector, links: Mapping[ReplicaLink, None], rng: random.Random
     ) -> None:
         """`vector` is what this node holds; it and `links` are shared with the replica."""
+        self.met = -NEVER  # when the last link was introduced
         self._vector = vector
         self._links = links
         self._rng = rng
         self._trees: dict[str, Tree] = {}
-        # Most origins are closed: a later start of their node has ended them.
-        for name in itertools.islice(_latest(vector.origins), MAX_FED):
-            self.of(name)
 
     def __iter__(self) -> Iterator[Tree]:
         """Yield the trees that were needed since the start."""
@@ -107,13 +105,18 @@ class Trees:
         del self._trees[name]
         self._vector.drop(name)
 
-    def flood(self, tree: Tree, source: ReplicaLink | None) -> None:
-        """A new origin, whose first message came over `source`, or the first commit since the start
-        of the origin's own node: make all other links eager whose peers hold what is before it."""
-        name, n = tree.origin.name, tree.origin.n
+    def move(self, tree: Tree, before: int, now: float) -> None:
+        """A message has come that nobody had asked for, after `before` others of its origin: make
+        the links eager that are newer than the last one, and whose peers hold just what is before
+        it."""
+        name, moved = tree.origin.name, tree.moved
+        tree.moved = now
+        if self.met <= moved:
+            return
         for link in self._links:
-            wants = link.introduced and link is not source and link not in tree.eager
-            if wants and link.progress.position(name) >= n:
+            if link.met <= moved or link is tree.feeder or link in tree.eager:
+                continue
+            if link.progress.position(name) >= before and link.progress.held(name) < tree.origin.n:
                 tree.attach(link)
                 link.shipping.flood(name)
 
@@ -134,14 +137,3 @@ class Trees:
             if this == rank:
                 best.append(link)
         return self._rng.choice(best) if best else None
-
-
-def _latest(names: Iterable[str]) -> Iterable[str]:
-    """Return of each node the origin with the largest start number, the newest of all first."""
-    latest: dict[str, tuple[int, str]] = {}
-    for name in names:
-        node, _, number = name.partition("-")
-        if "~" in number or is_cutoff(name):
-            continue  # nothing is committed there
-        latest[node] = max(latest.get(node, (0, "")), (int(number), name))
-    return [name for _, name in sorted(latest.values(), reverse=True)]

@@ -13,7 +13,7 @@ from ..wire.cutoffs import began, is_cutoff
 from ..wire.heads import Heads, hash_in, number_in, pack, unpack
 from ..wire.logframes import NOTHING_HELD, Head, Run, Vector
 from .deduplication import node_of
-from .fingerprints import Fingerprints, key_of
+from .fingerprints import Fingerprints, key_of, leaf_of
 
 _NOTHING = pack(NOTHING_HELD)
 
@@ -23,7 +23,7 @@ class Origin:
     """What is held of one origin."""
 
     name: str
-    key: int  # see fingerprints.py
+    leaf: int  # see fingerprints.py
     n: int = 0  # messages that are durable here
     packed: bytes = _NOTHING  # the head: there may be very many
     staged: int = 0  # messages that are durable or with the writer
@@ -76,7 +76,7 @@ class VersionVector:
         """`ended` are the origins that count no more."""
         heads = vector if isinstance(vector, Heads) else Heads(vector)
         self.origins = {
-            name: Origin(name, key_of(name), n := number_in(packed), packed, n)
+            name: Origin(name, leaf_of(key_of(name)), n := number_in(packed), packed, n)
             for name, packed in heads.packed.items()
         }
         self.branches: dict[str, Origin] = {}  # those of which something is held (wire/forks.py)
@@ -97,7 +97,7 @@ class VersionVector:
         """Return an origin, an empty one where it is not known yet."""
         origin = self.origins.get(name)
         if origin is None:
-            origin = Origin(name, key_of(name), counts=not is_cutoff(name))
+            origin = Origin(name, leaf_of(key_of(name)), counts=not is_cutoff(name))
             self.origins[name] = origin
         return origin
 

@@ -406,12 +406,15 @@ def test_what_a_small_node_says_in_parts_is_not_forgotten(monkeypatch: pytest.Mo
     assert pair.lags() == [1, 0] and pair.nodes[0].copies(names[3], 5)
 
 
-def test_a_link_feeds_what_is_equal_though_something_differs() -> None:
+def test_what_is_equal_is_not_asked_for_and_shipped_when_it_grows() -> None:
     names = origins(10)
     pair = Pair(heads(names), heads(names) | heads(names[:1], 2))
     pair.exchange(until=pair.now + 1.0)
     asked = {name for frame in pair.frames for name in getattr(frame[1], "after", {})}
-    assert asked == set(names)
+    assert asked == set(names[:1])
+    pair.now += 1.0
+    pair.grow(0, names[5])
+    assert list(pair.links[0].take(pair.now).ships) == [(names[5], 1, 2)]
 
 
 def test_nothing_of_a_refused_origin_counts_as_held() -> None:

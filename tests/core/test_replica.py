@@ -288,11 +288,37 @@ def test_Opening_HistoryPulled_NotFlooded() -> None:
     assert bench.sent(other) == [Have({O: entry(5)})]
 
 
-def test_Opening_EqualAndUnfed_PeerBecomesFeeder() -> None:
+def test_Opening_Equal_NothingAskedAndTheNextMessageShipped() -> None:
     bench = Bench(O=5)
-    link = bench.replica.open("peer", RTT, bench.now)
-    bench.receive(link, Have({O: entry(5)}, last=True))
-    assert Graft({O: 5}) in bench.sent(link)
+    feeder = bench.replica.open("peer", RTT, bench.now)
+    bench.receive(feeder, Have({O: entry(5)}, last=True))
+    assert [type(frame) for frame in bench.sent(feeder)] == [Sums]
+    other = bench.link(O=5)
+    bench.arrive(feeder, run(O, 5, 6))
+    assert bench.sent(other) == [(O, 5, 6)]
+    assert bench.sent(feeder) == []
+
+
+def test_Opening_AmidAStreamOfMessages_TheNextOneShipped() -> None:
+    bench, feeder, lazy = fed()
+    bench.later(1.0)
+    new = bench.link(O=1)
+    bench.arrive(feeder, run(O, 1, 2))
+    assert bench.sent(new) == [(O, 1, 2)]
+    assert not any(isinstance(frame, tuple) for frame in bench.sent(lazy)), "it was pruned"
+    bench.receive(new, Prune((O,)))
+    bench.later(1.0)
+    bench.arrive(feeder, run(O, 2, 3))
+    assert bench.sent(new) == [Have({O: entry(3)})]
+
+
+def test_Opening_PeerHasTheNextMessageAlready_NotShipped() -> None:
+    bench, feeder, _ = fed()
+    bench.later(1.0)
+    new = bench.link(O=1)
+    bench.receive(new, Have({O: entry(2)}))
+    bench.arrive(feeder, run(O, 1, 2))
+    assert bench.sent(new) == []
 
 
 def test_Opening_WipedPeer_GetsAllAgain() -> None:
@@ -878,7 +904,7 @@ def test_Origins_OnlyEverClaimed_ForgottenWithTheLink() -> None:
     bench.receive(link, Have({name: entry(1) for name in names}))
     bench.receive(other, Have({names[0]: entry(1)}))
     bench.replica.close(link, bench.now)
-    assert {tree.origin.name for tree in bench.replica.trees} == {O, names[0]}
+    assert {tree.origin.name for tree in bench.replica.trees} == {names[0]}
     assert bench.sent(other) == [Graft({names[0]: 0})]
 
 
