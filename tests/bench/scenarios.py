@@ -150,6 +150,7 @@ SCENARIOS = (
             Goal("under 100 MB", _ours("RSS MB"), most=100),
             Goal("under 1 MB a link", _ours("kB a link"), most=1000),
             Goal("at most 400 kB if 100 differ", _ours("kB for 100 that differ"), most=400),
+            Goal("at most 2 kB if equal, handshakes included", _ours("kB if equal"), most=2),
             Goal("in sync within 5 s", _ours("in sync s"), most=5),
             Goal("status under 10 ms", _ours("status ms"), most=10),
             Goal("metrics under 10 ms", _ours("metrics ms"), most=10),

@@ -121,8 +121,7 @@ class Pair:
         frame = decode(text)
         assert isinstance(frame, Sums | Look | Have | Graft | Prune | Fork)
         self.frames.append((index, frame))
-        if not isinstance(frame, Graft):
-            self.bytes += len(text)
+        self.bytes += len(text)
         other = 1 - index
         self.nodes[other].receiver.receive(self.links[other], frame, self.now)
 
