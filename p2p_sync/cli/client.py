@@ -328,7 +328,7 @@ def log(api: Api, follow: bool, topic: str, as_json: bool) -> None:
         else:
             text = printable(message["data"] or "") or "(empty)"
             if message["data"] is None:
-                text = _erased(message["erased"])
+                text = _erased(message)
             text = f"[{printable(message['topic'])}] {text}" if "topic" in message else text
             node = names.columns(message["origin"])
             _say(f"{_moment(message['time'])}  {node}  {text}")
@@ -508,11 +508,12 @@ def _messages(api: Api, topic: str) -> Iterator[dict[str, Any]]:
             return
 
 
-def _erased(erased: dict[str, Any]) -> str:
-    """Say when a message was erased, and by which node."""
+def _erased(message: dict[str, Any]) -> str:
+    """Say which message was erased, when, and by which node."""
+    name, erased = printable(message["id"]), message["erased"]
     if erased["time"] is None:
-        return "(erased)"
-    return f"(erased {_moment(erased['time'])} by node {erased['node'][:SHORT_ID]})"
+        return f"(erased: {name})"
+    return f"(erased {_moment(erased['time'])} by node {erased['node'][:SHORT_ID]}: {name})"
 
 
 def _left_out(damaged: int) -> str:

@@ -257,6 +257,9 @@ def test_following_the_log_until_the_node_stops() -> None:
         assert "before" in process.stdout.readline()
         node.commit("after")
         assert "after" in process.stdout.readline()
+        name = read_pages(node.port, "time")[0][0]["id"]
+        assert run(node, "erase", name).returncode == 0
+        assert process.stdout.readline().endswith(f"by node {node.id[:8]}: {name})\n")
         node.stop()
         assert process.communicate(timeout=DEADLINE)[1].startswith("p2p-sync: ")
         assert process.returncode == 3

@@ -271,7 +271,7 @@ def test_followers_learn_of_it() -> None:
         assert name in text and two.id[:8] in text
         assert one.logged("INFO", f"{name} was erased")
         result = run_to_end("log", "--node", f"http://127.0.0.1:{one.port}")
-        assert result.stdout.count("(erased ") == 1 and two.id[:8] in result.stdout
+        assert result.stdout.count("(erased ") == 1 and f"{two.id[:8]}: {name})" in result.stdout
         holds(lambda: "text" not in one.messages(), "the line of the original leaves it out", 0.1)
 
 
