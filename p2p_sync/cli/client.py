@@ -119,11 +119,11 @@ def status(api: Api, wait: float, as_json: bool) -> int:
             print(f"  {printable(peer['name'] + where)} {since}", file=sys.stderr)
         if since := answer["messages"]["complete_since"]:
             print(
-                f"  older messages are not kept; complete since {_moment(since)}", file=sys.stderr
+                f"  older messages were deleted; complete since {_moment(since)}", file=sys.stderr
             )
         if missed := answer["missed"]:
             said = f"{numbered(missed, 'message')} missed since the start"
-            print(f"  {said}: no connected peer kept them any more", file=sys.stderr)
+            print(f"  {said}: the connected peers had deleted them", file=sys.stderr)
         for warning in answer["warnings"]:
             print(f"Warning: {printable(warning)}.", file=sys.stderr)
     return DONE if in_sync(answer) else NO
@@ -446,7 +446,7 @@ def verify(file: str, as_json: bool) -> int:
     totals = {"messages": shown, "origins": checker.origins, "signatures": checker.signatures}
     if as_json:
         problems = [problem._asdict() for problem in found]
-        more = {"hidden": checker.hidden, "gone": checker.gone}
+        more = {"hidden": checker.hidden, "deleted": checker.deleted}
         _say(json.dumps({**totals, **more, "wrong": count, "problems": problems}))
     else:
         for problem in found:
@@ -456,8 +456,8 @@ def verify(file: str, as_json: bool) -> int:
             _say(f"... and {numbered(count - len(found), 'more problem')}")
         said = ", ".join(numbered(n, name.removesuffix("s")) for name, n in totals.items())
         said += f"; {checker.hidden:,} hidden" if checker.hidden else ""
-        if checker.gone:
-            said += f"; {numbered(checker.gone, 'older message')} not in the file"
+        if checker.deleted:
+            said += f"; {numbered(checker.deleted, 'older message')} deleted before"
         _say(f"{said}: {numbered(count, 'problem') if count else 'all is right'}")
     return NO if count else DONE
 

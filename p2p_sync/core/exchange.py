@@ -234,7 +234,7 @@ class Exchange:
         if skipped:
             self.missed += skipped
             text = (
-                f"missed {numbered(skipped, 'message')}: no connected peer keeps them any more, so "
+                f"missed {numbered(skipped, 'message')}: the connected peers have deleted them, so "
                 "this node goes on after them"
             )
             self._turn.effects.add(Note(MISSED, text))

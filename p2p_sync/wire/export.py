@@ -10,8 +10,8 @@ entry, and each names the number of its first message as `entry`. The last messa
 the running `hash` of its origin, and if the entry is signed (see signing.py) `signature` and `key`.
 The last line of an export counts the messages: {"exported": number}.
 
-A log may have forgotten the first messages of an origin. The first entry after those that are gone
-has the running hash before it, as `previous`.
+The first messages of an origin may have been deleted. The first entry after these has the running
+hash before it, as `previous`.
 
 What a check proves of an origin: its node has signed exactly these messages, from the first (or
 from a `previous` on) to the last. It cannot prove that the node has not committed further ones
@@ -66,7 +66,7 @@ def to_lines(
     gap: bool = False,
 ) -> Iterator[str]:
     """Yield the lines of an entry whose first message is number `seq`, each with its line end.
-    `gap`: messages before it are gone."""
+    `gap`: messages before it were deleted."""
     by = {erasure.seq: erasure[1:] for erasure in entry.erasures}
     flags = {HEARD: ("heard",), NOTICE: ("notice",)}.get(entry.kind, ())
     fields: dict[str, Any] = {"topic": entry.topic} if entry.topic else {}
@@ -119,7 +119,7 @@ class Checker:
 
     def __init__(self) -> None:
         self.messages = self.hidden = self.signatures = 0
-        self.gone = 0  # messages that the log has forgotten
+        self.deleted = 0  # messages that were deleted before the export
         self._lines = 0
         self._origins: dict[str, _Origin] = {}
         self._last: tuple[int, str, int] = (-1, "", 0)  # the place of the line before
@@ -215,9 +215,9 @@ class Checker:
         due = origin.n + len(origin.texts) + 1
         if "previous" in fields:
             if origin.texts or origin.signed != origin.n:
-                return "the messages before those that are gone do not end with a signature"
+                return "the messages before those that were deleted do not end with a signature"
             if seq > due:
-                self.gone += seq - due
+                self.deleted += seq - due
                 origin.n = origin.signed = seq - 1
                 origin.hash, due = fields["previous"], seq
             elif seq == 1 and Branch.of(name).first:
