@@ -272,10 +272,8 @@ def test_a_log_without_its_first_messages_comes_back_as_it_was(tmp_path: Path, k
         assert node.texts() == texts
         assert backup(node, file).stdout == f"{3 + kept} saved\n"
         verified = run("verify", file)
-        assert (
-            verified.returncode == 0
-            and f"{7 - kept} older messages deleted before" in verified.stdout
-        )
+        assert verified.returncode == 0
+        assert f"{7 - kept} older messages deleted before" in verified.stdout
         assert restore(file, directory).stdout == f"{3 + kept} restored\n"
         with NodeProcess(data_dir=directory) as new:
             assert new.texts() == texts and new.digest == node.digest

@@ -242,10 +242,8 @@ def test_the_command_says_what_a_late_joiner_has_missed() -> None:
         with NodeProcess("--ephemeral", "--peer", few.address) as late:
             wait_until(lambda: late.count == 5, late.status)
             told = run_to_end("status", "--node", f"http://127.0.0.1:{late.port}", "--wait", "20")
-        assert (
-            "15 messages missed since the start: the connected peers had deleted them"
-            in told.stderr
-        )
+        missed = "15 messages missed since the start: the connected peers had deleted them"
+        assert missed in told.stderr
 
 
 BAD = {

@@ -204,7 +204,7 @@ FIGURES = {
     r"up to (\d+) MB of lines wait": "LOG_BACKLOG / 2**20",
     # security
     r"a line, at least (\d+) bytes": "LEAST_SECRET_BYTES",
-    r"counts as missing here up to ([\d,]+) messages": "BELIEVED",
+    r"believes up to ([\d,]+) of them": "BELIEVED",
     r"keeps a cookie for (\d+) days": "HTTP_COOKIE_AGE / 86_400",
     # tests
     r"All (\d+) cases of groups": f"{autobahn.CASE_COUNT}",
