@@ -26,6 +26,7 @@ from ..settings import (
     MAX_ORIGINS_HOSTS,
     MAX_STRANGERS,
     NEVER,
+    NO_ROOM_PAUSE,
     ORIGINS_FACTOR,
     ORIGINS_PERIOD,
 )
@@ -45,6 +46,7 @@ class Newcomers:
         self._taken: Counter[str] = Counter()  # in this period, by host
         self._total = 0
         self._left_out: Counter[str] = Counter()
+        self._full_at = -NEVER  # when a new origin was not taken
 
     def joined(self) -> None:
         """This node holds as much as its peers."""
@@ -57,7 +59,25 @@ class Newcomers:
         if held < MAX_STRANGERS and self._below(limit, host):
             return True
         room = held < MAX_ORIGINS and self._below(ORIGINS_FACTOR * limit, host)
-        return room and self._vouched(node_of(name))
+        if room and self._vouched(node_of(name)):
+            return True
+        self._full_at = now
+        return False
+
+    def warning(self, held: int, now: float) -> str:
+        """Return why new origins were left out lately, "" if none were; `held` are held."""
+        if now > self._full_at + 2 * NO_ROOM_PAUSE:
+            return ""
+        if held >= MAX_STRANGERS:
+            return (
+                f"messages of new origins are left out: this node holds {held:,} origins, and of "
+                f"{MAX_ORIGINS:,} the last {MAX_ORIGINS - MAX_STRANGERS:,} are for nodes that it "
+                "has met; with --keep on all nodes, old origins are forgotten"
+            )
+        return (
+            "messages of new origins are left out for now: peers have more of them than this node "
+            f"takes in an hour (--max-new-origins {self._limit})"
+        )
 
     def _below(self, limit: int, host: str) -> bool:
         """Return whether a host has brought less than that, and all hosts not ORIGINS_FACTOR times

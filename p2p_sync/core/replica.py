@@ -312,6 +312,11 @@ class Replica:
             (n for moment, n in self._growth if moment <= now - LATE), default=0
         )
 
+    def warnings(self, now: float) -> list[str]:
+        """Return what the operator should know: that messages of new origins are left out."""
+        warning = self._newcomers.warning(self.vector.fingerprints.origins, now)
+        return [warning] if warning else []
+
     def lag(self, link: ReplicaLink) -> int:
         """Return how many of our messages the peer of `link` lacks, by what it has announced."""
         return link.progress.lag

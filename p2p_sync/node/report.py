@@ -119,6 +119,7 @@ class Report:
             faults = dict(core.links.faults)
             twins = core.links.twins.warnings()
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
+            left_out = core.replica.warnings(core.now)
         found = branches(self._state, self._store)
         return {
             "verdict": self.verdict()._asdict(),
@@ -135,7 +136,7 @@ class Report:
             "disputes": disputed[:MAX_FORKS_SHOWN],
             "misbehaviour": faults,
             "damaged": damaged,
-            "warnings": clocks + twins + _damage(damaged) + warnings(found, disputed),
+            "warnings": clocks + twins + left_out + _damage(damaged) + warnings(found, disputed),
         }
 
     def unready(self) -> str:

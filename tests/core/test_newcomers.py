@@ -7,6 +7,7 @@ from p2p_sync.settings import (
     MAX_ORIGINS,
     MAX_ORIGINS_HOSTS,
     MAX_STRANGERS,
+    NO_ROOM_PAUSE,
     ORIGINS_FACTOR,
     ORIGINS_PERIOD,
 )
@@ -35,6 +36,17 @@ def test_a_host_brings_so_many_in_an_hour_and_again_in_the_next() -> None:
     assert taken(rules, STRANGER, "10.0.0.2", 1_000) == LIMIT, "another host is not concerned"
     assert taken(rules, STRANGER, "10.0.0.1", 1_000, ORIGINS_PERIOD - 1) == 0
     assert taken(rules, STRANGER, "10.0.0.1", 1_000, ORIGINS_PERIOD) == LIMIT
+
+
+def test_the_operator_is_told_why_origins_are_left_out_until_a_while_after() -> None:
+    rules = newcomers()
+    taken(rules, STRANGER, "10.0.0.1", LIMIT)
+    assert rules.warning(LIMIT, 0.0) == ""
+    taken(rules, STRANGER, "10.0.0.1", 1)
+    assert "--max-new-origins 10" in rules.warning(LIMIT, NO_ROOM_PAUSE)
+    assert rules.warning(LIMIT, 1_000.0) == ""
+    assert not rules.has_room(STRANGER, "10.0.0.2", MAX_STRANGERS, 1_000.0)
+    assert "holds 90,000 origins" in rules.warning(MAX_STRANGERS, 1_000.0)
 
 
 def test_nodes_that_somebody_has_met_have_room_where_strangers_have_not() -> None:
