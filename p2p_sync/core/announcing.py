@@ -26,7 +26,7 @@ from ..settings import (
     NAMED_SOON,
     NEVER,
 )
-from ..wire.logframes import Vector
+from ..wire.logframes import Head, Vector
 from .progress import Progress
 from .vector import Origin
 
@@ -145,13 +145,12 @@ class Announcing:
             waits = self._soon or self._confirm or self._told < self._vector.revision
             if not (riding and waits and now >= self._told_at + HAVE_RIDE):
                 return {}
-        have = {name: self._vector.origins[name].head for name in pop(self._soon, NAMED_SOON)}
+        have = self._heads(pop(self._soon, NAMED_SOON))
         changes, rest = self._changes(MAX_ORIGINS_NAMED - 2 * NAMED_SOON)
         have.update((origin.name, origin.head) for origin in changes)
         wait = 0.0 if have else HAVE_RIDE if riding else self._interval()
         if now >= self._confirm_since + wait:
-            names = pop(self._confirm, NAMED_SOON)
-            have.update((name, self._vector.origins[name].head) for name in names)
+            have |= self._heads(pop(self._confirm, NAMED_SOON))
         for name, head in have.items():
             self.know(name, head.n)
         if have and not rest:
@@ -161,6 +160,9 @@ class Announcing:
         if not self._confirm:
             self._confirm_since = NEVER
         return have
+
+    def _heads(self, names: Iterable[str]) -> dict[str, Head]:
+        return {name: self._vector.head(name) for name in names if self._vector.shared(name)}
 
     def _changes(self, limit: int) -> tuple[list[Origin], bool]:
         """Return the origins that have changed, and that the peer lacks and is not about to get:

@@ -193,7 +193,7 @@ class Exchange:
         come next there, up to `floor`, are not kept any more. The peer is told so, and the other
         origins follow."""
         self.correct(peer, planned, ())
-        if peer.log and self._replica.vector.held(origin):
+        if peer.log and self._replica.vector.shared(origin):
             self._replica.trees.of(origin).detach(peer.log, self._turn.now)
             peer.log.shipping.lose(origin)
             peer.log.withheld[origin] = floor

@@ -67,7 +67,12 @@ class Forgetting:
                 return None
             self._newcomers.take(link.host, now)
         link.progress.note(name, head.n)
-        if self._catch_up.paused or staged > held:  # it is asked for again by a later comparison
+        if head.n <= staged:
+            return None
+        if self._catch_up.paused or staged > held:  # one at a time: ask for it again
+            if self._catch_up.paused:
+                link.comparing.rest(now)
+            link.comparing.missed(name, 1)
             return None
         return self.cut(name, head.n, head.signature)
 

@@ -289,7 +289,7 @@ class Receiver:
     def _grafted(self, link: ReplicaLink, name: str, after: int, now: float) -> None:
         """The peer asks to be shipped an origin from `after` on."""
         tree = self._trees.get(name)
-        if tree is None:
+        if tree is None or tree.origin.ended:
             return
         if not link.shipping.rewind(name, after, now):
             self._offences["graft"] += 1

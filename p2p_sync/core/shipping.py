@@ -105,8 +105,8 @@ class Shipping:
         until = NEVER
         share = max(1, MAX_SHIPPED // max(1, len(ready)))
         for name in list(ready):
-            n, after = self._vector.origins[name].n, progress.position(name)
-            if name in progress.refused:
+            n, after = self._vector.held(name), progress.position(name)
+            if name in progress.refused or not self._vector.shared(name):
                 del ready[name]
                 continue
             if after >= n:

@@ -106,6 +106,11 @@ class VersionVector:
         origin = self.origins.get(name)
         return origin.n if origin else 0
 
+    def shared(self, name: str) -> bool:
+        """Return whether something of an origin is durable here that peers get: it is not ended."""
+        origin = self.origins.get(name)
+        return origin is not None and origin.n > 0 and not origin.ended
+
     def head(self, name: str) -> Head:
         """Return the head of an origin, NOTHING_HELD if nothing of it is durable here."""
         origin = self.origins.get(name)

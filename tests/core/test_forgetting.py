@@ -10,9 +10,10 @@ import pytest
 
 from p2p_sync.core.replica import Replica
 from p2p_sync.core.replica_link import ReplicaLink
+from p2p_sync.core.shipping import Ship
 from p2p_sync.wire.cutoffs import NO_HISTORY, START_STEP, choose, cutoff_of
 from p2p_sync.wire.heads import Heads
-from p2p_sync.wire.logframes import Have, Head, Vector
+from p2p_sync.wire.logframes import Graft, Have, Head, Look, Vector
 from tests.harness.simulator import Node, Simulation, Wire
 
 NODE = "a" * 32
@@ -80,9 +81,12 @@ def test_Cutoff_OfManyInventedNodes_OnlyAsManyAsNewOriginsAreTaken() -> None:
 
 def test_Cutoff_LaterOnesWhileOneIsWithTheWriter_WaitForALaterComparison() -> None:
     made, link = replica({})
+    made.receiver.receive(link, Have({}, last=True), 1.0)
     first, later = (Head(TIME + n, NO_HISTORY, SIGNATURE) for n in range(2))
     runs = made.receiver.receive(link, Have({cutoff_of(NODE): first}), 1.0).runs
+    assert not any(isinstance(frame, Look) for frame in link.take(1.0).frames)
     assert not made.receiver.receive(link, Have({cutoff_of(NODE): later}), 1.0).runs
+    assert any(isinstance(frame, Look) for frame in link.take(1.0).frames), "it is asked for again"
     made.stored(runs, 1.0)
     assert store(made, link, {cutoff_of(NODE): first}) == 0
     assert store(made, link, {cutoff_of(NODE): later}) == 1
@@ -143,3 +147,29 @@ def test_Ended_ACopyOfTheNodeGoesOnWithTheOrigin_NothingIsLost(seed: int) -> Non
     assert all(node.log[old][1:] == [message] for node in nodes)
     assert one.replica.origin != old, "new commits get a new origin"
     assert not sim.offences
+
+
+def test_Ended_WhileTheSenderReads_NothingOfItIsSentAnyMore() -> None:
+    """Else a peer that knows the cutoff would take it for messages since then."""
+    name = origin(1)
+    made, link = replica({name: Head(3, "0" * 31 + "1", SIGNATURE)})
+    made.receiver.receive(link, Have({}, last=True), 1.0)
+    made.receiver.receive(link, Graft({name: 0}), 1.0)
+    ships: list[Ship] = []
+    while (work := link.take(1.0)).frames or work.ships:
+        ships += work.ships
+        link.shipped(work.ships, 1.0)
+    assert ships == [(name, 0, 3)]
+    made.forgetting.end([name])
+    cutoff = Head(2, NO_HISTORY, SIGNATURE)
+    assert store(made, link, {cutoff_of(NODE): cutoff}) == 1
+    link.shipping.correct(name, 3, 1, 2.0)
+    link.announcing.soon(name)
+    link.announcing.confirm(name, 2.0)
+    made.receiver.receive(link, Graft({name: 0}), 2.0)
+    told: set[str] = set()
+    for now in (2.0, 4.0, 6.0):
+        while (work := link.take(now)).frames:
+            told.update(*(getattr(frame, "have", {}) for frame in work.frames))
+        assert not work.ships
+    assert told <= {cutoff_of(NODE)}
