@@ -496,6 +496,9 @@ more of those that are ended."""
 ENDED_STEP: Count = 100
 """Origins that are ended or forgotten in a step: it holds the lock of the state for 1 ms."""
 
+CUTOFFS_STEP: Count = 10
+"""Cutoffs of other nodes that are looked at in a step, at most; commits wait for 10 ms."""
+
 MAX_OWN_ENDED: Count = 1000
 """Origins that a node ends at a time."""
 

@@ -97,7 +97,7 @@ class CatchUp:
         held."""
         if held or name in self.gaps:  # it was asked for
             return False
-        origins = self._vector.fingerprints.origins
+        origins = self._vector.size
         return not self._newcomers.has_room(name, link.host, origins, now)
 
     # -- what peers claim -----------------------------------------------------------------------

@@ -89,8 +89,10 @@ class Commits:
 
     def cut(self, time: int, signature: str) -> None:
         """Store a cutoff of this node."""
-        run = self._replica.forgetting.cut(cutoff_of(self._node), time, signature)
-        self.put([run] if run else [])
+        forgetting = self._replica.forgetting
+        if run := forgetting.cut(cutoff_of(self._node), time, signature):
+            forgetting.void([run])
+            self.put([run])
 
     def commit(
         self,

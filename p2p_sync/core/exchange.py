@@ -230,7 +230,12 @@ class Exchange:
 
     def note_skipped(self, runs: Sequence[Run]) -> None:
         """Note the messages that no peer keeps any more, and that this node has not got."""
-        skipped = sum(run.skipped for run in runs if not is_cutoff(run.origin))
+        cutoff = self._replica.vector.cutoff
+        skipped = sum(
+            run.skipped
+            for run in runs
+            if run.entries or not (is_cutoff(run.origin) or cutoff(run.origin))
+        )
         if skipped:
             self.missed += skipped
             text = (

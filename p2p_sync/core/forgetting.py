@@ -5,10 +5,14 @@ read, found and erased, and go when this node's own limits say so. Then the orig
 
 - A cutoff comes in HAVE, and goes on to all peers. It is stored as an origin of which no message is
   kept, and never asked for.
-- A peer that does not know the cutoff yet still claims ended origins. Nothing is taken of these
-  from it: it learns the cutoff by the same comparison.
-- A peer that knows the cutoff and claims such an origin all the same holds messages since then.
-  The origin is taken like any other, and counts again.
+- The node first ends what is older, a little at a time, and then stores the cutoff. From when it is
+  with the writer, nothing of these origins is taken from a peer that does not know it yet: that one
+  learns the cutoff by the same comparison.
+- A peer that knows the cutoff and brings such an origin all the same counts it: it holds messages
+  since then. So it counts here, too, until the next cutoff. This decides alone, and not the times
+  of messages: the nodes may hold more or less of the origin, but count the same.
+- A node does not end the origin that it commits to itself. It takes another one, and its peers get
+  what they lack of the old one.
 
 A node makes a cutoff for its own origins alone: before its present one, before all that it keeps
 and its connected peers keep, and only while no known node is missing.
@@ -18,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..wire.cutoffs import NO_HISTORY, began, cutoff_of, is_cutoff
+from ..wire.cutoffs import MAX_CUTOFF, NO_HISTORY, began
 from ..wire.logframes import Head, Run
 from .catch_up import CatchUp
 from .deduplication import node_of
@@ -53,14 +57,16 @@ class Forgetting:
     def ignores(self, link: ReplicaLink, name: str) -> bool:
         """Return whether nothing of an origin is taken from a link, whose peer does not know yet
         that it may be ended."""
-        cutoff = self._vector.cutoff(name)
-        return cutoff > 0 and link.progress.held(cutoff_of(node_of(name))) < cutoff
+        cutoff = self._vector.cutoffs.get(node_of(name)) if self._vector.cutoffs else None
+        if cutoff is None or began(name) >= cutoff.staged:
+            return False
+        return link.progress.held(cutoff.name) < cutoff.staged
 
     def heard(self, link: ReplicaLink, name: str, head: Head, now: float) -> Run | None:
         """A peer has sent a cutoff; return the run to store if it is new."""
         origin = self._vector.origins.get(name)
         held, staged = (origin.n, origin.staged) if origin else (0, 0)
-        if not held and not staged:
+        if not staged:
             if self._catch_up.full(name, 0, link, now):
                 link.comparing.rest(now)
                 link.comparing.missed(name, 1)
@@ -77,55 +83,55 @@ class Forgetting:
         return self.cut(name, head.n, head.signature)
 
     def cut(self, name: str, time: int, signature: str) -> Run | None:
-        """Stage a cutoff; return the run to store if it is later than the one that is held."""
+        """Stage a cutoff; return the run to store if it is later than the one that is held. While
+        one is with the writer, a later comparison brings those that follow. Call `void` next."""
         origin = self._vector.get(name)
-        if time <= origin.staged:
+        if time <= origin.staged or origin.staged > origin.n:
             return None
+        self._vector.cutoffs[node_of(name)] = origin
         run = Run(name, time, NO_HISTORY, (), (), signature, time - origin.n)
         self._vector.stage(origin, run)
         return run
 
+    def void(self, cutoffs: Iterable[Run]) -> None:
+        """These cutoffs are staged: what peers that do not know them have claimed is void."""
+        nodes = {node_of(run.origin) for run in cutoffs}
+        gaps = self._catch_up.gaps
+        for name in [name for name in gaps if node_of(name) in nodes]:
+            for link in [link for link in gaps[name].claims if self.ignores(link, name)]:
+                self._catch_up.withdraw(name, link)
+
     # -- ended origins --------------------------------------------------------------------------
 
     def end(self, names: Iterable[str]) -> None:
-        """These origins are ended by a cutoff, which counts as stored only after this: peers must
-        not think that this node knows it and holds messages since then."""
-        ended: list[str] = []
-        for name in names:
-            origin = self._vector.origins.get(name)
-            if origin and not origin.ended:
-                self._vector.end(origin)
-                ended.append(name)
+        """End these origins because of a cutoff, which counts as stored only after this: peers must
+        not think that this node knows it and counts them."""
+        origins = map(self._vector.origins.get, names)
+        ended = [o for o in origins if o and not o.ended and o.name != self._own.name]
         for link in self._links:
-            link.end(ended)
-
-    def stored(self, node: str) -> None:
-        """A cutoff of a node is stored: what peers have claimed of its old origins is void, and
-        what is with the writer still counts only if it turns out to be newer."""
-        gaps = self._catch_up.gaps
-        for name in [name for name in gaps if node_of(name) == node and self._vector.cutoff(name)]:
-            for link in list(gaps[name].claims):
-                self._catch_up.withdraw(name, link)
-        for origin in self._vector.staged_by(node):
-            if self._vector.cutoff(origin.name) and not is_cutoff(origin.name) and not origin.ended:
-                self._vector.end(origin)
-                for link in self._links:
-                    link.end([origin.name])
+            link.end([origin.name for origin in ended])
+        for origin in ended:
+            self._vector.end(origin)
 
     def go_on(self, origin: Origin) -> None:
-        """An ended origin has messages since the cutoff."""
+        """An ended origin counts again: a peer that knows the cutoff has brought it, or a copy of
+        this node has ended what this one commits to."""
         self._vector.go_on(origin)
         for link in self._links:
-            link.progress.count()
+            link.progress.goes_on(origin)
 
     def forget(self, names: Iterable[str]) -> list[str]:
         """Nothing of these origins is kept on disk: forget those that are ended, and return
         them."""
         forgotten: list[str] = []
         for name in names:
-            origin = self._vector.ended.get(name)
+            origin = self._vector.origins.get(name)  # None if the disk could not forget it before
             gap = name in self._catch_up.gaps
-            if not origin or gap or origin.staged > origin.n or self._is_disputed(name):
+            if not self._vector.cutoff(name):
+                continue  # it is not stored yet
+            if origin and (
+                not origin.ended or gap or origin.staged > origin.n or self._is_disputed(name)
+            ):
                 continue
             if tree := self._trees.get(name):
                 self._trees.drop(tree)
@@ -138,7 +144,7 @@ class Forgetting:
         """Return the latest time that a cutoff of this node may have, as far as its peers are
         concerned, if no known node is missing."""
         own = self._own.name
-        bounds = [began(own), *(link.since for link in self._links)]
+        bounds = [MAX_CUTOFF, began(own), *(link.since for link in self._links)]
         bounds += [
             began(name)
             for link in self._links

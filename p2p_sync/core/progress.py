@@ -118,11 +118,20 @@ class Progress:
     # -- ended origins --------------------------------------------------------------------------
 
     def end(self, names: Iterable[str]) -> None:
-        """These origins are ended: the peer may have forgotten them."""
+        """These origins are about to be ended: the peer may have forgotten them."""
         for name in names:
+            origin = self.vector.origins.get(name)
+            if origin and origin.counts:
+                self.lag -= origin.n - min(self.held(name), origin.n)
             for table in (self.holds, self.cursor, self.ready):
                 table.pop(name, None)
-        self.count()
+
+    def goes_on(self, origin: Origin) -> None:
+        """An ended origin counts again. The peer has not said that it holds it."""
+        held = self.holds.get(origin.name, 0)
+        if not held and origin.leaf not in self.unknown:
+            self.holds[origin.name] = 0
+        self.lag += max(0, origin.n - held)
 
     # -- private --------------------------------------------------------------------------------
 

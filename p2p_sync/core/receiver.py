@@ -125,6 +125,8 @@ class Receiver:
         elif isinstance(frame, Have) and frame.last:
             link.comparing.all()
         self._claims(link, frame, now)
+        if self._cutoffs:
+            self._forgetting.void(self._cutoffs)
         return Received(runs + self._cutoffs, self._conflicts, self._offences, self._disputed)
 
     def outdoes(self, frame: LogFrame) -> bool:
@@ -221,7 +223,7 @@ class Receiver:
     def _place(self, run: Run, link: ReplicaLink, now: float, latest: int) -> None:
         """Have the writer find the place of a run, if there is room for a branch more, once the
         clock allows it."""
-        origins = self._vector.fingerprints.origins
+        origins = self._vector.size
         if not self._newcomers.has_room(run.origin, link.host, origins, now):
             self._offences["new_origins"] += 1
         elif not self._is_early(run, link, latest):
@@ -371,7 +373,7 @@ class Receiver:
             return
         n, origin = head.n, self._vector.origins.get(name)
         if origin is not None:
-            if origin.ended and head[:2] == (origin.n, origin.hash):
+            if origin.ended:
                 self._forgetting.go_on(origin)
             same_n = n == origin.n and head.hash != origin.hash
             if same_n or (n == origin.staged and head.hash != origin.staged_hash):

@@ -159,16 +159,14 @@ class Replica:
         for run in runs:
             name, end = run.origin, run.end
             origin = self.vector.get(name)
-            before, ended = origin.n, origin.ended
+            before = origin.n
+            if origin.ended:
+                self.forgetting.go_on(origin)
             for link in self.links:
                 link.progress.grows(origin, end)
             self.vector.store(origin, run)
             if is_cutoff(name):
-                self.forgetting.stored(node_of(name))
                 continue
-            if origin.ended != ended:
-                for link in self.links:
-                    link.progress.count()
             tree, gap = self.trees.of(name), self.catch_up.gaps.get(name)
             if gap is None or not gap.asked:
                 self.trees.move(tree, before, now)

@@ -65,7 +65,7 @@ class Origin:
 
     @property
     def ended(self) -> bool:
-        """Whether its node has ended it (wire/cutoffs.py), and nothing newer is held."""
+        """Whether its node has ended it (wire/cutoffs.py), so that it counts nowhere."""
         return not self.counts and not is_cutoff(self.name)
 
 
@@ -116,6 +116,11 @@ class VersionVector:
         origin = self.origins.get(name)
         return origin.head if origin else NOTHING_HELD
 
+    @property
+    def size(self) -> int:
+        """How many origins take room: those of which something is held."""
+        return self.fingerprints.origins + len(self.ended)
+
     def drop(self, name: str) -> None:
         """Forget an origin of which nothing is held."""
         del self.origins[name]
@@ -137,15 +142,12 @@ class VersionVector:
         self._recent.pop(origin.name, None)
 
     def go_on(self, origin: Origin) -> None:
-        """An ended origin has messages since the cutoff: it counts again."""
+        """An ended origin counts again."""
         del self.ended[origin.name]
         origin.counts = True
         if origin.n:
             self._begin(origin)
-
-    def staged_by(self, node: str) -> list[Origin]:
-        """Return the origins of a node of which something is with the writer."""
-        return [origin for name, origin in self._unstored.items() if node_of(name) == node]
+            self._change(origin)
 
     def stage(self, origin: Origin, run: Run) -> None:
         """The run, which goes on where `staged` ends, is with the writer."""
@@ -163,26 +165,16 @@ class VersionVector:
         return origin
 
     def store(self, origin: Origin, run: Run) -> None:
-        """The run, which was staged, is durable."""
+        """The run, which was staged, is durable; its origin is not ended."""
         name, n, before = origin.name, origin.n, origin.packed
-        if run.entries and (cutoff := self.cutoff(name)):
-            ends = run.entries[-1].time < cutoff
-            if ends and not origin.ended:
-                self.end(origin)
-            elif origin.ended and not ends:
-                self.go_on(origin)
         origin.hold(run.head)
-        if n == 0 and not origin.ended:
+        if n == 0:
             self._begin(origin)
-        elif not origin.ended:
+        else:
             self.fingerprints.update(origin, before)
         if origin.staged == origin.n:
             del self._unstored[name]
-        self.revision += 1
-        origin.revision = self.revision
-        self._recent.pop(name, None)
-        if not origin.ended:
-            self._recent[name] = origin
+        self._change(origin)
 
     def lose(self, origin: Origin, head: Head) -> None:
         """No more than this of an origin is durable; nothing of it is staged."""
@@ -195,6 +187,13 @@ class VersionVector:
             self._begin(origin)
         else:
             self._recent.pop(origin.name, None)
+
+    def _change(self, origin: Origin) -> None:
+        """An origin has changed."""
+        self.revision += 1
+        origin.revision = self.revision
+        self._recent.pop(origin.name, None)
+        self._recent[origin.name] = origin
 
     def _begin(self, origin: Origin) -> None:
         """Something is held of an origin from now on."""

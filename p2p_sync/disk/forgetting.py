@@ -41,15 +41,15 @@ class Forgetting(Sending):
         with self._store.reading() as database:
             rows = database.execute("SELECT origin FROM origins WHERE origin GLOB '*-0'").fetchall()
             for (name,) in rows:
-                node = name.decode().removesuffix("-0")
-                ended += _ended(database, node, "", -1)[0]
+                cutoff = origins.head(database, name.decode()).n
+                ended += _ended(database, name.decode().removesuffix("-0"), cutoff, "", -1)[0]
         return ended
 
-    def ended(self, node: str, after: str) -> tuple[list[str], str]:
-        """Look at the next origins of a node after the one with that name: return those that are
-        ended, and the name to go on after ("": these were the last). Raises LogError."""
+    def ended(self, node: str, cutoff: int, after: str) -> tuple[list[str], str]:
+        """Look at the next origins of a node after the one with that name: return those that a
+        cutoff ends, and the name to go on after ("": these were the last). Raises LogError."""
         with self._store.reading() as database:
-            return _ended(database, node, after, ENDED_STEP)
+            return _ended(database, node, cutoff, after, ENDED_STEP)
 
     def unkept(self, names: Iterable[str]) -> list[str]:
         """Return the origins of which no message is kept. Raises LogError."""
@@ -86,8 +86,9 @@ class Forgetting(Sending):
                 self._copies.pop(name, None)
 
 
-def _ended(database: Database, node: str, after: str, limit: int) -> tuple[list[str], str]:
-    cutoff = origins.head(database, cutoff_of(node)).n
+def _ended(
+    database: Database, node: str, cutoff: int, after: str, limit: int
+) -> tuple[list[str], str]:
     first = after or cutoff_of(node)
     rows = database.execute(_LAST, (first, f"{node}-~", limit)).fetchall()
     found = [(name.decode(), time) for name, time in rows]

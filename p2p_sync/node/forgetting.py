@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections import deque
 
 from ..core.deduplication import node_of
 from ..errors import LogError
-from ..settings import CUTOFF_CHECK, ENDED_STEP, KEEP_PAUSE, KEEP_RETRY
+from ..settings import CUTOFF_CHECK, CUTOFFS_STEP, ENDED_STEP, KEEP_PAUSE, KEEP_RETRY
 from ..wire.cutoffs import NO_HISTORY, cutoff_of, is_cutoff
 from ..wire.identity import Identity
 from ..wire.logframes import Run
@@ -26,49 +26,76 @@ class Forgetting:
         self._state = state
         self._log = state.log
         self._identity = identity
+        self._fresh: list[Run] = []  # cutoffs that came with what is being stored now
+        self._cutoffs: deque[Run] = deque()  # those that end something first ...
+        self._after = ""  # ... the first one up to this origin
+        self._ready: list[Run] = []  # those that have, and are to be stored
         self._ended: list[str] = []  # origins to look at, whether something of them is kept
-        self._due = time.monotonic()
+        self._due = self._cut_at = time.monotonic()
 
-    def appended(self, runs: Iterable[Run]) -> None:
-        """These runs are on disk; the core gets to know of it after this: end the origins that are
-        older than the cutoffs among them. Raises LogError."""
-        for run in runs:
-            node, after = node_of(run.origin), ""
-            while is_cutoff(run.origin):
-                names, after = self._log.ended(node, after)
-                with self._state.turn() as core:
-                    core.replica.forgetting.end(names)
-                self._ended += names
-                self._due = time.monotonic()
-                if not after:
-                    break
+    def take(self, runs: list[Run]) -> list[Run]:
+        """Keep back the cutoffs among the runs that are to be stored next, until the origins that
+        are older are ended; return the others, and those that were kept back before."""
+        due, self._ready = self._ready, []
+        self._cutoffs += self._fresh  # what was taken with them is stored: look at all there is
+        self._fresh = [run for run in runs if is_cutoff(run.origin)]
+        if self._fresh:
+            runs = [run for run in runs if not is_cutoff(run.origin)]
+            self._due = time.monotonic()
+        return runs + due
+
+    def failed(self) -> None:
+        """The log could not be written: peers send the cutoffs again."""
+        self._fresh, self._ready, self._after = [], [], ""
+        self._cutoffs.clear()
 
     def pause(self, most: float) -> float:
         """Return for how long the writer may wait for work, at most so many seconds."""
-        return max(0.0, min(most, self._due - time.monotonic()))
+        return 0.0 if self._ready else max(0.0, min(most, self._due - time.monotonic()))
 
     def step(self) -> None:
         """Do the next step if it is time."""
-        if time.monotonic() < self._due:
+        now = time.monotonic()
+        if now < self._due:
             return
         try:
-            self._step()
+            self._end()
+            self._forget()
+            if now >= self._cut_at:
+                self._cut()
+                self._cut_at = now + CUTOFF_CHECK
         except LogError as error:
             logger.warning("old origins cannot be forgotten now: %s", error)
             self._due = time.monotonic() + KEEP_RETRY
             return
-        self._due = time.monotonic() + (KEEP_PAUSE if self._ended else CUTOFF_CHECK)
+        busy = self._fresh or self._cutoffs or self._ended
+        self._due = time.monotonic() + KEEP_PAUSE if busy else self._cut_at
 
-    def _step(self) -> None:
-        if self._ended:
-            some, self._ended = self._ended[:ENDED_STEP], self._ended[ENDED_STEP:]
-            unkept = self._log.unkept(some)
-            with self._state.turn() as core:
-                forgotten = core.replica.forgetting.forget(unkept)
-            if forgotten:
-                self._log.forget(forgotten)
-        else:
-            self._cut()
+    def _end(self) -> None:
+        """End some of the origins that are older than the cutoffs that wait."""
+        for _ in range(CUTOFFS_STEP):
+            if not self._cutoffs:
+                return
+            first = self._cutoffs[0]
+            node = node_of(first.origin)
+            names, self._after = self._log.ended(node, first.end, self._after)
+            if names:
+                with self._state.turn() as core:
+                    core.replica.forgetting.end(names)
+            if self._after:
+                return
+            self._ready.append(self._cutoffs.popleft())
+
+    def _forget(self) -> None:
+        """Forget some of the ended origins, if nothing of them is kept."""
+        if not self._ended:
+            return
+        unkept = self._log.unkept(self._ended[:ENDED_STEP])
+        with self._state.turn() as core:
+            forgotten = core.replica.forgetting.forget(unkept)
+        if forgotten:
+            self._log.forget(forgotten)
+        del self._ended[:ENDED_STEP]
 
     def _cut(self) -> None:
         """Make a cutoff of this node if it ends something, and look again at what is ended."""

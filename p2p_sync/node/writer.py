@@ -77,7 +77,7 @@ class Writer:
     def _take(self, core: Core) -> list[Run]:
         """Return the runs to store."""
         self._origin = core.replica.origin
-        return core.commits.to_store()
+        return self._forgetting.take(core.commits.to_store())
 
     def _store(self, runs: list[Run]) -> list[Run]:
         """Store runs, if there are any; return the next ones. Raises LogError."""
@@ -86,7 +86,6 @@ class Writer:
         if runs:
             runs = signed(runs, self._identity)
             arrivals = self._log.append(runs)
-            self._forgetting.appended(runs)
         else:
             self._log.check()
         left = self._left_copies()
@@ -144,6 +143,7 @@ class Writer:
             logger.error("storing messages failed", exc_info=error)
             error = LogError(f"this node failed: {error}")
         logger.error("messages cannot be stored, and new ones are refused: %s", error)
+        self._forgetting.failed()
         with self._state.turn() as core:
             core.commits.failed(error)
         while not self._stopping.wait(DISK_RETRY):

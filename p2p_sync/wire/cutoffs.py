@@ -15,7 +15,8 @@ of any other head. So it is compared, announced, checked and stored as one.
 
 A cutoff is the moment when one of the node's own origins began, since all that it had committed
 before is older. A message that is dated later shows that a copy of the node, such as a virtual
-machine that was resumed, went on with the old origin. That one is not ended.
+machine that was resumed, went on with the old origin. Who holds it does not end that one, and then
+it counts on all nodes (core/forgetting.py).
 
 Pure. Any thread may call it.
 """
@@ -27,6 +28,10 @@ from itertools import pairwise
 
 START_STEP = 10**6
 """Start numbers are milliseconds since the epoch, times this, and a random rest."""
+
+MAX_CUTOFF = 2**43 - 1
+"""The latest cutoff, in the year 2248; ms since the epoch. The start numbers of the origins that
+follow it have to fit into their 19 digits."""
 
 NO_HISTORY = "0" * 32
 """The running hash of a cutoff."""

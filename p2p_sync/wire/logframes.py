@@ -37,7 +37,7 @@ from ..settings import (
     MAX_ORIGINS_NAMED,
     MAX_SHIPPED,
 )
-from .cutoffs import NO_HISTORY, is_cutoff
+from .cutoffs import MAX_CUTOFF, NO_HISTORY, is_cutoff
 from .entries import NOTICE, Entry, chain, encode, read_entry, size_of
 from .fields import list_of, number, origin_or_cutoff, running_hash, wrong
 from .fields import origin as origin_of
@@ -489,8 +489,9 @@ def _positions(data: Mapping[str, Any], name: str, least: int, *, required: bool
 def _vector(data: Mapping[str, Any], name: str, *, required: bool) -> Vector:
     table = _table(data, name, required=required)
     heads = {origin_or_cutoff(name): _head(entry) for name, entry in table}
-    if any(is_cutoff(name) and head.hash != NO_HISTORY for name, head in heads.items()):
-        raise wrong("a cutoff with a hash")
+    for name, head in heads.items():
+        if is_cutoff(name) and (head.hash != NO_HISTORY or head.n > MAX_CUTOFF):
+            raise wrong("a cutoff with a hash, or too late")
     return heads
 
 

@@ -50,18 +50,19 @@ def store(made: Replica, link: ReplicaLink, have: dict[str, Head]) -> int:
     return len(runs)
 
 
-def test_Cutoff_OneHundredThousandOrigins_EndedInShortTurnsAndForgotten() -> None:
-    names = [f"{NODE}-{START_STEP * n}" for n in range(1, 100_001)]
+def test_Cutoff_ManyOrigins_EndedInShortTurnsAndForgotten() -> None:
+    names = [f"{NODE}-{START_STEP * n}" for n in range(1, 99_001)]
     made, link = replica({name: Head(3, "0" * 31 + "1", SIGNATURE) for name in names})
     turns: list[float] = []
+    cutoff = Head(200_000, NO_HISTORY, SIGNATURE)
+    runs = made.receiver.receive(link, Have({cutoff_of(NODE): cutoff}), 1.0).runs
     for action in (made.forgetting.end, made.forgetting.forget):
         for at in range(0, len(names), 100):
             began_at = time.thread_time()
             action(names[at : at + 100])
             turns.append(time.thread_time() - began_at)
-        if action == made.forgetting.end:
-            cutoff = Head(200_000, NO_HISTORY, SIGNATURE)
-            assert store(made, link, {cutoff_of(NODE): cutoff}) == 1
+        made.stored(runs, 1.0)
+        runs = []
     assert made.vector.heads() == {cutoff_of(NODE): cutoff} and made.count == 0
     assert made.vector.origins.keys() == {cutoff_of(NODE)} and not made.vector.ended
     assert made.lag(link) == 0
@@ -173,3 +174,90 @@ def test_Ended_WhileTheSenderReads_NothingOfItIsSentAnyMore() -> None:
             told.update(*(getattr(frame, "have", {}) for frame in work.frames))
         assert not work.ships
     assert told <= {cutoff_of(NODE)}
+
+
+def counting(names: list[str], links: int) -> tuple[Replica, list[ReplicaLink]]:
+    """A node that holds origins with a message each, and peers that have claimed half of them."""
+    made, _ = replica({name: Head(1, "0" * 31 + "1", SIGNATURE) for name in names})
+    others = [made.open(f"{n:032x}", 0.01, 0.0, host=f"{n}") for n in range(links)]
+    for link in others:
+        link.comparing.all()
+        for at in range(0, len(names) // 2, 500):
+            have = {name: made.vector.head(name) for name in names[at : at + 500]}
+            made.receiver.receive(link, Have(have), 1.0)
+    return made, others
+
+
+def test_Ended_AMemberBringsMany_TurnsAreShortAndTheLagIsRight() -> None:
+    names = [f"{NODE}-{START_STEP * n}" for n in range(1, 3_001)]
+    made, links = counting(names, 20)
+    runs = made.receiver.receive(
+        links[0], Have({cutoff_of(NODE): Head(TIME, NO_HISTORY, SIGNATURE)}), 1.0
+    ).runs
+    made.forgetting.end(names)
+    made.stored(runs, 1.0)
+    head, turns = Head(1, "0" * 31 + "1", SIGNATURE), []
+    for at in range(0, len(names), 500):
+        began_at = time.thread_time()
+        made.receiver.receive(links[0], Have(dict.fromkeys(names[at : at + 500], head)), 1.0)
+        turns.append(time.thread_time() - began_at)
+    assert not made.vector.ended and made.count == 3_000
+    assert sorted(turns)[2] < 0.05, "of the processor; it takes about 8 ms"
+    for link in links:
+        lag = made.lag(link)
+        link.progress.count()
+        assert lag == made.lag(link) == (0 if link is links[0] else 3_000)
+    made.forgetting.end(names[:1_000])
+    for link in links:
+        lag = made.lag(link)
+        link.progress.count()
+        assert lag == made.lag(link)
+
+
+def test_Ended_APeerThatKnowsTheCutoffBringsLess_ItCounts() -> None:
+    """Also where the peer holds less of the origin, and whatever the times of its messages."""
+    made, link = replica({origin(1): Head(3, "0" * 31 + "1", SIGNATURE)})
+    stranger = made.open("d" * 32, 0.01, 0.0, host="stranger")
+    cutoff = {cutoff_of(NODE): Head(9, NO_HISTORY, SIGNATURE)}
+    runs = made.receiver.receive(link, Have(cutoff), 1.0).runs
+    made.forgetting.end([origin(1)])
+    assert made.vector.ended
+    assert not made.forgetting.forget([origin(1)]), "the cutoff is not stored yet"
+    less = {origin(1): Head(2, "0" * 31 + "2", SIGNATURE)}
+    made.receiver.receive(stranger, Have(less), 1.0)
+    assert made.vector.ended, "it may not know the cutoff, which is with the writer"
+    made.stored(runs, 1.0)
+    made.receiver.receive(stranger, Have(less), 1.0)
+    assert made.vector.ended
+    made.receiver.receive(link, Have(less), 1.0)
+    assert not made.vector.ended and made.count == 3
+    assert made.vector.changed_since(0)[0].name == origin(1), "it is announced"
+
+
+def test_Ended_StillOnTheDisk_TakesRoomInTheTableOfOrigins() -> None:
+    names = [f"{NODE}-{START_STEP * n}" for n in range(1, 100_001)]
+    made, link = replica({name: Head(1, "0" * 31 + "1", SIGNATURE) for name in names})
+    made.forgetting.end(names)
+    head = Head(1, "0" * 31 + "1", SIGNATURE)
+    made.receiver.receive(link, Have({"b" * 32 + "-1": head}), 1.0)
+    assert not made.catch_up.gaps, "else a member could fill the disk with origins that it ends"
+
+
+def test_Cutoff_WhileClaimsOfTheOldOriginsAreOpen_OnlyThoseOfPeersThatKnowItStay() -> None:
+    made, link = replica({})
+    stranger = made.open("d" * 32, 0.01, 0.0, host="stranger")
+    head = Head(3, "0" * 31 + "1", SIGNATURE)
+    for one in (link, stranger):
+        made.receiver.receive(one, Have({origin(1): head, origin(20): head}), 1.0)
+    cutoff = {cutoff_of(NODE): Head(9, NO_HISTORY, SIGNATURE)}
+    made.receiver.receive(link, Have(cutoff), 1.0)
+    claims = {name: [*gap.claims] for name, gap in made.catch_up.gaps.items()}
+    assert claims == {origin(1): [link], origin(20): [link, stranger]}
+
+
+def test_Cutoff_OfACopyOfThisNode_TheOriginForItsCommitsCounts() -> None:
+    """Else its peers would not get what it has committed there, if the copy's clock was ahead."""
+    own = f"{'f' * 32}-1"
+    made, _ = replica({own: Head(3, "0" * 31 + "1", SIGNATURE)})
+    made.forgetting.end([own])
+    assert made.origin == own and made.count == 3

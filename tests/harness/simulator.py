@@ -423,7 +423,11 @@ class Node:
 
     def _write(self) -> None:
         """Begin a transaction with all that waits."""
-        self.writing = signed(self.core.commits.to_store(), self.identity)
+        runs = signed(self.core.commits.to_store(), self.identity)
+        self.writing = [run for run in runs if not is_cutoff(run.origin)]
+        for run in runs:
+            if is_cutoff(run.origin):
+                self.sim.at(self.sim.now + self.disk, self._cut, self.core, run, 0.5)
         if self.disk == 0.0 and not self.full:
             self._end(self.core)
         else:
@@ -441,13 +445,29 @@ class Node:
                 self.sim.trace(self, "cannot store")
                 core.commits.failed(LogError("the disk is full"))
             else:
-                cut = {node_of(run.origin) for run in runs if is_cutoff(run.origin)}
-                own = [name for name in self.log if node_of(name) in cut]
-                core.replica.forgetting.end(filter(self.is_ended, own))
                 core.stored(runs)
                 disputed = core.commits.next_disputed()
                 if disputed:
                     self._place(core, *disputed)
+
+    def _cut(self, core: Core, run: Run, part: float) -> None:
+        """End some of the origins that are older than a cutoff, and later all; then store it."""
+        if core is not self.core or core.replica.vector.get(run.origin).staged != run.end:
+            return  # it has crashed meanwhile, or could not store
+        if self.writing or self.full:
+            self.sim.at(self.sim.now + 0.01, self._cut, core, run, part)
+            return
+        names = [name for name in self.log if node_of(name) == node_of(run.origin)]
+        if part == 1.0:
+            self._append([run])
+        with self.turn():
+            ended = [name for name in names if self.is_ended(name, run.end)]
+            core.replica.forgetting.end(name for name in ended if self.sim.rng.random() < part)
+            if part == 1.0:
+                core.stored([run])
+        if part < 1.0:
+            later = self.sim.rng.choice((0.001, 0.02, 1.0))
+            self.sim.at(self.sim.now + later, self._cut, core, run, 1.0)
 
     def _place(self, core: Core, peer: Peer, run: Run) -> None:
         """Store a run where it belongs, as the writer."""
@@ -549,12 +569,13 @@ class Node:
             disk.gone = max(disk.gone, time)
             disk.floors[name] = end
 
-    def is_ended(self, name: str) -> bool:
-        """Whether the node of an origin has ended it, as Log.ended."""
-        cutoff = self.on_disk.cutoffs.get(cutoff_of(node_of(name)))
+    def is_ended(self, name: str, cutoff: int = 0) -> bool:
+        """Whether a cutoff, or that on the disk, ends an origin, as Log.ended."""
+        held = self.on_disk.cutoffs.get(cutoff_of(node_of(name)))
+        cutoff = cutoff or (held.n if held else 0)
         log = self.log[name]
         last = log[-1] if log else None
-        return bool(cutoff and began(name) < cutoff.n and (not last or last.time < cutoff.n))
+        return began(name) < cutoff and (not last or last.time < cutoff)
 
     def since(self) -> int:
         """The time before which nothing is kept, as Log.since."""

@@ -20,7 +20,7 @@ from p2p_sync.settings import (
     MAX_ORIGINS_NAMED,
     MAX_SHIPPED,
 )
-from p2p_sync.wire.cutoffs import NO_HISTORY, cutoff_of
+from p2p_sync.wire.cutoffs import MAX_CUTOFF, NO_HISTORY, cutoff_of
 from p2p_sync.wire.entries import HEARD, PLAIN, Entry, chain
 from p2p_sync.wire.frames import decode, encode
 from p2p_sync.wire.logframes import (
@@ -66,7 +66,7 @@ ENTRIES = st.one_of(
 HEADS = st.builds(Head, st.integers(1, MAX_NUMBER), HASHES, SIGNATURES)
 CUTOFFS = st.dictionaries(
     st.from_regex(r"[0-9a-f]{32}-0", fullmatch=True),
-    st.builds(Head, st.integers(1, MAX_NUMBER), st.just(NO_HISTORY), SIGNATURES),
+    st.builds(Head, st.integers(1, MAX_CUTOFF), st.just(NO_HISTORY), SIGNATURES),
     max_size=2,
 )
 HAVES = st.builds(
@@ -247,7 +247,7 @@ WRONG: list[dict[str, Any]] = [
     {"type": "HAVE", "have": {"a" * 32 + "-\u0661": [1, HASH, SIG]}},
     {"type": "HAVE", "have": {CUTOFF: [1, HASH, SIG]}},
     {"type": "HAVE", "have": {CUTOFF: [0, NO_HISTORY, SIG]}},
-    {"type": "HAVE", "have": {CUTOFF: [2**53, NO_HISTORY, SIG]}},
+    {"type": "HAVE", "have": {CUTOFF: [MAX_CUTOFF + 1, NO_HISTORY, SIG]}},
     {"type": "HAVE", "have": {f"{CUTOFF}~1~{HASH}": [1, NO_HISTORY, SIG]}},
     {"type": "HAVE", "have": {}, "floors": {CUTOFF: 1}},
     {"type": "PRUNE", "origins": [CUTOFF]},
