@@ -130,10 +130,9 @@ class Core:
     def end(self) -> tuple[Effects, set[str]]:
         """End a turn: return what it has decided, and what has changed (of SIGNALS)."""
         turn, woken = self._turn, self.replica.woken
-        if woken:
-            for link in woken:
-                turn.effects.woken[link.owner] = None
-            woken.clear()
+        for link in woken:
+            turn.effects.woken[link.owner] = None
+        woken.clear()
         changed, turn.changed = turn.changed, set()
         return turn.effects.take(), changed
 
@@ -163,13 +162,14 @@ class Core:
         self.transactions += 1
         self._note_topics({entry.topic for run in runs for entry in run.entries})
         self.commits.stored(runs)
-        for peer in self.peers:
-            if peer.original:
-                self._turn.effects.wake(peer)
+        originals = [peer for peer in self.peers if peer.original]
+        for peer in originals:
+            self._turn.effects.wake(peer)
         self.exchange.note_caught_up()
         self._turn.changed.add(ARRIVAL)
-        if sum(run.count for run in runs) <= HANDED_MESSAGES:
-            self.exchange.hand_originals(self.peers, runs, *arrivals)
+        if sum([run.count for run in runs]) <= HANDED_MESSAGES:
+            if originals:
+                self.exchange.hand_originals(originals, runs, *arrivals)
             woken = [link.owner for link in self.replica.woken]
             self.exchange.hand(woken[:HANDED_LINKS])
 
@@ -282,6 +282,7 @@ class Core:
         """Reject further commits, and close all links. The writer still stores what is in its
         queue; commits that are left after that fail."""
         self._turn.stopped = True
+        self._turn.look()  # now, so that the thread that waits for time ends
         for peer in self.peers:
             self._turn.effects.close(peer, GOING_AWAY, "this node stops")
         self._turn.changed.update(SIGNALS)

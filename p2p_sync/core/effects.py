@@ -93,9 +93,6 @@ class Effects:
     woken: dict[Peer, None] = field(default_factory=dict)
     others: list[Effect] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self.woken or self.others)
-
     def add(self, effect: Effect) -> None:
         """Add an effect."""
         self.others.append(effect)

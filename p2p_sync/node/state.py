@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from copy import copy
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -39,7 +38,7 @@ class State:
         self._core = core
         self._perform = perform
         self._lock = threading.Lock()  # guards the core and all below
-        self._waiting: dict[str, list[_LaterTurn]] = {signal: [] for signal in SIGNALS}
+        self._waiting: dict[str, list[_Turn]] = {signal: [] for signal in SIGNALS}
         self._due = threading.Condition(self._lock)  # for the thread that waits for time
         self._timer = -NEVER  # when that thread wakes up by itself
         self._holder = 0  # the thread whose turn it is
@@ -82,7 +81,7 @@ class State:
         """
         if signal is None or ready is None:
             return self._plain
-        return _LaterTurn(self, signal, ready, timeout)
+        return _Turn(self, signal, ready, timeout)
 
     def turn_with_room(self) -> _Turn:
         """Return a turn that begins once the disk has caught up. So threads that bring messages
@@ -108,21 +107,49 @@ class _Turn:
     """Holds the lock and lends the core. There is one turn at a time, so one object serves all
     turns that do not wait."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(
+        self,
+        state: State,
+        signal: str = "",
+        ready: Callable[[Core], object] | None = None,
+        timeout: float | None = None,
+    ) -> None:
         self._state = state
+        self._signal = signal
+        self._ready = ready
+        self._timeout = timeout
 
     def __enter__(self) -> Core:
-        state = self._state
+        state, core = self._state, self._state._core
         assert state._holder != threading.get_ident(), "turns do not nest"
         state._lock.acquire()
-        return self._begin()
-
-    def _begin(self) -> Core:
-        """Begin the turn, with the lock held."""
-        state = self._state
+        try:
+            if self._ready and not self._ready(core):
+                self._wait()
+        except BaseException:  # the user presses Ctrl-C, for example
+            state._lock.release()
+            raise
         state._holder = threading.get_ident()
-        state._core.begin(time.monotonic(), wall_ms())
-        return state._core
+        core.begin(time.monotonic(), wall_ms())
+        return core
+
+    def _wait(self) -> None:
+        """Free the lock until the turn may begin, or the time is up."""
+        waiting = self._state._waiting[self._signal]
+        self._begins = threading.Condition(self._state._lock)
+        waiting.append(self)
+        try:
+            self._begins.wait_for(self._may_begin, self._timeout)
+        finally:
+            waiting.remove(self)
+
+    def _may_begin(self) -> object:
+        return self._ready is None or self._ready(self._state._core)
+
+    def wake(self) -> None:
+        """Wake the thread that waits if the turn may begin."""
+        if self._may_begin():
+            self._begins.notify()
 
     def __exit__(
         self,
@@ -130,60 +157,21 @@ class _Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        state = self._state
-        effects, changed = state._core.end()
+        state, core = self._state, self._state._core
+        effects, changed = core.end()
         try:
             for signal in changed:
                 for turn in state._waiting[signal]:
                     turn.wake()
-            if state._core.deadline < state._timer or state._core.stopped:
+            if core.deadline < state._timer:
                 state._due.notify()
         finally:
             state._holder = 0
             state._lock.release()
-        if effects:
+        if effects.woken or effects.others:
             state._perform(effects)
-
-
-class _LaterTurn(_Turn):
-    """A turn that waits until it may begin."""
-
-    def __init__(
-        self,
-        state: State,
-        signal: str,
-        ready: Callable[[Core], object],
-        timeout: float | None,
-    ) -> None:
-        super().__init__(state)
-        self._waiting = state._waiting[signal]
-        self._is_ready = partial(ready, state._core)
-        self._timeout = timeout
-
-    def __enter__(self) -> Core:
-        self._state._lock.acquire()
-        try:
-            if not self._is_ready():
-                self._wait()
-        except BaseException:  # the user presses Ctrl-C, for example
-            self._state._lock.release()
-            raise
-        return self._begin()
-
-    def _wait(self) -> None:
-        self._begins = threading.Condition(self._state._lock)
-        self._waiting.append(self)
-        try:
-            self._begins.wait_for(self._is_ready, self._timeout)
-        finally:
-            self._waiting.remove(self)
-
-    def wake(self) -> None:
-        """Wake the thread that waits if the turn may begin."""
-        if self._is_ready():
-            self._begins.notify()
 
 
 def wall_ms() -> int:
     """Return what this machine's clock shows, ms since the epoch."""
-    return int(time.time() * 1000)
+    return time.time_ns() // 1_000_000

@@ -143,7 +143,7 @@ def test_a_commit_takes_the_lock_three_times_until_it_is_sent(
     """By the thread that commits, by the writer when it takes the message, and when it is stored;
     then a sender that waits has the message in its hands."""
     turns: list[tuple[object, str]] = []
-    begin, ask = _Turn._begin, Session.next_messages
+    begin, ask = _Turn.__enter__, Session.next_messages
 
     def count(turn: _Turn) -> Core:
         core = begin(turn)
@@ -156,7 +156,7 @@ def test_a_commit_takes_the_lock_three_times_until_it_is_sent(
             turns.append((session._state, "sent"))
         return found
 
-    monkeypatch.setattr(_Turn, "_begin", count)
+    monkeypatch.setattr(_Turn, "__enter__", count)
     monkeypatch.setattr(Session, "next_messages", note)
     with Node(0) as node, Node(0) as other:
         node.connect(other.address)
