@@ -26,9 +26,8 @@ from ..settings import (
     NAMED_SOON,
     NEVER,
 )
-from ..wire.logframes import Head, Vector
+from ..wire.logframes import Vector
 from .progress import Progress
-from .vector import Origin
 
 
 class Announcing:
@@ -116,10 +115,10 @@ class Announcing:
         """Return when the next HAVE is due."""
         if self._soon:
             return self._told_at + HAVE_SOON
-        due = self._confirm_since + self._interval()
+        since = self._confirm_since
         if self._told < self._vector.revision:
-            due = min(due, self._told_at + self._interval())
-        return due
+            since = min(since, self._told_at)
+        return since + self._interval()
 
     def rest(self, until: float, now: float) -> float:
         """The sender has nothing to do until then: return when it has to come back, which is
@@ -145,12 +144,14 @@ class Announcing:
             waits = self._soon or self._confirm or self._told < self._vector.revision
             if not (riding and waits and now >= self._told_at + HAVE_RIDE):
                 return {}
-        have = self._heads(pop(self._soon, NAMED_SOON))
+        vector = self._vector
+        names = [*filter(vector.shared, pop(self._soon, NAMED_SOON))]
         changes, rest = self._changes(MAX_ORIGINS_NAMED - 2 * NAMED_SOON)
-        have.update((origin.name, origin.head) for origin in changes)
-        wait = 0.0 if have else HAVE_RIDE if riding else self._interval()
+        names += changes
+        wait = 0.0 if names else HAVE_RIDE if riding else self._interval()
         if now >= self._confirm_since + wait:
-            have |= self._heads(pop(self._confirm, NAMED_SOON))
+            names += filter(vector.shared, pop(self._confirm, NAMED_SOON))
+        have = {name: vector.origins[name].head for name in names}
         for name, head in have.items():
             self.know(name, head.n)
         if have and not rest:
@@ -161,13 +162,10 @@ class Announcing:
             self._confirm_since = NEVER
         return have
 
-    def _heads(self, names: Iterable[str]) -> dict[str, Head]:
-        return {name: self._vector.head(name) for name in names if self._vector.shared(name)}
-
-    def _changes(self, limit: int) -> tuple[list[Origin], bool]:
+    def _changes(self, limit: int) -> tuple[list[str], bool]:
         """Return the origins that have changed, and that the peer lacks and is not about to get:
         the oldest changes first, up to a limit; and whether there are more."""
-        changes: list[Origin] = []
+        changes: list[str] = []
         progress = self._progress
         for origin in reversed(self._vector.changed_since(self._told)):
             name, n = origin.name, origin.n
@@ -177,7 +175,7 @@ class Announcing:
             elif lack <= 0:
                 self.confirm(name, self._told_at)  # or later, when this was not attentive
             elif len(changes) < limit:
-                changes.append(origin)
+                changes.append(name)
             else:
                 return changes, True
             self._told = origin.revision

@@ -84,7 +84,8 @@ class Commits:
     def put(self, runs: Sequence[Run]) -> None:
         """Add runs, in the order in which they must be stored."""
         self._runs += runs
-        self._messages += sum(run.count for run in runs)
+        for run in runs:
+            self._messages += run.count
         self._turn.changed.add(WORK)
 
     def cut(self, time: int, signature: str) -> None:

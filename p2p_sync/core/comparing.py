@@ -214,8 +214,9 @@ class Comparing:
     @property
     def asks(self) -> bool:
         """Whether there is something to ask the peer, and room for the answer."""
-        waits = self._asked is not None or not (self._todo or self._later)
-        return self.known and not waits and len(self._ahead) <= MAX_AHEAD - LOOK_NAMED
+        if self._asked is not None or not (self._todo or self._later):
+            return False
+        return self.known and len(self._ahead) <= MAX_AHEAD - LOOK_NAMED
 
     @property
     def asked_at(self) -> float:
@@ -283,8 +284,11 @@ class Comparing:
         """When `take` has something to return."""
         if self._branches:
             return -NEVER
-        due = min(self._audit_at, self._answer_at if self._wanted else NEVER)
-        due = min(due, self._leaves_at if self._leaves is not None else NEVER)
+        due = self._audit_at
+        if self._wanted:
+            due = min(due, self._answer_at)
+        if self._leaves is not None:
+            due = min(due, self._leaves_at)
         return min(due, self._rests_until) if self.asks else due
 
     def take(self, now: float) -> list[LogFrame]:

@@ -62,10 +62,9 @@ class Dates:
         """
         ahead: dict[str, int] = {}
         for run in frame.runs:
-            newest = max(entry.time for entry in run.entries)
-            if newest > wall + MAX_AHEAD_MS:
-                ahead[run.origin] = newest
-                self._skew.dated(node_of(run.origin), newest, now)
+            if run.newest > wall + MAX_AHEAD_MS:
+                ahead[run.origin] = run.newest
+                self._skew.dated(node_of(run.origin), run.newest, now)
         if not ahead or self._suspect(wall, now):
             return "", 0
         origin = next((name for name in ahead if name in early), next(iter(ahead)))

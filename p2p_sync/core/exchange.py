@@ -78,8 +78,9 @@ class Exchange:
         now, wall, replica = self._turn.now, self._turn.wall, self._replica
         latest, newest = MAX_NUMBER, 0
         if isinstance(frame, Messages):
-            peer.received += sum(run.count for run in frame.runs)
-            newest = max((entry.time for run in frame.runs for entry in run.entries), default=0)
+            for run in frame.runs:
+                peer.received += run.count
+                newest = max(newest, run.newest)
             if newest > wall + MAX_EARLY_MS:
                 latest = wall + MAX_EARLY_MS
         if replica.receiver.outdoes(frame):
@@ -89,7 +90,8 @@ class Exchange:
         opening = not peer.log.introduced
         received = replica.receiver.receive(peer.log, frame, now, latest)
         runs, conflicts, offences, disputed = received
-        self._note_conflicts(conflicts)
+        if conflicts:
+            self._note_conflicts(conflicts)
         for run in disputed:
             self._commits.dispute(peer, run)
         for kind, times in offences.items():
@@ -143,9 +145,10 @@ class Exchange:
         work, peer.handed = peer.handed or NOTHING, None
         if work is NOTHING and peer.log and peer in self._links and not peer.leaving:
             work = peer.log.take(self._turn.now)
-            # Most often all of it fits into a frame; see `correct` for the rest.
-            peer.log.shipped(work.ships, self._turn.now)
-            peer.sent += sum(ship.upto - ship.after for ship in work.ships)
+            if work.ships:  # most often all of it fits into a frame; see `correct` for the rest
+                peer.log.shipped(work.ships, self._turn.now)
+            for _, after, upto in work.ships:
+                peer.sent += upto - after
         if peer.outbox:
             work = work._replace(frames=[peer.outbox, *work.frames])
             peer.outbox = None
@@ -202,7 +205,7 @@ class Exchange:
     def waits_after(self, peer: Peer) -> int | None:
         """Return the arrival after which an original is to be sent messages; None where the peer is
         no original, or not yet known for one."""
-        original = peer in self._links and peer.original and not peer.leaving
+        original = peer.original and peer in self._links and not peer.leaving
         return peer.arrival if original else None
 
     def pass_on(
@@ -234,7 +237,7 @@ class Exchange:
         skipped = sum(
             run.skipped
             for run in runs
-            if run.entries or not (is_cutoff(run.origin) or cutoff(run.origin))
+            if run.skipped and (run.entries or not (is_cutoff(run.origin) or cutoff(run.origin)))
         )
         if skipped:
             self.missed += skipped

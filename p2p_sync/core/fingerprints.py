@@ -126,9 +126,10 @@ class Fingerprints:
         self._count(leaf, -origin.n * origin.counts)
         self._add(leaf, -_mark(origin.name, origin.n, origin.hash))
 
-    def update(self, origin: Counted, before: bytes) -> None:
-        """The head of an origin has changed; `before` is the old one, packed (wire/heads.py)."""
-        self._count(origin.leaf, (origin.n - number_in(before)) * origin.counts)
+    def update(self, origin: Counted, more: int, before: bytes) -> None:
+        """The head of an origin has changed, it has so many messages more; `before` is the old
+        one, packed (wire/heads.py)."""
+        self._count(origin.leaf, more * origin.counts)
         self._changed.setdefault(origin, before)
         if len(self._changed) == _MOST_CHANGED:
             self._settle()

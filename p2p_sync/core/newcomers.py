@@ -41,21 +41,17 @@ class Newcomers:
         with an id is vouched for."""
         self._limit = limit
         self._vouched = vouched
-        self._joining = joining
+        self.joining = joining  # ... and this node does not hold as much as its peers yet
         self._ends_at = -NEVER  # of the period
         self._taken: Counter[str] = Counter()  # in this period, by host
         self._total = 0
         self._left_out: Counter[str] = Counter()
         self._full_at = -NEVER  # when a new origin was not taken
 
-    def joined(self) -> None:
-        """This node holds as much as its peers."""
-        self._joining = False
-
     def has_room(self, name: str, host: str, held: int, now: float) -> bool:
         """Return whether a new origin that a host brings is taken; `held` are held so far."""
         self._begin_period(now)
-        limit = MAX_STRANGERS if self._joining else self._limit
+        limit = MAX_STRANGERS if self.joining else self._limit
         if held < MAX_STRANGERS and self._below(limit, host):
             return True
         room = held < MAX_ORIGINS and self._below(ORIGINS_FACTOR * limit, host)
@@ -108,7 +104,7 @@ class Newcomers:
         if now < self._ends_at:
             return
         if self._ends_at > -NEVER:
-            self._joining = False  # it has had an hour
+            self.joining = False  # it has had an hour
         self._ends_at = now + ORIGINS_PERIOD
         self._taken.clear()
         self._total = 0

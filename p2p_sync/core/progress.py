@@ -50,14 +50,15 @@ class Progress:
 
     def note(self, name: str, n: int) -> None:
         """The peer durably holds `n` messages of an origin."""
-        if n > self.held(name) and name not in self.refused:
-            self._hold(name, n)
+        held = self.held(name)
+        if n > held and name not in self.refused:
+            self._hold(name, n, held)
             if self.cursor.get(name, NEVER) <= n:
                 del self.cursor[name]
 
     def unclaim(self, name: str, n: int) -> None:
         """Forget that the peer holds more than `n` messages of an origin."""
-        self._hold(name, n)
+        self._hold(name, n, self.held(name))
 
     def grows(self, origin: Origin, end: int) -> None:
         """This node is about to hold an origin up to `end`."""
@@ -67,7 +68,7 @@ class Progress:
             if origin.leaf not in self.unknown:
                 self.holds[origin.name] = held
         if origin.counts:
-            self.lag += end - origin.n - (min(held, end) - min(held, origin.n))
+            self.lag += max(0, end - held) - max(0, origin.n - held)
 
     def clear(self) -> None:
         """The link has ended."""
@@ -139,16 +140,17 @@ class Progress:
         """Return what the peer holds of an origin that is not in `holds`."""
         return 0 if origin.ended or origin.leaf in self.unknown else origin.n
 
-    def _hold(self, name: str, n: int) -> None:
+    def _hold(self, name: str, n: int, before: int) -> None:
+        """The peer holds `n` messages of an origin, and not as many as `before`."""
         origin = self.vector.origins.get(name)
-        usual = 0
+        differs = n > 0
         if origin is not None:  # one object for all links
             name, n = origin.name, origin.n if origin.n == n else n
             if origin.counts:
-                self.lag -= min(n, origin.n) - min(self.held(name), origin.n)
-            usual = self._unless_said(origin)
-        is_held = origin is not None and origin.n > 0
-        if n or usual or (is_held and name in self.refused):
+                self.lag -= min(n, origin.n) - min(before, origin.n)
+            refused = origin.n > 0 and name in self.refused
+            differs = differs or refused or self._unless_said(origin) > 0
+        if differs:
             self.holds[name] = n
         else:
             self.holds.pop(name, None)

@@ -12,7 +12,7 @@ that the origin's own node has made.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -57,7 +57,7 @@ class Received(NamedTuple):
 
     runs: list[Run]
     conflicts: list[Conflict]
-    offences: Counter[str]
+    offences: Mapping[str, int]
     disputed: list[Run]
 
 
@@ -85,7 +85,7 @@ class Receiver:
         self._forgetting = forgetting
         self._cutoffs: list[Run] = []  # new ones that the frame at hand has brought
         self._conflicts: list[Conflict] = []  # that the frame at hand has shown
-        self._offences: Counter[str] = Counter()
+        self._offences: dict[str, int] = defaultdict(int)
         self._disputed: list[Run] = []
 
     def receive(
@@ -98,11 +98,11 @@ class Receiver:
         (ms since the epoch) is not accepted, nor what follows it of its origin, until
         `CatchUp.clock_at` says that the clock has got there.
         """
-        self._conflicts, self._offences, self._disputed = [], Counter(), []
+        self._conflicts, self._offences, self._disputed = [], defaultdict(int), []
         self._cutoffs = []
         runs: list[Run] = []
         if link not in self._links:
-            return Received([], [], Counter(), [])  # closed while the frame was on its way to us
+            return Received([], [], {}, [])  # closed while the frame was on its way to us
         if isinstance(frame, Messages):
             for run in frame.runs:
                 new = self._arrived(link, run, now, latest)
@@ -133,11 +133,13 @@ class Receiver:
         """Return whether a frame shows that the peer holds more of our own origin than we do. Then
         our log was set back; commit under another origin before `receive`."""
         own = self._own.name
-        origin = self._vector.origins.get(own)
-        heads = [frame.have[own]] if own in frame.have else []
+        ends = [frame.have[own].n] if own in frame.have else []
         if isinstance(frame, Messages):
-            heads += [run.head for run in frame.runs if run.origin == own]
-        return any(head.n > (origin.staged if origin else 0) for head in heads)
+            ends += [run.end for run in frame.runs if run.origin == own]
+        if not ends:
+            return False
+        origin = self._vector.origins.get(own)
+        return max(ends) > (origin.staged if origin else 0)
 
     def doubtful(self, link: ReplicaLink, frame: LogFrame) -> dict[str, Head]:
         """Return the heads in a frame, other than those of its runs, that say something new: their
@@ -232,7 +234,7 @@ class Receiver:
     def _is_early(self, new: Run, link: ReplicaLink, latest: int) -> bool:
         """Return whether new messages are dated after `latest`. Then the whole run waits for the
         clock, for it has one signature."""
-        newest = max(entry.time for entry in new.entries)
+        newest = new.newest
         if newest <= latest:
             return False
         early = self._catch_up.early

@@ -136,7 +136,7 @@ class Replica:
     def commit(self, entries: Sequence[Entry], now: float, ack: bool = False) -> Run:
         """Take in entries that are committed on this node; store the run, which is still to be
         signed, in turn with those received. `ack`: somebody waits for copies."""
-        tree = self.trees.of(self.origin)
+        tree = self.trees.of(self._own.name)
         origin = tree.origin
         hashes = chain(origin.staged_hash, entries)
         run = Run(origin.name, origin.staged, origin.staged_hash, tuple(entries), hashes)
@@ -173,7 +173,7 @@ class Replica:
             for link in tree.eager:
                 if link.progress.held(name) < end:
                     link.shipping.offer(name)
-            if name == self.origin and run.after < self._own.waits:
+            if name == self._own.name and run.after < self._own.waits:
                 for link in self.links:
                     if link not in tree.eager:
                         link.announcing.soon(name)
@@ -186,8 +186,8 @@ class Replica:
         if now >= self._growth[-1][0] + LATE / 10:
             self._growth.append((now, self.count))
         names = [run.origin for run in runs]
-        if self.links and all(k.introduced and not k.claims_more for k in self.links):
-            self._newcomers.joined()
+        if self._newcomers.joining and self.links:
+            self._newcomers.joining = any(k.claims_more or not k.introduced for k in self.links)
         for link in self.links:
             if link.disputes:
                 link.wake()  # now it may show what it holds

@@ -210,15 +210,17 @@ class ReplicaLink:
         ships: Sequence[Ship] = ()
         have: Vector = {}
         ack = False
-        until = NEVER
+        until = self.comparing.due_at
         ready = self.progress.ready
-        due = now >= min(self.announcing.due_at(), self.comparing.due_at)
-        rare = self.disputes or self.withheld
-        if ready or self.grafts or self.prunes or rare or due:
+        asks = ready or self.grafts or self.prunes or self.withheld or self.disputes
+        if asks or now >= min(until, self.announcing.due_at()):
             frames = self._control(now)
-            ships = self.disputes.ships(self._vector)
+            until = self.comparing.due_at
+            if self.disputes:
+                ships = self.disputes.ships(self._vector)
             if not ships and ready and self.introduced:
-                ships, until = self.shipping.take(now)
+                ships, again = self.shipping.take(now)
+                until = min(until, again)
             have = self.announcing.news(now, bool(ships or frames))
             ack = self._own.waits > 0 and self._waits(ships, have)
             if have and not ships:
@@ -226,7 +228,6 @@ class ReplicaLink:
                     frames[0] = replace(frames[0], have=have, ack=ack)
                 else:
                     frames.append(Have(have, ack=ack))
-        until = min(until, self.comparing.due_at)
         return Work(frames, ships, have, ack, self.announcing.rest(until, now))
 
     def shipped(self, ships: Sequence[Ship], now: float) -> None:

@@ -31,6 +31,7 @@ class Origin:
     revision: int = 0  # of the vector, when n last grew
     skip: int = 0  # no peer keeps what is before this: go on from there
     counts: bool = True  # as messages; not those of an ended origin, and not a cutoff
+    ended: bool = False  # by its node (wire/cutoffs.py), so that it counts nowhere
 
     @property
     def next(self) -> int:
@@ -62,11 +63,6 @@ class Origin:
         self.n, self.packed = head.n, pack(head)
         if self.staged <= head.n:
             self.stage(head.n, "")
-
-    @property
-    def ended(self) -> bool:
-        """Whether its node has ended it (wire/cutoffs.py), so that it counts nowhere."""
-        return not self.counts and not is_cutoff(self.name)
 
 
 class VersionVector:
@@ -136,7 +132,7 @@ class VersionVector:
         """An origin is ended: it counts no more."""
         if origin.counts and origin.n:
             self.fingerprints.remove(origin)
-        origin.counts = False
+        origin.counts, origin.ended = False, True
         self.ended[origin.name] = origin
         self.branches.pop(origin.name, None)
         self._recent.pop(origin.name, None)
@@ -144,14 +140,14 @@ class VersionVector:
     def go_on(self, origin: Origin) -> None:
         """An ended origin counts again."""
         del self.ended[origin.name]
-        origin.counts = True
+        origin.counts, origin.ended = True, False
         if origin.n:
             self._begin(origin)
             self._change(origin)
 
     def stage(self, origin: Origin, run: Run) -> None:
         """The run, which goes on where `staged` ends, is with the writer."""
-        origin.stage(run.end, run.head.hash)
+        origin.stage(run.end, run.hash)
         self._unstored[origin.name] = origin
 
     def unstage(self) -> list[Origin]:
@@ -171,7 +167,7 @@ class VersionVector:
         if n == 0:
             self._begin(origin)
         else:
-            self.fingerprints.update(origin, before)
+            self.fingerprints.update(origin, origin.n - n, before)
         if origin.staged == origin.n:
             del self._unstored[name]
         self._change(origin)

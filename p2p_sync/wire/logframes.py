@@ -105,9 +105,19 @@ class Run:
         return self.after + self.count
 
     @property
+    def newest(self) -> int:
+        """The newest time of the entries, 0 with none."""
+        return max([entry.time for entry in self.entries], default=0)
+
+    @property
+    def hash(self) -> str:
+        """The running hash after the last message."""
+        return self.hashes[-1] if self.hashes else self.previous
+
+    @property
     def head(self) -> Head:
         """What an origin holds that ends with this run, which may be empty."""
-        return Head(self.end, self.hashes[-1] if self.hashes else self.previous, self.signature)
+        return Head(self.end, self.hash, self.signature)
 
     def beyond(self, position: int) -> Run | None:
         """Return the part after `position`, which lies in after ... end; it may be empty. None

@@ -187,9 +187,9 @@ def test_what_differs_on_a_link_that_is_up_is_found_by_the_audit() -> None:
     name = origins(1)[0]
     origin = pair.nodes[0].vector.origins[name]
     fingerprints = pair.nodes[0].vector.fingerprints
-    before = origin.packed
+    n, before = origin.n, origin.packed
     origin.hold(heads([name], 2)[name])
-    fingerprints.update(origin, before)
+    fingerprints.update(origin, origin.n - n, before)
     pair.exchange(until=pair.now + 31.0)
     assert pair.wanted() == [set(), {name}]
 

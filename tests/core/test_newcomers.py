@@ -68,7 +68,7 @@ def test_a_node_that_joins_takes_all_until_it_has_joined_or_an_hour_has_passed()
     assert taken(rules, STRANGER, "10.0.0.1", 1_000) == 1_000
     assert taken(rules, STRANGER, "10.0.0.1", 1_000, ORIGINS_PERIOD) == LIMIT
     rules = newcomers(joining=True)
-    rules.joined()
+    rules.joining = False
     assert taken(rules, STRANGER, "10.0.0.1", 1_000) == LIMIT
 
 

@@ -78,7 +78,7 @@ class Bench:
     def receive(self, link: ReplicaLink, frame: Any, store: bool = True) -> list[Run]:
         accepted, conflicts, offences, _ = self.replica.receiver.receive(link, frame, self.now)
         self.conflicts += conflicts
-        self.offences += offences
+        self.offences.update(offences)
         if store and accepted:
             self.replica.stored(accepted, self.now)
         return accepted
