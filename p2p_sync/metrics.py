@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -31,13 +31,13 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[str, Counter[tuple[str, ...]]] = {}
+        self._counts: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
         self._times: dict[str, tuple[list[int], list[float]]] = {}
 
     def add(self, name: str, *labels: str) -> None:
         """Count one more."""
         with self._lock:
-            self._counts.setdefault(name, Counter())[labels] += 1
+            self._counts[name][labels] += 1
 
     def time(self, name: str, seconds: float) -> None:
         """Record how long something took."""

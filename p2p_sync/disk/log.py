@@ -126,8 +126,9 @@ class Log(Forgetting):
 
     def begin(self, origin: str) -> None:
         """Commits go on with this origin, if they do not already."""
-        self._own = origin
-        self._store.begin(origin)
+        if origin != self._own:
+            self._own = origin
+            self._store.begin(origin)
 
     def append(self, runs: Sequence[Run]) -> tuple[int, int]:
         """Store `runs`, which begin where their origins end, in one transaction.
@@ -232,6 +233,8 @@ class Log(Forgetting):
     def left_copies(self) -> list[str]:
         """Return the ids of copies of originals' commits that this node is to erase, since others
         of the same commits are erased."""
+        if not self._half_erased:
+            return []
         now = time.monotonic()
         due = [place for place, moment in self._half_erased.items() if moment <= now]
         if not due:

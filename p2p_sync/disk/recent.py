@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
+from operator import attrgetter, itemgetter
 from typing import TypeVar
 
 from ..settings import MAX_SHIPPED, RECENT_CHARACTERS, RECENT_MESSAGES
@@ -66,16 +67,17 @@ class Recent:
         of its last message; None if they are not all here."""
         if after < self._since:
             return None
-        first = bisect_right(self._all, after, key=lambda kept: kept[0])
+        first = bisect_right(self._all, after, key=itemgetter(0))
         return _between(self._all, first, first + limit)
 
     def find(self, origin: str, after: int) -> list[PackedRun]:
         """Return the entries with the messages after `after`, as many as fit into a frame; [] if
         the first one is not here."""
         kept = self._of_origin.get(origin, deque())
-        first = bisect_right(kept, after, key=lambda entry: entry.end)
-        found = _between(kept, first, first + MAX_SHIPPED)
-        return found if found and found[0].after <= after else []
+        first = bisect_right(kept, after, key=attrgetter("after")) - 1
+        if first < 0 or kept[first].end <= after:
+            return []
+        return _between(kept, first, first + MAX_SHIPPED)
 
 
 def _between(kept: deque[T], first: int, end: int) -> list[T]:

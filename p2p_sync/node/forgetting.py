@@ -8,7 +8,7 @@ from collections import deque
 
 from ..core.deduplication import node_of
 from ..errors import LogError
-from ..settings import CUTOFF_CHECK, CUTOFFS_STEP, ENDED_STEP, KEEP_PAUSE, KEEP_RETRY
+from ..settings import CUTOFF_CHECK, CUTOFFS_STEP, ENDED_STEP, KEEP_PAUSE, KEEP_RETRY, NEVER
 from ..wire.cutoffs import NO_HISTORY, cutoff_of, is_cutoff
 from ..wire.identity import Identity
 from ..wire.logframes import Run
@@ -31,7 +31,7 @@ class Forgetting:
         self._after = ""  # ... the first one up to this origin
         self._ready: list[Run] = []  # those that have, and are to be stored
         self._ended: list[str] = []  # origins to look at, whether something of them is kept
-        self._due = self._cut_at = time.monotonic()
+        self._step_at = self._cut_at = time.monotonic()
 
     def take(self, runs: list[Run]) -> list[Run]:
         """Keep back the cutoffs among the runs that are to be stored next, until the origins that
@@ -41,7 +41,7 @@ class Forgetting:
         self._fresh = [run for run in runs if is_cutoff(run.origin)]
         if self._fresh:
             runs = [run for run in runs if not is_cutoff(run.origin)]
-            self._due = time.monotonic()
+            self._step_at = time.monotonic()
         return runs + due
 
     def failed(self) -> None:
@@ -49,14 +49,15 @@ class Forgetting:
         self._fresh, self._ready, self._after = [], [], ""
         self._cutoffs.clear()
 
-    def pause(self, most: float) -> float:
-        """Return for how long the writer may wait for work, at most so many seconds."""
-        return 0.0 if self._ready else max(0.0, min(most, self._due - time.monotonic()))
+    @property
+    def due(self) -> float:
+        """When the writer has something to do for this; on the monotonic clock."""
+        return -NEVER if self._ready else self._step_at
 
     def step(self) -> None:
         """Do the next step if it is time."""
         now = time.monotonic()
-        if now < self._due:
+        if now < self._step_at:
             return
         try:
             self._end()
@@ -66,10 +67,10 @@ class Forgetting:
                 self._cut_at = now + CUTOFF_CHECK
         except LogError as error:
             logger.warning("old origins cannot be forgotten now: %s", error)
-            self._due = time.monotonic() + KEEP_RETRY
+            self._step_at = time.monotonic() + KEEP_RETRY
             return
         busy = self._fresh or self._cutoffs or self._ended
-        self._due = time.monotonic() + KEEP_PAUSE if busy else self._cut_at
+        self._step_at = time.monotonic() + KEEP_PAUSE if busy else self._cut_at
 
     def _end(self) -> None:
         """End some of the origins that are older than the cutoffs that wait."""

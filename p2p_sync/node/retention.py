@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 
 from ..disk.retention import Limits
 from ..errors import LogError
@@ -17,6 +18,7 @@ from ..settings import (
     NEVER,
     Settings,
 )
+from ..wire.logframes import Run
 from .state import State
 
 logger = logging.getLogger("p2p_sync")
@@ -31,21 +33,24 @@ class Retention:
         self._limits = Limits(None, settings.keep_bytes, settings.keep_messages)
         self._ages_from = time.monotonic() + KEEP_CLOCK
         self._stored = 0  # entries, since the last step
-        self._due = time.monotonic() if self._age or any(self._limits) else NEVER
+        # When to look next whether something can be deleted; on the monotonic clock.
+        self.due = time.monotonic() if self._age or any(self._limits) else NEVER
         names = ("keep", "keep_bytes", "keep_messages")
         limits = [f"{name}={value}" for name in names if (value := getattr(settings, name))]
         if limits:
             logger.info("older messages are deleted here beyond the limits: %s", ", ".join(limits))
 
-    def pause(self, most: float) -> float:
-        """Return for how long the writer may wait for work, at most so many seconds."""
-        return max(0.0, min(most, self._due - time.monotonic()))
+    def appended(self, runs: Iterable[Run]) -> None:
+        """These runs are on disk."""
+        for run in runs:
+            self._stored += len(run.entries)
 
-    def step(self, stored: int) -> None:
-        """Delete some entries if it is time; `stored` have just been added."""
+    def step(self) -> None:
+        """Delete some entries if it is time, or if many were added."""
+        if self.due == NEVER:
+            return
         now = time.monotonic()
-        self._stored += stored
-        if self._due == NEVER or (now < self._due and self._stored < KEEP_STEP):
+        if now < self.due and self._stored < KEEP_STEP:
             return
         most = min(max(KEEP_STEP, 2 * self._stored), KEEP_MOST)
         self._stored = 0
@@ -53,9 +58,9 @@ class Retention:
             more = self._state.log.shrink(self._now(now), most)
         except LogError as error:
             logger.warning("messages beyond the limits cannot be deleted now: %s", error)
-            self._due = now + KEEP_RETRY
+            self.due = now + KEEP_RETRY
             return
-        self._due = time.monotonic() + (KEEP_PAUSE if more else KEEP_CHECK)
+        self.due = time.monotonic() + (KEEP_PAUSE if more else KEEP_CHECK)
 
     def _now(self, now: float) -> Limits:
         """Return the limits as of now. Where this machine's clock is ahead of most others, theirs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 
@@ -59,19 +60,19 @@ class Writer:
         while True:
             if not runs:
                 # Without work, look now and then whether the files are still there.
-                pause = self._forgetting.pause(self._retention.pause(DISK_CHECK))
+                due = min(self._retention.due, self._forgetting.due)
+                pause = min(due - time.monotonic(), DISK_CHECK)
                 with self._state.turn(WORK, lambda core: core.commits.has_work, pause) as core:
                     runs = self._take(core)
                     over = core.stopped and not runs
                 if over:
                     return
-            stored = sum(len(run.entries) for run in runs)
             try:
                 runs = self._store(runs)
             except Exception as error:
                 runs = []
                 self._fail(error)
-            self._retention.step(stored)
+            self._retention.step()
             self._forgetting.step()
 
     def _take(self, core: Core) -> list[Run]:
@@ -86,6 +87,7 @@ class Writer:
         if runs:
             runs = signed(runs, self._identity)
             arrivals = self._log.append(runs)
+            self._retention.appended(runs)
         else:
             self._log.check()
         left = self._left_copies()

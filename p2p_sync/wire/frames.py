@@ -197,7 +197,7 @@ def decode(text: str) -> Frame:
     has the wrong type. Malformed frames that original nodes are known to send are Ignored.
     """
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
+        fields = _decode_json(text)
     except (ValueError, RecursionError):
         raise ProtocolError(PROTOCOL_ERROR, "a frame must be JSON") from None
     if not isinstance(fields, dict):
@@ -243,6 +243,9 @@ def check_topic(topic: object) -> None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def _wrong(name: str, expected: str) -> ProtocolError:

@@ -97,7 +97,7 @@ class Run:
     count: int = field(init=False, compare=False, repr=False)  # of the messages
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "count", sum(entry.length for entry in self.entries))
+        object.__setattr__(self, "count", sum([entry.length for entry in self.entries]))
 
     @property
     def end(self) -> int:
@@ -142,7 +142,7 @@ class Run:
         if not isinstance(data, dict):
             raise wrong("a run is not an object")
         origin, after = origin_of(data.get("origin")), number(data.get("after"), 0)
-        first = Branch.of(origin).first
+        first = "" if after else Branch.of(origin).first
         if after == 0 and not first and data.get("previous") != NO_HASH:
             raise wrong("a hash before the first message")
         has_none = after == 0 and data.get("previous") == NO_HASH
@@ -150,15 +150,16 @@ class Run:
         entries = tuple(map(read_entry, list_of(data.get("entries"), MAX_BATCH)))
         if not entries:
             raise wrong("an empty run")
-        if any(entry.kind == NOTICE for entry in entries[:-1]):
-            raise wrong("a notice inside of a run")  # where it has no signature of its own
-        if len(entries) > 1 and sum(map(size_of, entries)) > MAX_ENTRY_BYTES:
-            # It is shipped on whole, for it has one signature: so it must fit into our frames, too.
-            raise wrong(f"a run of several entries with over {MAX_ENTRY_BYTES} bytes of text")
+        if len(entries) > 1:
+            if any(entry.kind == NOTICE for entry in entries[:-1]):
+                raise wrong("a notice inside of a run")  # where it has no signature of its own
+            if sum(map(size_of, entries)) > MAX_ENTRY_BYTES:
+                # It is shipped on whole, for it has one signature: so it must fit into our frames.
+                raise wrong(f"a run of several entries with over {MAX_ENTRY_BYTES} bytes of text")
         signature = signature_of(data.get("signature"))
         run = Run(origin, after, previous, entries, chain(previous, entries), signature)
         number(run.end, 1)
-        if first and after == 0 and run.hashes[0] != first:
+        if first and run.hashes[0] != first:
             raise wrong("the first entry of a branch is not the one that its name says")
         return run
 
@@ -375,8 +376,8 @@ def from_dict(data: Mapping[str, Any]) -> LogFrame:
         after = number(data.get("next", 0), 0)
         return Have(have, _flag(data, "last"), ack, clock, after, lacks, floors)
     if kind == "MESSAGES":
-        runs = tuple(Run.from_dict(item) for item in list_of(data.get("runs"), MAX_BATCH))
-        if sum(run.count for run in runs) > MAX_SHIPPED:
+        runs = tuple(map(Run.from_dict, list_of(data.get("runs"), MAX_BATCH)))
+        if sum([run.count for run in runs]) > MAX_SHIPPED:
             raise wrong(f"more than {MAX_SHIPPED} messages in a frame")
         return Messages(runs, have, ack)
     if kind == "PRUNE":
@@ -497,10 +498,10 @@ def _positions(data: Mapping[str, Any], name: str, least: int, *, required: bool
 
 
 def _vector(data: Mapping[str, Any], name: str, *, required: bool) -> Vector:
-    table = _table(data, name, required=required)
-    heads = {origin_or_cutoff(name): _head(entry) for name, entry in table}
-    for name, head in heads.items():
-        if is_cutoff(name) and (head.hash != NO_HISTORY or head.n > MAX_CUTOFF):
+    heads: dict[str, Head] = {}
+    for origin, value in _table(data, name, required=required):
+        head = heads[origin_or_cutoff(origin)] = _head(value)
+        if is_cutoff(origin) and (head.hash != NO_HISTORY or head.n > MAX_CUTOFF):
             raise wrong("a cutoff with a hash, or too late")
     return heads
 

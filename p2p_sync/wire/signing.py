@@ -93,8 +93,9 @@ def checked(
     heads = dict(doubtful)
     if isinstance(frame, Fork) and frame.head.n:
         heads[frame.origin] = frame.head
-    if not all(is_genuine(origin, head) for origin, head in heads.items()):
-        return None
+    for origin, head in heads.items():
+        if not is_genuine(origin, head):
+            return None
     if isinstance(frame, Messages):
         return frame if all(map(is_proven, frame.runs)) else None
     if isinstance(frame, Fork):
