@@ -324,14 +324,15 @@ class Link:
                     self._next_ping = now + self._settings.heartbeat
                     self._pinged = now
                     data += self._format(frames.PING, repr(now).encode())
-                if data or self._awake or now >= again:
+                if data:
+                    return data
+                if self._awake or now >= again:
+                    self._awake = False
                     return data
                 self._changed.wait(min(self._next_ping, again) - now)
 
     def _next_messages(self) -> tuple[bytes, float]:
         """Ask the handler; return the frames to write, and when to ask again."""
-        with self._changed:
-            self._awake = False
         messages, again = self._handler.next_messages(self)
         return b"".join(map(self._message, messages)), 0.0 if messages else again
 
@@ -353,6 +354,6 @@ class Link:
             self._changed.notify()
 
     def closing(self) -> bool:
-        """Return whether a CLOSE is out or on its way."""
-        with self._changed:
-            return self._close_payload is not None
+        """Return whether a CLOSE is out or on its way. That never changes back, so the answer
+        needs no lock."""
+        return self._close_payload is not None

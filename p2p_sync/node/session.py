@@ -199,9 +199,9 @@ class Session:
 
     def _encode(self, frame: Sockets | Message | LogFrame) -> str:
         if isinstance(frame, (Have, Sums)):  # as late as possible, so that it is right
-            frame = replace(frame, clock=wall_ms())
+            frame.clock = wall_ms()
             if isinstance(frame, Sums) and (since := self._log.since(wall_ms())) != self._since:
-                self._since, frame = since, replace(frame, since=since)
+                self._since = frame.since = since
         elif isinstance(frame, Fork) and frame.agree is None:
             frame = replace(frame, marks=self._log.marks(frame.origin, frame.above))
         self._counters.add("frames_total", "out", _kind(frame))
