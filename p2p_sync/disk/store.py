@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeAlias
 
 from .. import settings
@@ -63,6 +64,7 @@ class Store:
         self.small = True  # so the log can be read whole at the start
         self.indexes_damaged = False
         self._lock = threading.Lock()  # one transaction at a time
+        self._errors = _Errors(self)
         self._writer: Database | None = None
         self._readers: queue.LifoQueue[Database] = queue.LifoQueue()
         self._directory_lock: int | None = None
@@ -136,7 +138,7 @@ class Store:
         Raises LogFull or LogError if the disk does not take it. After LogGone, which may be raised
         when all is written, every further call raises it, too.
         """
-        with self._lock, self._errors():
+        with self._lock, self._errors:
             database = self._open_writer()
             if self._gone:
                 raise self._gone
@@ -160,7 +162,7 @@ class Store:
     def reading(self) -> Iterator[Database]:
         """Lend a connection to read from, while others write; raises LogError."""
         if self.directory is None:
-            with self._lock, self._errors():
+            with self._lock, self._errors:
                 yield self._open_writer()
             return
         if self._writer is None:
@@ -170,7 +172,7 @@ class Store:
         except queue.Empty:
             raise LogError("the log is busy; try again") from None
         try:
-            with self._errors():
+            with self._errors:
                 yield database
         finally:
             if self._writer is None:
@@ -194,7 +196,7 @@ class Store:
         To be called now and then while nothing is written; it also empties a write-ahead log that
         is too long.
         """
-        with self._lock, self._errors():
+        with self._lock, self._errors:
             if self._writer:
                 self._settle(self._writer)
 
@@ -318,19 +320,31 @@ class Store:
             self._remnants_at = settings.NEVER
         return True
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn SQLite's errors into ours."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            if "full" in str(error):
-                raise LogFull(
-                    "the disk is full; make room on it, and commits work again by themselves"
-                ) from None
-            # An index may lead to nothing; if it is not that, making it again will show it.
-            self.indexes_damaged |= "malformed" in str(error)
-            raise LogError(f"the log cannot be used: {error}") from None
+
+class _Errors:
+    """In a `with` block, turns SQLite's errors into ours. For any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        if "full" in str(error):
+            raise LogFull(
+                "the disk is full; make room on it, and commits work again by themselves"
+            ) from None
+        # An index may lead to nothing; if it is not that, making it again will show it.
+        self._store.indexes_damaged |= "malformed" in str(error)
+        raise LogError(f"the log cannot be used: {error}") from None
 
 
 # -- at the start ---------------------------------------------------------------------------------

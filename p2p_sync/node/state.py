@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from copy import copy
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -37,8 +38,12 @@ class State:
         self.log = log
         self._core = core
         self._perform = perform
-        self._lock = threading.Lock()  # guards the core and all below
-        self._waiting: dict[str, list[_Turn]] = {signal: [] for signal in SIGNALS}
+        # Guards the core and all below. Nobody takes it twice; but a condition of such a lock is
+        # made and waited for in half the time.
+        self._lock = threading.RLock()
+        # By signal, for each turn that waits: whether it may begin, and what wakes its thread.
+        self._waiting: dict[str, list[tuple[Callable[[], object], threading.Condition]]]
+        self._waiting = {signal: [] for signal in SIGNALS}
         self._due = threading.Condition(self._lock)  # for the thread that waits for time
         self._timer = -NEVER  # when that thread wakes up by itself
         self._holder = 0  # the thread whose turn it is
@@ -81,7 +86,7 @@ class State:
         """
         if signal is None or ready is None:
             return self._plain
-        return _Turn(self, signal, ready, timeout)
+        return _Turn(self, signal, partial(ready, self._core), timeout)
 
     def turn_with_room(self) -> _Turn:
         """Return a turn that begins once the disk has caught up. So threads that bring messages
@@ -111,7 +116,7 @@ class _Turn:
         self,
         state: State,
         signal: str = "",
-        ready: Callable[[Core], object] | None = None,
+        ready: Callable[[], object] | None = None,
         timeout: float | None = None,
     ) -> None:
         self._state = state
@@ -120,12 +125,12 @@ class _Turn:
         self._timeout = timeout
 
     def __enter__(self) -> Core:
-        state, core = self._state, self._state._core
+        state, core, ready = self._state, self._state._core, self._ready
         assert state._holder != threading.get_ident(), "turns do not nest"
         state._lock.acquire()
         try:
-            if self._ready and not self._ready(core):
-                self._wait()
+            if ready and not ready():
+                self._wait(ready)
         except BaseException:  # the user presses Ctrl-C, for example
             state._lock.release()
             raise
@@ -133,23 +138,15 @@ class _Turn:
         core.begin(time.monotonic(), wall_ms())
         return core
 
-    def _wait(self) -> None:
+    def _wait(self, ready: Callable[[], object]) -> None:
         """Free the lock until the turn may begin, or the time is up."""
         waiting = self._state._waiting[self._signal]
-        self._begins = threading.Condition(self._state._lock)
-        waiting.append(self)
+        this = ready, threading.Condition(self._state._lock)
+        waiting.append(this)
         try:
-            self._begins.wait_for(self._may_begin, self._timeout)
+            this[1].wait_for(ready, self._timeout)
         finally:
-            waiting.remove(self)
-
-    def _may_begin(self) -> object:
-        return self._ready is None or self._ready(self._state._core)
-
-    def wake(self) -> None:
-        """Wake the thread that waits if the turn may begin."""
-        if self._may_begin():
-            self._begins.notify()
+            waiting.remove(this)
 
     def __exit__(
         self,
@@ -161,8 +158,9 @@ class _Turn:
         effects, changed = core.end()
         try:
             for signal in changed:
-                for turn in state._waiting[signal]:
-                    turn.wake()
+                for ready, begins in state._waiting[signal]:
+                    if ready():
+                        begins.notify()
             if core.deadline < state._timer:
                 state._due.notify()
         finally:

@@ -95,14 +95,12 @@ class Run:
     signature: str = NO_SIGNATURE
     skipped: int = field(default=0, compare=False)
     count: int = field(init=False, compare=False, repr=False)  # of the messages
+    end: int = field(init=False, compare=False, repr=False)  # the number of the last one
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "count", sum([entry.length for entry in self.entries]))
-
-    @property
-    def end(self) -> int:
-        """The sequence number of the last message."""
-        return self.after + self.count
+        count = sum([entry.length for entry in self.entries])
+        object.__setattr__(self, "count", count)
+        object.__setattr__(self, "end", self.after + count)
 
     @property
     def newest(self) -> int:
@@ -198,10 +196,10 @@ class PackedRun:
         return tuple(map(read_entry, json.loads(f"[{self.text}]")))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Have:
     """What the sender has on disk. `last`: this is all. `clock` is what the sender's clock shows
-    (ms since the epoch), None if it does not say.
+    (ms since the epoch), None if it does not say; it is set when the frame is sent.
 
     `floors`: of these origins it keeps nothing up to that number any more, so it can ship only what
     follows. In an answer to LOOK `lacks` has the indexes of those of its marks that the sender does
@@ -216,7 +214,7 @@ class Have:
     floors: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sums:
     """Fingerprints of the sender's version vector: the `total` over its `origins`, which have so
     many `messages`; those of its `branches`, or of the leaves of some branches. `clock` is what the

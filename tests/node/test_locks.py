@@ -25,7 +25,7 @@ from tests.harness.original import Original
 from tests.harness.support import ROOT, wait_until
 from tests.project.documents import Document
 
-_Lock, _Condition = threading.Lock, threading.Condition
+_Lock, _RLock, _Condition = threading.Lock, threading.RLock, threading.Condition
 _held = threading.local()
 
 
@@ -95,12 +95,17 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracer]:
         name = maker()
         return TracedLock(tracer, name) if name else _Lock()
 
+    def rlock() -> Any:
+        name = maker()
+        return TracedLock(tracer, name) if name else _RLock()
+
     def condition(lock: Any = None) -> Any:
         if lock is None and (name := maker()):
             lock = TracedLock(tracer, name)
         return _Condition(cast(Any, lock))
 
     monkeypatch.setattr(threading, "Lock", lock)
+    monkeypatch.setattr(threading, "RLock", rlock)
     monkeypatch.setattr(threading, "Condition", condition)
     yield tracer
 
