@@ -94,6 +94,10 @@ class Mesh:
         """Whether the database of a node has none of these origins."""
         return not self.rows(name) & origins
 
+    def has_of(self, name: str, node: str, origins: set[str]) -> bool:
+        """Whether the database of a node has just these origins and cutoffs of a node."""
+        return {row for row in self.rows(name) if row.startswith(node)} == origins
+
     def close(self) -> None:
         self._stack.close()
 
@@ -152,7 +156,7 @@ def test_all_nodes_forget_the_old_origins_of_a_node(
         names = {last, cutoff_of(mesh.nodes["b"].id)}
         for name in mesh.nodes:
             wait_until(partial(mesh.lacks, name, left), partial(state, mesh.nodes[name]))
-            assert {row for row in mesh.rows(name) if row[:32] == last[:32]} == names
+            wait_until(partial(mesh.has_of, name, last[:32], names), partial(mesh.rows, name))
         nodes = [*mesh.nodes.values()]
         wait_until(lambda: equal(*nodes), lambda: [*map(state, nodes)])
         assert len({frozenset(heads(node)) for node in nodes}) == 1
