@@ -92,7 +92,7 @@ class Commits:
         """Store a cutoff of this node."""
         forgetting = self._replica.forgetting
         if run := forgetting.cut(cutoff_of(self._node), time, signature):
-            forgetting.void([run])
+            forgetting.void(run)
             self.put([run])
 
     def commit(

@@ -93,12 +93,17 @@ class Forgetting:
         self._vector.stage(origin, run)
         return run
 
-    def void(self, cutoffs: Iterable[Run]) -> None:
-        """These cutoffs are staged: what peers that do not know them have claimed is void."""
-        nodes = {node_of(run.origin) for run in cutoffs}
+    def void(self, cutoff: Run, source: ReplicaLink | None = None) -> None:
+        """A cutoff is staged: what peers that do not know it have claimed is void. So is what its
+        `source` has claimed before; it is asked whether it still does."""
+        node, time = node_of(cutoff.origin), cutoff.end
         gaps = self._catch_up.gaps
-        for name in [name for name in gaps if node_of(name) in nodes]:
-            for link in [link for link in gaps[name].claims if self.ignores(link, name)]:
+        for name in [name for name in gaps if node_of(name) == node and began(name) < time]:
+            for link in [*gaps[name].claims]:
+                if link is source:
+                    link.comparing.missed(name, 0)
+                elif not self.ignores(link, name):
+                    continue
                 self._catch_up.withdraw(name, link)
 
     # -- ended origins --------------------------------------------------------------------------

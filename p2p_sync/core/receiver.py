@@ -125,8 +125,6 @@ class Receiver:
         elif isinstance(frame, Have) and frame.last:
             link.comparing.all()
         self._claims(link, frame, now)
-        if self._cutoffs:
-            self._forgetting.void(self._cutoffs)
         return Received(runs + self._cutoffs, self._conflicts, self._offences, self._disputed)
 
     def outdoes(self, frame: LogFrame) -> bool:
@@ -351,8 +349,13 @@ class Receiver:
 
     def _claims(self, link: ReplicaLink, frame: LogFrame, now: float) -> None:
         """Take in what the peer holds, as a frame says."""
+        for name in filter(is_cutoff, frame.have):  # first: it knows them as it says the rest
+            if cutoff := self._forgetting.heard(link, name, frame.have[name], now):
+                self._cutoffs.append(cutoff)
+                self._forgetting.void(cutoff, link)
         for name, head in frame.have.items():
-            self._claim(link, name, head, now)
+            if not is_cutoff(name):
+                self._claim(link, name, head, now)
         if isinstance(frame, Have):
             link.comparing.got(frame)
             for name, floor in frame.floors.items():
@@ -367,10 +370,6 @@ class Receiver:
 
     def _claim(self, link: ReplicaLink, name: str, head: Head, now: float) -> None:
         """The peer says that it durably holds this of an origin."""
-        if is_cutoff(name):
-            if cutoff := self._forgetting.heard(link, name, head, now):
-                self._cutoffs.append(cutoff)
-            return
         if name in link.refused or self._forgetting.ignores(link, name):
             return
         n, origin = head.n, self._vector.origins.get(name)

@@ -243,7 +243,7 @@ def test_Ended_StillOnTheDisk_TakesRoomInTheTableOfOrigins() -> None:
     assert not made.catch_up.gaps, "else a member could fill the disk with origins that it ends"
 
 
-def test_Cutoff_WhileClaimsOfTheOldOriginsAreOpen_OnlyThoseOfPeersThatKnowItStay() -> None:
+def test_Cutoff_WhileClaimsOfTheOldOriginsAreOpen_ThoseAreVoid() -> None:
     made, link = replica({})
     stranger = made.open("d" * 32, 0.01, 0.0, host="stranger")
     head = Head(3, "0" * 31 + "1", SIGNATURE)
@@ -252,7 +252,7 @@ def test_Cutoff_WhileClaimsOfTheOldOriginsAreOpen_OnlyThoseOfPeersThatKnowItStay
     cutoff = {cutoff_of(NODE): Head(9, NO_HISTORY, SIGNATURE)}
     made.receiver.receive(link, Have(cutoff), 1.0)
     claims = {name: [*gap.claims] for name, gap in made.catch_up.gaps.items()}
-    assert claims == {origin(1): [link], origin(20): [link, stranger]}
+    assert claims == {origin(20): [link, stranger]}
 
 
 def test_Cutoff_OfACopyOfThisNode_TheOriginForItsCommitsCounts() -> None:
@@ -261,3 +261,16 @@ def test_Cutoff_OfACopyOfThisNode_TheOriginForItsCommitsCounts() -> None:
     made, _ = replica({own: Head(3, "0" * 31 + "1", SIGNATURE)})
     made.forgetting.end([own])
     assert made.origin == own and made.count == 3
+
+
+def test_Claimed_BeforeThePeerSentTheCutoff_AskedAgain() -> None:
+    """What it claims in the same frame, or later, it claims in spite of the cutoff."""
+    name, other = origin(1), origin(2)
+    made, link = replica({})
+    claims = {each: Head(6, "0" * 31 + "1", SIGNATURE) for each in (name, other)}
+    made.receiver.receive(link, Have(claims, last=True), 1.0)
+    assert {*made.catch_up.gaps} == {name, other} and link.missing == 12
+    cutoff = {cutoff_of(NODE): Head(9, NO_HISTORY, SIGNATURE)}
+    assert store(made, link, {other: claims[other], **cutoff}) == 1
+    assert {*made.catch_up.gaps} == {other} and link.missing == 6
+    assert any(isinstance(frame, Look) for frame in link.take(1.0).frames)
