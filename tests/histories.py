@@ -14,7 +14,7 @@ from collections import Counter
 
 from p2p_sync.core import comparing
 from p2p_sync.core.fingerprints import digest
-from p2p_sync.wire.cutoffs import cutoff_of
+from p2p_sync.wire.cutoffs import began, cutoff_of
 from p2p_sync.wire.entries import NOTICE, Entry
 from p2p_sync.wire.forks import Branch
 from p2p_sync.wire.logframes import Sums
@@ -283,7 +283,8 @@ class History:
                     fits = any(is_same(held, message) for held in entries if held)
                     fits = fits or seq <= other.on_disk.floors.get(name, 0)
                     cutoff = other.on_disk.cutoffs.get(cutoff_of(node.id))
-                    fits = fits or (cutoff is not None and message.time < cutoff.n)
+                    # Of an ended origin nothing was kept where its node could see it.
+                    fits = fits or (cutoff is not None and began(name) < cutoff.n)
                     assert fits, f"{other} lacks {name}:{seq}"
         assert len({digest(node.replica.vector.heads()) for node in nodes}) == 1
         if not self.deleting:
