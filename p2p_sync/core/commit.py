@@ -32,8 +32,8 @@ class Commit:
         """The sequence number of the last message."""
         return self.first + len(self.texts) - 1
 
-    def message(self, index: int = 0) -> Message:
-        """Return one of the messages with its identity."""
-        entry = self.entry
+    def message(self, index: int = 0, copies: int = 0) -> Message:
+        """Return one of the messages with its identity; `copies` are those that are known of."""
+        entry, text = self.entry, self.texts[index]
         heard, seq = entry.kind == HEARD, self.first + index
-        return Message(self.origin, seq, entry.time, self.texts[index], heard, entry.topic)
+        return Message(self.origin, seq, entry.time, text, heard, entry.topic, copies=copies)

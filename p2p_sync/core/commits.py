@@ -117,7 +117,7 @@ class Commits:
         time, is_set_back = self._dates.next(self._turn.wall)
         if is_set_back:
             self.renew()
-        entry = draft._replace(time=time)
+        entry = Entry(time, *draft[1:])
         run = self._replica.commit([entry], self._turn.now, ack)
         now = self._turn.now
         commit = Commit(run.origin, run.after + 1, entry, texts, self._failures, now, future)

@@ -175,7 +175,7 @@ class Log(Forgetting):
         if not moving:  # commits do not go on there
             for run in runs:
                 if run.origin == self._own:
-                    left = Left(run.origin, run.end, run.hashes[-1])
+                    left = Left(run.origin, run.end, run.hash)
         with self._store.writing(left) as database:
             if moving:
                 forks.carry_out(database, moving)

@@ -318,8 +318,9 @@ class Link:
                 if self._ended:
                     raise LinkClosed("the link has ended")
                 now = time.monotonic()
-                data = b"".join(self._format(frames.PONG, payload) for payload in self._pongs)
-                self._pongs.clear()
+                data = b""
+                while self._pongs:
+                    data += self._format(frames.PONG, self._pongs.popleft())
                 if now >= self._next_ping:
                     self._next_ping = now + self._settings.heartbeat
                     self._pinged = now

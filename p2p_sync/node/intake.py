@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 
 from ..core.commit import Commit
@@ -40,13 +39,12 @@ class Intake:
         self._check(text)
         check_topic(topic)
         commit = self._commit([text], topic, ack=copies > 0)
-        message = commit.message()
+        held = 0
         if copies:
             # This thread waits once, for all: to wake for the disk would delay those who send.
-            held = self._wait_copies(message, copies, timeout, commit)
-            message = replace(message, copies=held)
+            held = self._wait_copies(commit.origin, commit.first, copies, timeout, commit)
         self._finish(commit)
-        return message
+        return commit.message(copies=held)
 
     def begin(
         self, text: str, then: Callable[[], object], topic: str = ""
@@ -119,13 +117,12 @@ class Intake:
         this node's own; return how many do."""
         with self._state.turn() as core:
             core.replica.expect_copies(message.origin, message.seq)
-        return self._wait_copies(message, copies, timeout)
+        return self._wait_copies(message.origin, message.seq, copies, timeout)
 
     def _wait_copies(
-        self, message: Message, copies: int, timeout: float, commit: Commit | None = None
+        self, origin: str, seq: int, copies: int, timeout: float, commit: Commit | None = None
     ) -> int:
         """As `wait_copies`. The message may be on its way to the disk, by that `commit`."""
-        origin, seq = message.origin, message.seq
 
         def count(core: Core) -> int:
             return core.replica.hosts(origin, seq)

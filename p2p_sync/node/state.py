@@ -48,6 +48,7 @@ class State:
         self._timer = -NEVER  # when that thread wakes up by itself
         self._holder = 0  # the thread whose turn it is
         self._plain = _Turn(self)
+        self._room = self.turn(ROOM, lambda core: not core.commits.full)
 
     # -- the three ------------------------------------------------------------------------------
 
@@ -82,7 +83,8 @@ class State:
         With a `signal` (see turn.SIGNALS) the turn begins when `ready` returns something true, or
         after `timeout` seconds. `ready` is asked now, and by each turn that gives the signal, with
         the lock held: it takes no time, and changes nothing. So a thread wakes up for nothing but
-        what it waits for. A node that stops gives all signals.
+        what it waits for. A node that stops gives all signals. A turn can be used again, then
+        perhaps with another `timeout`.
         """
         if signal is None or ready is None:
             return self._plain
@@ -91,7 +93,7 @@ class State:
     def turn_with_room(self) -> _Turn:
         """Return a turn that begins once the disk has caught up. So threads that bring messages
         faster than the disk stores them wait, and so do their peers."""
-        return self.turn(ROOM, lambda core: not core.commits.full)
+        return self._room
 
     def wait_due(self) -> bool:
         """Wait until the core's `tick` is due; return False after the node's stop."""
@@ -110,7 +112,7 @@ class State:
 
 class _Turn:
     """Holds the lock and lends the core. There is one turn at a time, so one object serves all
-    turns that do not wait."""
+    turns that do not wait, and another one all that wait for room."""
 
     def __init__(
         self,
@@ -122,11 +124,13 @@ class _Turn:
         self._state = state
         self._signal = signal
         self._ready = ready
-        self._timeout = timeout
+        self._begins = threading.Condition(state._lock)
+        self.timeout = timeout
 
     def __enter__(self) -> Core:
         state, core, ready = self._state, self._state._core, self._ready
-        assert state._holder != threading.get_ident(), "turns do not nest"
+        me = threading.get_ident()
+        assert state._holder != me, "turns do not nest"
         state._lock.acquire()
         try:
             if ready and not ready():
@@ -134,17 +138,17 @@ class _Turn:
         except BaseException:  # the user presses Ctrl-C, for example
             state._lock.release()
             raise
-        state._holder = threading.get_ident()
+        state._holder = me
         core.begin(time.monotonic(), wall_ms())
         return core
 
     def _wait(self, ready: Callable[[], object]) -> None:
         """Free the lock until the turn may begin, or the time is up."""
         waiting = self._state._waiting[self._signal]
-        this = ready, threading.Condition(self._state._lock)
+        this = ready, self._begins
         waiting.append(this)
         try:
-            this[1].wait_for(ready, self._timeout)
+            self._begins.wait_for(ready, self.timeout)
         finally:
             waiting.remove(this)
 

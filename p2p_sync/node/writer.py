@@ -34,6 +34,7 @@ class Writer:
     def __init__(self, state: State, identity: Identity, settings: Settings) -> None:
         """`identity` signs what this node commits."""
         self._state = state
+        self._work = state.turn(WORK, lambda core: core.commits.has_work)
         self._identity = identity
         self._log = state.log
         self._retention = Retention(state, settings)
@@ -61,8 +62,8 @@ class Writer:
             if not runs:
                 # Without work, look now and then whether the files are still there.
                 due = min(self._retention.due, self._forgetting.due)
-                pause = min(due - time.monotonic(), DISK_CHECK)
-                with self._state.turn(WORK, lambda core: core.commits.has_work, pause) as core:
+                self._work.timeout = min(due - time.monotonic(), DISK_CHECK)
+                with self._work as core:
                     runs = self._take(core)
                     over = core.stopped and not runs
                 if over:
