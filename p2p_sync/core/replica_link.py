@@ -214,10 +214,11 @@ class ReplicaLink:
         ready = self.progress.ready
         asks = ready or self.grafts or self.prunes or self.withheld or self.disputes
         if asks or now >= min(until, self.announcing.due_at()):
-            frames = self._control(now)
-            until = self.comparing.due_at
             if self.disputes:
+                frames += self.disputes.take(self._vector)
                 ships = self.disputes.ships(self._vector)
+            frames += self._control(now)
+            until = self.comparing.due_at
             if not ships and ready and self.introduced:
                 ships, again = self.shipping.take(now)
                 until = min(until, again)
@@ -237,8 +238,6 @@ class ReplicaLink:
     def _control(self, now: float) -> list[LogFrame]:
         """PRUNE, GRAFT, and what the comparison of the vectors needs."""
         frames: list[LogFrame] = []
-        if self.disputes:
-            frames += self.disputes.take(self._vector)
         if self.prunes:
             frames.append(Prune(pop(self.prunes, MAX_ORIGINS_NAMED)))
         if self.grafts:
