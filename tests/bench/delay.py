@@ -71,6 +71,8 @@ def _follower(address: str) -> Iterator[raw.RawPeer]:
     with raw.dial(address, identity=Identity.new()) as peer:
         peer.send_sockets()
         peer.send_json({"type": "HAVE", "have": {}, "last": True})
+        peer.send(raw.PING, b"?")
+        peer.read_until(raw.PONG)  # the node has read HAVE, so it ships the first commit
         yield peer
 
 
