@@ -375,7 +375,7 @@ def test_hostile_messages_are_shown_as_text(open_page: Open) -> None:
         page = open_page(node, path="/?before=<img src=x>", failing=True, java_script_enabled=False)
         assert page.is_visible("[role=alert]") and page.locator("main img").count() == 0
         page.click("text=Back to the page")
-        assert page.is_visible("#verdict")
+        page.locator("#verdict").wait_for()
 
 
 def test_any_length_of_log_is_paged_through_in_both_orders(open_page: Open) -> None:
