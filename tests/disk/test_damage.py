@@ -157,7 +157,7 @@ def test_it_comes_again_from_a_peer_and_nobody_conflicts(
     ]  # fmt: skip
     with good, node, late:
         late.connect(node.address)  # knows the damaged one alone
-        wait_until(node.sockets, "linked")
+        wait_until(lambda: node.status()["damaged"], "it reads for the late one what is damaged")
         assert set(texts(late)) <= set(ALL)
         late.connect(good.address)
         wait_until(
