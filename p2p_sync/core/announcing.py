@@ -151,8 +151,7 @@ class Announcing:
         wait = 0.0 if names else HAVE_RIDE if riding else self._interval()
         if now >= self._confirm_since + wait:
             names += filter(vector.shared, pop(self._confirm, NAMED_SOON))
-        # What is asked for is often to be confirmed, too.
-        have = {name: vector.origins[name].head for name in dict.fromkeys(names)}
+        have = {name: vector.origins[name].head for name in dict.fromkeys(names)}  # each once
         for name, head in have.items():
             self.know(name, head.n)
         if have and not rest:

@@ -90,9 +90,8 @@ class Commits:
 
     def cut(self, time: int, signature: str) -> None:
         """Store a cutoff of this node."""
-        forgetting = self._replica.forgetting
-        if run := forgetting.cut(cutoff_of(self._node), time, signature):
-            forgetting.void(run)
+        run = self._replica.forgetting.cut(cutoff_of(self._node), time, signature)
+        if run:
             self.put([run])
 
     def commit(

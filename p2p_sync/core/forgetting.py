@@ -65,7 +65,7 @@ class Forgetting:
     def heard(self, link: ReplicaLink, name: str, head: Head, now: float) -> Run | None:
         """A peer has sent a cutoff; return the run to store if it is new."""
         origin = self._vector.origins.get(name)
-        held, staged = (origin.n, origin.staged) if origin else (0, 0)
+        staged = origin.staged if origin else 0
         if not staged:
             if self._catch_up.full(name, 0, link, now):
                 link.comparing.rest(now)
@@ -75,28 +75,32 @@ class Forgetting:
         link.progress.note(name, head.n)
         if head.n <= staged:
             return None
-        if self._catch_up.paused or staged > held:  # one at a time: ask for it again
-            if self._catch_up.paused:
-                link.comparing.rest(now)
-            link.comparing.missed(name, 1)
-            return None
-        return self.cut(name, head.n, head.signature)
+        if self._catch_up.paused:
+            link.comparing.rest(now)
+        elif run := self.cut(name, head.n, head.signature, link):
+            return run
+        link.comparing.missed(name, 1)  # ask for it again
+        return None
 
-    def cut(self, name: str, time: int, signature: str) -> Run | None:
-        """Stage a cutoff; return the run to store if it is later than the one that is held. While
-        one is with the writer, a later comparison brings those that follow. Call `void` next."""
+    def cut(
+        self, name: str, time: int, signature: str, source: ReplicaLink | None = None
+    ) -> Run | None:
+        """Stage a cutoff, which `source` has sent; return the run to store. None if it is not later
+        than the one that is held, or one is with the writer still.
+
+        What peers that do not know it have claimed is void. So is what `source` has claimed before;
+        it is asked whether it still does.
+        """
         origin = self._vector.get(name)
         if time <= origin.staged or origin.staged > origin.n:
             return None
         self._vector.cutoffs[node_of(name)] = origin
         run = Run(name, time, NO_HISTORY, (), (), signature, time - origin.n)
         self._vector.stage(origin, run)
+        self._void(node_of(name), time, source)
         return run
 
-    def void(self, cutoff: Run, source: ReplicaLink | None = None) -> None:
-        """A cutoff is staged: what peers that do not know it have claimed is void. So is what its
-        `source` has claimed before; it is asked whether it still does."""
-        node, time = node_of(cutoff.origin), cutoff.end
+    def _void(self, node: str, time: int, source: ReplicaLink | None) -> None:
         gaps = self._catch_up.gaps
         for name in [name for name in gaps if node_of(name) == node and began(name) < time]:
             for link in [*gaps[name].claims]:

@@ -352,7 +352,6 @@ class Receiver:
         for name in filter(is_cutoff, frame.have):  # first: it knows them as it says the rest
             if cutoff := self._forgetting.heard(link, name, frame.have[name], now):
                 self._cutoffs.append(cutoff)
-                self._forgetting.void(cutoff, link)
         for name, head in frame.have.items():
             if not is_cutoff(name):
                 self._claim(link, name, head, now)
@@ -390,5 +389,5 @@ class Receiver:
         """It is known what the peer holds."""
         if not link.introduced:
             link.met = self._trees.met = now
-        link.introduced, link.comparing.done = True, False
+        link.comparing.done = False
         link.wake()

@@ -312,7 +312,7 @@ class Replica:
 
     def warnings(self, now: float) -> list[str]:
         """Return what the operator should know: that messages of new origins are left out."""
-        warning = self._newcomers.warning(self.vector.fingerprints.origins, now)
+        warning = self._newcomers.warning(self.vector.size, now)
         return [warning] if warning else []
 
     def lag(self, link: ReplicaLink) -> int:

@@ -96,8 +96,7 @@ class ReplicaLink:
         self._vector = vector
         self._own = own
         self._woken = woken
-        self.introduced = False  # it is known what the peer holds, or what to ask it for ...
-        self.met = -NEVER  # ... since this time
+        self.met = -NEVER  # since when it is introduced
         self.ahead: dict[str, None] = {}  # origins of which it claims more than we durably hold
         self.missing = 0  # messages of these that we do not durably hold
         self.progress = Progress(vector, self.wake)
@@ -132,6 +131,11 @@ class ReplicaLink:
         self._woken[self] = None
 
     # -- what the peer claims -------------------------------------------------------------------
+
+    @property
+    def introduced(self) -> bool:
+        """Whether it is known what the peer holds, or what to ask it for."""
+        return self.met > -NEVER
 
     @property
     def full(self) -> bool:

@@ -64,7 +64,7 @@ class Erasing(NamedTuple):
 
 
 NOTHING = Erasing([], [], False)
-"""Nothing was."""
+"""Nothing was erased."""
 
 
 def has_notices(database: Database) -> bool:

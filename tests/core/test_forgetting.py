@@ -71,7 +71,7 @@ def test_Cutoff_ManyOrigins_EndedInShortTurnsAndForgotten() -> None:
 
 def test_Cutoff_OfManyInventedNodes_OnlyAsManyAsNewOriginsAreTaken() -> None:
     made, link = replica({"b" * 32 + "-1": Head(1, "0" * 31 + "1", SIGNATURE)}, limit=10)
-    link.introduced = True
+    link.met = 0.0
     taken = 0
     for part in range(20):
         nodes = [f"{n:032x}" for n in range(1000 * part + 1, 1000 * part + 1001)]
@@ -241,6 +241,7 @@ def test_Ended_StillOnTheDisk_TakesRoomInTheTableOfOrigins() -> None:
     head = Head(1, "0" * 31 + "1", SIGNATURE)
     made.receiver.receive(link, Have({"b" * 32 + "-1": head}), 1.0)
     assert not made.catch_up.gaps, "else a member could fill the disk with origins that it ends"
+    assert "holds 100,000 origins" in made.warnings(1.0)[0]
 
 
 def test_Cutoff_WhileClaimsOfTheOldOriginsAreOpen_ThoseAreVoid() -> None:
