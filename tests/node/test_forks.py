@@ -323,9 +323,10 @@ def test_the_page_and_the_command_line_report_a_fork_until_it_is_acknowledged() 
             wait_until(lambda: node.count == 1)
         other.connect(node.address)
         wait_until(lambda: node.count == 2, node.status)
+        # Until the other node says that it has branched too, its dispute counts beside the fork.
+        wait_until(lambda: "p2p_sync_conflicts 1.0" in node.get("/metrics").text, node.status)
         page = node.get("/", Accept="text/html").text
         assert "1 fork" in page and "Acknowledge" in page
-        assert "p2p_sync_conflicts 1.0" in node.get("/metrics").text
         told = run_to_end("acknowledge", "--node", f"http://127.0.0.1:{node.port}")
         assert (told.returncode, told.stdout) == (0, "Acknowledged\n"), told.stderr
         page = node.get("/", Accept="text/html").text
