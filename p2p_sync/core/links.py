@@ -214,6 +214,7 @@ class Links:
         if peer.node:
             self.twins.over(peer.node)
         self._turn.effects.wake(peer)
+        self._turn.changed.add(LINKS)
         way = "dialled" if peer.known else "accepted"
         kind = "" if peer.node else ", an original node"
         text = f"linked with {peer.label}, {way}{kind}"

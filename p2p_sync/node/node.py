@@ -9,12 +9,13 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import Any, TypeVar, overload
 
 from ..address import Address, parse_address, reachable
 from ..codes import MAX_NUMBER
 from ..core.core import Core
 from ..core.effects import DAMAGED, Note
+from ..core.turn import LINKS
 from ..disk.log import Log, Page
 from ..disk.store import Store
 from ..errors import InputError, LogError, NotRunning, StartError
@@ -23,16 +24,15 @@ from ..names import checked_name, host_name
 from ..net.credentials import Credentials
 from ..net.listener import Listener
 from ..settings import (
-    DISK_RETRY,
     MAX_AHEAD_MS,
     MAX_MESSAGE_BYTES,
     MIN_KEEP_BYTES,
-    STOP_TIMEOUT,
     Settings,
 )
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message, check_topic
 from .auditor import Auditor
+from .delivery import Callback, Delivery
 from .follow import follow
 from .forks import acknowledge
 from .intake import Intake
@@ -43,14 +43,14 @@ from .state import State, wall_ms
 from .writer import Writer
 
 logger = logging.getLogger("p2p_sync")
+logger.addHandler(logging.NullHandler())  # a program that sets up no logging sees no lines
+
+_Function = TypeVar("_Function", bound=Callable[[Message], object])
 
 _NEW_ORIGIN = (
     "new messages get a new origin: nothing proves that the data directory is as this node left it "
     "(the machine was booted again, or the directory was copied, restored or touched)"
 )
-
-_Callback: TypeAlias = tuple[Callable[[Message], object], str]
-"""A function to call with messages, and their topic ("": any)."""
 
 
 class Node:
@@ -95,7 +95,7 @@ class Node:
         )
         self._peer_port = peer_port
         self._data_dir = data_dir
-        self._callbacks: list[_Callback] = []
+        self._callbacks: list[Callback] = []
         self._idle = threading.Condition()  # guards the next one
         self._changing = False  # it starts or stops: one of these at a time
         self._parts: _Parts | None = None
@@ -111,11 +111,11 @@ class Node:
             return
         parts: _Parts | None = None
         try:
-            parts = _Parts(self._peer_port, self._data_dir, self._settings)
-            parts.start(self._callbacks)
+            parts = _Parts(self._peer_port, self._data_dir, self._settings, self._callbacks)
+            parts.start()
             self._parts = parts
             if self._callbacks:  # one may have come while the parts started
-                parts.listen()
+                parts.delivery.listen()
         except BaseException as error:
             if parts:
                 parts.stop()
@@ -179,7 +179,7 @@ class Node:
         `_`, `-` and `/`, by which readers can choose; "": none. Raises MessageTooLong, MessageError
         or TopicError if the message is not valid, LogFull or LogError if it cannot be stored.
         """
-        return self.intake.commit(text, copies, timeout, topic)
+        return self.intake.commit(text, copies, _seconds(timeout), topic)
 
     def commit_all(self, texts: Iterable[str], topic: str = "") -> Iterator[Message]:
         """Add a message for each of `texts`, all of one topic, many in a transaction. Yield each
@@ -270,6 +270,16 @@ class Node:
         with self._running().state.turn() as core:
             return core.overlay.count()
 
+    def wait_linked(self, count: int = 1, timeout: float = 10.0) -> bool:
+        """Wait until at least `count` sockets are connected, as `sockets` counts them, for
+        `timeout` seconds at most. Return whether they are; False also if the node stops."""
+
+        def is_over(core: Core) -> bool:
+            return core.stopped or core.overlay.count() >= count
+
+        with self._running().state.turn(LINKS, is_over, _seconds(timeout)) as core:
+            return not core.stopped and core.overlay.count() >= count
+
     def peers(self) -> list[dict[str, Any]]:
         """Return an entry for each known node or address, in the form of `GET /api/v1/peers`."""
         return self.report.peers()
@@ -288,19 +298,44 @@ class Node:
         kept. The ids begin again at each start of the node.
         """
         parts = self._running()
-        return *parts.journal.wait(after, timeout), parts.started
+        return *parts.journal.wait(after, _seconds(timeout)), parts.started
 
-    def on_message(self, callback: Callable[[Message], object], topic: str = "") -> None:
+    @overload
+    def on_message(self, callback: _Function, topic: str = "") -> _Function: ...
+
+    @overload
+    def on_message(self, *, topic: str = "") -> Callable[[_Function], _Function]: ...
+
+    def on_message(
+        self, callback: _Function | None = None, topic: str = ""
+    ) -> _Function | Callable[[_Function], _Function]:
         """Call `callback` with each message that arrives from now on, or from the start on; with a
         `topic` only with its own. A message that is erased comes once more, without its text.
 
-        All callbacks run in one thread of their own, in order of arrival. An error in one is
-        logged. Raises TopicError.
+        Returns `callback`, so this is a decorator, too: `@node.on_message`, or
+        `@node.on_message(topic="deploy")`. All callbacks run in one thread of their own, in order
+        of arrival; a slow one delays the others, but not the node. An error in one is logged.
+        Raises TopicError.
         """
         check_topic(topic)
-        self._callbacks.append((callback, topic))
-        if self._parts:
-            self._parts.listen()
+        if callback is None:
+            return lambda function: self.on_message(function, topic)
+        parts = self._parts
+        after = parts.log.last_arrival() if parts else 0
+        self._callbacks.append(Callback(callback, topic, after))
+        if parts := self._parts:
+            parts.delivery.listen()
+        return callback
+
+    def off_message(self, callback: Callable[[Message], object]) -> bool:
+        """Call `callback` no more, for any topic; return False if it was not called before.
+
+        A call that is under way in the thread of the callbacks goes on.
+        """
+        found = [entry for entry in [*self._callbacks] if entry.function == callback]
+        for entry in found:
+            self._callbacks.remove(entry)
+        return bool(found)
 
     def reload(self) -> None:
         """Read the files of the secrets and certificates again.
@@ -339,11 +374,22 @@ class Node:
         return parts
 
 
+def _seconds(timeout: float) -> float:
+    """Return a time that a thread can wait for; raises InputError if it is no time."""
+    if not timeout >= 0:
+        raise InputError(f"timeout= is a number of seconds, 0 or more, not {timeout}")
+    return min(timeout, threading.TIMEOUT_MAX)
+
+
 class _Parts:
     """What exists from a node's start to its stop."""
 
     def __init__(
-        self, port: int, data_dir: str | os.PathLike[str] | None, settings: Settings
+        self,
+        port: int,
+        data_dir: str | os.PathLike[str] | None,
+        settings: Settings,
+        callbacks: Sequence[Callback],
     ) -> None:
         self._name = settings.name or ""
         self.credentials = Credentials(settings)
@@ -390,72 +436,25 @@ class _Parts:
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
         )
         self.started = wall
-        self._delivered = 0  # the last arrival that was handed on
-        self._listened = threading.Event()  # there is somebody to call back
-        self._stopping = threading.Event()
-        self._delivery = threading.Thread(target=self._deliver, name="callbacks", daemon=True)
+        self.delivery = Delivery(self.state, callbacks)
 
-    def start(self, callbacks: list[_Callback]) -> None:
+    def start(self) -> None:
         for entry in self.log.damaged():
             self.journal.note(Note(DAMAGED, f"{entry} is damaged here; peers send it again"))
-        self._callbacks = callbacks
-        if callbacks:
-            self.listen()
+        self.delivery.start()
         self.writer.start()
         if self.store.directory:
             self.auditor.start()
         self.server.start(self.shell)
         self.shell.start()
         self.report = Report(self.state, self.store, self.counters, self._name)
-        self._delivery.start()
-
-    def listen(self) -> None:
-        """Hand on messages to the callbacks from now on."""
-        if not self._listened.is_set():
-            self._delivered = self.log.last_arrival()
-            self._listened.set()
 
     def stop(self) -> None:
         self.journal.stop()
-        self._stopping.set()
-        self._listened.set()
+        self.delivery.stop()
         self.shell.stop()
         self.server.stop()
         self.auditor.stop()
         self.writer.stop()
-        if self._delivery.ident and threading.current_thread() is not self._delivery:
-            self._delivery.join(STOP_TIMEOUT)
+        self.delivery.join()
         self.store.close()
-
-    def _deliver(self) -> None:
-        """The thread `callbacks`: hand on each message, in order of arrival."""
-        self._listened.wait()  # else each message would wake this thread for nothing
-        failing = False
-        while not self._stopping.is_set():
-            try:
-                for page in follow(self.state, self._delivered, None):
-                    failing = False
-                    if page.missed:
-                        logger.warning(
-                            "the callbacks missed %d messages, which were deleted before they had "
-                            "time for them",
-                            page.missed,
-                        )
-                    for arrival, message in page:
-                        self._delivered = arrival
-                        self._call_back(message)
-                return  # the node stops
-            except LogError as error:
-                if not failing:
-                    logger.error("callbacks wait, since messages cannot be read: %s", error)
-                failing = True
-                self._stopping.wait(DISK_RETRY)
-
-    def _call_back(self, message: Message) -> None:
-        for callback, topic in list(self._callbacks):
-            if topic and topic != message.topic:
-                continue
-            try:
-                callback(message)
-            except Exception:
-                logger.exception("the callback %r failed", callback)

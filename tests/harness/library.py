@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2p_sync import Node
-from tests.harness.support import wait_until
+from tests.harness.support import DEADLINE, wait_until
 
 PROBE = "is the link open?"
 
@@ -17,6 +17,6 @@ def link(here: Node, *others: Node) -> None:
     """Connect `here` with the others, and return when it knows what they hold."""
     for other in others:
         here.connect(other.address)
-    wait_until(lambda: here.sockets() == len(others), "all are linked")
+    assert here.wait_linked(len(others), DEADLINE), "all are linked"
     message = here.commit(PROBE)
     wait_until(lambda: here.report.copies([message]) == [len(others)], "all have answered")

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import LogError, LogFull, MessageError, Node, P2PSyncError
+from p2p_sync import LogError, LogFull, Message, MessageError, Node, P2PSyncError
 from p2p_sync.disk.log import Log
 from p2p_sync.disk.pages import Pages
 from p2p_sync.node.shell import Shell
 from tests.harness.library import PROBE, link, texts
-from tests.harness.support import DEADLINE, ROOT, NodeProcess, free_port_pair, wait_until
+from tests.harness.support import DEADLINE, ROOT, SCALE, NodeProcess, free_port_pair, wait_until
 
 
 def test_two_nodes_share_what_is_committed() -> None:
@@ -164,6 +164,128 @@ def test_a_callback_may_commit() -> None:
         node.on_message(lambda message: message.data == "ping" and node.commit("pong"))
         node.commit("ping")
         wait_until(lambda: texts(node) == ["ping", "pong"])
+
+
+def test_a_decorated_function_is_called_until_it_is_taken_away() -> None:
+    with Node(0) as node:
+        deployed: list[str] = []
+        every: list[str] = []
+        node.commit("before")
+
+        @node.on_message(topic="deploy")
+        def deploy(message: Message) -> None:
+            deployed.append(message.data)
+
+        @node.on_message
+        def any_of_them(message: Message) -> None:
+            every.append(message.data)
+
+        node.commit("one", topic="deploy")
+        node.commit("two", topic="other")
+        wait_until(lambda: every == ["one", "two"], lambda: every)
+        assert node.off_message(deploy) and not node.off_message(deploy)
+        node.commit("three", topic="deploy")
+        wait_until(lambda: every == ["one", "two", "three"], lambda: every)
+        assert deployed == ["one"]
+        deploy(node.commit("by hand"))
+        assert deployed == ["one", "by hand"], "the function is what it was"
+
+
+def test_a_callback_that_comes_late_gets_nothing_from_before() -> None:
+    release, entered = threading.Event(), threading.Event()
+
+    def slow(_: Message) -> None:
+        entered.set()
+        release.wait(DEADLINE)
+
+    with Node(0) as node:
+        node.on_message(slow)
+        node.commit("one")
+        assert entered.wait(DEADLINE)
+        node.commit("two")
+        late: list[str] = []
+        node.on_message(lambda message: late.append(message.data))
+        node.commit("three")
+        release.set()
+        wait_until(lambda: late == ["three"], lambda: late)
+
+
+def test_a_callback_may_take_itself_away() -> None:
+    with Node(0) as node:
+        got: list[str] = []
+        rest: list[str] = []
+
+        @node.on_message
+        def once(message: Message) -> None:
+            got.append(message.data)
+            node.off_message(once)
+
+        node.on_message(lambda message: rest.append(message.data))
+        node.commit("one")
+        node.commit("two")
+        wait_until(lambda: rest == ["one", "two"], lambda: rest)
+        assert got == ["one"]
+
+
+def test_a_program_waits_until_peers_are_connected() -> None:
+    with Node(0) as one, Node(0) as two, Node(0) as three:
+        assert one.wait_linked(0) and not one.wait_linked(timeout=0.05)
+        began = time()
+        two.connect(one.address)
+        assert one.wait_linked(timeout=DEADLINE) and two.wait_linked(timeout=DEADLINE)
+        assert not one.wait_linked(2, timeout=0.05)
+        three.connect(one.address)
+        assert one.wait_linked(2, timeout=DEADLINE) and one.sockets() == 2
+        assert time() - began < DEADLINE / 2, "it wakes up, and does not wait for the end"
+
+
+def test_a_stop_ends_the_wait_for_peers() -> None:
+    answers: list[bool] = []
+    with Node(0) as node:
+        waiting = threading.Thread(target=lambda: answers.append(node.wait_linked(1, 60 * SCALE)))
+        waiting.start()
+    waiting.join(DEADLINE)
+    assert answers == [False]
+    with pytest.raises(P2PSyncError, match=r"start\(\)"):
+        node.wait_linked()
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan")])
+def test_what_is_no_time_is_refused(timeout: float) -> None:
+    with Node(0) as node:
+        assert node.commit("text", copies=0, timeout=float("inf")).copies == 0
+        for wait in (
+            lambda: node.wait_linked(timeout=timeout),
+            lambda: node.events(timeout=timeout),
+            lambda: node.commit("text", copies=1, timeout=timeout),
+        ):
+            with pytest.raises(ValueError, match="timeout= is a number of seconds"):
+                wait()
+        assert len(node.messages()) == 1
+
+
+def test_a_program_without_logging_sees_no_lines() -> None:
+    code = """
+import threading
+from p2p_sync import Node
+failed = threading.Event()
+def bad(message):
+    failed.set()
+    raise RuntimeError(message.data)
+with Node(0, host="0.0.0.0") as a, Node(0) as b:
+    a.on_message(bad)
+    a.connect(b.address)
+    a.connect("ws://127.0.0.1:1")
+    assert a.wait_linked()
+    b.commit("text")
+    assert failed.wait(20)
+    while "dial_failed" not in [event.type for event in a.events(0, 20)[0]]:
+        pass
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_without_a_data_directory_nothing_is_kept(
