@@ -20,6 +20,7 @@ from ..errors import (
     LogGone,
     MessageTooLong,
     NotRunning,
+    P2PSyncError,
     UnknownMessage,
 )
 from ..settings import HTTP_RETRY_AFTER
@@ -31,6 +32,7 @@ Fields: TypeAlias = list[tuple[str, str]]
 PROBLEM_TYPE = "application/problem+json"
 HTML_TYPE = "text/html; charset=utf-8"
 TEXT_TYPE = "text/plain; charset=utf-8"
+NDJSON_TYPE = "application/x-ndjson"
 
 SAFE_FIELDS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -112,6 +114,15 @@ def refusal(head: Head, status: HTTPStatus, sentence: str, **more: Any) -> Answe
     return Answer(status, fields, text.encode("utf-8", "replace"))
 
 
+class Refused(P2PSyncError):
+    """A request that is refused with a `status` of its own and, perhaps, header `fields`."""
+
+    def __init__(self, status: HTTPStatus, sentence: str, fields: Fields | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.fields = fields or []
+
+
 class Progress(NamedTuple):
     """How far a request that brings many messages has come."""
 
@@ -122,6 +133,9 @@ class Progress(NamedTuple):
 
 def refusal_of(head: Head, error: Exception, progress: Progress | None = None) -> Answer:
     """Return the answer to a request that `error` ended."""
+    if isinstance(error, Refused):
+        answer = refusal(head, error.status, str(error))
+        return answer._replace(fields=answer.fields + error.fields)
     status, code = next((s, code) for kind, s, code in _KINDS if isinstance(error, kind))
     sentence = str(error)
     more: dict[str, Any] = {"code": code}
@@ -159,5 +173,5 @@ def is_bulk(head: Head) -> bool:
     return (
         head.get("REQUEST_METHOD") == "POST"
         and head.get("PATH_INFO") == "/api/v1/messages"
-        and kind == "application/x-ndjson"
+        and kind == NDJSON_TYPE
     )

@@ -111,7 +111,7 @@ class Body:
 class Readable(Protocol):
     """A body, as WSGI has it."""
 
-    def read(self, size: int) -> bytes: ...
+    def read(self, size: int, /) -> bytes: ...
 
 
 def message_of(body: bytes, topic: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 from ..errors import InputError
@@ -36,3 +37,10 @@ def parameter(query: str, name: str, example: str, default: str | None = None) -
     if found is None:
         raise InputError(f"{name} is missing: {example}")
     return found
+
+
+def names(query: str) -> Iterator[str]:
+    """Yield the name of each parameter of a raw query string."""
+    for part in query.encode("latin-1").split(b"&"):
+        if part:
+            yield unquote_to_bytes(part.partition(b"=")[0]).decode("utf-8", "replace")

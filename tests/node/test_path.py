@@ -114,7 +114,7 @@ class Trace:
                 reach(node, [*before, hop])
             if (before := ways.get((HERE, STREAM))) is not None:
                 reach(THERE, [*before, Hop(STREAM, "dial")])
-        return ways[THERE, "web/app.py"]
+        return ways[THERE, "web/original.py"]
 
 
 def station(frame: FrameType) -> str:

@@ -54,8 +54,8 @@ def messages(response: http.client.HTTPResponse, count: int) -> list[dict[str, A
 def quick(pause: float) -> list[str]:
     """A node whose streams say that they are alive more often."""
     program = (
-        "import sys; from p2p_sync.web import app; from p2p_sync.cli import main; "
-        f"app.API_STREAM_PAUSE = {pause}; sys.exit(main())"
+        "import sys; from p2p_sync.web import streams; from p2p_sync.cli import main; "
+        f"streams.API_STREAM_PAUSE = {pause}; sys.exit(main())"
     )
     return [sys.executable, "-c", program]
 

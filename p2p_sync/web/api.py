@@ -1,0 +1,60 @@
+"""The routes of the API about the node and its peers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from http import HTTPStatus
+
+from ..address import parse_address
+from ..node.node import Node
+from ..settings import API_MAX_POLL
+from .answers import Answer, Refused
+from .bodies import text_of
+from .routes import Asked, Route, Slots, json_of, polled
+
+
+def api_routes(node: Node, slots: Slots) -> list[Route]:
+    """Return the routes."""
+
+    def status(_: Asked) -> Answer:
+        return polled(node.status())
+
+    def peers(_: Asked) -> Answer:
+        return polled({"peers": node.peers()})
+
+    def connect(asked: Asked) -> Answer:
+        address = str(parse_address(text_of(asked.body(), "address")))
+        return json_of({"key": node.connect(address), "address": address}, HTTPStatus.ACCEPTED)
+
+    def forget(asked: Asked) -> Answer:
+        if not node.forget(asked.parts["key"]):
+            raise Refused(
+                HTTPStatus.NOT_FOUND, "no peer has that key; GET /api/v1/peers lists them"
+            )
+        return Answer(HTTPStatus.NO_CONTENT, [], b"")
+
+    def events(asked: Asked) -> Answer:
+        place = node.journal.place(asked.argument("after"))
+        timeout = asked.number("timeout", 0, 0, API_MAX_POLL)
+        with slots.held(timeout > 0):
+            found, last, started = node.events(place, timeout)
+        return json_of(
+            {
+                "events": [asdict(event) for event in found],
+                "next": node.journal.cursor(last),
+                "started": started,
+            }
+        )
+
+    def acknowledge_forks(_: Asked) -> Answer:
+        node.acknowledge_forks()
+        return json_of({})
+
+    return [
+        Route("GET", "/api/v1/status", status),
+        Route("GET", "/api/v1/peers", peers),
+        Route("POST", "/api/v1/peers", connect),
+        Route("DELETE", "/api/v1/peers/{key}", forget),
+        Route("GET", "/api/v1/events", events, "after timeout"),
+        Route("POST", "/api/v1/forks/acknowledge", acknowledge_forks),
+    ]

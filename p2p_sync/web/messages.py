@@ -1,0 +1,181 @@
+"""The routes of the API that read, commit and erase messages, and how it writes a message."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from ..codes import MAX_NUMBER
+from ..core.deduplication import node_of
+from ..disk.log import Page, Place
+from ..errors import InputError
+from ..node.node import Node
+from ..settings import (
+    API_DEFAULT_LIMIT,
+    API_DEFAULT_TIMEOUT,
+    API_MAX_COPIES,
+    API_MAX_COUNTED,
+    API_MAX_LIMIT,
+    API_MAX_SEARCH,
+    API_MAX_TIMEOUT,
+)
+from ..wire.frames import Message
+from .answers import Answer, Progress, is_bulk, refusal_of
+from .bodies import Lines, message_of
+from .routes import Asked, Route, Slots, json_of, polled
+
+
+def message_routes(node: Node, slots: Slots) -> list[Route]:
+    """Return the routes."""
+
+    def read(asked: Asked) -> Answer:
+        counted = asked.number("copies", 0, 0, 1) > 0
+        most = API_MAX_COUNTED if counted else API_MAX_LIMIT
+        limit = asked.number("limit", API_DEFAULT_LIMIT, 1, most)
+        after = asked.argument("after")
+        order = asked.argument("order", "arrival")
+        text, topic = asked.argument("q"), asked.topic()
+        if order == "newest":
+            return _back(node, text, topic, limit, after, counted)
+        if counted or text:
+            raise InputError("copies and q need order=newest")
+        if order == "time":
+            place = place_of(after) if after else (-1, "", 0)
+            page = node.log.ordered(place, limit, topic)
+            return polled(
+                {
+                    "messages": [fields_of(message) for message in page],
+                    "next": token_of(page[-1].order if page else place),
+                    **left_out(page),
+                }
+            )
+        if order != "arrival":
+            raise InputError(f"order is arrival, time or newest, not {order[:40]!r}")
+        arrived = node.log.arrivals(node.log.place(after), limit, topic=topic)
+        return polled(
+            {
+                "messages": [fields_of(message) for _, message in arrived],
+                "next": node.log.cursor(arrived.upto),
+                **left_out(arrived),
+            }
+        )
+
+    def commit(asked: Asked) -> Answer:
+        copies, timeout = waiting(asked)
+        skip = asked.argument("skip", "none")
+        if skip not in ("none", "held"):
+            raise InputError(f"skip is none or held, not {skip[:40]!r}")
+        if is_bulk(asked.head):
+            with slots.held():
+                return _commit_lines(node, asked, copies, timeout, skip=skip == "held")
+        text, topic = message_of(asked.body(), asked.topic())
+        with slots.held(copies > 0):
+            message = node.commit(text, copies, timeout, topic=topic)
+        reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
+        return json_of({**fields_of(message), "copies": message.copies}, reached)
+
+    def erase(asked: Asked) -> Answer:
+        return json_of(fields_of(node.erase(asked.parts["id"])))
+
+    return [
+        Route("GET", "/api/v1/messages", read, "after limit order q copies topic"),
+        Route("POST", "/api/v1/messages", commit, "copies timeout skip topic"),
+        Route("DELETE", "/api/v1/messages/{id}", erase),
+    ]
+
+
+def waiting(asked: Asked) -> tuple[int, float]:
+    """Return how many copies the request waits for, and for how many seconds at most."""
+    copies = asked.number("copies", 0, 0, API_MAX_COPIES)
+    return copies, asked.seconds("timeout", API_DEFAULT_TIMEOUT, API_MAX_TIMEOUT)
+
+
+def fields_of(message: Message) -> dict[str, Any]:
+    """Return a message as the API writes it."""
+    fields: dict[str, Any] = {
+        "id": message.id,
+        "origin": message.origin,
+        "seq": message.seq,
+        "time": message.time,
+        "data": message.data,
+    }
+    if message.topic:
+        fields["topic"] = message.topic
+    if message.erased:
+        fields["data"] = None
+        time, node = message.erased.time, node_of(message.erased.origin)
+        fields["erased"] = {"time": time or None, "node": node or None}
+    return fields
+
+
+def left_out(page: Page[Any]) -> dict[str, int]:
+    """Return the members of an answer that count what is not in it: damaged entries, and messages
+    that were deleted before they were read."""
+    counts = {"damaged": page.damaged, "missed": page.missed}
+    return {name: count for name, count in counts.items() if count}
+
+
+def token_of(place: Place) -> str:
+    """Return a place in the shared order as a text; "" for the one before all messages."""
+    time, origin, seq = place
+    return f"{time}.{origin}.{seq}" if origin else ""
+
+
+def place_of(token: str) -> Place:
+    """Return the place in the shared order that `token_of` has turned into a text; raises
+    InputError."""
+    time, _, rest = token.partition(".")
+    origin, _, seq = rest.partition(".")
+    numbers = all(part.isascii() and part.isdigit() and len(part) < 17 for part in (time, seq))
+    if not numbers or max(int(time), int(seq)) > MAX_NUMBER:
+        raise InputError(
+            "after must be the next of an earlier answer; omit it to start from the beginning"
+        )
+    return int(time), origin, int(seq)
+
+
+def _back(node: Node, text: str, topic: str, limit: int, after: str, counted: bool) -> Answer:
+    """Answer with messages from the newest back, all or those that contain `text`."""
+    if len(text) > API_MAX_SEARCH:
+        raise InputError(f"q is a text of at most {API_MAX_SEARCH} characters")
+    page, place = node.log.search(text, limit, place_of(after) if after else None, topic)
+    copies = node.report.copies(page) if counted else []
+    fields = [fields_of(message) for message in page]
+    for entry, number in zip(fields, copies, strict=False):
+        entry["copies"] = number
+    last = token_of(page[-1].order) if page else after
+    return polled(
+        {
+            "messages": fields,
+            "next": token_of(place) if place else last,
+            "complete": place is None,
+            **left_out(page),
+        }
+    )
+
+
+def _commit_lines(node: Node, asked: Asked, copies: int, timeout: float, skip: bool) -> Answer:
+    """Commit each line of the body; a bad line ends it, and the lines before it are stored.
+
+    `skip`: skip lines whose id is already in the log.
+    """
+    count = 0
+    first: Message | None = None
+    last: Message | None = None
+    lines = Lines(asked.stream, asked.topic(), node.report.holds if skip else None)
+    answer: dict[str, Any] = {}
+    try:
+        for commit in node.intake.commit_many(lines):
+            first = first or commit.message()
+            last = commit.message(len(commit.texts) - 1)
+            count += len(commit.texts)
+        if last and copies:
+            answer["copies"] = node.intake.wait_copies(last, copies, timeout)
+    except Exception as error:
+        progress = Progress(lines.line, count, last.id if last else None) if lines.line else None
+        return refusal_of(asked.head, error, progress)
+    answer |= {"count": count, "first": first and first.id, "last": last and last.id}
+    if skip:
+        answer["skipped"] = lines.skipped
+    reached = answer.get("copies", copies) >= copies
+    return json_of(answer, HTTPStatus.CREATED if reached else HTTPStatus.ACCEPTED)
