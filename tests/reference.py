@@ -16,9 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import click
+
 from p2p_sync import settings
 from p2p_sync.cli.exits import MEANINGS
 from p2p_sync.cli.options import option_fields, variable
+from p2p_sync.cli.program import program
 from p2p_sync.web.metrics import COUNTS, SERIES, TIMES
 from tests.harness.support import ROOT
 
@@ -59,6 +62,9 @@ def _table(head: Row, rows: Iterable[Row]) -> Iterator[str]:
 
 def _options() -> Iterator[str]:
     yield "Each option is also an environment variable; several values are separated by spaces."
+    yield ""
+    yield "## `run`"
+    yield ""
     yield "The fields are those of `p2p_sync.settings.Settings`, the options of a library's `Node`,"
     yield "and of `Program`, which only the command line has."
     yield ""
@@ -71,8 +77,28 @@ def _options() -> Iterator[str]:
         )
         for name, field in option_fields().items()
     ]
-    port = ("`PORT`", "", "", "Port for HTTP; peers connect to PORT+1, unless set otherwise.")
+    about = "Port for HTTP; peers connect to PORT+1, unless set otherwise."
+    port = ("`PORT`", f"`{variable('port')}`", "", about)
     yield from _table(("option", "variable", "default", "meaning"), [port, *rows])
+    yield from ("", "## The other commands", "")
+    head = ("command", "option", "variable", "default", "meaning")
+    yield from _table(head, _command_options())
+
+
+def _command_options() -> Iterator[Row]:
+    """The options of each command but `run`; one of several commands has one row."""
+    uses: dict[tuple[str, ...], list[str]] = {}
+    for name, command in program.commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and name != "run":
+                value = option.get_default(click.Context(command), call=False)
+                has_default = type(value) in (int, float, str) and value != ""
+                names = ", ".join(f"`{opt}`" for opt in option.opts)
+                default = f"`{value}`" if has_default else ""
+                row = names, f"`{option.envvar}`", default, option.help or ""
+                uses.setdefault(row, []).append(f"`{name}`")
+    for about, commands in uses.items():
+        yield (", ".join(commands), *about)
 
 
 def _default(value: Any, about: settings.Option) -> str:

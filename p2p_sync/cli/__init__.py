@@ -1,4 +1,4 @@
-"""The command line: `run` runs a node, `client` talks to a running one, `start` decides.
+"""The command line: `program` is the table of commands, `start` runs one of them.
 
 This file imports nothing that takes time: signal handlers come first. A process that is PID 1 of a
 container has no default handlers, so it would lose a SIGTERM that arrives during its imports.
@@ -20,13 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0].isalpha():  # a command that talks to a running node, and no PORT
-        signals: CommandSignals | NodeSignals = CommandSignals()
-    else:
-        signals = NodeSignals()
+    is_node = not names_command(given) or given[0] == "run"
+    signals = NodeSignals() if is_node else CommandSignals()
     from .start import start
 
     return start(given, signals)
+
+
+def names_command(arguments: Sequence[str]) -> bool:
+    """Return whether `arguments` begin with a command, or ask about all of them; otherwise they are
+    those of `run`."""
+    first = arguments[0] if arguments else ""
+    return first.isalpha() or first in ("-h", "--help", "--version")
 
 
 def _open_standard_streams() -> None:

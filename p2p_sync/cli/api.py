@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from ..errors import P2PSyncError
-from ..settings import CLI_SILENCE
+from ..settings import CLI_LEAST_ANSWER, CLI_POLL, CLI_SILENCE
 from .exits import FAILED, NOT_ALLOWED, REFUSED, UNREACHABLE, USAGE
 from .logline import printable
 
@@ -163,6 +164,22 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def until(ask: Callable[[float], T], good: Callable[[T], bool], wait: float) -> T:
+    """Ask until the answer is good, for `wait` seconds at most; return the last answer.
+
+    `ask` gets the seconds that it may take; the first may take a second even if `wait` is less.
+    """
+    deadline = time.monotonic() + wait
+    answer = ask(max(wait, CLI_LEAST_ANSWER))
+    while not good(answer) and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(CLI_POLL, left))
+        try:
+            answer = ask(max(deadline - time.monotonic(), CLI_POLL))
+        except TooLate:
+            break  # the answer before it is the last one
+    return answer
 
 
 def _peer_port(given: str, host: str, port: int | None) -> str:

@@ -1,4 +1,5 @@
-"""The options of a node, made from the fields in `settings.py`, and their names in errors."""
+"""The options of a node, made from the fields in `settings.py`; their types, their environment
+variables, and their names in errors."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import Field, fields
+from functools import partial
 from typing import Any
 
 import click
@@ -100,10 +102,22 @@ _CALLBACKS: dict[Form, Callback] = {
 }
 
 
+FILE = click.Path(readable=False, allow_dash=True)
+"""The type of a name of a file, which is not looked at yet. Shells complete it."""
+DIRECTORY = click.Path(file_okay=False, readable=False)
+
+
 def number(least: int, most: int | None) -> click.IntRange:
     """Return the type of a whole number in a range."""
     kind = click.IntRange(least, most)
     kind.name = "whole number"  # in the error about a text that is none
+    return kind
+
+
+def seconds(least: float, most: float | None) -> click.FloatRange:
+    """Return the type of a number of seconds in a range."""
+    kind = click.FloatRange(least, most)
+    kind.name = "number"  # in the error about a text that is none
     return kind
 
 
@@ -121,29 +135,62 @@ def variable(name: str) -> str:
     return f"{_PREFIX}_{name.upper().replace('-', '_')}"
 
 
+def refuse_empty(variable: str) -> None:
+    """Raise UsageError if the variable is set, but empty.
+
+    To click an empty variable is not set: a node would run without its secret or certificate.
+    """
+    if not os.environ.get(variable, "set").strip():
+        raise click.UsageError(f"{variable} is set but empty; set a value, or unset it")
+
+
+class VariableOption(click.Option):
+    """An option that is also an environment variable, which the help shows."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.show_envvar = True
+        self.envvar = variable(max(self.opts, key=len).lstrip("-"))
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        if isinstance(self.type, click.Path) and not ctx.resilient_parsing:
+            refuse_empty(f"{self.envvar}")
+        return super().resolve_envvar_value(ctx)
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        return f"'{self.opts[0]}'"  # start.py names the variable if the value came from there
+
+
+option = partial(click.option, cls=VariableOption)
+
+
 def node_options() -> list[click.Parameter]:
     """Return the options of the command that runs a node."""
-    return [_option(name, setting) for name, setting in option_fields().items()]
+    return [_node_option(name, setting) for name, setting in option_fields().items()]
 
 
-def _option(name: str, setting: Field[Any]) -> click.Option:
+def _node_option(name: str, setting: Field[Any]) -> click.Option:
     about: Option = setting.metadata["option"]
     multiple, flag = isinstance(setting.default, tuple), isinstance(setting.default, bool)
     kind: click.ParamType[Any] | None = None
+    callback: Callback | None = None
     if about.choices:
         kind = click.Choice(about.choices, case_sensitive=False)
     elif about.least is not None:
         kind = number(about.least, about.most)
-    return click.Option(
+    elif not flag:
+        callback = _CALLBACKS[about.form]
+        if about.form == "file":
+            kind = DIRECTORY if about.metavar == "DIR" else FILE
+    return VariableOption(
         [f"--{name}", setting.name],
         default=None if multiple else setting.default,
         is_flag=flag,
         multiple=multiple,
         type=kind,
-        callback=None if kind or flag else _CALLBACKS[about.form],
+        callback=callback,
         metavar=about.metavar or (None if about.choices or flag else "N" if kind else "TEXT"),
         show_default=about.shown or True,
-        envvar=variable(name),
         help=about.help,
     )
 
@@ -169,30 +216,25 @@ def variable_of(context: click.Context, parameter: click.Parameter) -> str:
 
 
 def name_of(context: click.Context, name: str) -> str:
-    """Return the option with that Python name as the user gave it: the variable, or `--name`."""
+    """Return the option with that Python name as the user gave it: the variable, or `--name`; for
+    an argument its metavar."""
     parameter = next(p for p in context.command.params if p.name == name)
-    return variable_of(context, parameter) or parameter.opts[0]
+    is_option = isinstance(parameter, click.Option)
+    return variable_of(context, parameter) or (parameter.opts[0] if is_option else name.upper())
 
 
-def refuse_empty_files() -> None:
-    """Raise UsageError if the variable of a file or of the secret is set, but empty.
-
-    To click an empty variable is not set: the node would run without its secret or certificate.
-    """
-    options = option_fields().items()
-    files = [name for name, field in options if field.metadata["option"].form == "file"]
-    for name in map(variable, ("secret", *files)):
-        if not os.environ.get(name, "set").strip():
-            raise click.UsageError(f"{name} is set but empty; set a value, or unset it")
-
-
-def with_variable(context: click.Context, text: str) -> str:
-    """Return the text of an error, after the variables whose values it contains."""
-    found = []
+def with_variables(context: click.Context, text: str) -> str:
+    """Return the text of an error, which names the variables that values came from: in the place of
+    their options, or before it if it contains the values."""
     for parameter in context.command.params:
-        variable = variable_of(context, parameter)
-        value = os.environ.get(variable, "")
-        counts = variable and not (isinstance(parameter.type, click.IntRange) and len(value) < 3)
-        if counts and re.search(rf"(?<![\w./-]){re.escape(value)}(?![\w/-])", text):
-            found.append(f"{variable}={value}: ")
-    return "".join(found) + text
+        if not (variable := variable_of(context, parameter)):
+            continue
+        value = os.environ[variable]
+        # Many texts contain a small number by chance.
+        small = isinstance(parameter.type, (click.IntRange, click.FloatRange)) and len(value) < 3
+        named = re.sub(rf"(?<![\w-]){parameter.opts[0]}(?![\w-])", variable, text)
+        if named != text or small or parameter.type is click.BOOL:
+            text = named
+        elif re.search(rf"(?<![\w./-]){re.escape(value)}(?![\w/-])", text):
+            text = f"{variable}={value}: {text}"
+    return text

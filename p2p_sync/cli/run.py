@@ -8,7 +8,6 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
@@ -22,67 +21,27 @@ from ..address import Address, is_loopback
 from ..errors import InputError, StartError
 from ..node.node import Node
 from ..settings import GC_THRESHOLD, HANG_UP, MAX_DESCRIPTORS, Program
-from ..version import __version__
 from ..web.app import create_app
 from ..web.guard import Guard, guarded
 from ..web.plain import begin
 from ..web.serve import HttpServer
 from ..web.token import kept_token, read_token
-from .client import commands
 from .logline import JsonLine, OneLine
-from .options import name_of, node_options, refuse_empty_files, with_variable
+from .options import name_of
 from .outlet import Outlet
 from .records import QueuedHandler, QueuedStream
-from .signals import NodeSignals
 
 logger = logging.getLogger("p2p_sync")
 
-EXAMPLE = "python run_node.py 8000"
+EXAMPLE = "p2p-sync run 8000"
 
 
-class _NodeCommand(click.Command):
-    """Lists the commands that talk to a running node, too."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_options(ctx, formatter)
-        with formatter.section("Commands, instead of PORT (see p2p-sync COMMAND --help)"):
-            formatter.write_dl(
-                # The first sentence, never cut.
-                [
-                    (name, command.get_short_help_str(1000))
-                    for name, command in commands.commands.items()
-                ]
-            )
-
-
-@click.command(cls=_NodeCommand, params=node_options(), context_settings={"show_default": True})
-@click.argument("port", metavar="PORT")
-@click.version_option(__version__)
-@click.pass_context
-def run_node(context: click.Context, /, **options: Any) -> None:
-    """Run a node: HTTP on PORT, peers on PORT+1.
-
-    Every option is also an environment variable: P2P_SYNC_HOST for --host and so on. Several
-    peers or names are separated by spaces.
-    """
+def run_node(context: click.Context, /, port: str | None, **options: Any) -> None:
+    """Run a node until a signal ends it. `options` are those of the command `run`, by their Python
+    names; raises StartError, InputError or UsageError if it cannot start."""
     outlet, signals, ignored = context.obj
-    try:
-        _run(context, outlet, signals, ignored, **options)
-    except (InputError, StartError) as error:
-        raise StartError(with_variable(context, str(error))) from None
-
-
-def _run(
-    context: click.Context,
-    outlet: Outlet,
-    signals: NodeSignals,
-    ignored: Sequence[str],
-    port: str,
-    **options: Any,
-) -> None:
-    refuse_empty_files()
     program = Program(**{field.name: options.pop(field.name) for field in fields(Program)})
-    http_port = _port(port, program.peer_port, name_of(context, "peer_port"))
+    http_port = _port(context, port, program.peer_port)
     if program.ephemeral and program.data_dir:
         raise click.UsageError(
             f"{name_of(context, 'ephemeral')} keeps nothing on disk, so it does not go with "
@@ -161,20 +120,25 @@ def _raise_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _port(given: str, peer_port: int | None, option: str) -> int:
+def _port(context: click.Context, given: str | None, peer_port: int | None) -> int:
     """Return PORT as a number; a usage error names it and the way out."""
-    if not given.isascii() or not given.isdigit():
+    if given is None:
         raise click.UsageError(
-            f"PORT is a number from 1 to 65534, not {given!r}: {EXAMPLE}; "
+            f"missing PORT (1 to 65534), for example: {EXAMPLE}; for other commands see "
+            "p2p-sync --help"
+        )
+    name = name_of(context, "port")
+    port = int(given) if given.isascii() and given.isdigit() and len(given) < 6 else 0
+    if port == 65535 and not peer_port:
+        raise click.UsageError(f"{name} 65535 leaves no port above it for peers: {EXAMPLE}")
+    if not 1 <= port <= 65535:
+        raise click.UsageError(
+            f"{name} is a number from 1 to 65534, not {given!r}: {EXAMPLE}; "
             "or a command such as status; see p2p-sync --help"
         )
-    port = int(given)
-    if port == 65535 and not peer_port:
-        raise click.UsageError(f"PORT 65535 leaves no port above it for peers: {EXAMPLE}")
-    if not 1 <= port <= 65535:
-        raise click.UsageError(f"PORT is a number from 1 to 65534, not {port}: {EXAMPLE}")
     if peer_port == port:
-        raise click.UsageError(f"PORT and {option} are both {port}; they must differ")
+        other = name_of(context, "peer_port")
+        raise click.UsageError(f"{name} and {other} are both {port}; they must differ")
     return port
 
 

@@ -46,7 +46,7 @@ DEFAULTS = {
 
 
 def test_help_shows_each_option_with_its_default(tmp_path: Path) -> None:
-    result = run_to_end("--help", cwd=tmp_path)
+    result = run_to_end("run", "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert re.search(r"(?i)usage:.*\bPORT\b", result.stdout)
     sections = re.split(r"\n\s+(?=-)", result.stdout)

@@ -22,8 +22,9 @@ from typing import Any
 
 import pytest
 
-from p2p_sync.cli.client import commands
+from p2p_sync.cli.exits import MEANINGS
 from p2p_sync.cli.options import option_fields
+from p2p_sync.cli.program import program
 from tests.harness.api import post_all, read_pages, wait_equal
 from tests.harness.support import (
     DEADLINE,
@@ -71,7 +72,9 @@ def run(
 
 def test_the_readme_names_each_command_with_its_options() -> None:
     section = README.text.partition("## Check its health")[2].partition("\n## ")[0]
-    for name, command in commands.commands.items():
+    for name, command in program.commands.items():
+        if name == "run":
+            continue  # options.md names its options
         row = re.search(rf"^\| `(?:\.venv/bin/)?p2p-sync {name}\b.*$", section, re.M)
         assert row, name
         for option in (option for p in command.params for option in p.opts if option[:2] == "--"):
@@ -79,20 +82,30 @@ def test_the_readme_names_each_command_with_its_options() -> None:
             assert shown in row[0] or option in section.rpartition("Each takes")[2], option
 
 
-@pytest.mark.parametrize("name", sorted(commands.commands))
+@pytest.mark.parametrize("name", sorted(program.commands))
 def test_each_command_has_help(name: str) -> None:
     done = run(None, name, "--help")
-    assert done.returncode == 0
-    common = ("--json",) if name in ("restore", "verify") else ("--node", "--token-file", "--json")
-    assert all(option in done.stdout for option in common)
+    assert done.returncode == 0 and run(None, name, "-h").stdout == done.stdout
+    common = {"run": (), "restore": ("--json",), "verify": ("--json",)}
+    options = common.get(name, ("--node", "--token-file", "--json"))
+    assert all(option in done.stdout for option in options)
 
 
-def test_the_help_is_complete(tmp_path: Path) -> None:
-    shown = " ".join(run(None, "--help").stdout.split())
-    assert "..." not in shown and "RANGE" not in shown
-    for name, command in commands.commands.items():
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_the_help_lists_commands_and_exit_codes(option: str) -> None:
+    done = run(None, option)
+    shown = " ".join(done.stdout.split())
+    for name, command in program.commands.items():
         first = re.split(r"(?<=\.)\s", " ".join((command.help or "").split()))[0]
         assert f" {name} {first}" in shown and len(first) <= 75, name
+    codes = shown.partition(" Exit codes: ")[2]
+    assert all(f"{code} {text}" in codes for code, text in MEANINGS.items())
+    assert done.returncode == 0 and "p2p-sync run 8000" in shown
+
+
+def test_the_help_of_run_has_each_option_in_whole_sentences() -> None:
+    shown = " ".join(run(None, "run", "--help").stdout.split())
+    assert "..." not in shown and "RANGE" not in shown
     for name, field in option_fields().items():
         assert f"--{name} " in shown and field.metadata["option"].help in shown, name
 

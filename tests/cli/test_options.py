@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import click
 import pytest
 
 from p2p_sync import Node, StartError
+from p2p_sync.cli.program import program
 from p2p_sync.disk.private import read_private
 from p2p_sync.net.credentials import secret_keys
 from tests.harness.support import (
@@ -22,6 +25,7 @@ from tests.harness.support import (
     RUN_NODE,
     NodeProcess,
     free_port_pair,
+    request,
     run_to_end,
     wait_sockets,
     wait_until,
@@ -335,3 +339,97 @@ def test_a_secret_that_nobody_can_change_may_be_readable_by_all(tmp_path: Path, 
     subprocess.run(["umount", str(folder)], check=True)
     with read_only(folder), NodeProcess("--ephemeral", "--secret-file", str(path)) as node:
         wait_until(lambda: node.logged("listening for peers"), node.log)
+
+
+# -- the options of the other commands ------------------------------------------------------------
+
+
+def every_option() -> list[tuple[str, click.Option]]:
+    """The options of all commands, each after the name of its command."""
+    return [
+        (name, option)
+        for name, command in program.commands.items()
+        for option in command.params
+        if isinstance(option, click.Option)
+    ]
+
+
+@pytest.mark.parametrize(("command", "option"), every_option(), ids=str)
+def test_each_option_is_a_variable_that_the_help_shows(command: str, option: click.Option) -> None:
+    name = variable(max(option.opts, key=len).lstrip("-"))
+    shown = " ".join(run_to_end(command, "--help").stdout.split())
+    assert option.envvar == name and f"[env var: {name}" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        ("status", "WAIT", "soon"),
+        ("status", "NODE", "ftp://x"),
+        ("status", "NODE", "127.0.0.1:1"),
+        ("status", "JSON", "perhaps"),
+        ("peers", "TOKEN_FILE", "/no/such/file"),
+        ("commit", "COPIES", "many"),
+        ("commit", "TOPIC", "no topic"),
+        ("restore file", "DATA_DIR", "/dev/null/below"),
+    ],
+)
+def test_an_error_of_a_command_names_the_variable(
+    tmp_path: Path, command: str, name: str, value: str
+) -> None:
+    (tmp_path / "file").touch()
+    environment = {f"P2P_SYNC_{name}": value}
+    done = run_to_end(*command.split(), cwd=tmp_path, environment=environment)
+    assert done.returncode in (2, 3) and "Traceback" not in done.stderr
+    assert f"P2P_SYNC_{name}" in done.stderr and value in done.stderr, done.stderr
+    assert f"--{name.lower().replace('_', '-')}" not in done.stderr
+
+
+def test_options_of_commands_come_from_variables_too() -> None:
+    with NodeProcess("--ephemeral") as node:
+        environment = {"P2P_SYNC_NODE": f"127.0.0.1:{node.port}", "P2P_SYNC_TOPIC": "a"}
+        assert run_to_end("commit", "text", environment=environment).returncode == 0
+        done = run_to_end("log", environment={**environment, "P2P_SYNC_JSON": "1"})
+        assert json.loads(done.stdout)["topic"] == "a"
+        done = run_to_end("log", "--topic", "b", environment=environment)
+        assert (done.returncode, done.stdout) == (0, ""), "the command line wins"
+
+
+@pytest.mark.parametrize("command", ["peers", "restore file"])
+def test_an_empty_variable_of_a_file_is_refused_by_commands(tmp_path: Path, command: str) -> None:
+    name = "P2P_SYNC_TOKEN_FILE" if command == "peers" else "P2P_SYNC_DATA_DIR"
+    done = run_to_end(*command.split(), cwd=tmp_path, environment={name: ""})
+    assert done.returncode == 2 and f"{name} is set but empty" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("run",), ("--ephemeral",)], ids=" ".join)
+def test_the_port_may_come_from_a_variable(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    for value in ("x", "0", "70000"):
+        done = run_to_end(*arguments, cwd=tmp_path, environment={"P2P_SYNC_PORT": value})
+        wanted = f"P2P_SYNC_PORT is a number from 1 to 65534, not '{value}'"
+        assert done.returncode == 2 and wanted in done.stderr
+    done = run_to_end(*arguments, cwd=tmp_path, environment={"P2P_SYNC_PORT": ""})
+    assert done.returncode == 2 and "missing PORT" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["", "run", "--ephemeral", "PORT", "run PORT", "--ephemeral PORT"]
+)
+def test_a_port_without_a_command_runs_a_node(tmp_path: Path, words: str) -> None:
+    port = free_port_pair()
+    arguments = words.replace("PORT", str(port)).split()
+    environment = {**os.environ, **({} if "PORT" in words else {"P2P_SYNC_PORT": str(port)})}
+    process = subprocess.Popen(
+        [*RUN_NODE, *arguments], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: answers(port), "the node answers")
+    finally:
+        process.terminate()
+        assert process.wait(DEADLINE) == 0
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError):
+        return request(port, "/healthz").status == 200
+    return False

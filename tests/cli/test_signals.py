@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p_sync.cli.client import commands
+from p2p_sync.cli.program import program
 from tests.harness.support import (
     DEADLINE,
     RUN_NODE,
@@ -161,4 +161,4 @@ def test_a_hang_up_reloads_while_the_terminal_is_there() -> None:
 
 
 def test_a_command_is_known_from_a_port_before_it_is_loaded() -> None:
-    assert commands.commands and all(name.isalpha() for name in commands.commands)
+    assert program.commands and all(name.isalpha() for name in program.commands)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import p2p_sync
-from p2p_sync.cli import client
+from p2p_sync.cli.program import program
 from p2p_sync.settings import Settings
 from tests import autobahn, simulation
 from tests.bench.scenarios import SCENARIOS
@@ -93,8 +93,8 @@ def test_the_library_example_runs_and_is_short() -> None:
 
 def test_every_command_is_in_the_table() -> None:
     shown = table("command", "what it does")
-    assert {row.strip("`").split()[1] for row in shown} == set(client.commands.commands)
-    for name, command in client.commands.commands.items():
+    assert {row.strip("`").split()[1] for row in shown} == set(program.commands)
+    for name, command in program.commands.items():
         (row,) = (text for first, (text,) in shown.items() if f"p2p-sync {name}" in first)
         options = {opt: p for p in command.params for opt in p.opts if opt in row}
         for option, given in re.findall(r"`(--[a-z-]+)` \(([^)]*)\)", row):

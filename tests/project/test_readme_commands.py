@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p_sync.cli.client import commands
-from p2p_sync.cli.run import run_node
+from p2p_sync.cli.program import program
 from tests.harness.namespaces import lab
 from tests.harness.support import DEADLINE, ROOT, Answer, free_port_pair, request, wait_until
 from tests.project.documents import DOCUMENTS, PROSE, README
@@ -98,7 +97,7 @@ def test_no_command_needs_an_active_environment() -> None:
 
 def test_every_command_in_a_sentence_is_one() -> None:
     named = re.findall(r"`\.venv/bin/p2p-sync ([^`]+)`", PROSE)
-    assert {words.split()[0] for words in named} == set(commands.commands)
+    assert {words.split()[0] for words in named} - {"PORT", "--help"} == set(program.commands)
     named = re.findall(r"`\.venv/bin/(?!p2p-sync)([^`]+)`", PROSE)
     started = ("python run_node.py", "python -m p2p_sync", "python -m tests.", "python -m pytest")
     assert all(words.startswith(started) for words in named), named
@@ -247,10 +246,10 @@ def test_the_unit_starts_a_node(clone: Path, tmp_path: Path) -> None:
 def test_the_container_starts_a_node() -> None:
     texts = [text for text in DOCUMENTS if "dockerfile" in text.text]
     (image,) = texts[0].blocks("dockerfile")
-    program, *options = json.loads(re.findall(r"^ENTRYPOINT (.*)", image, re.M)[0])
+    name, *options = json.loads(re.findall(r"^ENTRYPOINT (.*)", image, re.M)[0])
     (more,) = re.findall(r"^ +command: (.*)", texts[0].text, re.M)
-    assert program == "p2p-sync"
-    run_node.make_context(program, [*options, *json.loads(more)])
+    assert name == "p2p-sync"
+    program.commands["run"].make_context(name, [*options, *json.loads(more)])
 
 
 def test_the_tests_start(clone: Path) -> None:

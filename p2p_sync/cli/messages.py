@@ -1,0 +1,200 @@
+"""The commands about messages: committing, reading and erasing them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from ..core.verdict import numbered
+from ..errors import InputError
+from ..settings import (
+    API_DEFAULT_TIMEOUT,
+    API_MAX_COPIES,
+    API_MAX_TIMEOUT,
+    CLI_ANSWER,
+    CLI_NAMES,
+    CLI_PAGE,
+    CLI_STORING,
+    NEVER,
+    SHORT_ID,
+)
+from ..wire.frames import check_topic
+from .api import Api, Failure, TooLate
+from .command import Parameter, node_command, seconds_option
+from .exits import DONE, NO, UNREACHABLE, USAGE
+from .files import Bulk, batches
+from .logline import printable
+from .options import number, option
+from .printing import left_out, moment, say
+
+
+def _topic(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        check_topic(value)
+    except InputError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+    return value
+
+
+def topic_option(help: str) -> Parameter:
+    return option("--topic", metavar="TOPIC", default="", callback=_topic, help=help)
+
+
+@node_command(
+    click.argument("text", required=False),
+    option("--copies", metavar="K", type=number(0, API_MAX_COPIES), default=0,
+                 help="Wait until nodes on K other hosts have it."),
+    seconds_option("--timeout", API_DEFAULT_TIMEOUT, "Seconds to wait for copies.",
+                   API_MAX_TIMEOUT),
+    topic_option("A short text beside the message, by which readers choose."),
+)  # fmt: skip
+def commit(
+    api: Api, text: str | None, copies: int, timeout: float, topic: str, as_json: bool
+) -> int:
+    """Send TEXT, or each non-empty line of standard input, as a message."""
+    path = f"/api/v1/messages?copies={copies}&timeout={timeout:g}&topic={quote(topic)}"
+    if text == "":
+        raise Failure(USAGE, "the message is empty; give it a text")
+    answer, reached, what = (
+        _commit_lines(api, path, copies, timeout)
+        if text is None
+        else _commit_text(api, path, text, timeout)
+    )
+    held = f", stored on {numbered(reached, 'other host')}" if copies else ""
+    if reached < copies:
+        held = f", but only {reached} of {copies} copies were confirmed within {timeout:g} s"
+    say(json.dumps(answer) if as_json else f"Committed {what}{held}")
+    return NO if reached < copies else DONE
+
+
+def _commit_text(api: Api, path: str, text: str, timeout: float) -> tuple[Any, int, str]:
+    """Return the answer, the copies and the id."""
+    try:
+        answer = api.ask(path, {"data": text}, timeout + CLI_STORING)
+    except TooLate as error:
+        raise Failure(
+            error.code, f"{error}; check whether the message is there before you try again"
+        ) from None
+    return answer, answer["copies"], answer["id"]
+
+
+def _commit_lines(api: Api, path: str, copies: int, timeout: float) -> tuple[Any, int, str]:
+    """Return what to print as JSON, the copies, and the number of messages."""
+    done: dict[str, Any] = {"count": 0, "copies": None}
+    reached = copies
+    source: Any = sys.stdin.buffer
+    with Bulk(api, path, "standard input", timeout + CLI_STORING) as bulk:
+        for before, lines in batches(source.read1):
+            numbers = [n for n, line in enumerate(lines, before + 1) if line.strip()]
+            texts = [_decoded(lines[n - before - 1]) for n in numbers]
+            answer = bulk.send(numbers, [json.dumps(text).encode() for text in texts])
+            done["count"] += answer["count"]
+            if answer["count"]:
+                done["copies"] = answer.get("copies", 0)
+                reached = min(reached, done["copies"])
+    return done, reached, numbered(done["count"], "message")
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError:
+        raise Failure(USAGE, "a line of standard input is not UTF-8") from None
+
+
+@node_command(click.argument("id"))
+def erase(api: Api, id: str, as_json: bool) -> None:
+    """Erase the message with that ID on all nodes.
+
+    `log --json` shows the ids. Place, id and time of the message remain. Original nodes, and
+    backups made before, keep the text.
+    """
+    if ":" not in id:
+        raise click.UsageError(f"an id is ORIGIN:NUMBER, as log --json shows it, not {id!r}")
+    path = f"/api/v1/messages/{quote(id, safe='')}"
+    answer = api.ask(path, within=CLI_STORING, method="DELETE")
+    by = answer["erased"]["node"] or "?"
+    say(json.dumps(answer) if as_json else f"Erased {answer['id']} (by node {by[:SHORT_ID]})")
+
+
+@node_command(
+    option("-f", "--follow", is_flag=True, help="Keep printing new messages."),
+    topic_option("Print only the messages of this topic."),
+)
+def log(api: Api, follow: bool, topic: str, as_json: bool) -> None:
+    """Print all messages. With -f, print in order of arrival and keep following."""
+    messages = (
+        api.lines(f"/api/v1/messages/follow?after=0&topic={quote(topic)}")
+        if follow
+        else _messages(api, topic)
+    )
+    names = Names(api)
+    for message in messages:
+        if "damaged" in message:
+            print(left_out(message["damaged"]), file=sys.stderr)
+        if "missed" in message:
+            missed = numbered(message["missed"], "message")
+            print(f"{missed} deleted before they were read", file=sys.stderr)
+        if "data" not in message:
+            continue
+        if as_json:
+            say(json.dumps(message))
+        else:
+            text = printable(message["data"] or "") or "(empty)"
+            if message["data"] is None:
+                text = _erasure(message)
+            text = f"[{printable(message['topic'])}] {text}" if "topic" in message else text
+            node = names.columns(message["origin"])
+            say(f"{moment(message['time'])}  {node}  {text}")
+    if follow:
+        raise Failure(UNREACHABLE, "the node has stopped")
+
+
+def _messages(api: Api, topic: str) -> Iterator[dict[str, Any]]:
+    """Yield all messages, or those of a topic, in the shared order, and {"damaged": count} for
+    entries left out."""
+    after = ""
+    path = f"/api/v1/messages?order=time&limit={CLI_PAGE}&topic={quote(topic)}"
+    while True:
+        page = api.ask(f"{path}&after={quote(after)}")
+        yield from page["messages"]
+        if "damaged" in page:
+            yield {"damaged": page["damaged"]}
+        after = page["next"]
+        if len(page["messages"]) < CLI_PAGE:
+            return
+
+
+def _erasure(message: dict[str, Any]) -> str:
+    """Say which message was erased, when, and by which node."""
+    name, erased = printable(message["id"]), message["erased"]
+    if erased["time"] is None:
+        return f"(erased: {name})"
+    return f"(erased {moment(erased['time'])} by node {erased['node'][:SHORT_ID]}: {name})"
+
+
+class Names:
+    """What a node knows of the names of nodes, as columns."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._names: dict[str, str] = {}  # printable, by id
+        self._ask_at = -NEVER
+        self._width = 1
+
+    def columns(self, origin: str) -> str:
+        """Return the shortened id and the name of the node of an origin."""
+        node = origin.partition("-")[0]
+        if node not in self._names and time.monotonic() >= self._ask_at:
+            self._ask_at = time.monotonic() + CLI_NAMES
+            nodes = self._api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"]
+            nodes.append(self._api.ask("/api/v1/status", within=CLI_ANSWER)["node"])
+            self._names = {n["id"]: printable(n["name"]) for n in nodes if n["id"] and n["name"]}
+            self._width = max(map(len, self._names.values()), default=1)
+        return f"{node[:SHORT_ID]}  {self._names.get(node, '-'):{self._width}}"
