@@ -817,6 +817,9 @@ CLI_PROBLEMS: Count = 100
 CLI_POLL: Seconds = 0.1
 """A command that waits asks the node this often."""
 
+CLI_LEAST_ID: Characters = 4
+"""The beginning of an id by which commands find a peer: a shorter one may be a slip."""
+
 CLI_NAMES: Seconds = 10.0
 """`log` asks for the names of nodes that it does not know at most this often."""
 

@@ -64,7 +64,7 @@ class Api:
         self, path: str, body: Any = None, within: float | None = None, method: str | None = None
     ) -> Any:
         """GET `path`, or POST `body` (lines of NDJSON as bytes, else a value), or use another
-        `method`, and return the JSON that is answered.
+        `method`, and return the JSON that is answered, None if the answer is empty.
 
         `within` limits the whole exchange, from resolving the host name to the last byte of the
         answer, in seconds; raises TooLate after it. None: the node may take as long as its answer
@@ -80,7 +80,8 @@ class Api:
     def _exchange(self, path: str, body: Any, patience: float, method: str | None) -> Any:
         with self._open(path, body, patience, method) as response:
             try:
-                return json.loads(response.read())
+                text = response.read()
+                return json.loads(text) if response.status != HTTPStatus.NO_CONTENT else None
             except (OSError, HTTPException) as error:
                 raise self._unreachable(error) from None
             except ValueError:

@@ -16,8 +16,8 @@ PIPE_CLOSED = 141
 MEANINGS = {
     DONE: "Done. `status`: the node is in sync, or knows no other node. A node: it was ended by "
     "SIGINT or SIGTERM.",
-    NO: "`status`: not in sync, or a peer is unreachable. `add`: not connected yet. `commit`: "
-    "fewer copies than asked for. `verify`: the file is wrong. A node: it failed.",
+    NO: "`status`: not in sync, or a peer is unreachable. `add`, `retry`: not connected yet. "
+    "`commit`: fewer copies than asked for. `verify`: the file is wrong. A node: it failed.",
     USAGE: "The command line is wrong, a file cannot be used, or a node cannot start.",
     UNREACHABLE: "No node answers at that URL, or the node has stopped.",
     NOT_ALLOWED: "The node asks for its token (401), or may not be called by that name (403, 421).",

@@ -13,7 +13,7 @@ from .command import Command
 from .exits import MEANINGS
 from .messages import commit, erase, log
 from .options import node_options, refuse_empty, variable
-from .peers import add, peers
+from .peers import add, forget, peers, retry
 from .status import acknowledge, status
 
 
@@ -35,7 +35,7 @@ def run(context: click.Context, /, **options: Any) -> None:
 SECTIONS = {
     "Run a node": (run,),
     "Talk to a running node": (
-        status, peers, add, commit, log, erase, acknowledge,
+        status, peers, add, retry, forget, commit, log, erase, acknowledge,
     ),
     "Copies of the messages": (export, backup, verify, restore, import_),
 }  # fmt: skip

@@ -130,10 +130,14 @@ class AddressBook:
             known.node = None  # a peer may have lied: a dial finds out which node is there
         known.by_hand = known.local = True
         self.by_hand[address] = known
+        known.oneself = False
+        self.retry(known, now)
+        return known
+
+    def retry(self, known: Known, now: float) -> None:
+        """A known address is due now, however often it has failed."""
         known.next_try = now
         known.attempts = 0
-        known.oneself = False
-        return known
 
     def restore(self, known: Known, now: float) -> None:
         """Add an address that was stored before a restart; it is due at once.

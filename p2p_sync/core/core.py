@@ -235,6 +235,12 @@ class Core:
         self.book.add(address, self.now)
         self._turn.look()
 
+    def retry(self, addresses: Iterable[Known]) -> None:
+        """Known addresses are due now, however often they have failed."""
+        for known in addresses:
+            self.book.retry(known, self.now)
+        self._turn.look()
+
     def forget(self, addresses: Iterable[Known], peers: Iterable[Peer]) -> None:
         """Forget addresses, and close the links to the peers there."""
         for known in addresses:

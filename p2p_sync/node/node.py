@@ -290,6 +290,14 @@ class Node:
         """
         return self.report.forget(key)
 
+    def retry(self, key: str) -> bool:
+        """Dial the peer whose entry in `peers` has that `key` now, instead of after the pause that
+        follows its last failure. Return False if there is none.
+
+        A peer whose address was only learned is dialled if this node needs more links.
+        """
+        return self.report.retry(key)
+
     def events(self, after: int = 0, timeout: float = 0.0) -> tuple[list[Event], int, int]:
         """Return the events after the one with that id, the last id, and when the node started
         (ms since the epoch).

@@ -72,9 +72,18 @@ class Report:
         """Close the link to the peer whose entry in `peers` has that `key`, and forget its
         addresses; return False if there is none."""
         with self._state.turn() as core:
-            entry = next((entry for entry in _table(core) if entry.has(key)), None)
+            entry = _entry(core, key)
             if entry is not None:
                 core.forget(entry.known, entry.peers)
+            return entry is not None
+
+    def retry(self, key: str) -> bool:
+        """Dial the addresses of the peer whose entry in `peers` has that `key`, without waiting any
+        longer; return False if there is none."""
+        with self._state.turn() as core:
+            entry = _entry(core, key)
+            if entry is not None:
+                core.retry(entry.known)
             return entry is not None
 
     # -- messages -------------------------------------------------------------------------------
@@ -232,6 +241,11 @@ def _table(core: Core) -> list[Entry]:
     """Return the table of peers and addresses."""
     known, dialling = core.book.known.values(), core.dialling.under_way
     return entries(known, core.peers, dialling, lambda end: core.book.node_at(end, core.now))
+
+
+def _entry(core: Core, key: str) -> Entry | None:
+    """Return the entry of the table with that key, if there is one."""
+    return next((entry for entry in _table(core) if entry.has(key)), None)
 
 
 def _seeks(core: Core) -> bool:

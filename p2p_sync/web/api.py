@@ -28,9 +28,12 @@ def api_routes(node: Node, slots: Slots) -> list[Route]:
 
     def forget(asked: Asked) -> Answer:
         if not node.forget(asked.parts["key"]):
-            raise Refused(
-                HTTPStatus.NOT_FOUND, "no peer has that key; GET /api/v1/peers lists them"
-            )
+            raise _unknown_peer()
+        return Answer(HTTPStatus.NO_CONTENT, [], b"")
+
+    def retry(asked: Asked) -> Answer:
+        if not node.retry(asked.parts["key"]):
+            raise _unknown_peer()
         return Answer(HTTPStatus.NO_CONTENT, [], b"")
 
     def events(asked: Asked) -> Answer:
@@ -55,6 +58,11 @@ def api_routes(node: Node, slots: Slots) -> list[Route]:
         Route("GET", "/api/v1/peers", peers),
         Route("POST", "/api/v1/peers", connect),
         Route("DELETE", "/api/v1/peers/{key}", forget),
+        Route("POST", "/api/v1/peers/{key}/retry", retry),
         Route("GET", "/api/v1/events", events, "after timeout"),
         Route("POST", "/api/v1/forks/acknowledge", acknowledge_forks),
     ]
+
+
+def _unknown_peer() -> Refused:
+    return Refused(HTTPStatus.NOT_FOUND, "no peer has that key; GET /api/v1/peers lists them")
