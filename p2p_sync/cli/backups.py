@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -80,7 +81,12 @@ def import_(api: Api, file: str, as_json: bool) -> None:
     `id` is already in the log are skipped.
     """
     done = {"imported": 0, "skipped": 0}
-    with opened(file) as parts, Bulk(api, "/api/v1/messages?skip=held", file) as bulk:
+    path, name = "/api/v1/messages?skip=held", "FILE" if file == "-" else shlex.quote(file)
+    expected = (
+        "; import reads NDJSON: an export, a backup, or lines that are each a JSON text or an "
+        f'object {{"data": "text"}}; for lines of plain text use: p2p-sync commit < {name}'
+    )
+    with opened(file, expected) as parts, Bulk(api, path, file, expected=expected) as bulk:
         for before, lines in parts:
             answer = bulk.send(range(before + 1, before + len(lines) + 1), lines)
             done["imported"] += answer["count"]

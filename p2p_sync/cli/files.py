@@ -34,9 +34,13 @@ class Bulk:
     """Sends many messages, some at a time. A context manager: if anything ends it early, the error
     says how many messages are stored."""
 
-    def __init__(self, api: Api, path: str, source: str, within: float | None = None) -> None:
-        """`source` names the file that the lines come from; `within` bounds each request."""
+    def __init__(
+        self, api: Api, path: str, source: str, within: float | None = None, expected: str = ""
+    ) -> None:
+        """`source` names the file that the lines come from; `within` bounds each request;
+        `expected` says what lines the file should have."""
         self._api = api
+        self._expected = expected
         self._path = path
         self._source = source
         self._within = within
@@ -64,6 +68,8 @@ class Bulk:
             reason = printable(str(problem.get("reason", error)))
             if "line" in problem:
                 reason = f"line {numbers[problem['line'] - 1]} of {self._source}: {reason}"
+                if problem["code"] == "invalid":
+                    reason += self._expected
             raise Failure(error.code, reason) from None
         self._note(answer["count"], answer["last"])
         return dict(answer)
@@ -90,15 +96,16 @@ class Bulk:
             print(f"p2p-sync: interrupted; {extent}", file=sys.stderr)
 
 
-def batches(read: Callable[[int], bytes]) -> Iterator[tuple[int, list[bytes]]]:
+def batches(read: Callable[[int], bytes], expected: str = "") -> Iterator[tuple[int, list[bytes]]]:
     """Yield the lines of a file, as many as are there at a time, and how many came before; `read`
-    reads up to so many bytes of it."""
+    reads up to so many bytes of it, and `expected` says what lines it should have."""
     rest = b""
     count = 0
     while chunk := read(CLI_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > CLI_MAX_LINE:
-            raise Failure(USAGE, f"line {count + len(lines) + 1} is longer than any message can be")
+            number = count + len(lines) + 1
+            raise Failure(USAGE, f"line {number} is longer than any message can be{expected}")
         if lines:
             yield count, lines
         count += len(lines)
@@ -107,7 +114,7 @@ def batches(read: Callable[[int], bytes]) -> Iterator[tuple[int, list[bytes]]]:
 
 
 @contextmanager
-def opened(name: str) -> Iterator[Iterator[tuple[int, list[bytes]]]]:
+def opened(name: str, expected: str = "") -> Iterator[Iterator[tuple[int, list[bytes]]]]:
     """Open a file, or standard input if `name` is "-", and lend its lines as `batches` yields them,
     with a progress bar. What gzip has compressed is decompressed, whatever its name is. Raises
     Failure, also while it is read."""
@@ -127,7 +134,7 @@ def opened(name: str) -> Iterator[Iterator[tuple[int, list[bytes]]]]:
             except UNREADABLE as error:
                 raise _unusable("read", name, error) from None
 
-        yield _with_progress(file.fileno(), batches(read))
+        yield _with_progress(file.fileno(), batches(read, expected))
 
 
 def _with_progress(

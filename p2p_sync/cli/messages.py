@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import string
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import click
@@ -18,6 +20,7 @@ from ..settings import (
     API_MAX_COPIES,
     API_MAX_TIMEOUT,
     CLI_ANSWER,
+    CLI_LEAST_ID,
     CLI_NAMES,
     CLI_PAGE,
     CLI_STORING,
@@ -30,8 +33,13 @@ from .command import Parameter, node_command, seconds_option
 from .exits import DONE, NO, UNREACHABLE, USAGE
 from .files import Bulk, batches
 from .logline import printable
-from .options import number, option
+from .options import checked, number, option, since
 from .printing import left_out, moment, say
+
+
+def topic_option(help: str) -> Parameter:
+    """Return the option --topic, whose value can be a topic."""
+    return option("--topic", metavar="TOPIC", default="", callback=_topic, help=help)
 
 
 def _topic(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -40,10 +48,6 @@ def _topic(context: click.Context, parameter: click.Parameter, value: str) -> st
     except InputError as error:
         raise click.BadParameter(str(error), context, parameter) from None
     return value
-
-
-def topic_option(help: str) -> Parameter:
-    return option("--topic", metavar="TOPIC", default="", callback=_topic, help=help)
 
 
 @node_command(
@@ -124,17 +128,27 @@ def erase(api: Api, id: str, as_json: bool) -> None:
 
 
 @node_command(
+    option("-n", "--last", metavar="N", type=number(0, None), help="Print the last N messages."),
     option("-f", "--follow", is_flag=True, help="Keep printing new messages."),
+    option("--since", metavar="TIME", callback=checked(since),
+           help="Print only newer messages: 2h, 30d, 2026-11-01, or 2026-11-01T09:30."),
+    option("--from", "sender", metavar="NODE", callback=checked(),
+           help="Print only the messages of this node: its name, or the beginning of its id."),
     topic_option("Print only the messages of this topic."),
-)
-def log(api: Api, follow: bool, topic: str, as_json: bool) -> None:
+)  # fmt: skip
+def log(
+    api: Api, last: int | None, follow: bool, since: int | None, sender: str | None, topic: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Print all messages. With -f, print in order of arrival and keep following."""
-    messages = (
-        api.lines(f"/api/v1/messages/follow?after=0&topic={quote(topic)}")
-        if follow
-        else _messages(api, topic)
-    )
     names = Names(api)
+    wanted = Wanted(topic, names.called(sender) if sender else (), since or 0)
+    if follow:
+        messages = _followed(api, wanted, last)
+    elif last is not None:
+        messages = iter(_latest(api, wanted, last))
+    else:
+        messages = _all(api, wanted)
     for message in messages:
         if "damaged" in message:
             print(left_out(message["damaged"]), file=sys.stderr)
@@ -156,19 +170,73 @@ def log(api: Api, follow: bool, topic: str, as_json: bool) -> None:
         raise Failure(UNREACHABLE, "the node has stopped")
 
 
-def _messages(api: Api, topic: str) -> Iterator[dict[str, Any]]:
-    """Yield all messages, or those of a topic, in the shared order, and {"damaged": count} for
-    entries left out."""
-    after = ""
-    path = f"/api/v1/messages?order=time&limit={CLI_PAGE}&topic={quote(topic)}"
+class Wanted(NamedTuple):
+    """Which messages `log` prints."""
+
+    topic: str  # "": of any
+    nodes: tuple[str, ...]  # the beginnings of the ids of their nodes; (): of any
+    since: int  # ms since the epoch
+
+    @property
+    def query(self) -> str:
+        """What the node filters, as parameters of a request."""
+        return f"topic={quote(self.topic)}"
+
+    def keeps(self, message: dict[str, Any]) -> bool:
+        """Return whether to print a message, of those that the node sends."""
+        return message["time"] >= self.since and (
+            not self.nodes or message["origin"].startswith(self.nodes)
+        )
+
+
+def _all(api: Api, wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """Yield messages in the shared order, and {"damaged": count} for entries left out."""
+    for page in _pages(api, f"order=time&{wanted.query}", ""):
+        yield from filter(wanted.keeps, page["messages"])
+        yield _left_out(page)
+
+
+def _latest(api: Api, wanted: Wanted, count: int) -> list[dict[str, Any]]:
+    """Return what `_all` yields, but only the last `count` messages."""
+    found: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    for page in _pages(api, f"order=newest&{wanted.query}", ""):
+        found += filter(wanted.keeps, page["messages"])
+        notes.append(_left_out(page))
+        oldest = page["messages"][-1]["time"] if page["messages"] else wanted.since
+        if len(found) >= count or oldest < wanted.since:
+            break
+    return notes + found[:count][::-1]
+
+
+def _followed(api: Api, wanted: Wanted, count: int | None) -> Iterator[dict[str, Any]]:
+    """Yield messages as they arrive, after those that are there, or the last `count` of them."""
+    after = "0"
+    if count is not None:
+        there: deque[dict[str, Any]] = deque(maxlen=count)
+        for page in _pages(api, f"order=arrival&{wanted.query}", ""):
+            there.extend(filter(wanted.keeps, page["messages"]))
+            after = page["next"]
+        yield from there
+    for message in api.lines(f"/api/v1/messages/follow?after={after}&{wanted.query}"):
+        if "data" not in message or wanted.keeps(message):
+            yield message
+
+
+def _pages(api: Api, query: str, after: str) -> Iterator[dict[str, Any]]:
+    """Yield pages of messages, from the place `after` to the end."""
+    path = f"/api/v1/messages?limit={CLI_PAGE}&{query}"
     while True:
         page = api.ask(f"{path}&after={quote(after)}")
-        yield from page["messages"]
-        if "damaged" in page:
-            yield {"damaged": page["damaged"]}
+        yield page
         after = page["next"]
-        if len(page["messages"]) < CLI_PAGE:
+        if page.get("complete", len(page["messages"]) < CLI_PAGE):
             return
+
+
+def _left_out(page: dict[str, Any]) -> dict[str, Any]:
+    """Return what a page says of messages that are not in it."""
+    return {name: page[name] for name in ("damaged", "missed") if name in page}
 
 
 def _erasure(message: dict[str, Any]) -> str:
@@ -188,13 +256,31 @@ class Names:
         self._ask_at = -NEVER
         self._width = 1
 
+    def called(self, text: str) -> tuple[str, ...]:
+        """Return the beginnings of the ids of the nodes that a user calls `text`; raises Failure if
+        there can be none."""
+        begins = text.lower()
+        found = [node["id"] for node in self._nodes() if node["id"] and text == node["name"]]
+        if len(begins) >= CLI_LEAST_ID and not begins.strip(string.hexdigits):
+            found.append(begins)  # also of a node that is not known any more
+        if not found:
+            raise Failure(
+                USAGE,
+                f"--from is the name of a known node, or at least {CLI_LEAST_ID} digits of an id, "
+                f"not {text!r}; p2p-sync peers lists them",
+            )
+        return tuple(found)
+
     def columns(self, origin: str) -> str:
         """Return the shortened id and the name of the node of an origin."""
         node = origin.partition("-")[0]
         if node not in self._names and time.monotonic() >= self._ask_at:
             self._ask_at = time.monotonic() + CLI_NAMES
-            nodes = self._api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"]
-            nodes.append(self._api.ask("/api/v1/status", within=CLI_ANSWER)["node"])
+            nodes = self._nodes()
             self._names = {n["id"]: printable(n["name"]) for n in nodes if n["id"] and n["name"]}
             self._width = max(map(len, self._names.values()), default=1)
         return f"{node[:SHORT_ID]}  {self._names.get(node, '-'):{self._width}}"
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        peers = self._api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"]
+        return [*peers, self._api.ask("/api/v1/status", within=CLI_ANSWER)["node"]]

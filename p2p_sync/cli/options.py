@@ -3,9 +3,12 @@ variables, and their names in errors."""
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import Field, fields
 from functools import partial
 from typing import Any
@@ -31,7 +34,7 @@ _SERVICE_URL = re.compile("(tcp|udp|sctp)://.*")
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
-def _checked(form: Callable[[str], Any] = str) -> Callback:
+def checked(form: Callable[[str], Any] = str) -> Callback:
     """Return a callback that checks the values of an option: they are not empty, and `form` brings
     each into its normal form, or raises InputError."""
 
@@ -81,6 +84,22 @@ def _duration(text: str) -> float:
     return _amount(units, "a time such as 30d, 12h, 90min or 60s", text)
 
 
+def since(text: str) -> int:
+    """Return the moment that a text names, in ms since the epoch: a time ago, such as 2h, or a date
+    with or without a time, in the time zone of this machine unless it says another one. Raises
+    InputError."""
+    with suppress(InputError):
+        return int((time.time() - _duration(text)) * 1000)
+    try:
+        # Python 3.10 does not know Z.
+        moment = datetime.datetime.fromisoformat(text.strip().upper().replace("Z", "+00:00"))
+        return max(0, int(moment.timestamp() * 1000))
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"a time such as 2h, 30d, 2026-11-01 or 2026-11-01T09:30, not {text!r}"
+        ) from None
+
+
 def _size(text: str) -> int:
     units = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
     wanted = "a number of bytes such as 2GiB, 500MiB or 1000000"
@@ -91,14 +110,14 @@ def _size(text: str) -> int:
 
 
 _CALLBACKS: dict[Form, Callback] = {
-    "text": _checked(),
-    "name": _checked(checked_name),
-    "file": _checked(),
-    "peer": _checked(lambda text: str(parse_address(text))),
-    "advertised": _checked(_advertised),
-    "host name": _checked(_host_name),
-    "duration": _checked(_duration),
-    "size": _checked(_size),
+    "text": checked(),
+    "name": checked(checked_name),
+    "file": checked(),
+    "peer": checked(lambda text: str(parse_address(text))),
+    "advertised": checked(_advertised),
+    "host name": checked(_host_name),
+    "duration": checked(_duration),
+    "size": checked(_size),
 }
 
 

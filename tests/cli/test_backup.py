@@ -180,3 +180,18 @@ def test_a_copy_that_arrives_again_meanwhile_is_in_it(
             for page in pages:
                 lines += page
     assert [json.loads(line)["data"] for line in lines] == [f"text {n}" for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"plain text\n", b"{'data': 'single quotes'}\n", b'{"text": "x"}\n', b"\x00" * 2_000_000],
+    ids=["plain text", "no JSON", "another object", "binary"],
+)
+def test_import_says_what_it_expects(node: NodeProcess, tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "some file"
+    file.write_bytes(data)
+    before = node.count
+    done = run("import", file, "--node", f"http://127.0.0.1:{node.port}")
+    assert done.returncode in (2, 5) and node.count == before
+    for part in ("line 1 ", "NDJSON", '{"data": "text"}', f"commit < '{file}'", "0 messages are"):
+        assert part in done.stderr, part

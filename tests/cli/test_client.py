@@ -78,7 +78,7 @@ def test_the_readme_names_each_command_with_its_options() -> None:
         row = re.search(rf"^\| `(?:\.venv/bin/)?p2p-sync {name}\b.*$", section, re.M)
         assert row, name
         for option in (option for p in command.params for option in p.opts if option[:2] == "--"):
-            shown = {"--follow": "-f"}.get(option, option)
+            shown = {"--follow": "-f", "--last": "-n"}.get(option, option)
             assert shown in row[0] or option in section.rpartition("Each takes")[2], option
 
 
