@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     AddressError,
     InputError,
+    KeyInvalid,
+    KeyReused,
     LogError,
     LogFull,
     MessageError,
@@ -32,6 +34,8 @@ _LATER = {"Node": "node.node", "Message": "wire.frames"}
 __all__ = [
     "AddressError",
     "InputError",
+    "KeyInvalid",
+    "KeyReused",
     "LogError",
     "LogFull",
     "Message",

@@ -7,6 +7,8 @@ P2PSyncError
 |   |-- MessageError                 not a text that can be a message
 |       |-- MessageTooLong           more bytes than the limit
 |   |-- TopicError                   not a topic of a message
+|   |-- KeyInvalid                   not an idempotency key
+|   |-- KeyReused                    the key has named another message
 |   |-- UnknownMessage               no message here has that id
 |   |-- NotRunning                   the node has not started, or has stopped
 |-- StartError                       a node cannot start: its port or data directory is not usable
@@ -48,6 +50,14 @@ class MessageTooLong(MessageError):
 
 class TopicError(InputError):
     """A text cannot be the topic of a message."""
+
+
+class KeyInvalid(InputError):
+    """A text cannot be an idempotency key."""
+
+
+class KeyReused(InputError):
+    """An idempotency key has named another message before."""
 
 
 class UnknownMessage(InputError):

@@ -58,6 +58,15 @@ MAX_BATCH: Count = 1_000
 MAX_TOPIC: Bytes = 64
 """A topic: long enough for a path of a few words, short enough to be stored with each entry."""
 
+MAX_KEY: Count = 128
+"""Characters of an idempotency key."""
+
+MAX_KEYS: Count = 1_000_000
+"""Idempotency keys that are kept, 150 bytes each; beyond it, the oldest are forgotten early."""
+
+KEYS_ASKED: Count = 500
+"""Idempotency keys in one query; some versions of SQLite take 999 values."""
+
 MAX_NOTED_TOPICS: Count = 1_000
 """Topics of which a node knows when their last message came. Those that follow others wake up once
 too often."""
@@ -998,6 +1007,15 @@ class Settings:
         "Those that were committed or sent together go together, so up to 2,000 more are kept.",
         shown="all",
         least=1,
+    )
+
+    keep_keys: Seconds = option(
+        86400.0,
+        "How long idempotency keys are known, for example 24h.",
+        "A commit that is sent again with its key within this time is not committed again.",
+        form="duration",
+        metavar="TIME",
+        shown="24h",
     )
 
     max_new_origins: int = option(

@@ -48,6 +48,8 @@ def checked(form: Callable[[str], Any] = str) -> Callback:
             raise click.BadParameter(str(error), context, parameter) from None
 
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value == parameter.default:
+            return value
         if isinstance(value, tuple):
             return tuple(convert(context, parameter, text) for text in value)
         return None if value is None else convert(context, parameter, value)

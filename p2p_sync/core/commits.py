@@ -19,7 +19,7 @@ from ..wire.entries import NOTICE, Entry
 from ..wire.forks import Branch, committed_id
 from ..wire.frames import Message
 from ..wire.logframes import Head, Run
-from .commit import Commit
+from .commit import Commit, Key, Keyed
 from .dates import Dates
 from .effects import Settle
 from .peer import Peer
@@ -64,6 +64,7 @@ class Commits:
         self._disputed: dict[tuple[Peer, str], Run] = {}
         self._disputed_messages = 0
         self._messages = 0  # in these runs
+        self._keyed: list[Keyed] = []  # the messages in them that have keys
         # The originals that committed the latest of their messages, by the ids that these got.
         self._sources: dict[tuple[str, int], Peer] = {}
         self._originals: dict[Peer, None] = {}  # these originals, the latest last
@@ -102,13 +103,15 @@ class Commits:
         *,
         ack: bool = False,
         after: Commit | None = None,
+        keys: Sequence[Key | None] = (),
     ) -> Commit:
         """Give messages of this node their ids, and put them into the queue as one entry.
 
         `draft` is the entry without its time, and `texts` are its messages. `future` belongs to the
         shell and is settled later. `ack`: a client waits until peers have copies. `after`: an
-        earlier commit, without which these messages must not be stored. Raises LogError while the
-        log cannot be written, and if writing has failed since `after`.
+        earlier commit, without which these messages must not be stored. `keys`: the idempotency
+        key of each message, to be stored with it. Raises LogError while the log cannot be written,
+        and if writing has failed since `after`.
         """
         failed = after is not None and self._failures > after.failures
         if self._turn.stopped or failed or self.failure:
@@ -120,6 +123,9 @@ class Commits:
         run = self._replica.commit([entry], self._turn.now, ack)
         now = self._turn.now
         commit = Commit(run.origin, run.after + 1, entry, texts, self._failures, now, future)
+        for seq, key in enumerate(keys, commit.first):
+            if key:
+                self._keyed.append(Keyed(*key, commit.origin, seq, time))
         self.waiting.append(commit)
         self.put([run])
         return commit
@@ -204,6 +210,11 @@ class Commits:
         self._replica.drop(waiting, self._turn.now)
         return True
 
+    def take_keyed(self) -> list[Keyed]:
+        """Take the keys of the messages that `to_store` returns next."""
+        keyed, self._keyed = self._keyed, []
+        return keyed
+
     def to_store(self) -> list[Run]:
         """Take all runs of the queue for one transaction; then call `stored` or `failed`."""
         runs, self._runs = self._runs, []
@@ -231,6 +242,7 @@ class Commits:
         self._turn.changed.add(COPIES)  # those who wait for copies wait in vain
         self._replica.failed(self._turn.now)
         self.renew()
+        self.take_keyed()
         self.to_store()
         self._disputed.clear()
         self._disputed_messages = 0

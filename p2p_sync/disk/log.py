@@ -20,6 +20,7 @@ from functools import cache
 from itertools import chain
 
 from ..core import placing
+from ..core.commit import Keyed
 from ..core.deduplication import node_of
 from ..core.placing import Placed
 from ..errors import LogError
@@ -35,7 +36,7 @@ from ..wire.cutoffs import is_cutoff
 from ..wire.entries import HEARD, NOTICE
 from ..wire.heads import Heads
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
-from . import damage, erasing, forks, origins, retention
+from . import damage, erasing, forks, keyed, origins, retention
 from .copies import count_copies, rematch
 from .damage import Found
 from .erasing import Erased
@@ -130,12 +131,15 @@ class Log(Forgetting):
             self._own = origin
             self._store.begin(origin)
 
-    def append(self, runs: Sequence[Run]) -> tuple[int, int]:
+    def append(
+        self, runs: Sequence[Run], keys: Sequence[Keyed] = (), keep_keys: int = 0
+    ) -> tuple[int, int]:
         """Store `runs`, which begin where their origins end, in one transaction.
 
         One with messages that are `skipped` begins further on; it may have no entries, and what is
-        before it becomes the floor. When this returns, all is on disk. Returns the last arrival
-        before the runs, and now. Raises LogFull or LogError; then none of them is stored.
+        before it becomes the floor. When this returns, all is on disk. `keys` are those of messages
+        in the runs, which are kept for `keep_keys` ms. Returns the last arrival before the runs,
+        and now. Raises LogFull or LogError; then none of them is stored.
         """
         floors: dict[str, Floor] = {}
         newest = 0  # the time up to which messages may be missing
@@ -145,13 +149,13 @@ class Log(Forgetting):
                 floors[run.origin] = Floor(run.after, floor.held(run.after - run.skipped))
                 newest = max(newest, _before(run))
         if not floors:
-            return self._append(runs)
+            return self._append(runs, keys=keys, keep_keys=keep_keys)
         gone = Gone(0, newest)
         before = {name: self._floor(name) for name in floors}
         with self._lock:  # before it happens: readers must not take it for damage
             self._floors |= floors
         try:
-            arrivals = self._append(runs, gone)
+            arrivals = self._append(runs, gone, keys=keys, keep_keys=keep_keys)
         except BaseException:
             with self._lock:
                 self._floors |= before
@@ -161,7 +165,12 @@ class Log(Forgetting):
         return arrivals
 
     def _append(
-        self, runs: Sequence[Run], gone: Gone | None = None, moving: Moving | None = None
+        self,
+        runs: Sequence[Run],
+        gone: Gone | None = None,
+        moving: Moving | None = None,
+        keys: Sequence[Keyed] = (),
+        keep_keys: int = 0,
     ) -> tuple[int, int]:
         arrival, hidden = self._arrival, self._hidden
         stored_runs: list[tuple[Run, list[Row], list[PackedRun]]] = []
@@ -191,6 +200,8 @@ class Log(Forgetting):
             origins.write(database, {run.origin: run.head for run in runs}, self._floors)
             if gone:
                 retention.write_gone(database, gone)
+            if keys:
+                keyed.write(database, keys, keep_keys)
             for copied, times in copies.items():
                 arrival, more = rematch(database, copied, times, arrival)
                 hidden += more

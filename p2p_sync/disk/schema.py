@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 13
+VERSION = 14
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -68,6 +68,15 @@ TABLES = (
     "CREATE TABLE acknowledged (origin TEXT PRIMARY KEY) WITHOUT ROWID",
     # Entries that were found damaged, to be looked at again at the next start.
     "CREATE TABLE damage (origin TEXT, seq INTEGER, PRIMARY KEY (origin, seq)) WITHOUT ROWID",
+    # The messages that idempotency keys have named, see keyed.py.
+    """CREATE TABLE keys (
+        number INTEGER PRIMARY KEY,  -- in the order of their messages
+        key BLOB NOT NULL UNIQUE,    -- a hash of it
+        digest BLOB NOT NULL,        -- a hash of the message
+        origin TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        time INTEGER NOT NULL        -- milliseconds since the epoch
+    )""",
     # Filled and emptied to see whether the disk takes anything.
     "CREATE TABLE probe (data BLOB)",
 )

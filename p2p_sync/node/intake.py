@@ -8,43 +8,61 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import NamedTuple
 
-from ..core.commit import Commit
+from ..core.commit import Commit, Key, Keyed
 from ..core.core import Core
 from ..core.turn import COPIES
-from ..errors import MessageError, MessageTooLong, UnknownMessage
+from ..errors import KeyReused, MessageError, MessageTooLong, UnknownMessage
 from ..metrics import Counters
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
 from ..wire.entries import Entry
 from ..wire.frames import Message, check_text, check_topic
+from .keys import Keys, key_of
 from .state import State
+
+
+class Draft(NamedTuple):
+    """A message that is to be committed."""
+
+    text: str
+    topic: str = ""
+    key: str = ""  # an idempotency key; "": none
 
 
 class Intake:
     """Commits the messages of one node. For any thread.
 
     All methods raise MessageTooLong or MessageError for a text that cannot be a message, TopicError
-    for what cannot be a topic ("" is none), and LogFull or LogError for what cannot be stored.
+    for what cannot be a topic ("" is none), KeyReused for an idempotency key of another message,
+    and LogFull or LogError for what cannot be stored.
     """
 
-    def __init__(self, state: State, counters: Counters, limit: int) -> None:
+    def __init__(self, state: State, keys: Keys, counters: Counters, limit: int) -> None:
         """`limit` is that of a message, in bytes of UTF-8."""
         self._state = state
+        self._keys = keys
         self._counters = counters
         self._limit = limit
 
-    def commit(self, text: str, copies: int, timeout: float, topic: str = "") -> Message:
-        """Commit a message; return it once it is on disk, and nodes on `copies` other hosts hold
-        it, too, or `timeout` seconds have passed."""
+    def commit(
+        self, text: str, copies: int, timeout: float, topic: str = "", key: str = ""
+    ) -> Commit:
+        """Commit a message; return once it is on disk, and nodes on `copies` other hosts hold it,
+        too, or `timeout` seconds have passed; `copies` of the commit say how many do. A message
+        that the `key` has named before is not committed again."""
         self._check(text)
         check_topic(topic)
-        commit = self._commit([text], topic, ack=copies > 0)
-        held = 0
+        (commit,) = self._commit_batch(_Batch([text], topic, [key]), ack=copies > 0)
+        if commit.repeated:
+            commit.copies = self.wait_copies(commit.message(), copies, timeout)
+            return commit
         if copies:
             # This thread waits once, for all: to wake for the disk would delay those who send.
-            held = self._wait_copies(commit.origin, commit.first, copies, timeout, commit)
+            first = commit.origin, commit.first
+            commit.copies = self._wait_copies(*first, copies, timeout, commit)
         self._finish(commit)
-        return commit.message(copies=held)
+        return commit
 
     def begin(
         self, text: str, then: Callable[[], object], topic: str = ""
@@ -64,23 +82,25 @@ class Intake:
         commit.future.add_done_callback(lambda _: then())
         return partial(self._finish, commit)
 
-    def commit_many(self, messages: Iterable[tuple[str, str]]) -> Iterator[Commit]:
-        """Commit messages, each a text and its topic. Those of one topic that follow each other
-        share an entry, as many as fit. Yield each entry once it is on disk, and all of those before
-        an error is raised."""
+    def commit_many(self, messages: Iterable[tuple[str, str, str]]) -> Iterator[Commit]:
+        """Commit messages, each a text, its topic and its key. Those of one topic that follow each
+        other share an entry, as many as fit. Yield each entry once it is on disk, and all of those
+        before an error is raised. Messages that keys have named before are yielded in their places,
+        too, as `repeated`."""
         waiting: deque[Commit] = deque()
         last: Commit | None = None
         problem: Exception | None = None
         size = count = 0  # of what waits
         try:
-            for batch, topic in self._batches(messages):
-                last = self._commit(batch, topic, after=last)
-                waiting.append(last)
-                size, count = size + len(last.entry.text), count + len(batch)
+            for batch in self._batches(messages):
+                for commit in self._commit_batch(batch, after=last):
+                    last = last if commit.repeated else commit
+                    waiting.append(commit)
+                    size, count = size + len(commit.entry.text), count + commit.count
                 while size > 2 * MAX_ENTRY_BYTES or count > 2 * MAX_BATCH:
                     waiting[0].future.result()
                     first = waiting.popleft()
-                    size, count = size - len(first.entry.text), count - len(first.texts)
+                    size, count = size - len(first.entry.text), count - first.count
                     yield first
         except Exception as error:
             problem = error
@@ -135,13 +155,55 @@ class Intake:
         with self._state.turn(COPIES, is_over, timeout) as core:
             return count(core)
 
+    def _commit_batch(
+        self, batch: _Batch, ack: bool = False, after: Commit | None = None
+    ) -> Iterator[Commit]:
+        """Commit messages as one entry, whose limits they keep; wait for its future. Where keys
+        have named some of them before there are more parts, in the order of the batch."""
+        texts, topic, given = batch
+        if not any(given):
+            yield self._commit(texts, topic, ack, after)
+            return
+        keys = [
+            key_of(key, text, topic) if key else None
+            for key, text in zip(given, texts, strict=True)
+        ]
+        known = self._keys.claim([key for key in keys if key])
+        start = 0
+        try:
+            while start < len(texts):
+                first = keys[start]
+                end = start + 1
+                if first and first.name in known:
+                    if known[first.name].digest != first.digest:
+                        raise KeyReused(
+                            f"the key {given[start]!r} has named another message; use a new key"
+                        )
+                    commit = _repeated(known[first.name], texts[start], topic)
+                else:
+                    while end < len(texts) and not ((key := keys[end]) and key.name in known):
+                        end += 1
+                    commit = self._commit(texts[start:end], topic, ack, after, keys[start:end])
+                start = end
+                yield commit
+        finally:
+            self._keys.release(key for key in keys[start:] if key and key.name not in known)
+
     def _commit(
-        self, texts: Sequence[str], topic: str, ack: bool = False, after: Commit | None = None
+        self,
+        texts: Sequence[str],
+        topic: str,
+        ack: bool = False,
+        after: Commit | None = None,
+        keys: Sequence[Key | None] = (),
     ) -> Commit:
-        """Commit messages as one entry, whose limits they keep; wait for its future."""
         draft = Entry.of(0, texts, topic=topic)
         with self._state.turn_with_room() as core:
-            return core.commits.commit(draft, texts, Future(), ack=ack, after=after)
+            commit = core.commits.commit(draft, texts, Future(), ack=ack, after=after, keys=keys)
+        if keys:
+            named = [key for key in keys if key]
+            commit.future.add_done_callback(lambda _: self._keys.release(named))
+        return commit
 
     def _finish(self, commit: Commit) -> None:
         """Wait until a single message is on disk."""
@@ -153,28 +215,49 @@ class Intake:
             long = type(text) is str and len(text.encode("utf-8", "surrogatepass")) > self._limit
             raise (MessageTooLong if long else MessageError)(problem)
 
-    def _batches(self, messages: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:
-        """Yield texts in batches for one entry of the log, each with its topic; those before an
+    def _batches(self, messages: Iterable[tuple[str, str, str]]) -> Iterator[_Batch]:
+        """Yield messages in batches for one entry of the log, without a key twice; those before an
         error come first."""
-        batch: list[str] = []
+        texts: list[str] = []
+        keys: list[str] = []
+        used: set[str] = set()  # of these keys
         size, last = 0, ""
         try:
-            for text, topic in messages:
+            for text, topic, key in messages:
                 self._check(text)
                 if topic != last:
                     check_topic(topic)
                 length = len(text.encode())
-                if batch and (size + length > MAX_ENTRY_BYTES or topic != last):
-                    yield batch, last
-                    batch, size = [], 0
-                batch.append(text)
+                if texts and (
+                    size + length > MAX_ENTRY_BYTES or topic != last or (key and key in used)
+                ):
+                    yield _Batch(texts, last, keys)
+                    texts, keys, used, size = [], [], set(), 0
+                texts.append(text)
+                keys.append(key)
+                if key:
+                    used.add(key)
                 size, last = size + length, topic
-                if len(batch) == MAX_BATCH:
-                    yield batch, last
-                    batch, size = [], 0
+                if len(texts) == MAX_BATCH:
+                    yield _Batch(texts, last, keys)
+                    texts, keys, used, size = [], [], set(), 0
         except Exception:
-            if batch:
-                yield batch, last
+            if texts:
+                yield _Batch(texts, last, keys)
             raise
-        if batch:
-            yield batch, last
+        if texts:
+            yield _Batch(texts, last, keys)
+
+
+class _Batch(NamedTuple):
+    texts: list[str]
+    topic: str
+    keys: list[str]  # of each message
+
+
+def _repeated(known: Keyed, text: str, topic: str) -> Commit:
+    """Return a message that a key has named before as a commit that is done."""
+    done: Future[None] = Future()
+    done.set_result(None)
+    entry = Entry.of(known.time, [text], topic=topic)
+    return Commit(known.origin, known.seq, entry, [text], 0, time.monotonic(), done, repeated=True)

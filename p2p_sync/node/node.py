@@ -8,7 +8,7 @@ import random
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any, TypeVar, overload
 
 from ..address import Address, parse_address, reachable
@@ -37,6 +37,7 @@ from .follow import follow
 from .forks import acknowledge
 from .intake import Intake
 from .journal import Event, Journal
+from .keys import Keys, check_key
 from .report import Report
 from .shell import Shell
 from .state import State, wall_ms
@@ -169,25 +170,42 @@ class Node:
         return self._running().shell.connect(parse_address(address))
 
     def commit(
-        self, text: str, copies: int = 0, timeout: float = 5.0, *, topic: str = ""
+        self,
+        text: str,
+        copies: int = 0,
+        timeout: float = 5.0,
+        *,
+        topic: str = "",
+        key: str = "",
     ) -> Message:
         """Add a message, send it to all peers, and return it once it is on disk.
 
         With `copies` this waits until nodes on that many other hosts hold it, too, for `timeout`
         seconds at most; the `copies` of the message say how many do. Nodes that connect from one
         host count once. `topic` is a short text beside the message, up to 64 letters, digits, `.`,
-        `_`, `-` and `/`, by which readers can choose; "": none. Raises MessageTooLong, MessageError
-        or TopicError if the message is not valid, LogFull or LogError if it cannot be stored.
-        """
-        return self.intake.commit(text, copies, _seconds(timeout), topic)
+        `_`, `-` and `/`, by which readers can choose; "": none.
 
-    def commit_all(self, texts: Iterable[str], topic: str = "") -> Iterator[Message]:
+        `key` is an idempotency key of up to 128 printable ASCII characters; "": none. If it has
+        named a message at this node within `keep_keys` seconds, also before a crash, that message
+        is returned, and nothing is added. Raises MessageTooLong, MessageError, TopicError or
+        KeyInvalid if an argument is not valid, KeyReused if the key has named another text or
+        topic, LogFull or LogError if the message cannot be stored.
+        """
+        if key:
+            check_key(key)
+        return self.intake.commit(text, copies, _seconds(timeout), topic, key).message()
+
+    def commit_all(self, texts: Iterable[str], topic: str = "", key: str = "") -> Iterator[Message]:
         """Add a message for each of `texts`, all of one topic, many in a transaction. Yield each
-        once it is on disk.
+        once it is on disk. With a `key` (see `commit`) each message has the key and its number: if
+        the same texts come again with it, those that are stored are not added again.
 
         Raises what `commit` raises; the messages before the error are stored and yielded.
         """
-        for commit in self.intake.commit_many(zip(texts, repeat(topic))):
+        if key:
+            check_key(key)
+        keys = (f"{key}\n{number}" for number in count(1)) if key else repeat("")
+        for commit in self.intake.commit_many(zip(texts, repeat(topic), keys)):
             for index in range(len(commit.texts)):
                 yield commit.message(index)
 
@@ -436,7 +454,8 @@ class _Parts:
             self.store, settings, self.credentials, start, self.counters, self.journal
         )
         self.state = self.shell.state = State(core, self.log, self.shell.perform)
-        self.intake = Intake(self.state, self.counters, settings.max_message_bytes)
+        keys = Keys(self.store, settings.keep_keys)
+        self.intake = Intake(self.state, keys, self.counters, settings.max_message_bytes)
         self.writer = Writer(self.state, self.store.identity, settings)
         self.auditor = Auditor(self.log)
         self.address = str(

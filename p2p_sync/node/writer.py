@@ -12,6 +12,7 @@ import time
 from concurrent.futures import Future
 from contextlib import suppress
 
+from ..core.commit import Keyed
 from ..core.core import Core
 from ..core.peer import Peer
 from ..core.turn import WORK
@@ -40,6 +41,8 @@ class Writer:
         self._retention = Retention(state, settings)
         self._forgetting = Forgetting(state, identity)
         self._origin = ""  # of the commits
+        self._keyed: list[Keyed] = []  # the messages with keys among the runs that were taken
+        self._keep_keys = int(settings.keep_keys * 1000)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -79,6 +82,7 @@ class Writer:
     def _take(self, core: Core) -> list[Run]:
         """Return the runs to store."""
         self._origin = core.replica.origin
+        self._keyed = core.commits.take_keyed()
         return self._forgetting.take(core.commits.to_store())
 
     def _store(self, runs: list[Run]) -> list[Run]:
@@ -87,7 +91,7 @@ class Writer:
         self._log.begin(self._origin)
         if runs:
             runs = signed(runs, self._identity)
-            arrivals = self._log.append(runs)
+            arrivals = self._log.append(runs, self._keyed, self._keep_keys)
             self._retention.appended(runs)
         else:
             self._log.check()

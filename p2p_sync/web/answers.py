@@ -15,6 +15,7 @@ from ..errors import (
     Busy,
     CursorGone,
     InputError,
+    KeyReused,
     LogError,
     LogFull,
     LogGone,
@@ -30,6 +31,8 @@ Head: TypeAlias = Mapping[str, Any]
 Fields: TypeAlias = list[tuple[str, str]]
 
 PROBLEM_TYPE = "application/problem+json"
+PROBLEM = "urn:p2p-sync:"
+"""Begins the `type` of each problem document."""
 HTML_TYPE = "text/html; charset=utf-8"
 TEXT_TYPE = "text/plain; charset=utf-8"
 NDJSON_TYPE = "application/x-ndjson"
@@ -61,13 +64,14 @@ _KINDS = (
     (CursorGone, HTTPStatus.GONE, "cursor_gone"),
     (MessageTooLong, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "message_too_long"),
     (UnknownMessage, HTTPStatus.NOT_FOUND, "not_found"),
+    (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY, "key_reused"),
     (InputError, HTTPStatus.BAD_REQUEST, "invalid"),
     (LogFull, HTTPStatus.INSUFFICIENT_STORAGE, "log_full"),
     (LogError, HTTPStatus.SERVICE_UNAVAILABLE, "log_unavailable"),
     (Busy, HTTPStatus.SERVICE_UNAVAILABLE, "busy"),
     (Exception, HTTPStatus.INTERNAL_SERVER_ERROR, "failed"),
 )
-"""The status and the code of each kind of error; the first that fits."""
+"""The status and the name of each kind of error; the first that fits."""
 
 
 class Answer(NamedTuple):
@@ -88,17 +92,19 @@ def safe(fields: Fields) -> Fields:
     return [*fields, *(field for field in SAFE_FIELDS.items() if field[0].lower() not in given)]
 
 
-def refusal(head: Head, status: HTTPStatus, sentence: str, **more: Any) -> Answer:
+def refusal(head: Head, status: HTTPStatus, sentence: str, name: str = "", **more: Any) -> Answer:
     """Return the answer to a request that failed.
 
     `sentence` says what is wrong and how to fix it. Under `/api` it becomes the `detail` of a
-    problem document, with `more` as further members; `code` tells programs what is wrong. Elsewhere
-    it is shown on a page if the client accepts one, otherwise as a line of text.
+    problem document, with `more` as further members; its `type` tells programs what is wrong, by
+    `name` or that of the status. Elsewhere it is shown on a page if the client accepts one,
+    otherwise as a line of text.
     """
+    name = name or status.name.lower()
     path = str(head.get("PATH_INFO", ""))
     if path == "/api" or path.startswith("/api/"):
-        document: dict[str, Any] = {"type": "about:blank", "title": status.phrase}
-        document |= {"status": status.value, "code": status.name.lower(), "detail": sentence}
+        document: dict[str, Any] = {"type": f"{PROBLEM}{name}", "title": status.phrase}
+        document |= {"status": status.value, "detail": sentence}
         if is_bulk(head):  # unless `more` says otherwise
             document |= {"stored": 0, "last": None}
         kind, text = PROBLEM_TYPE, json.dumps(document | more, ensure_ascii=False)
@@ -109,7 +115,7 @@ def refusal(head: Head, status: HTTPStatus, sentence: str, **more: Any) -> Answe
     else:
         kind, text = TEXT_TYPE, f"{sentence}\n"
     fields = [("Content-Type", kind)]
-    if more.get("code") in ("stopping", "busy"):
+    if name in ("stopping", "busy"):
         fields.append(("Retry-After", f"{HTTP_RETRY_AFTER:g}"))
     return Answer(status, fields, text.encode("utf-8", "replace"))
 
@@ -136,12 +142,12 @@ def refusal_of(head: Head, error: Exception, progress: Progress | None = None) -
     if isinstance(error, Refused):
         answer = refusal(head, error.status, str(error))
         return answer._replace(fields=answer.fields + error.fields)
-    status, code = next((s, code) for kind, s, code in _KINDS if isinstance(error, kind))
+    status, name = next((s, name) for kind, s, name in _KINDS if isinstance(error, kind))
     sentence = str(error)
-    more: dict[str, Any] = {"code": code}
-    if code == "failed":
+    more: dict[str, Any] = {}
+    if name == "failed":
         sentence = "this node failed; see its log"
-    elif code == "stopping":
+    elif name == "stopping":
         sentence = "this node is stopping; try another one"
     elif isinstance(error, CursorGone):
         more |= {"next": error.next} | ({} if error.missed is None else {"missed": error.missed})
@@ -150,11 +156,11 @@ def refusal_of(head: Head, error: Exception, progress: Progress | None = None) -
     if progress:
         line, stored, last = progress
         more |= {"reason": sentence, "stored": stored, "last": last}
-        if status.value < 500:
+        if status.value < 500 and name != "key_reused":  # its line is not the last that was read
             sentence, more["line"] = f"line {line}: {sentence}", line
         sentence += f"; {stored} {'message is' if stored == 1 else 'messages are'} stored"
         sentence += f", up to {last}; send only those after it again" if last else ""
-    return refusal(head, status, sentence, **more)
+    return refusal(head, status, sentence, name, **more)
 
 
 def page(title: str, content: str, head: str = "") -> str:

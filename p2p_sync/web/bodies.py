@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple, Protocol
 
 from ..errors import InputError
+from ..node.keys import check_key
 from ..settings import HTTP_BODY_IN_MEMORY, HTTP_MAX_LINE, HTTP_READ
 
 
@@ -114,11 +115,11 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-def message_of(body: bytes, topic: str) -> tuple[str, str]:
-    """Return the text and the topic of a message, {"data": text, "topic": topic}; the latter is
-    `topic` if the object has none. Raises InputError."""
+def message_of(body: bytes, topic: str, key: str) -> tuple[str, str, str]:
+    """Return the text, the topic and the key of a message, {"data": text, "topic": topic, "key":
+    key}; the latter are `topic` and `key` if the object has none. Raises InputError."""
     value = _json(body)
-    return _member(value, "data"), _topic(value, topic)
+    return _member(value, "data"), _topic(value, topic), _key(value, key)
 
 
 def text_of(body: bytes, name: str) -> str:
@@ -134,8 +135,8 @@ def _member(value: Any, name: str) -> str:
 
 
 class Lines:
-    """The messages of an NDJSON body, each a text and its topic, one per line: a JSON string, or an
-    object as for one message.
+    """The messages of an NDJSON body, each a text, its topic and its key, one per line: a JSON
+    string, or an object as for one message.
 
     Empty lines are skipped. With `held`, so are objects whose `id` is held, and lines of an export
     that are not shown messages. Iterating raises InputError at
@@ -144,16 +145,18 @@ class Lines:
     """
 
     def __init__(
-        self, body: Readable, topic: str, held: Callable[[str], bool] | None = None
+        self, body: Readable, topic: str, key: str, held: Callable[[str], bool] | None = None
     ) -> None:
-        """`topic` is that of the lines that name none."""
+        """`topic` is that of the lines that name none. Lines without a key have `key` and their
+        number; "": they have none."""
         self._body = body
         self._topic = topic
+        self._key = key
         self._held = held
         self.line = 0
         self.skipped = 0
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    def __iter__(self) -> Iterator[tuple[str, str, str]]:
         rest = b""
         while data := self._body.read(HTTP_READ):
             *lines, rest = (rest + data).split(b"\n")
@@ -162,11 +165,12 @@ class Lines:
             yield from self._messages(lines)
         yield from self._messages([rest])
 
-    def _messages(self, lines: list[bytes]) -> Iterator[tuple[str, str]]:
+    def _messages(self, lines: list[bytes]) -> Iterator[tuple[str, str, str]]:
         for line, text in zip(lines, _strings(lines) or repeat(None), strict=False):
             self.line += 1
+            key = f"{self._key}\n{self.line}" if self._key else ""  # no key can be like that
             if text is not None:
-                yield text, self._topic
+                yield text, self._topic, key
             elif len(line) >= HTTP_MAX_LINE:
                 raise InputError("it is longer than any message can be")
             elif line.strip():
@@ -179,7 +183,7 @@ class Lines:
                 if self._held and fields and self._held(str(fields.get("id"))):
                     self.skipped += 1
                 else:
-                    yield text, _topic(value, self._topic)
+                    yield text, _topic(value, self._topic), _key(value, key)
 
 
 def _strings(lines: list[bytes]) -> list[str] | None:
@@ -205,6 +209,13 @@ def _topic(value: Any, default: str) -> str:
     if not isinstance(topic, str):
         raise InputError('the topic must be a text: {"data": "text", "topic": "topic"}')
     return topic
+
+
+def _key(value: Any, default: str) -> str:
+    if not isinstance(value, dict) or "key" not in value:
+        return default
+    check_key(value["key"])
+    return str(value["key"])
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from ..codes import MAX_NUMBER
 from ..core.deduplication import node_of
 from ..disk.log import Page, Place
 from ..errors import InputError
+from ..node.keys import check_key
 from ..node.node import Node
 from ..settings import (
     API_DEFAULT_LIMIT,
@@ -20,9 +21,12 @@ from ..settings import (
     API_MAX_TIMEOUT,
 )
 from ..wire.frames import Message
-from .answers import Answer, Progress, is_bulk, refusal_of
+from .answers import Answer, Fields, Head, Progress, is_bulk, refusal_of
 from .bodies import Lines, message_of
 from .routes import Asked, Route, Slots, json_of, polled
+
+REPEATED: Fields = [("Idempotent-Replayed", "true")]
+"""Says that this answer was given before."""
 
 
 def message_routes(node: Node, slots: Slots) -> list[Route]:
@@ -68,11 +72,12 @@ def message_routes(node: Node, slots: Slots) -> list[Route]:
         if is_bulk(asked.head):
             with slots.held():
                 return _commit_lines(node, asked, copies, timeout, skip=skip == "held")
-        text, topic = message_of(asked.body(), asked.topic())
+        text, topic, key = message_of(asked.body(), asked.topic(), key_in(asked.head))
         with slots.held(copies > 0):
-            message = node.commit(text, copies, timeout, topic=topic)
-        reached = HTTPStatus.CREATED if message.copies >= copies else HTTPStatus.ACCEPTED
-        return json_of({**fields_of(message), "copies": message.copies}, reached)
+            done = node.intake.commit(text, copies, timeout, topic, key)
+        reached = HTTPStatus.CREATED if done.copies >= copies else HTTPStatus.ACCEPTED
+        answer = json_of({**fields_of(done.message()), "copies": done.copies}, reached)
+        return answer._replace(fields=answer.fields + REPEATED * done.repeated)
 
     def erase(asked: Asked) -> Answer:
         return json_of(fields_of(node.erase(asked.parts["id"])))
@@ -82,6 +87,17 @@ def message_routes(node: Node, slots: Slots) -> list[Route]:
         Route("POST", "/api/v1/messages", commit, "copies timeout skip topic"),
         Route("DELETE", "/api/v1/messages/{id}", erase),
     ]
+
+
+def key_in(head: Head) -> str:
+    """Return the idempotency key in the header of a request, "" with none; raises KeyInvalid."""
+    key: str | None = head.get("HTTP_IDEMPOTENCY_KEY")
+    if key is None:
+        return ""
+    if len(key) > 1 and key[0] == key[-1] == '"':  # a draft of the IETF has it as a quoted string
+        key = key[1:-1]
+    check_key(key)
+    return key
 
 
 def waiting(asked: Asked) -> tuple[int, float]:
@@ -159,22 +175,29 @@ def _commit_lines(node: Node, asked: Asked, copies: int, timeout: float, skip: b
 
     `skip`: skip lines whose id is already in the log.
     """
-    count = 0
+    count = repeated = 0
     first: Message | None = None
     last: Message | None = None
-    lines = Lines(asked.stream, asked.topic(), node.report.holds if skip else None)
+    held = node.report.holds if skip else None
+    lines = Lines(asked.stream, asked.topic(), key_in(asked.head), held)
     answer: dict[str, Any] = {}
     try:
         for commit in node.intake.commit_many(lines):
             first = first or commit.message()
-            last = commit.message(len(commit.texts) - 1)
-            count += len(commit.texts)
+            last = commit.message(commit.count - 1)
+            count += commit.count
+            repeated += commit.count * commit.repeated
         if last and copies:
             answer["copies"] = node.intake.wait_copies(last, copies, timeout)
     except Exception as error:
         progress = Progress(lines.line, count, last.id if last else None) if lines.line else None
         return refusal_of(asked.head, error, progress)
-    answer |= {"count": count, "first": first and first.id, "last": last and last.id}
+    answer |= {
+        "count": count,
+        "repeated": repeated,
+        "first": first and first.id,
+        "last": last and last.id,
+    }
     if skip:
         answer["skipped"] = lines.skipped
     reached = answer.get("copies", copies) >= copies

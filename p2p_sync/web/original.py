@@ -18,7 +18,7 @@ from ..settings import PAGE_MESSAGES, PAGE_PEERS, SHORT_ID, SHOWN_TO_ERASE
 from ..wire.entries import Erasure
 from .answers import HTML_TYPE, TEXT_TYPE, Answer, Refused, page, wants_page
 from .guard import is_guess, is_opened, is_own
-from .messages import place_of, token_of, waiting
+from .messages import REPEATED, key_in, place_of, token_of, waiting
 from .plain import EXAMPLE, STORED, message_in
 from .query import parameter
 from .routes import Asked, Route, Slots, Stream, moved
@@ -70,9 +70,10 @@ def original_routes(node: Node, slots: Slots, render: Render) -> list[Route]:
         _only_on_purpose(asked)
         text, topic = message_in(asked.query)
         copies, timeout = waiting(asked)
+        key = key_in(asked.head)
         with slots.held(copies > 0):
-            node.commit(text, copies, timeout, topic=topic)
-        return STORED
+            done = node.intake.commit(text, copies, timeout, topic, key)
+        return STORED._replace(fields=STORED.fields + REPEATED * done.repeated)
 
     return [
         Route("GET", "/", index, None, "/"),

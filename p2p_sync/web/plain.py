@@ -63,5 +63,6 @@ def _is_plain(head: Head) -> bool:
         head["PATH_INFO"] == "/commit"
         and head["REQUEST_METHOD"] == "GET"
         and all(part.partition("=")[0] in _PARAMETERS for part in head["QUERY_STRING"].split("&"))
+        and "HTTP_IDEMPOTENCY_KEY" not in head  # it may have to wait for another commit
         and not is_guess(head)
     )

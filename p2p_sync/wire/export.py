@@ -7,7 +7,8 @@ nodes do not show is `hidden`; it is part of its origin's log all the same. So i
 `data`: the place, the time and the signature of that notice; the last message of its entry has the
 SHA-256 of the text as `digest` then. Messages that were committed together are one
 entry, and each names the number of its first message as `entry`. The last message of an entry has
-the running `hash` of its origin, and if the entry is signed (see signing.py) `signature` and `key`.
+the running `hash` of its origin, and if the entry is signed (see signing.py) `signature` and
+`public_key`.
 The last line of an export counts the messages: {"exported": number}.
 
 The first messages of an origin may have been deleted. The first entry after these has the running
@@ -80,7 +81,7 @@ def to_lines(
                 fields["digest"] = entry.digest
             if signature:
                 fields["signature"] = signature[KEY_DIGITS:]
-                fields["key"] = signature[:KEY_DIGITS]
+                fields["public_key"] = signature[:KEY_DIGITS]
         start = _start(origin, number, entry.time)
         if text is None:
             yield f"{start}{_end({'erased': by.get(number, []), **fields})}\n"
@@ -247,7 +248,9 @@ class Checker:
             whole = _entry(origin, fields.get("digest"))
         except ProtocolError as error:
             return f"its entry is wrong: {error.reason}"
-        signature = fields["key"] + fields["signature"] if "key" in fields else NO_SIGNATURE
+        signature = (
+            fields["public_key"] + fields["signature"] if "public_key" in fields else NO_SIGNATURE
+        )
         hashes = chain(origin.hash, [whole])
         run = Run(name, first[0] - 1, origin.hash, (whole,), hashes, signature)
         origin.n, origin.hash, origin.texts, origin.by = seq, hashes[-1], [], []
@@ -267,7 +270,7 @@ class Checker:
         if not signature:
             return ""
         self.signatures += 1
-        if not name.startswith(f"{node_of_key(fields['key'])}-"):
+        if not name.startswith(f"{node_of_key(fields['public_key'])}-"):
             return "its key is not that of the node in its id"
         if not is_genuine(name, run.head):
             return "its signature is wrong: the node has not signed these messages"
@@ -288,7 +291,7 @@ _TEXTS = {
     "hash": re.compile("[0-9a-f]{32}"),
     "previous": re.compile("[0-9a-f]{32}"),
     "signature": re.compile(SIGNATURE),
-    "key": re.compile(KEY),
+    "public_key": re.compile(KEY),
     "origin": ORIGIN,
     "digest": re.compile("[0-9a-f]{64}"),
     "topic": TOPIC,
@@ -314,7 +317,8 @@ def _is_message(fields: Any) -> bool:
     """Return whether a line has the form of a message."""
     if not isinstance(fields, dict) or "origin" not in fields or not fields.keys() <= _FIELDS:
         return False
-    if ("signature" in fields) != ("key" in fields) or ("hash" not in fields and "key" in fields):
+    is_signed = "public_key" in fields
+    if ("signature" in fields) != is_signed or (is_signed and "hash" not in fields):
         return False
     for number in (fields.get("seq"), fields.get("time"), fields.get("entry", 1)):
         if type(number) is not int or not 0 <= number <= MAX_NUMBER:

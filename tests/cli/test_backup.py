@@ -57,7 +57,7 @@ def test_it_contains_nothing_but_messages_and_nobody_else_reads_it(tmp_path: Pat
     for kept in (token, key, NEW, other.address, node.address, str(other.port + 1)):
         assert kept not in found
     assert {name for line in found.splitlines() for name in json.loads(line)} == {
-        "id", "origin", "seq", "time", "data", "hash", "signature", "key", "exported"
+        "id", "origin", "seq", "time", "data", "hash", "signature", "public_key", "exported"
     }  # fmt: skip
     assert file.stat().st_mode & 0o777 == 0o600
 

@@ -116,7 +116,7 @@ def added(lines: list[Line]) -> None:
 
 
 def unsigned_end(lines: list[Line]) -> None:
-    for name in ("signature", "key"):
+    for name in ("signature", "public_key"):
         del lines[at(lines, "last")][name]
 
 
@@ -138,8 +138,8 @@ MANIPULATIONS: dict[str, tuple[Callable[[list[Line]], Any], str]] = {
     "the last line is dropped": (lambda lines: lines.pop(), "cut short"),
     "a line twice": (twice, "shared order"),
     "a line is added": (added, "its key is not that of the node"),
-    "another key": (changed("last", key=TWO.key), "its key is not that of the node"),
-    "a key that is none": (changed("last", key="0" * 64), "its key is not that of the node"),
+    "another key": (changed("last", public_key=TWO.key), "its key is not that of the node"),
+    "a key that is none": (changed("last", public_key="0" * 64), "its key is not that of the node"),
     "the signature of another": (
         lambda lines: lines[at(lines, "last")].update(
             signature=lines[at(lines, "first")]["signature"]

@@ -81,7 +81,7 @@ def problem(answer: Answer, status: int) -> dict[str, Any]:
     assert answer.status == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     told: dict[str, Any] = json.loads(answer.body)
-    assert (told["type"], told["status"]) == ("about:blank", status)
+    assert told["type"].startswith("urn:p2p-sync:") and told["status"] == status
     assert told["title"] == HTTPStatus(status).phrase and len(told["detail"]) > 10
     return told
 

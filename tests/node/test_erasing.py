@@ -243,7 +243,7 @@ def test_what_cannot_be_erased() -> None:
             "\u20ac:1",
         ):
             answer = request(node.port, f"/api/v1/messages/{quote(wrong)}", method="DELETE")
-            assert problem(answer, 404)["code"] == "not_found"
+            assert problem(answer, 404)["type"] == "urn:p2p-sync:not_found"
         result = run_to_end("erase", f"{origin}:9", "--node", f"http://127.0.0.1:{node.port}")
         assert result.returncode == 5 and "no message here has the id" in result.stderr
         for wrong in ("nonsense", "", origin):
@@ -269,7 +269,7 @@ def test_followers_learn_of_it() -> None:
 
         (text,) = wait_until(told, "there is an event")
         assert name in text and two.id[:8] in text
-        assert one.logged("INFO", f"{name} was erased")
+        wait_until(lambda: one.logged("INFO", f"{name} was erased"), one.log)
         result = run_to_end("log", "--node", f"http://127.0.0.1:{one.port}")
         assert result.stdout.count("(erased ") == 1 and f"{two.id[:8]}: {name})" in result.stdout
         holds(lambda: "text" not in one.messages(), "the line of the original leaves it out", 0.1)

@@ -66,7 +66,8 @@ def test_a_name_shows_wherever_the_node_does() -> None:
         assert one.status()["node"]["name"] == "web-1"
         assert [peer["name"] for peer in one.peers()] == ["web 2"]
         assert [peer["name"] for peer in two.peers()] == ["web-1"]
-        assert one.logged("linked with", f"web 2 ({short}) at {two.address}, dialled")
+        line = f"web 2 ({short}) at {two.address}, dialled"
+        wait_until(lambda: one.logged("linked with", line), one.log)
         events = [event["text"] for event in one.api("events")["events"]]
         assert any(f"web 2 ({short}) at {two.address} connected" in text for text in events)
         assert re.search(rf"^web 2 +{two.address} +{short} ", command(one, "peers"), re.M)
@@ -117,7 +118,7 @@ def test_a_name_is_shown_as_text(name: str) -> None:
     with named("one", name) as (one, two):
         two.commit("text")
         wait_until(lambda: one.count == 1)
-        assert one.logged(f"linked with {name} ({two.id[:8]})")
+        wait_until(lambda: one.logged(f"linked with {name} ({two.id[:8]})"), one.log)
         page = one.get("/", Accept="text/html").text
         assert "<script>y()" not in page and "49" not in re.findall(r">([^<]*)</code>", page)
         assert lag_names(one) == {name}

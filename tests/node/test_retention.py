@@ -213,7 +213,8 @@ def test_a_place_before_what_is_kept_is_gone(short: tuple[NodeProcess, list[str]
     for path in ("messages", "messages/follow"):
         answer = node.get(f"/api/v1/{path}?after={cursors[11]}")
         problem = json.loads(answer.body)
-        assert (answer.status, problem["code"], problem["missed"]) == (410, "cursor_gone", 8)
+        kind = "urn:p2p-sync:cursor_gone"
+        assert (answer.status, problem["type"], problem["missed"]) == (410, kind, 8)
         assert problem["next"] == cursors[19] and "8 messages" in problem["detail"]
     _, page = follow(node, problem["next"])
     assert [message["data"] for message in page["messages"]] == numbers(20, 30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 
@@ -276,7 +277,7 @@ def test_ranges_are_the_same_on_every_python(host: str, loopback: bool, private:
 def test_failures_are_rendered_from_the_request_alone() -> None:
     sentence = 'it has <failed> "badly" \ud800'
 
-    def rendered(path: str, accept: str, **more: int) -> tuple[str, bytes]:
+    def rendered(path: str, accept: str, **more: Any) -> tuple[str, bytes]:
         head = asked(path, ACCEPT=accept)
         answer = refusal(head, HTTPStatus.BAD_REQUEST, sentence, **more)
         return dict(answer.fields)["Content-Type"], answer.body
@@ -302,13 +303,14 @@ ERRORS = {
 }
 
 
-def test_programs_get_a_code_for_each_kind_of_error() -> None:
+def test_programs_get_a_type_for_each_kind_of_error() -> None:
     described = json.loads((ROOT / "p2p_sync/web/openapi.json").read_text())
-    codes = described["components"]["schemas"]["Problem"]["properties"]["code"]["description"]
+    codes = described["components"]["schemas"]["Problem"]["properties"]["type"]["description"]
     for error, (status, code) in ERRORS.items():
         answer = refusal_of(asked("/api/v1/messages"), error)
         document = json.loads(answer.body)
-        assert (answer.status, document["status"], document["code"]) == (status, status, code)
+        assert (answer.status, document["status"]) == (status, status)
+        assert document["type"] == f"urn:p2p-sync:{code}"
         assert f"`{code}`" in codes, "the description names it"
         assert ("Retry-After" in dict(answer.fields)) == (code in ("busy", "stopping"))
         assert "secret" not in document["detail"]

@@ -96,7 +96,7 @@ def test_below_api_a_disputed_request_gets_a_problem_document(node: NodeProcess)
     head = "POST /api/v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5"
     with socket.create_connection(("127.0.0.1", node.port), DEADLINE) as sock:
         answer = ask(sock, f"{head}\r\nTransfer-Encoding: chunked\r\n\r\n{CHUNKS}")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "bad_request"
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "urn:p2p-sync:bad_request"
 
 
 def test_chunks_alone_are_fine(node: NodeProcess) -> None:

@@ -918,6 +918,28 @@ def test_a_message_is_sent_without_waiting_while_too_many_requests_wait(open_pag
         assert other.texts() or wait_until(lambda: other.texts() == ["sent all the same"])
 
 
+def test_a_message_whose_answer_was_lost_is_sent_again_and_stored_once(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        page = open_page(node, failing=True)
+
+        def lose(route: Any) -> None:
+            if route.request.method == "POST":
+                route.fetch()
+                route.abort()
+            else:
+                route.continue_()
+
+        page.route("**/api/v1/messages*", lose)
+        send(page, "once")
+        wait_text(page, "#send-answer", "^No answer from the node. Send it again")
+        assert node.texts() == ["once"]
+        page.unroute("**/api/v1/messages*")
+        page.click("#send button")
+        wait_text(page, "#send-answer", "^Sent")
+        send(page, "once")  # the same text, but another message
+        wait_until(lambda: node.texts() == ["once", "once"], node.texts)
+
+
 def test_without_javascript_an_empty_message_is_refused_too(open_page: Open) -> None:
     with NodeProcess("--ephemeral") as node:
         node.commit("")

@@ -174,11 +174,11 @@ def test_what_is_begun_when_the_server_stops_is_answered() -> None:
         )
         append, stored = node.log.append, threading.Event()
 
-        def slow(runs: Any) -> Any:
+        def slow(*arguments: Any) -> Any:
             stored.wait(DEADLINE)
-            return append(runs)
+            return append(*arguments)
 
-        node.log.append = slow  # type: ignore[method-assign]
+        node.log.append = slow  # type: ignore[method-assign, assignment]
         loop.start()
         answers: list[bytes] = []
         request = get(port, "/commit?msg=text", "Connection: close")

@@ -1,12 +1,12 @@
 // Talks to the node: its public API and nothing else.
 
-// A request that failed. `status` is 0 if the node did not answer; else `code` says what is wrong, and
+// A request that failed. `status` is 0 if the node did not answer; else `kind` says what is wrong, and
 // the message is the node's sentence about it.
 export class Problem extends Error {
-  constructor(status, { detail, code } = {}) {
+  constructor(status, { detail, type = "" } = {}) {
     super(detail || `HTTP ${status}`);
     this.status = status;
-    this.code = code;
+    this.kind = type.replace("urn:p2p-sync:", "");
   }
 }
 

@@ -394,6 +394,7 @@ export function startSending(sent) {
   const answer = $("send-answer");
   const say = (text, kind = "") => { setText(answer, text); set(answer, "data-kind", kind); };
   $("send").noValidate = true; // this file refuses an empty message, in its own words
+  let draft = {}; // what is being sent, and its key: sent again, it is not stored twice
   $("send").addEventListener("submit", async (event) => {
     event.preventDefault();
     const data = $("msg").value;
@@ -405,19 +406,27 @@ export function startSending(sent) {
     if (button.disabled) return;
     button.disabled = true;
     say("Sending\u2026");
+    const topic = $("topic").value.trim();
+    if (draft.data !== data || draft.topic !== topic) draft = { data, topic, key: newKey() };
     try {
-      const message = await post({ data, topic: $("topic").value.trim() });
+      const message = await post(draft);
+      draft = {};
       $("msg").value = "";
       const { copies } = message;
       const where = copies ? "Stored here and on a peer." : "Stored here; peers will get it when they connect.";
       say(`Sent. ${where}`, copies || !latest.peers ? "good" : "");
     } catch (error) {
-      say(error.status ? `Not sent: ${error.message}` : "No answer from the node. Check whether the message appears before sending it again.", "bad");
+      say(error.status ? `Not sent: ${error.message}` : "No answer from the node. Send it again: it is stored only once.", "bad");
     } finally {
       button.disabled = false;
     }
     sent();
   });
+}
+
+function newKey() {
+  const parts = crypto.getRandomValues(new Uint32Array(4));
+  return `page-${Array.from(parts, (part) => part.toString(36)).join("-")}`;
 }
 
 async function post(body) {
@@ -427,7 +436,7 @@ async function post(body) {
     return await call(path + wait, { method: "POST", body });
   } catch (error) {
     // Too many requests wait for copies, and nothing was stored: send it without waiting.
-    if (error.code !== "busy" || !latest.peers) throw error;
+    if (error.kind !== "busy" || !latest.peers) throw error;
     return call(path, { method: "POST", body });
   }
 }
