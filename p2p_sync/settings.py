@@ -841,6 +841,9 @@ CLI_LEAST_ANSWER: Seconds = 1.0
 CLI_STORING: Seconds = 3.0
 """A commit may take this time beside its `--timeout`, which is for the copies."""
 
+CLI_REFRESH: Seconds = 1.0
+"""`top` asks the node this often."""
+
 CLI_SILENCE: Seconds = 20.0
 """The next part of an answer, or the next line of a stream, must arrive within this time; a stream
 has a line each `API_STREAM_PAUSE`."""

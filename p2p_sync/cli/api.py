@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from ..errors import P2PSyncError
-from ..settings import CLI_LEAST_ANSWER, CLI_POLL, CLI_SILENCE
+from ..settings import CLI_CHUNK, CLI_LEAST_ANSWER, CLI_POLL, CLI_SILENCE
 from .exits import FAILED, NOT_ALLOWED, REFUSED, UNREACHABLE, USAGE
 from .logline import printable
 
@@ -74,6 +74,18 @@ class Api:
             return self._exchange(path, body, CLI_SILENCE, method)
         try:
             return _within(within, lambda: self._exchange(path, body, within, method))
+        except TimeoutError as error:
+            raise self._unreachable(error) from None
+
+    def text(self, path: str, within: float) -> str:
+        """GET `path` and return the text that is answered; `within` as in `ask`."""
+
+        def read() -> str:
+            with self.stream(path) as chunk:
+                return b"".join(iter(lambda: chunk(CLI_CHUNK), b"")).decode("utf-8", "replace")
+
+        try:
+            return _within(within, read)
         except TimeoutError as error:
             raise self._unreachable(error) from None
 

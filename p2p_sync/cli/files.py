@@ -18,6 +18,7 @@ import click
 from ..core.verdict import numbered
 from ..disk.private import sync_directory
 from ..settings import CLI_CHUNK, CLI_MAX_LINE, CLI_PACKING
+from ..web.answers import PROBLEM
 from .api import Api, Failure
 from .exits import NOT_ALLOWED, REFUSED, USAGE
 from .logline import printable
@@ -68,7 +69,7 @@ class Bulk:
             reason = printable(str(problem.get("reason", error)))
             if "line" in problem:
                 reason = f"line {numbers[problem['line'] - 1]} of {self._source}: {reason}"
-                if problem["code"] == "invalid":
+                if problem.get("type") == f"{PROBLEM}invalid":
                     reason += self._expected
             raise Failure(error.code, reason) from None
         self._note(answer["count"], answer["last"])

@@ -18,7 +18,7 @@ from .api import Api, Failure, until
 from .command import node_command, seconds_option
 from .exits import DONE, NO, USAGE
 from .logline import printable
-from .printing import paint, say
+from .printing import paint, say, table
 
 _HEAD = ["NAME", "ADDRESS", "ID", "LINK", "STATE", "DELAY", "SENT", "RECEIVED", "BEHIND", "VERSION"]
 
@@ -31,12 +31,8 @@ def peers(api: Api, as_json: bool) -> None:
         say(json.dumps(answer))
         return
     rows = [_HEAD, *map(_row, answer["peers"])]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, peer in zip(rows, [None, *answer["peers"]], strict=True):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        if peer:
-            cells[4] = paint(cells[4], peer["state"])
-        say("  ".join(cells).rstrip())
+    for line, peer in zip(table(rows), [None, *answer["peers"]], strict=True):
+        say(paint(line, peer["state"]) if peer else line)
         if peer and peer["notice"]:
             say(f"  {printable(peer['notice'])}")
         if peer and peer["state"] != "connected" and peer["last_error"]:

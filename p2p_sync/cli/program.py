@@ -15,6 +15,7 @@ from .messages import commit, erase, log
 from .options import node_options, refuse_empty, variable
 from .peers import add, forget, peers, retry
 from .status import acknowledge, status
+from .top import top
 
 
 @click.command(cls=Command, params=node_options())
@@ -35,7 +36,7 @@ def run(context: click.Context, /, **options: Any) -> None:
 SECTIONS = {
     "Run a node": (run,),
     "Talk to a running node": (
-        status, peers, add, retry, forget, commit, log, erase, acknowledge,
+        status, top, peers, add, retry, forget, commit, log, erase, acknowledge,
     ),
     "Copies of the messages": (export, backup, verify, restore, import_),
 }  # fmt: skip
