@@ -11,7 +11,7 @@ from ..names import label
 from ..settings import CLI_ANSWER, SHORT_ID
 from .api import Api
 from .logline import printable
-from .printing import table
+from .printing import moment, size, table
 
 _HEAD = ["NAME", "ADDRESS", "ID", "STATE", "DELAY", "IN/S", "OUT/S", "BEHIND"]
 _LOG_BYTES = re.compile(r"^p2p_sync_log_bytes (\S+)$", re.M)
@@ -32,8 +32,8 @@ def sample(api: Api) -> Sample:
     status = api.ask("/api/v1/status", within=CLI_ANSWER)
     peers = api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"]
     found = _LOG_BYTES.search(api.text("/metrics", within=CLI_ANSWER))
-    size = int(float(found[1])) if found else 0
-    return Sample(time.time(), time.monotonic(), status, peers, size)
+    on_disk = int(float(found[1])) if found else 0
+    return Sample(time.time(), time.monotonic(), status, peers, on_disk)
 
 
 class Changes:
@@ -89,16 +89,15 @@ class Changes:
         status = self.now.status
         return (
             f"messages {status['messages']['count']:,} ({self.added:+,.1f}/s)  "
-            f"log {self.now.log_bytes / 2**20:,.1f} MiB  behind {status['behind']:,}  "
+            f"log {size(self.now.log_bytes)}  behind {status['behind']:,}  "
             f"in {sum(self.received):,.1f}/s  out {sum(self.sent):,.1f}/s"
         )
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield the lines of a screen, each with the state whose colour it has, "" for none."""
         status = self.now.status
-        node, moment = status["node"], time.localtime(self.now.time)
-        called = printable(label(node["id"], node["name"] or ""))
-        yield f"{called}  {time.strftime('%Y-%m-%d %H:%M:%S', moment)}  (q ends)", ""
+        called = printable(label(status["node"]["id"], status["node"]["name"] or ""))
+        yield f"{called}  {moment(int(self.now.time * 1000))}", ""
         yield self.verdict(), status["verdict"]["state"]
         yield self.totals(), ""
         for warning in status["warnings"]:

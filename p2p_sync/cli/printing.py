@@ -55,6 +55,13 @@ def moment(ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
 
 
+def size(count: int) -> str:
+    """Return a number of bytes for people."""
+    if count < 1 << 20:
+        return f"{count / (1 << 10):,.1f} KiB"
+    return f"{count / (1 << 20):,.1f} MiB" if count < 1 << 30 else f"{count / (1 << 30):,.2f} GiB"
+
+
 def report(done: dict[str, int], as_json: bool, file: Any) -> None:
     """Print how many messages were treated; nothing of `hidden` ones if there are none."""
     text = ", ".join(f"{n:,} {what}" for what, n in done.items() if n or what != "hidden")

@@ -59,7 +59,10 @@ def _colours() -> dict[str, int]:
 
 
 def _draw(window: curses.window, trouble: str, changes: Changes, colours: dict[str, int]) -> None:
-    lines = [*([(trouble, "refused")] if trouble else []), *changes.lines()]
+    (first, state), *rest = changes.lines()
+    lines = [(f"{first}  (q ends)", state), *rest]
+    if trouble:
+        lines.insert(1, (trouble, "refused"))
     window.erase()
     height, width = window.getmaxyx()
     for y, (text, state) in enumerate(lines[:height]):

@@ -433,3 +433,11 @@ def answers(port: int) -> bool:
     with suppress(OSError):
         return request(port, "/healthz").status == 200
     return False
+
+
+def test_no_option_takes_a_secret_itself() -> None:
+    """All users of a machine can read the arguments of a process."""
+    for _, option in every_option():
+        for name in option.opts:
+            if re.search("secret|token|password", name):
+                assert name.endswith("-file"), name

@@ -95,7 +95,7 @@ def lines_of(node: NodeProcess, *options: str) -> Iterator[Iterator[str]]:
 def test_a_line_each_second_without_a_terminal(pair: list[NodeProcess]) -> None:
     with lines_of(pair[0]) as lines:
         for _ in range(2):
-            wanted = r"[\d:]{8}  .*  messages \d+ \(.*/s\)  log .* MiB  behind \d+  in .*/s.*\n"
+            wanted = r"[\d:]{8}  .*  messages \d+ \(.*/s\)  log .* [KM]iB  behind \d+  in .*/s.*\n"
             assert re.fullmatch(wanted, next(lines))
 
 
