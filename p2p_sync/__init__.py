@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import (
     AddressError,
+    ConsumerError,
+    CursorGone,
     InputError,
     KeyInvalid,
     KeyReused,
@@ -21,6 +23,7 @@ from .errors import (
     P2PSyncError,
     StartError,
     TopicError,
+    UnknownConsumer,
     UnknownMessage,
 )
 from .version import __version__
@@ -33,6 +36,8 @@ _LATER = {"Node": "node.node", "Message": "wire.frames"}
 
 __all__ = [
     "AddressError",
+    "ConsumerError",
+    "CursorGone",
     "InputError",
     "KeyInvalid",
     "KeyReused",
@@ -45,6 +50,7 @@ __all__ = [
     "P2PSyncError",
     "StartError",
     "TopicError",
+    "UnknownConsumer",
     "UnknownMessage",
     "__version__",
 ]

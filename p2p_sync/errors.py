@@ -10,6 +10,8 @@ P2PSyncError
 |   |-- KeyInvalid                   not an idempotency key
 |   |-- KeyReused                    the key has named another message
 |   |-- UnknownMessage               no message here has that id
+|   |-- ConsumerError                a name or an option of a consumer that is not valid
+|   |-- UnknownConsumer              no consumer has that name
 |   |-- NotRunning                   the node has not started, or has stopped
 |-- StartError                       a node cannot start: its port or data directory is not usable
 |-- LogError                         the log cannot be read or written now
@@ -62,6 +64,14 @@ class KeyReused(InputError):
 
 class UnknownMessage(InputError):
     """This node has no message with that id."""
+
+
+class ConsumerError(InputError):
+    """What a consumer was asked for is not valid."""
+
+
+class UnknownConsumer(InputError):
+    """There is no consumer of that name."""
 
 
 class NotRunning(InputError):

@@ -67,6 +67,39 @@ MAX_KEYS: Count = 1_000_000
 KEYS_ASKED: Count = 500
 """Idempotency keys in one query; some versions of SQLite take 999 values."""
 
+CONSUMER_RETRY_FIRST: Milliseconds = 1_000
+"""A consumer gets a message that has failed again after this time, ..."""
+
+CONSUMER_RETRY_LONGEST: Milliseconds = 300_000
+"""... then after twice the time before, and after this time at most."""
+
+CONSUMER_LOOK: Seconds = 1.0
+"""A reader that waits for messages looks this often whether one has come back."""
+
+CONSUMER_BATCH: Count = 100
+"""Messages that the thread of a consumer, or a webhook, gets at a time."""
+
+CONSUMER_ATTEMPTS: Count = 10
+"""A message of a consumer in the library is parked after so many attempts."""
+
+CONSUMER_ALONE: Seconds = 86_400.0
+"""`ack_wait` of a consumer whose only reader is a thread of the node: it says when it ends."""
+
+MAX_CONSUMERS: Count = 1_000
+"""Consumers of a node."""
+
+MAX_PARKED: Count = 10_000
+"""Messages that one consumer has put aside. With so many, one that fails delays the others."""
+
+MAX_LENT: Count = 100
+"""Spans of messages of one consumer that readers have at a time. More readers have to wait."""
+
+MAX_CONSUMER_ERROR: Count = 300
+"""Characters of the reason why a message failed."""
+
+LAG_ROWS: Count = 2_000
+"""Entries that are counted to say how far a consumer is behind."""
+
 MAX_NOTED_TOPICS: Count = 1_000
 """Topics of which a node knows when their last message came. Those that follow others wake up once
 too often."""

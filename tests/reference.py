@@ -251,8 +251,9 @@ def _type(schema: dict[str, Any], short: bool = False) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
-    if "oneOf" in schema:
-        return " or ".join(_type(choice) for choice in schema["oneOf"])
+    for several in ("oneOf", "anyOf"):
+        if several in schema:
+            return " or ".join(_type(choice) for choice in schema[several])
     if "enum" in schema:
         text = ", ".join(f"`{json.dumps(value).strip(chr(34))}`" for value in schema["enum"])
     elif schema.get("type") == "array":

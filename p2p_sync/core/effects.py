@@ -70,6 +70,7 @@ MISSED = "missed"
 CLOCK = "clock"
 DAMAGED = "damaged"
 ERASED = "erased"
+PARKED = "parked"
 # The others are for the log alone.
 LINKED = "linked"
 ENDED = "ended"

@@ -134,6 +134,11 @@ class Pages:
         """Return the cursor of an arrival."""
         return self._store.cursors.text(arrival)
 
+    def number(self, cursor: str) -> int:
+        """Return the arrival at a cursor, whether it is kept or not; raises CursorGone for one of
+        another log or beyond the end, InputError for what is no cursor."""
+        return self._store.cursors.number(cursor, self.last_arrival())
+
     def place(self, cursor: str) -> int:
         """Return the arrival at a cursor.
 

@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 14
+VERSION = 15
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -77,6 +77,17 @@ TABLES = (
         seq INTEGER NOT NULL,
         time INTEGER NOT NULL        -- milliseconds since the epoch
     )""",
+    # What each consumer has handled, see core/consumer.py, and the messages that it has put aside.
+    "CREATE TABLE consumers (name TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE parked (
+        consumer TEXT NOT NULL,
+        arrival INTEGER NOT NULL,
+        id TEXT NOT NULL,            -- of the message
+        attempts INTEGER NOT NULL,
+        error TEXT NOT NULL,         -- of the last attempt
+        time INTEGER NOT NULL,       -- milliseconds since the epoch
+        PRIMARY KEY (consumer, arrival)
+    ) WITHOUT ROWID""",
     # Filled and emptied to see whether the disk takes anything.
     "CREATE TABLE probe (data BLOB)",
 )

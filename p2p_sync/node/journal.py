@@ -29,6 +29,7 @@ from ..core.effects import (
     LINKED,
     MISSED,
     NOT_LINKED,
+    PARKED,
     REFUSED,
     REFUSED_HERE,
     UNNEEDED,
@@ -52,7 +53,7 @@ logger = logging.getLogger("p2p_sync")
 # no line.
 _EVENTS = {
     **{kind: kind for kind in (JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP)},
-    **{kind: kind for kind in (MISSED, CLOCK, DAMAGED, ERASED)},
+    **{kind: kind for kind in (MISSED, CLOCK, DAMAGED, ERASED, PARKED)},
     NOT_LINKED: REFUSED,
 }
 _LEVELS: dict[str, int | None] = {

@@ -24,6 +24,8 @@ from ..names import checked_name, host_name
 from ..net.credentials import Credentials
 from ..net.listener import Listener
 from ..settings import (
+    CONSUMER_ALONE,
+    CONSUMER_ATTEMPTS,
     MAX_AHEAD_MS,
     MAX_MESSAGE_BYTES,
     MIN_KEEP_BYTES,
@@ -32,6 +34,8 @@ from ..settings import (
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message, check_topic
 from .auditor import Auditor
+from .consumers import Consumers, Options
+from .consuming import Calling, Consuming
 from .delivery import Callback, Delivery
 from .follow import follow
 from .forks import acknowledge
@@ -363,6 +367,43 @@ class Node:
             self._callbacks.remove(entry)
         return bool(found)
 
+    def consume(
+        self,
+        name: str,
+        handle: Callable[[Message], object],
+        topic: str | None = None,
+        *,
+        start: str = "first",
+        max_attempts: int = CONSUMER_ATTEMPTS,
+    ) -> Consuming:
+        """Call `handle` with each message, in order of arrival, one at a time, whatever crashes.
+
+        The node must be running. It remembers under `name`, which has up to 64 letters, digits,
+        `.`, `_` and `-`, which messages are handled. If `handle` returns, one is; if it raises an
+        error, it is called again after a pause of 1 s to 5 minutes, and messages behind wait. After
+        `max_attempts` (0: no limit) the message is parked, see `consumers`. The first call of a
+        name begins at the first message that is kept, or with `start` "new" at the next one; later
+        ones, also after a crash, go on where the last one was. If this process is killed while
+        `handle` runs, it is called with that message again. Erased messages are left out; `topic`
+        chooses those of one topic.
+
+        Calls come from one thread of their own, with no lock held. Returns that thread: its
+        `stop()` ends it, as stopping the node does. Raises ConsumerError, TopicError, NotRunning or
+        LogError.
+        """
+        parts = self._running()
+        options = Options(topic or "", False, CONSUMER_ALONE, max_attempts)
+        parts.consumers.create(name, options, start)
+        consuming = Calling(parts.consumers, name, handle)
+        parts.consuming.append(consuming)
+        consuming.start()
+        return consuming
+
+    @property
+    def consumers(self) -> Consumers:
+        """The consumers: how far each one is, and which messages it has put aside."""
+        return self._running().consumers
+
     def reload(self) -> None:
         """Read the files of the secrets and certificates again.
 
@@ -464,6 +505,8 @@ class _Parts:
         )
         self.started = wall
         self.delivery = Delivery(self.state, callbacks)
+        self.consumers = Consumers(self.state, self.store, self.journal)
+        self.consuming: list[Consuming] = []
 
     def start(self) -> None:
         for entry in self.log.damaged():
@@ -479,9 +522,13 @@ class _Parts:
     def stop(self) -> None:
         self.journal.stop()
         self.delivery.stop()
+        for consuming in self.consuming:
+            consuming.end()
         self.shell.stop()
         self.server.stop()
         self.auditor.stop()
         self.writer.stop()
         self.delivery.join()
+        for consuming in self.consuming:
+            consuming.join()
         self.store.close()

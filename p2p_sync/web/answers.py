@@ -22,6 +22,7 @@ from ..errors import (
     MessageTooLong,
     NotRunning,
     P2PSyncError,
+    UnknownConsumer,
     UnknownMessage,
 )
 from ..settings import HTTP_RETRY_AFTER
@@ -63,7 +64,7 @@ _KINDS = (
     (NotRunning, HTTPStatus.SERVICE_UNAVAILABLE, "stopping"),
     (CursorGone, HTTPStatus.GONE, "cursor_gone"),
     (MessageTooLong, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "message_too_long"),
-    (UnknownMessage, HTTPStatus.NOT_FOUND, "not_found"),
+    ((UnknownMessage, UnknownConsumer), HTTPStatus.NOT_FOUND, "not_found"),
     (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY, "key_reused"),
     (InputError, HTTPStatus.BAD_REQUEST, "invalid"),
     (LogFull, HTTPStatus.INSUFFICIENT_STORAGE, "log_full"),

@@ -15,6 +15,7 @@ from ..errors import P2PSyncError
 from ..node.node import Node
 from .answers import Answer, Refused, refusal_of
 from .api import api_routes
+from .consumers import consumer_routes
 from .messages import message_routes
 from .original import original_routes
 from .probes import probe_routes
@@ -48,6 +49,7 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
         *original_routes(node, slots, page),
         *api_routes(node, slots),
         *message_routes(node, slots),
+        *consumer_routes(node, slots),
         *stream_routes(node, slots),
         *probe_routes(node, dropped),
     ):

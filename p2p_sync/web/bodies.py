@@ -127,6 +127,14 @@ def text_of(body: bytes, name: str) -> str:
     return _member(_json(body), name)
 
 
+def object_of(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body; raises InputError."""
+    value = _json(body)
+    if not isinstance(value, dict):
+        raise InputError("the body must be a JSON object")
+    return value
+
+
 def _member(value: Any, name: str) -> str:
     text = value.get(name) if isinstance(value, dict) else None
     if not isinstance(text, str):

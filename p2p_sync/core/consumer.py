@@ -1,0 +1,196 @@
+"""What a consumer has handled: the rules. Pure; node/consumers.py stores the result.
+
+A consumer is a name under which programs handle each message once, in order of arrival. Numbers
+here are those of arrivals. Messages up to `given` were lent to a reader, or were not for this
+consumer. They are handled, but for those in two lists of spans:
+
+    lent    a reader has them, and must acknowledge them before its time is up
+    back    their reader has failed, or its time was up: they are lent again when they are due
+
+While something is `back`, nothing else is lent: a message that fails delays those after it, since
+order matters more than speed. Readers that share a consumer have spans of their own, so no two have
+the same message at a time.
+
+Whoever acknowledges a message acknowledges those of its span before it, too. If a message fails, it
+comes back after a pause: 1 s, then twice as long each time, up to 5 minutes. After `max_attempts`
+it is parked instead: put aside for a person, and the consumer goes on. All times are those of the
+clock on the wall (ms), since they outlive the node; if that clock is set back, nothing waits for
+longer than it should have.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..settings import CONSUMER_RETRY_FIRST, CONSUMER_RETRY_LONGEST
+
+LATE = "its reader did not acknowledge it in time"
+
+
+@dataclass(slots=True)
+class Span:
+    """Some messages, by their numbers. `attempts` is how often the first one has failed, and
+    `error` why. `due` is when its reader's time is up (lent), or when it is lent again (back)."""
+
+    numbers: Sequence[int]
+    attempts: int = 0
+    due: int = 0
+    error: str = ""
+
+    @property
+    def after(self) -> int:
+        """The number before the first message."""
+        return self.numbers[0] - 1
+
+
+@dataclass(slots=True)
+class Consumer:
+    """One consumer. `topic` ("": all) and `own` (only what this node has committed) choose its
+    messages; `ack_wait` is how long a reader has for them (s); with `max_attempts` 0 each message
+    is tried for ever."""
+
+    given: int = 0
+    topic: str = ""
+    own: bool = False
+    ack_wait: float = 30.0
+    max_attempts: int = 0
+    version: int = 0  # how often it was stored
+    missed: int = 0  # messages that were deleted before they were lent
+    error: str = ""  # why the last message failed; "" once one was acknowledged after it
+    lent: list[Span] = field(default_factory=list)
+    back: list[Span] = field(default_factory=list)
+
+    @staticmethod
+    def of(value: dict[str, Any]) -> Consumer:
+        """Return what `to_value` has returned."""
+        for name in ("lent", "back"):
+            value[name] = [Span(*span) for span in value[name]]
+        return Consumer(**value)
+
+    def to_value(self) -> dict[str, Any]:
+        """Return the consumer as a value of JSON."""
+        value = asdict(self)
+        for name in ("lent", "back"):
+            value[name] = [[*span.values()] for span in value[name]]
+        return value
+
+    @property
+    def position(self) -> int:
+        """All messages up to this number are handled."""
+        return min((span.after for span in (*self.lent, *self.back)), default=self.given)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages were lent, and are not handled yet."""
+        return sum(len(span.numbers) for span in (*self.lent, *self.back))
+
+    @property
+    def attempts(self) -> int:
+        """How often the message that delays the others has failed."""
+        return self.back[0].attempts if self.back else 0
+
+    # -- lending --------------------------------------------------------------------------------
+
+    def expire(self, now: int) -> None:
+        """Take back what readers have not acknowledged in time."""
+        for span in [*self.lent]:
+            if span.due <= now or span.due > now + self._wait:
+                self.lent.remove(span)
+                self.error = LATE
+                self._return(Span(span.numbers, span.attempts + 1, now, LATE))
+        for span in self.back:
+            if span.due > now + pause_after(span.attempts):
+                span.due = now
+
+    def next(self, now: int) -> Span | int | None:
+        """Return what is lent next: a span that is back, or None for what was not lent before. If
+        nothing can be lent yet, return in how many ms it can."""
+        if not self.back:
+            return None
+        pause = self.back[0].due - now
+        return pause if pause > 0 else self.back[0]
+
+    def exhausted(self) -> Span | None:
+        """Return the span whose first message is to be parked."""
+        first = self.back[0] if self.back else None
+        return first if first and 0 < self.max_attempts <= first.attempts else None
+
+    def lend(self, numbers: Sequence[int], upto: int, now: int) -> None:
+        """A reader gets these messages, which were not lent before; up to `upto` there are no
+        others for this consumer."""
+        self.given = upto
+        if numbers:
+            self.lent.append(Span(numbers, due=now + self._wait))
+
+    def lend_again(self, held: Collection[int], most: int, now: int) -> Sequence[int]:
+        """A reader gets the first span that is back, or its first messages, `most` at a time. Those
+        that are not `held` any more are left out. Return the numbers."""
+        span = self.back.pop(0)
+        left = [number for number in span.numbers if number in held]
+        numbers, rest = left[:most], left[most:]
+        if rest:
+            self._return(Span(rest, due=now))
+        if numbers:
+            attempts = span.attempts if numbers[0] == span.numbers[0] else 0
+            self.lent.append(Span(numbers, attempts, now + self._wait))
+        return numbers
+
+    # -- what readers say -----------------------------------------------------------------------
+
+    def ack(self, number: int, now: int) -> bool:
+        """Message `number` is handled, and those of its span before it. Return False if it was
+        never lent."""
+        for spans in (self.lent, self.back):
+            for index, span in enumerate(spans):
+                if span.numbers[0] <= number <= span.numbers[-1]:
+                    rest = span.numbers[bisect_right(span.numbers, number) :]
+                    due = now + self._wait if spans is self.lent else now
+                    spans[index : index + 1] = [Span(rest, due=due)] if rest else []
+                    self.error = ""
+                    return True
+        return number <= self.given
+
+    def fail(self, number: int, error: str, now: int) -> bool:
+        """Message `number` could not be handled; those of its span before it are. Return False if
+        it is not lent."""
+        for span in self.lent:
+            if number in span.numbers:
+                self.lent.remove(span)
+                at = bisect_left(span.numbers, number)
+                attempts = 1 if at else span.attempts + 1
+                self.error = error
+                self._return(Span(span.numbers[at:], attempts, now + pause_after(attempts), error))
+                return True
+        return False
+
+    def release(self, now: int) -> None:
+        """Take back what readers have; there are none any more."""
+        for span in self.lent:
+            self._return(Span(span.numbers, span.attempts, now, span.error))
+        self.lent = []
+
+    def park(self) -> None:
+        """The first message of what is back was put aside."""
+        span = self.back.pop(0)
+        if rest := span.numbers[1:]:
+            self._return(Span(rest))
+
+    def again(self, number: int, now: int) -> None:
+        """Lend a message once more that was put aside."""
+        self._return(Span([number], due=now))
+
+    @property
+    def _wait(self) -> int:
+        return int(self.ack_wait * 1000)
+
+    def _return(self, span: Span) -> None:
+        self.back.append(span)
+        self.back.sort(key=lambda each: each.numbers[0])
+
+
+def pause_after(attempts: int) -> int:
+    """Return how many ms pass before a message is tried again that has failed so often."""
+    return min(CONSUMER_RETRY_FIRST << min(max(attempts - 1, 0), 20), CONSUMER_RETRY_LONGEST)

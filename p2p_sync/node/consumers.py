@@ -1,0 +1,348 @@
+"""Consumers: each handles every message once, whatever crashes. The rules are in core/consumer.py.
+
+Nothing of a consumer is kept in memory. Each call reads it, applies a rule and stores it, in one
+transaction; so any thread may call, no lock is needed, and two readers never get one message. What
+is lent is stored before the reader gets it, and what is acknowledged before the call returns. These
+transactions are not synced: kill -9 undoes none of them, and after a power cut the last messages
+may be handled again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..core.consumer import Consumer, Span
+from ..core.core import Core
+from ..core.deduplication import node_of
+from ..core.effects import MISSED, PARKED, Note
+from ..core.turn import ARRIVAL
+from ..disk import consumers
+from ..disk.consumers import Parked
+from ..disk.store import Database, Store
+from ..errors import ConsumerError, UnknownConsumer
+from ..settings import (
+    API_MAX_LIMIT,
+    CONSUMER_BATCH,
+    CONSUMER_LOOK,
+    MAX_CONSUMER_ERROR,
+    MAX_CONSUMERS,
+    MAX_LENT,
+    MAX_PARKED,
+)
+from ..wire.frames import Message, check_topic
+from .journal import Journal
+from .state import State
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a consumer is to handle, and how; see core/consumer.py."""
+
+    topic: str = ""
+    own: bool = False
+    ack_wait: float = 30.0
+    max_attempts: int = 0
+
+
+class Given(NamedTuple):
+    """A message that a consumer is to handle: its number, which acknowledges it, and how often it
+    has failed."""
+
+    number: int
+    message: Message
+    attempts: int
+
+
+class Consumers:
+    """The consumers of one node. For any thread.
+
+    All methods raise LogError if the database cannot be read or written, and those that take a name
+    UnknownConsumer, unless they say something else.
+    """
+
+    def __init__(self, state: State, store: Store, journal: Journal) -> None:
+        self._state = state
+        self._log = state.log
+        self._store = store
+        self._journal = journal
+        # What was read in vain, to begin behind it: by name, the version and the last arrival.
+        self._read: dict[str, tuple[int, int]] = {}
+
+    # -- what there is --------------------------------------------------------------------------
+
+    def create(self, name: str, options: Options, start: str = "first") -> bool:
+        """Make a consumer, or give other options to the one of that name; return whether it is new.
+
+        A new one begins at the first message that is kept, with `start` "new" behind the last one,
+        or behind a cursor of the log. Raises ConsumerError, TopicError, CursorGone or InputError.
+        """
+        _check(name, options)
+        position = self._log.last_arrival() if start == "new" else self._log.first()
+        if start not in ("first", "new"):
+            position = self._log.place(start)
+        with self._store.writing() as database:
+            consumer = consumers.load(database, name)
+            new = consumer is None
+            if consumer is None:
+                if len(consumers.names(database)) >= MAX_CONSUMERS:
+                    raise ConsumerError(f"there are {MAX_CONSUMERS} consumers; delete one first")
+                consumer = Consumer(position)
+            consumer.topic, consumer.own = options.topic, options.own
+            consumer.ack_wait, consumer.max_attempts = options.ack_wait, options.max_attempts
+            consumers.save(database, name, consumer)
+        return new
+
+    def delete(self, name: str) -> bool:
+        """Forget a consumer; return False if there is none of that name."""
+        with self._store.writing() as database:
+            return consumers.delete(database, name)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return all consumers in the form of `GET /api/v1/consumers`."""
+        last = self._log.last_arrival()
+        with self._store.reading() as database:
+            return [
+                self._described(database, name, consumer, last)
+                for name in consumers.names(database)
+                if (consumer := consumers.load(database, name))
+            ]
+
+    def _described(
+        self, database: Database, name: str, consumer: Consumer, last: int
+    ) -> dict[str, Any]:
+        return {
+            "name": name,
+            "topic": consumer.topic,
+            "own": consumer.own,
+            "ack_wait": consumer.ack_wait,
+            "max_attempts": consumer.max_attempts,
+            "position": self._log.cursor(consumer.position),
+            "lag": consumers.lag(database, consumer, last, self._store.node),
+            "lent": sum(len(span.numbers) for span in consumer.lent),
+            "attempts": consumer.attempts,
+            "parked": consumers.count_parked(database, name),
+            "missed": consumer.missed,
+            "error": consumer.error,
+        }
+
+    # -- handling -------------------------------------------------------------------------------
+
+    def take(self, name: str, limit: int, wait: float = 0.0) -> list[Given]:
+        """Lend the next messages, up to `limit`, and return them. With none, wait up to `wait`
+        seconds for some; return [] after that, or if the node stops."""
+        end = time.monotonic() + wait
+        while True:
+            with self._state.turn() as core:
+                if core.stopped:
+                    return []
+                count = core.transactions
+            with self._store.reading() as database:
+                consumer = _load(database, name)
+                full = consumers.count_parked(database, name) >= MAX_PARKED
+            topic = consumer.topic
+            found = self._lend(name, consumer, min(limit, API_MAX_LIMIT), full)
+            if isinstance(found, list):
+                return found
+            left = end - time.monotonic()
+            if found == 0.0:
+                continue
+            if left <= 0:
+                return []
+            arrived = partial(_has_stored, after=count, topic=topic)
+            with self._state.turn(ARRIVAL, arrived, min(left, found, CONSUMER_LOOK)):
+                pass
+
+    def ack(self, name: str, number: int) -> None:
+        """Message `number` is handled, and so are those that were taken with it before it. Again is
+        fine. Raises ConsumerError if it was not taken."""
+        with self._changing(name) as (_, consumer):
+            if not consumer.ack(number, _now()):
+                raise ConsumerError("this message was not taken yet; acknowledge what was")
+
+    def fail(self, name: str, number: int, error: str) -> None:
+        """Message `number` could not be handled; those that were taken with it before it are. It
+        comes again after a pause. Raises ConsumerError if no reader has it (any more)."""
+        with self._changing(name) as (_, consumer):
+            if not consumer.fail(number, error[:MAX_CONSUMER_ERROR], _now()):
+                raise ConsumerError("no reader has this message; it may have taken too long")
+
+    def release(self, name: str) -> None:
+        """Take back what readers have: there are none any more."""
+        with self._changing(name) as (_, consumer):
+            consumer.release(_now())
+
+    # -- what was put aside ---------------------------------------------------------------------
+
+    def parked(self, name: str) -> list[tuple[Parked, Message | None]]:
+        """Return the messages that are parked, None for one that is not kept any more."""
+        with self._store.reading() as database:
+            _load(database, name)
+            found = consumers.parked(database, name)
+        return [(each, self._log.message(each.id)) for each in found]
+
+    def retry(self, name: str, ids: list[str] | None = None) -> int:
+        """Have messages handled again that are parked, all of them or those with these ids; return
+        how many."""
+        with self._changing(name) as (database, consumer):
+            found = _chosen(database, name, ids)
+            for each in found:
+                consumer.again(each.arrival, _now())
+            consumers.unpark(database, name, [each.arrival for each in found])
+        return len(found)
+
+    def drop(self, name: str, ids: list[str] | None = None) -> int:
+        """Forget messages that are parked, all of them or those with these ids; return how many."""
+        with self._changing(name) as (database, _):
+            found = _chosen(database, name, ids)
+            consumers.unpark(database, name, [each.arrival for each in found])
+        return len(found)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[tuple[Database, Consumer]]:
+        with self._store.writing(durable=False) as database:
+            consumer = _load(database, name)
+            consumer.expire(_now())
+            yield database, consumer
+            consumers.save(database, name, consumer)
+
+    def _lend(self, name: str, consumer: Consumer, limit: int, full: bool) -> list[Given] | float:
+        """Lend the next messages and return them. With none, return how many seconds it takes until
+        one comes back by itself; 0: there may be more."""
+        version = consumer.version
+        now = _now()
+        consumer.expire(now)
+        if (span := consumer.exhausted()) and not full:
+            return self._park(name, consumer, version, span)
+        follows = consumer.next(now)
+        if isinstance(follows, int):
+            return follows / 1000
+        if len(consumer.lent) >= MAX_LENT:
+            return CONSUMER_LOOK
+        if follows:
+            found = self._held(follows, consumer.topic)
+            numbers = consumer.lend_again(found, limit, now)
+            if not self._save(name, consumer, version) or not numbers:
+                return 0.0
+            attempts = consumer.lent[-1].attempts
+            return [Given(n, found[n], 0 if index else attempts) for index, n in enumerate(numbers)]
+        return self._lend_new(name, consumer, version, limit)
+
+    def _lend_new(
+        self, name: str, consumer: Consumer, version: int, limit: int
+    ) -> list[Given] | float:
+        """As `_lend`, of what was not lent before."""
+        before, after = self._read.get(name, (0, 0))
+        if before != version or after < consumer.given:
+            after = consumer.given
+        page = self._log.arrivals(after, max(limit, CONSUMER_BATCH), topic=consumer.topic)
+        chosen = [
+            Given(number, message, 0)
+            for number, message in page
+            if not message.erased
+            and (not consumer.own or node_of(message.origin) == self._store.node)
+        ]
+        if not chosen and not page.missed:
+            self._read[name] = version, page.upto
+            return CONSUMER_LOOK if page.upto == after else 0.0
+        upto = chosen[limit - 1].number if len(chosen) > limit else page.upto
+        chosen = chosen[:limit]
+        consumer.missed += page.missed
+        consumer.lend([each.number for each in chosen], upto, _now())
+        if not self._save(name, consumer, version):
+            return 0.0
+        if page.missed:
+            self._journal.note(
+                Note(
+                    MISSED,
+                    f"the consumer {name} has missed {page.missed} messages, which were deleted "
+                    "before it had time for them",
+                )
+            )
+        return chosen or 0.0
+
+    def _held(self, span: Span, topic: str) -> dict[int, Message]:
+        """Return the messages of a span that are kept, by their numbers."""
+        found: dict[int, Message] = {}
+        after, last = span.after, span.numbers[-1]
+        while after < last:
+            page = self._log.arrivals(after, len(span.numbers), topic=topic)
+            found |= {number: message for number, message in page if not message.erased}
+            if page.upto == after:
+                break
+            after = page.upto
+        return {number: found[number] for number in span.numbers if number in found}
+
+    def _park(self, name: str, consumer: Consumer, version: int, span: Span) -> float:
+        page = self._log.arrivals(span.after, 1)
+        found = [message for number, message in page if number == span.numbers[0]]
+        consumer.park()
+        if not self._save(
+            name,
+            consumer,
+            version,
+            [Parked(span.numbers[0], each.id, span.attempts, span.error, _now()) for each in found],
+        ):
+            return 0.0
+        for each in found:
+            self._journal.note(
+                Note(
+                    PARKED,
+                    f"the consumer {name} has put the message {each.id} aside after "
+                    f"{span.attempts} attempts: {span.error}",
+                )
+            )
+        return 0.0
+
+    def _save(
+        self, name: str, consumer: Consumer, version: int, parked: list[Parked] | None = None
+    ) -> bool:
+        """Store a consumer, unless another thread has done so since it was read."""
+        with self._store.writing(durable=False) as database:
+            if _load(database, name).version != version:
+                return False
+            consumers.save(database, name, consumer)
+            for message in parked or []:
+                consumers.park(database, name, message)
+        return True
+
+
+def _check(name: str, options: Options) -> None:
+    if not NAME.fullmatch(name):
+        raise ConsumerError(
+            "the name of a consumer has 1 to 64 letters (A to Z, a to z), digits, '.', '_' and "
+            f"'-', not {name[:80]!r}"
+        )
+    check_topic(options.topic)
+    if not 0.1 <= options.ack_wait <= 7 * 86_400:
+        raise ConsumerError("ack_wait is a number of seconds from 0.1 to 604800")
+    if not 0 <= options.max_attempts <= 1_000_000:
+        raise ConsumerError("max_attempts is a whole number from 0 to 1000000; 0: no limit")
+
+
+def _chosen(database: Database, name: str, ids: list[str] | None) -> list[Parked]:
+    return [each for each in consumers.parked(database, name) if ids is None or each.id in ids]
+
+
+def _load(database: Database, name: str) -> Consumer:
+    consumer = consumers.load(database, name)
+    if consumer is None:
+        raise UnknownConsumer(f"there is no consumer {name[:80]!r}; make it first")
+    return consumer
+
+
+def _has_stored(core: Core, after: int, topic: str) -> bool:
+    return core.stopped or core.last_transaction(topic) > after
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,138 @@
+"""The routes of the API for consumers (node/consumers.py)."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+from ..errors import ConsumerError, InputError
+from ..node.consumers import Options
+from ..node.node import Node
+from ..settings import API_DEFAULT_LIMIT, API_MAX_LIMIT, API_MAX_POLL
+from .answers import Answer, Refused
+from .bodies import object_of, text_of
+from .messages import fields_of
+from .routes import Asked, Route, Slots, json_of, polled
+
+_PATH = "/api/v1/consumers/{name}"
+_OPTIONS = {"start": str, "topic": str, "own": bool, "ack_wait": float, "max_attempts": int}
+
+
+def consumer_routes(node: Node, slots: Slots) -> list[Route]:
+    """Return the routes."""
+
+    def every(_: Asked) -> Answer:
+        return polled({"consumers": node.consumers.status()})
+
+    def create(asked: Asked) -> Answer:
+        given = _options(asked.body())
+        start = given.pop("start", "first")
+        name = asked.parts["name"]
+        new = node.consumers.create(name, Options(**given), start)
+        (made,) = (each for each in node.consumers.status() if each["name"] == name)
+        return json_of(made, HTTPStatus.CREATED if new else HTTPStatus.OK)
+
+    def delete(asked: Asked) -> Answer:
+        if not node.consumers.delete(asked.parts["name"]):
+            raise Refused(
+                HTTPStatus.NOT_FOUND,
+                "no consumer has that name; GET /api/v1/consumers lists them",
+            )
+        return Answer(HTTPStatus.NO_CONTENT, [], b"")
+
+    def take(asked: Asked) -> Answer:
+        if asked.head["REQUEST_METHOD"] == "HEAD":  # nobody would get what it lends
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "use GET", [("Allow", "GET")])
+        limit = asked.number("limit", API_DEFAULT_LIMIT, 1, API_MAX_LIMIT)
+        wait = asked.seconds("wait", 0, API_MAX_POLL)
+        with slots.held(wait > 0):
+            given = node.consumers.take(asked.parts["name"], limit, wait)
+        messages = [
+            {
+                **fields_of(message),
+                "position": node.log.cursor(number),
+                "attempts": attempts,
+            }
+            for number, message, attempts in given
+        ]
+        return json_of({"messages": messages})
+
+    def ack(asked: Asked) -> Answer:
+        position = text_of(asked.body(), "position")
+        node.consumers.ack(asked.parts["name"], _number(node, position))
+        return json_of({})
+
+    def fail(asked: Asked) -> Answer:
+        body = asked.body()
+        position = text_of(body, "position")
+        error = object_of(body).get("error", "its reader has failed")
+        if not isinstance(error, str):
+            raise InputError('error is a text: {"position": "...", "error": "why"}')
+        node.consumers.fail(asked.parts["name"], _number(node, position), error)
+        return json_of({})
+
+    def parked(asked: Asked) -> Answer:
+        found = node.consumers.parked(asked.parts["name"])
+        return json_of(
+            {
+                "parked": [
+                    {
+                        "id": each.id,
+                        "attempts": each.attempts,
+                        "error": each.error,
+                        "since": each.time,
+                        "message": fields_of(message) if message else None,
+                    }
+                    for each, message in found
+                ]
+            }
+        )
+
+    def retry(asked: Asked) -> Answer:
+        return json_of({"retried": node.consumers.retry(asked.parts["name"], _ids(asked))})
+
+    def drop(asked: Asked) -> Answer:
+        return json_of({"dropped": node.consumers.drop(asked.parts["name"], _ids(asked))})
+
+    return [
+        Route("GET", "/api/v1/consumers", every),
+        Route("PUT", _PATH, create),
+        Route("DELETE", _PATH, delete),
+        Route("GET", _PATH, take, "limit wait"),
+        Route("POST", f"{_PATH}/ack", ack),
+        Route("POST", f"{_PATH}/fail", fail),
+        Route("GET", f"{_PATH}/parked", parked),
+        Route("POST", f"{_PATH}/parked/retry", retry, "id"),
+        Route("DELETE", f"{_PATH}/parked", drop, "id"),
+    ]
+
+
+def _options(body: bytes) -> dict[str, Any]:
+    """Return the options in a body, which may be empty."""
+    given = object_of(body) if body.strip() else {}
+    for name, value in given.items():
+        kind = _OPTIONS.get(name)
+        if kind is None:
+            raise ConsumerError(
+                f"a consumer has no option {name[:40]!r}; it has: {', '.join(_OPTIONS)}"
+            )
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits or (kind is float and not math.isfinite(value)):
+            raise ConsumerError(f"{name} must be a {kind.__name__}, not {str(value)[:40]!r}")
+    return given
+
+
+def _number(node: Node, position: str) -> int:
+    """Return the number of the message with a position; raises InputError or CursorGone."""
+    try:
+        return node.log.number(position)
+    except InputError as error:
+        raise ConsumerError(
+            "position must be that of a message that this node has given to the consumer"
+        ) from error
+
+
+def _ids(asked: Asked) -> list[str] | None:
+    name = asked.argument("id")
+    return [name] if name else None

@@ -1,0 +1,162 @@
+"""The rules of consumers: what is lent to whom, and what comes back when."""
+
+from __future__ import annotations
+
+import json
+import random
+
+from p2p_sync.core.consumer import LATE, Consumer, Span, pause_after
+
+WAIT = 30_000
+
+
+def test_what_is_lent_is_acknowledged_in_parts() -> None:
+    consumer = Consumer()
+    consumer.lend([3, 5, 9], 12, 0)
+    assert (consumer.given, consumer.position, consumer.waiting) == (12, 2, 3)
+    assert consumer.ack(5, 0)
+    assert (consumer.position, consumer.waiting) == (8, 1)
+    assert consumer.ack(5, 0), "once more is fine"
+    assert consumer.ack(9, 0)
+    assert (consumer.position, consumer.waiting) == (12, 0)
+    assert not consumer.ack(13, 0), "it was never lent"
+
+
+def test_two_readers_have_different_messages_and_acknowledge_them_in_any_order() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2], 2, 0)
+    consumer.lend([3, 4], 4, 0)
+    assert consumer.ack(4, 0)
+    assert (consumer.position, consumer.waiting) == (0, 2)
+    assert consumer.ack(2, 0)
+    assert consumer.position == 4
+
+
+def test_a_message_that_fails_comes_back_with_those_behind_it_and_delays_others() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2, 3], 3, 0)
+    assert consumer.fail(2, "broken", 1000)
+    assert (consumer.position, consumer.attempts, consumer.error) == (1, 1, "broken")
+    assert consumer.next(1000) == 1000
+    assert consumer.next(2000) == Span([2, 3], 1, 2000, "broken")
+    assert consumer.lend_again([2, 3], 1, 2000) == [2]
+    assert consumer.lent == [Span([2], 1, 2000 + WAIT)]
+    assert consumer.next(2000) == Span([3], due=2000)
+    assert consumer.fail(2, "again", 3000)
+    assert consumer.next(3000) == 2000
+    assert not consumer.fail(2, "nobody has it", 3000)
+    assert consumer.ack(2, 3000), "its reader was done all the same"
+    assert consumer.next(3000) == Span([3], due=2000)
+
+
+def test_the_pauses_double_up_to_five_minutes() -> None:
+    assert [pause_after(n) // 1000 for n in range(1, 12)] == [
+        1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300
+    ]  # fmt: skip
+    assert pause_after(10_000) == 300_000
+
+
+def test_what_is_not_acknowledged_in_time_comes_back_at_once() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2], 2, 0)
+    consumer.expire(WAIT - 1)
+    assert consumer.next(WAIT - 1) is None
+    consumer.expire(WAIT)
+    assert consumer.next(WAIT) == Span([1, 2], 1, WAIT, LATE)
+    assert consumer.ack(1, WAIT), "late, but done"
+    assert consumer.next(WAIT) == Span([2], due=WAIT)
+
+
+def test_an_acknowledgement_gives_the_reader_more_time_for_the_rest() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2], 2, 0)
+    consumer.ack(1, WAIT - 1)
+    consumer.expire(2 * WAIT - 2)
+    assert consumer.next(0) is None
+    consumer.expire(2 * WAIT - 1)
+    assert consumer.next(2 * WAIT) == Span([2], 1, 2 * WAIT - 1, LATE)
+
+
+def test_a_clock_that_is_set_back_delays_nothing_for_longer_than_it_should() -> None:
+    consumer = Consumer()
+    consumer.lend([1], 1, 10**12)
+    consumer.expire(1000)
+    assert consumer.next(1000) == Span([1], 1, 1000, LATE)
+    consumer.back[0].due = 10**12
+    consumer.expire(1000)
+    assert consumer.next(1000) == Span([1], 1, 1000, LATE)
+
+
+def test_a_message_is_exhausted_after_so_many_attempts_and_put_aside_alone() -> None:
+    consumer = Consumer(max_attempts=2)
+    consumer.lend([1, 2], 2, 0)
+    consumer.fail(1, "one", 0)
+    assert consumer.exhausted() is None
+    consumer.lend_again([1, 2], 2, 5000)
+    consumer.fail(1, "two", 5000)
+    assert consumer.exhausted() == Span([1, 2], 2, 7000, "two")
+    consumer.park()
+    assert consumer.next(5000) == Span([2])
+    consumer.again(1, 5000)
+    assert consumer.next(5000) == Span([1], due=5000)
+
+
+def test_messages_that_are_gone_are_left_out() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2, 3], 3, 0)
+    consumer.fail(1, "broken", 0)
+    assert consumer.lend_again([3], 9, 1000) == [3]
+    assert consumer.lent == [Span([3], 0, 1000 + WAIT)]
+    consumer.fail(3, "broken", 1000)
+    assert consumer.lend_again([], 9, 9000) == []
+    assert (consumer.position, consumer.waiting) == (3, 0)
+
+
+def test_a_release_gives_everything_back_without_counting_an_attempt() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2], 2, 0)
+    consumer.release(7)
+    assert consumer.next(7) == Span([1, 2], 0, 7, "")
+
+
+def test_random_readers_handle_every_message_and_no_two_have_one_at_a_time() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        consumer, now, last = Consumer(max_attempts=rng.choice([0, 3])), 0, 200
+        handled: list[int] = []
+        parked: list[int] = []
+        readers: list[list[int]] = []
+        for _ in range(100_000):
+            now += rng.choice([0, 10, 1000, 5000])
+            consumer = Consumer.of(json.loads(json.dumps(consumer.to_value())))
+            consumer.expire(now)
+            lent = sorted(n for span in consumer.lent for n in span.numbers)
+            assert lent == sorted({*lent}), f"two readers have one message (seed {seed})"
+            if span := consumer.exhausted():
+                parked.append(span.numbers[0])
+                consumer.park()
+            elif readers and rng.random() < 0.6:
+                numbers = readers[rng.randrange(len(readers))]
+                number = rng.choice(numbers)
+                if rng.random() < 0.2:
+                    if consumer.fail(number, "x", now):
+                        handled += [n for n in numbers if n < number]
+                else:
+                    handled += [n for n in numbers if n <= number]
+                    assert consumer.ack(number, now)
+                    numbers[:] = [n for n in numbers if n > number]
+                readers = [each for each in readers if each]
+                if rng.random() < 0.1:
+                    readers = []
+            else:
+                follows = consumer.next(now)
+                if isinstance(follows, Span):
+                    readers.append([*consumer.lend_again(range(1000), 10, now)])
+                elif follows is None and consumer.given < last:
+                    upto = min(last, consumer.given + rng.randrange(1, 10))
+                    numbers = [*range(consumer.given + 1, upto + 1)]
+                    consumer.lend(numbers, upto, now)
+                    readers.append([*numbers])
+                elif follows is None and not consumer.waiting:
+                    break
+        assert {*handled, *parked} == {*range(1, last + 1)}, f"seed {seed}"

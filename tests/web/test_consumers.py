@@ -1,0 +1,185 @@
+"""Consumers over HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.harness.api import problem
+from tests.harness.support import Answer, NodeProcess, request
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def node() -> Iterator[NodeProcess]:
+    with NodeProcess("--ephemeral") as process:
+        yield process
+
+
+def ask(node: NodeProcess, method: str, path: str = "", body: object = None) -> Answer:
+    data = b"" if body is None else json.dumps(body).encode()
+    return request(node.port, f"/api/v1/consumers{path}", method, JSON, data)
+
+
+def done(answer: Answer, status: int = 200) -> Any:
+    assert answer.status == status, answer.text
+    return json.loads(answer.body)
+
+
+def make(node: NodeProcess, **options: object) -> Any:
+    return done(ask(node, "PUT", "/c", options), 201)
+
+
+def take(node: NodeProcess, query: str = "") -> list[dict[str, Any]]:
+    messages = done(ask(node, "GET", f"/c{query}"))["messages"]
+    assert isinstance(messages, list)
+    return messages
+
+
+def texts(given: list[dict[str, Any]]) -> list[str]:
+    return [each["data"] for each in given]
+
+
+def listed(node: NodeProcess) -> dict[str, Any]:
+    (found,) = done(ask(node, "GET"))["consumers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_messages_are_taken_acknowledged_and_failed(node: NodeProcess) -> None:
+    made = make(node, max_attempts=5)
+    assert (made["name"], made["lag"], made["ack_wait"], made["max_attempts"]) == ("c", 0, 30, 5)
+    for text in "abcd":
+        node.commit(text)
+    given = take(node, "?limit=3")
+    assert texts(given) == ["a", "b", "c"]
+    assert done(ask(node, "POST", "/c/ack", {"position": given[0]["position"]})) == {}
+    failed = {"position": given[1]["position"], "error": "no paper"}
+    assert done(ask(node, "POST", "/c/fail", failed)) == {}
+    found = listed(node)
+    assert (found["lag"], found["attempts"], found["error"]) == (3, 1, "no paper")
+    assert take(node) == [], "b waits, and those behind it"
+    again = take(node, "?wait=5")
+    assert [(each["data"], each["attempts"]) for each in again] == [("b", 1), ("c", 0)]
+    assert done(ask(node, "POST", "/c/ack", {"position": again[-1]["position"]})) == {}
+    assert texts(take(node)) == ["d"]
+
+
+def test_options_can_be_changed_and_a_consumer_deleted(node: NodeProcess) -> None:
+    make(node, topic="a", start="new")
+    changed = done(ask(node, "PUT", "/c", {"topic": "b", "ack_wait": 1.5}))
+    assert (changed["topic"], changed["ack_wait"]) == ("b", 1.5)
+    assert ask(node, "DELETE", "/c").status == 204
+    problem(ask(node, "DELETE", "/c"), 404)
+    assert done(ask(node, "GET"))["consumers"] == []
+
+
+def test_a_parked_message_is_listed_retried_and_dropped(node: NodeProcess) -> None:
+    make(node, max_attempts=1)
+    node.commit("a")
+    (given,) = take(node)
+    done(ask(node, "POST", "/c/fail", {"position": given["position"], "error": "no paper"}))
+    assert take(node) == []
+    (parked,) = done(ask(node, "GET", "/c/parked"))["parked"]
+    assert (parked["id"], parked["error"], parked["attempts"]) == (given["id"], "no paper", 1)
+    assert parked["message"]["data"] == "a"
+    assert done(ask(node, "POST", "/c/parked/retry?id=other"))["retried"] == 0
+    assert done(ask(node, "POST", "/c/parked/retry"))["retried"] == 1
+    (again,) = take(node)
+    assert again["id"] == given["id"]
+    done(ask(node, "POST", "/c/fail", {"position": again["position"]}))
+    assert take(node) == []
+    path = f"/c/parked?id={quote(given['id'], safe='')}"
+    assert done(ask(node, "DELETE", path))["dropped"] == 1
+    assert listed(node)["parked"] == 0
+
+
+def test_two_readers_wait_and_each_gets_other_messages(node: NodeProcess) -> None:
+    make(node)
+    got: list[list[str]] = []
+    readers = [
+        threading.Thread(target=lambda: got.append(texts(take(node, "?limit=1&wait=10"))))
+        for _ in range(2)
+    ]
+    for reader in readers:
+        reader.start()
+    node.commit("a")
+    node.commit("b")
+    for reader in readers:
+        reader.join()
+    assert sorted(got) == [["a"], ["b"]]
+
+
+def test_positions_survive_a_restart(tmp_path: Path) -> None:
+    with NodeProcess(data_dir=tmp_path) as node:
+        make(node)
+        for text in "abc":
+            node.commit(text)
+        given = take(node, "?limit=2")
+        done(ask(node, "POST", "/c/ack", {"position": given[0]["position"]}))
+    with NodeProcess(data_dir=tmp_path) as node:
+        assert texts(take(node)) == ["c"], "b is lent still"
+        done(ask(node, "POST", "/c/ack", {"position": given[1]["position"]}))
+        assert listed(node)["lag"] == 1
+
+
+WRONG = [
+    ("PUT", "/c", {"unknown": 1}, 400, "it has: start, topic, own, ack_wait, max_attempts"),
+    ("PUT", "/c", {"ack_wait": "1"}, 400, "ack_wait must be a float"),
+    ("PUT", "/c", {"ack_wait": True}, 400, "ack_wait must be a float"),
+    ("PUT", "/c", {"own": 1}, 400, "own must be a bool"),
+    ("PUT", "/c", {"ack_wait": 0}, 400, "from 0.1 to 604800"),
+    ("PUT", "/c", {"topic": "a b"}, 400, "a topic is"),
+    ("PUT", "/c", {"start": "soon"}, 400, "next of an earlier answer"),
+    ("PUT", "/c", [], 400, "must be a JSON object"),
+    ("PUT", f"/{'a' * 65}", None, 400, "1 to 64 letters"),
+    ("PUT", "/a%20b", None, 400, "1 to 64 letters"),
+    ("GET", "/other", None, 404, "no consumer 'other'"),
+    ("GET", "/known?limit=0", None, 400, "from 1 to 1000"),
+    ("GET", "/known?wait=31", None, 400, "up to 30"),
+    ("GET", "/known?after=1", None, 400, "no parameter 'after'"),
+    ("POST", "/known/ack", None, 400, "not valid JSON"),
+    ("POST", "/known/ack", {}, 400, '{"position": "text"}'),
+    ("POST", "/known/ack", {"position": "x"}, 400, "that of a message that this node has given"),
+    ("POST", "/known/ack", {"position": "0"}, 200, ""),
+    ("POST", "/known/fail", {"position": "0", "error": 1}, 400, "error is a text"),
+    ("POST", "/known/fail", {"position": "0"}, 400, "no reader has this message"),
+    ("POST", "/other/ack", {"position": "0"}, 404, "no consumer 'other'"),
+    ("HEAD", "/known", None, 405, ""),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status", "detail"), WRONG)
+def test_what_is_wrong_is_refused_and_changes_nothing(
+    node: NodeProcess, method: str, path: str, body: object, status: int, detail: str
+) -> None:
+    done(ask(node, "PUT", "/known"), 201)
+    before = listed(node)
+    answer = ask(node, method, path, body)
+    assert answer.status == status, answer.text
+    assert detail in (json.loads(answer.body).get("detail", "") if answer.body else "")
+    assert listed(node) == before
+
+
+def test_a_reader_that_waits_ends_when_the_node_stops(node: NodeProcess) -> None:
+    make(node)
+
+    def read() -> None:
+        with suppress(OSError, HTTPException):
+            ask(node, "GET", "/c?wait=30")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert reader.is_alive()
+    node.stop()
+    reader.join(10)
+    assert not reader.is_alive()
