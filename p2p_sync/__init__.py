@@ -18,8 +18,10 @@ from .errors import (
     KeyReused,
     LogError,
     LogFull,
+    LogGone,
     MessageError,
     MessageTooLong,
+    NotRunning,
     P2PSyncError,
     StartError,
     TopicError,
@@ -29,34 +31,74 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .disk.pages import Page
     from .node.node import Node
+    from .results import (
+        Dispute,
+        Event,
+        Events,
+        Fork,
+        HeadInfo,
+        LogInfo,
+        NodeInfo,
+        PeerInfo,
+        Status,
+        Unreachable,
+        Verdict,
+        Volume,
+    )
+    from .wire.entries import Erasure
     from .wire.frames import Message
 
-_LATER = {"Node": "node.node", "Message": "wire.frames"}
+# Where these names are; the others are in `results`.
+_LATER = {
+    "Erasure": ".wire.entries",
+    "Message": ".wire.frames",
+    "Node": ".node.node",
+    "Page": ".disk.pages",
+}
 
 __all__ = [
     "AddressError",
     "ConsumerError",
     "CursorGone",
+    "Dispute",
+    "Erasure",
+    "Event",
+    "Events",
+    "Fork",
+    "HeadInfo",
     "InputError",
     "KeyInvalid",
     "KeyReused",
     "LogError",
     "LogFull",
+    "LogGone",
+    "LogInfo",
     "Message",
     "MessageError",
     "MessageTooLong",
     "Node",
+    "NodeInfo",
+    "NotRunning",
     "P2PSyncError",
+    "Page",
+    "PeerInfo",
     "StartError",
+    "Status",
     "TopicError",
     "UnknownConsumer",
     "UnknownMessage",
+    "Unreachable",
+    "Verdict",
+    "Volume",
     "__version__",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LATER[name]}", __name__), name)
+if not TYPE_CHECKING:  # to a type checker it would mean that every name is here
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LATER.get(name, ".results"), __name__), name)

@@ -10,8 +10,8 @@ import re
 import socket
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Protocol
 
 from .errors import InputError
 from .settings import MAX_NAME, SHORT_ID
@@ -44,14 +44,25 @@ def label(node: str, name: str) -> str:
     return f"{name} ({node[:SHORT_ID]})" if name else node[:SHORT_ID]
 
 
-def labels(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return what a list calls each of its nodes, by id; `nodes` have an `id` and a `name`, or None
-    there.
+class Named(Protocol):
+    """A node, as far as it is known."""
+
+    @property
+    def id(self) -> str | None:
+        """Its id."""
+
+    @property
+    def name(self) -> str | None:
+        """What it calls itself."""
+
+
+def labels(nodes: Iterable[Named]) -> dict[str, str]:
+    """Return what a list calls each of its nodes, by id; without those that have none.
 
     It is the name, and the shortened id as well if two of them have that name or if it looks like
     an id or an address. A node without a name is called by its shortened id.
     """
-    names = {node["id"]: node.get("name") or "" for node in nodes if node["id"]}
+    names = {node.id: node.name or "" for node in nodes if node.id}
     count = Counter(map(_alike, names.values()))
     return {
         node: name

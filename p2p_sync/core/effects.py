@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from ..results import EventType
 from ..settings import MANY_ADDRESSES
 from ..wire.frames import Sockets
 from .commit import Commit
@@ -60,17 +61,17 @@ class Note:
 
 
 # Kinds of notes that become events, too.
-JOINED = "joined"
-LEFT = "left"
-DIAL_FAILED = "dial_failed"
-REFUSED = "refused"
+JOINED: EventType = "joined"
+LEFT: EventType = "left"
+DIAL_FAILED: EventType = "dial_failed"
+REFUSED: EventType = "refused"
 NOT_LINKED = "not_linked"  # an event of the type REFUSED, too; the end of the link is logged anyway
-CAUGHT_UP = "caught_up"
-MISSED = "missed"
-CLOCK = "clock"
-DAMAGED = "damaged"
-ERASED = "erased"
-PARKED = "parked"
+CAUGHT_UP: EventType = "caught_up"
+MISSED: EventType = "missed"
+CLOCK: EventType = "clock"
+DAMAGED: EventType = "damaged"
+ERASED: EventType = "erased"
+PARKED: EventType = "parked"
 # The others are for the log alone.
 LINKED = "linked"
 ENDED = "ended"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from ..results import PeerInfo, PeerState, Volume
 from .book import Endpoint, Known
 from .peer import Peer
 
@@ -45,14 +45,15 @@ class Entry:
         """Return whether the entry has this key, or had it when less was known of the node."""
         return any(key_of(name) == key for name in self.names)
 
-    def fields(self, traffic: Mapping[Peer, Traffic], now: float, wall: float) -> dict[str, Any]:
-        """Return the entry as in the API; `now` and `wall` are the same moment, in seconds."""
+    def info(self, traffic: Mapping[Peer, Traffic], now: float, wall: float) -> PeerInfo:
+        """Return the entry for people; `now` and `wall` are the same moment, in seconds."""
         peer = next((peer for peer in self.peers if peer.introduced), None)
         opening = peer is None and (self.peers or self.dialling)
         known = min(self.known, key=lambda known: known.next_try, default=None)
         if peer and peer.known:
             known = peer.known
         refused = known is not None and known.refused
+        state: PeerState
         if peer:
             state = "connected"
         elif self.known and all(known.oneself for known in self.known):
@@ -68,30 +69,30 @@ class Entry:
         node = (peer and peer.node) or next((k.node for k in self.known if k.node), None)
         names = [peer.name] if peer and peer.node else [k.name for k in self.known if k.node]
         addresses = dict.fromkeys([*first, *(known.address for known in self.known)])
-        return {
-            "key": self.key,
-            "id": node,
-            "name": next(filter(None, names), None),
-            "address": (peer and peer.address) or (known.address if known else None),
-            "addresses": list(addresses),
-            "direction": ("out" if peer.known else "in") if peer else None,
-            "state": state,
-            "since": int((wall - now + moment) * 1000),
-            "rtt_ms": None if carried.rtt is None else round(carried.rtt * 1000, 3),
-            "attempts": known.attempts if known else 0,
-            "last_error": known.last_error if known else "",
-            "next_try_s": None if next_try is None else round(max(0.0, next_try - now), 1),
-            "sent": {"messages": carried.sent[0], "bytes": carried.sent[1]},
-            "received": {"messages": carried.received[0], "bytes": carried.received[1]},
-            "behind": (carried.behind if peer.ours else 0) if peer else None,
-            "late": (carried.late if peer.ours else 0) if peer else None,
-            "notice": carried.notice,
-            "links": list(peer.links) if peer else [],
-            "version": (peer.version or None) if peer else None,
-            "worked": any(known.worked is not None for known in self.known),
-            "by_hand": any(known.by_hand for known in self.known),
-            "source": known.source or None if known else None,
-        }
+        return PeerInfo(
+            key=self.key,
+            id=node,
+            name=next(filter(None, names), None),
+            address=(peer and peer.address) or (known.address if known else None),
+            addresses=list(addresses),
+            direction=("out" if peer.known else "in") if peer else None,
+            state=state,
+            since=int((wall - now + moment) * 1000),
+            rtt_ms=None if carried.rtt is None else round(carried.rtt * 1000, 3),
+            attempts=known.attempts if known else 0,
+            last_error=known.last_error if known else "",
+            next_try_s=None if next_try is None else round(max(0.0, next_try - now), 1),
+            sent=Volume(*carried.sent),
+            received=Volume(*carried.received),
+            behind=(carried.behind if peer.ours else 0) if peer else None,
+            late=(carried.late if peer.ours else 0) if peer else None,
+            notice=carried.notice,
+            links=list(peer.links) if peer else [],
+            version=(peer.version or None) if peer else None,
+            worked=any(known.worked is not None for known in self.known),
+            by_hand=any(known.by_hand for known in self.known),
+            source=known.source or None if known else None,
+        )
 
 
 def entries(

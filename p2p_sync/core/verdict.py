@@ -14,44 +14,29 @@ verdict; it says what is most urgent for the people who use this node:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
 
 from ..names import labels
+from ..results import PeerInfo, State, Unreachable, Verdict
 from ..settings import MAX_UNREACHABLE, VERDICT_ANSWER, VERDICT_RESTART
 
 
-class Verdict(NamedTuple):
-    """`state` is a word, see above; `text` says it to people."""
-
-    state: str
-    text: str
-    synced: int  # connected peers that hold all that this node holds
-    peers: int  # peers that are connected or unreachable
-    unreachable: list[dict[str, Any]]  # of those; `since` is in ms since the epoch
-
-    @property
-    def good(self) -> bool:
-        """Whether all is well: in sync, or alone while no other node is known."""
-        return self.state == "in_sync" or (self.state == "alone" and not self.peers)
-
-
-def verdict(peers: Iterable[Mapping[str, Any]], held: int, behind: int, now: int = 0) -> Verdict:
+def verdict(peers: Iterable[PeerInfo], held: int, behind: int, now: int = 0) -> Verdict:
     """Judge by the entries of `peers`, and the messages that this node holds and lacks.
 
     `now` is the current time in ms since the epoch. See `is_missed` for the peers that count.
     """
     peers = list(peers)
-    connected = [peer for peer in peers if peer["state"] == "connected"]
-    lags = [peer["late"] for peer in connected if peer["late"] is not None]
-    silent = [peer for peer in connected if peer["late"] is None]
-    mute = [peer for peer in silent if now - peer["since"] >= VERDICT_ANSWER]
+    connected = [peer for peer in peers if peer.state == "connected"]
+    lags = [peer.late for peer in connected if peer.late is not None]
+    silent = [peer for peer in connected if peer.late is None]
+    mute = [peer for peer in silent if now - peer.since >= VERDICT_ANSWER]
     names = labels(peers)
     missed = [_missed(peer, names, "connected, but it has not said what it holds") for peer in mute]
-    missed += [_missed(peer, names, peer["last_error"]) for peer in peers if is_missed(peer)]
-    missed.sort(key=lambda peer: peer["since"])
+    missed += [_missed(peer, names, peer.last_error) for peer in peers if is_missed(peer)]
+    missed.sort(key=lambda peer: peer.since)
     count, synced = len(lags) + len(missed), lags.count(0)
 
-    def judged(state: str, text: str) -> Verdict:
+    def judged(state: State, text: str) -> Verdict:
         return Verdict(state, text, synced, count, missed[:MAX_UNREACHABLE])
 
     if not connected:
@@ -65,26 +50,25 @@ def verdict(peers: Iterable[Mapping[str, Any]], held: int, behind: int, now: int
         late = len(lags) - synced
         most = numbered(max(lags), "message")
         return judged("behind", f"{numbered(late, 'peer')} {_are(late)} up to {most} behind")
-    if any(now - peer["since"] >= VERDICT_RESTART for peer in missed):
+    if any(now - peer.since >= VERDICT_RESTART for peer in missed):
         of_all = f"{len(missed):,} of {numbered(count, 'peer')}"
         return judged("degraded", f"{of_all} {_are(len(missed))} unreachable")
     return judged("in_sync", f"In sync with {synced} of {numbered(count, 'peer')}")
 
 
-def is_missed(peer: Mapping[str, Any]) -> bool:
+def is_missed(peer: PeerInfo) -> bool:
     """Return whether a peer that is not connected should be: its address was given by hand, or has
     worked and does not answer now. One that was only learned and never worked does not count, nor
     one that is not needed, nor this node itself."""
-    if peer["state"] in ("connected", "self"):
+    if peer.state in ("connected", "self"):
         return False
-    return bool(peer["by_hand"] or (peer["attempts"] and (peer["id"] or peer["worked"])))
+    return bool(peer.by_hand or (peer.attempts and (peer.id or peer.worked)))
 
 
-def _missed(peer: Mapping[str, Any], names: Mapping[str, str], reason: str) -> dict[str, Any]:
+def _missed(peer: PeerInfo, names: Mapping[str, str], reason: str) -> Unreachable:
     """Return an unreachable peer; its `name` is what people call it, if need be its address."""
-    name = (peer["name"] or not peer["address"]) and names.get(peer["id"])
-    found = {field: peer[field] for field in ("key", "id", "address", "since")}
-    return {**found, "name": name or peer["address"] or "", "reason": reason}
+    named = names[peer.id] if peer.id and (peer.name or not peer.address) else peer.address
+    return Unreachable(peer.key, named or "", peer.id, peer.address, peer.since, reason)
 
 
 def _are(count: int) -> str:

@@ -16,21 +16,17 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import get_args
 
 from ..core.effects import (
     CAUGHT_UP,
-    CLOCK,
     DAMAGED,
-    DIAL_FAILED,
     ENDED,
     ERASED,
     JOINED,
     LEFT,
     LINKED,
-    MISSED,
     NOT_LINKED,
-    PARKED,
-    REFUSED,
     REFUSED_HERE,
     UNNEEDED,
     Note,
@@ -38,6 +34,7 @@ from ..core.effects import (
 from ..core.peertable import key_of
 from ..core.verdict import numbered
 from ..cursors import Cursors
+from ..results import Event, EventType
 from ..settings import (
     FAILURE_FORGOTTEN,
     MAX_EVENT_TEXT,
@@ -51,11 +48,8 @@ logger = logging.getLogger("p2p_sync")
 
 # The notes that are events, with the type of these, and the log lines that are no warnings; None:
 # no line.
-_EVENTS = {
-    **{kind: kind for kind in (JOINED, LEFT, DIAL_FAILED, REFUSED, CAUGHT_UP)},
-    **{kind: kind for kind in (MISSED, CLOCK, DAMAGED, ERASED, PARKED)},
-    NOT_LINKED: REFUSED,
-}
+_TYPES: tuple[EventType, ...] = get_args(EventType)
+_EVENTS: dict[str, EventType] = {**{kind: kind for kind in _TYPES}, NOT_LINKED: "refused"}
 _LEVELS: dict[str, int | None] = {
     LINKED: logging.INFO,
     ENDED: logging.INFO,
@@ -68,17 +62,6 @@ _LEVELS: dict[str, int | None] = {
     CAUGHT_UP: None,
     DAMAGED: None,  # each entry has a line
 }
-
-
-@dataclass(frozen=True)
-class Event:
-    """An event. The ids grow by one, so that a gap shows."""
-
-    id: int
-    time: int  # ms since the epoch
-    type: str
-    text: str
-    peer: str | None  # the key of an entry in the table of peers
 
 
 @dataclass

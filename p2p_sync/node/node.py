@@ -23,6 +23,7 @@ from ..metrics import Counters
 from ..names import checked_name, host_name
 from ..net.credentials import Credentials
 from ..net.listener import Listener
+from ..results import Events, NodeInfo, PeerInfo, Status
 from ..settings import (
     CONSUMER_ALONE,
     CONSUMER_ATTEMPTS,
@@ -40,7 +41,7 @@ from .delivery import Callback, Delivery
 from .follow import follow
 from .forks import acknowledge
 from .intake import Intake
-from .journal import Event, Journal
+from .journal import Journal
 from .keys import Keys, check_key
 from .report import Report
 from .shell import Shell
@@ -249,20 +250,9 @@ class Node:
         """The events and their cursors."""
         return self._running().journal
 
-    def status(self) -> dict[str, Any]:
-        """Return the state of the node, in the form of `GET /api/v1/status`."""
-        parts = self._running()
-        node = {
-            "id": parts.store.node,
-            "name": self._settings.name,
-            "address": parts.address,
-            "version": __version__,
-            "protocol": PROTOCOL_VERSION,
-            "started": parts.started,
-        }
-        status = {"node": node, **parts.report.status()}
-        status["warnings"] = self.warnings + status["warnings"]
-        return status
+    def status(self) -> Status:
+        """Return the state of the node: `status().verdict.text` says it to people."""
+        return self.report.status()
 
     def acknowledge_forks(self) -> None:
         """Report the forks that are known now no more (see `forks` in `status`). Their messages
@@ -302,8 +292,8 @@ class Node:
         with self._running().state.turn(LINKS, is_over, _seconds(timeout)) as core:
             return not core.stopped and core.overlay.count() >= count
 
-    def peers(self) -> list[dict[str, Any]]:
-        """Return an entry for each known node or address, in the form of `GET /api/v1/peers`."""
+    def peers(self) -> list[PeerInfo]:
+        """Return an entry for each known node or address; connected nodes come first."""
         return self.report.peers()
 
     def forget(self, key: str) -> bool:
@@ -320,15 +310,14 @@ class Node:
         """
         return self.report.retry(key)
 
-    def events(self, after: int = 0, timeout: float = 0.0) -> tuple[list[Event], int, int]:
-        """Return the events after the one with that id, the last id, and when the node started
-        (ms since the epoch).
+    def events(self, after: int = 0, timeout: float = 0.0) -> Events:
+        """Return the events after the one with that id.
 
         Waits for an event, for `timeout` seconds at most, if there is none. The last 1,000 are
         kept. The ids begin again at each start of the node.
         """
         parts = self._running()
-        return *parts.journal.wait(after, _seconds(timeout)), parts.started
+        return Events(*parts.journal.wait(after, _seconds(timeout)), parts.started)
 
     @overload
     def on_message(self, callback: _Function, topic: str = "") -> _Function: ...
@@ -427,7 +416,7 @@ class Node:
     def warnings(self) -> list[str]:
         """What is dangerous about the node's settings, a short sentence each; they are among the
         warnings in `status`."""
-        return self._settings.warnings(self._running().server.server_address[0])
+        return list(self._running().warnings)
 
     @property
     def address(self) -> str:
@@ -503,6 +492,7 @@ class _Parts:
             settings.advertise
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
         )
+        self.warnings = settings.warnings(self.server.server_address[0])
         self.started = wall
         self.delivery = Delivery(self.state, callbacks)
         self.consumers = Consumers(self.state, self.store, self.journal)
@@ -517,7 +507,10 @@ class _Parts:
             self.auditor.start()
         self.server.start(self.shell)
         self.shell.start()
-        self.report = Report(self.state, self.store, self.counters, self._name)
+        about = NodeInfo(
+            self.store.node, self._name, self.address, __version__, PROTOCOL_VERSION, self.started
+        )
+        self.report = Report(self.state, self.store, self.counters, about, self.warnings)
 
     def stop(self) -> None:
         self.journal.stop()

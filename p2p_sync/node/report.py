@@ -9,18 +9,18 @@ import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from ..core.clock import early_notice
 from ..core.core import Core
 from ..core.deduplication import node_of
 from ..core.peer import Peer
 from ..core.peertable import Entry, Traffic, entries
-from ..core.verdict import Verdict, is_missed, verdict
+from ..core.verdict import is_missed, verdict
 from ..disk.store import Store
 from ..errors import LogError
 from ..metrics import Counters, Counts, Times
+from ..results import LogInfo, NodeInfo, PeerInfo, Status, Verdict
 from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
@@ -31,10 +31,18 @@ from .state import State
 class Report:
     """The questions that can be asked about one node. For any thread."""
 
-    def __init__(self, state: State, store: Store, counters: Counters, name: str) -> None:
-        """`name` is what people call the node."""
+    def __init__(
+        self,
+        state: State,
+        store: Store,
+        counters: Counters,
+        about: NodeInfo,
+        dangers: Sequence[str],
+    ) -> None:
+        """`dangers` are the warnings about the settings of the node."""
         self._state = state
-        self._name = name
+        self._about = about
+        self._dangers = dangers
         self._store = store
         self._log = state.log
         self._counters = counters
@@ -44,15 +52,15 @@ class Report:
 
     # -- peers ----------------------------------------------------------------------------------
 
-    def peers(self) -> list[dict[str, Any]]:
-        """Return an entry for each known node or address, in the form of the API."""
+    def peers(self) -> list[PeerInfo]:
+        """Return an entry for each known node or address; connected nodes come first."""
         with self._state.turn() as core:
             peers = list(core.peers)
         # A turn for each: with many origins it takes a while to see how far a peer is behind.
         traffic = {peer: self._traffic(peer) for peer in peers}
         with self._state.turn() as core:
             now, wall = time.monotonic(), time.time()
-            return [entry.fields(traffic, now, wall) for entry in _table(core)]
+            return [entry.info(traffic, now, wall) for entry in _table(core)]
 
     def _traffic(self, peer: Peer) -> Traffic:
         lag: int | None = None
@@ -104,7 +112,7 @@ class Report:
 
     # -- state ----------------------------------------------------------------------------------
 
-    def verdict(self, peers: Iterable[Mapping[str, Any]] | None = None) -> Verdict:
+    def verdict(self, peers: Iterable[PeerInfo] | None = None) -> Verdict:
         """Return the state of the node in a word and a line. `peers` are those of `peers()`, for a
         caller that has asked already."""
         held, _ = self._log.count()
@@ -116,8 +124,8 @@ class Report:
         with self._state.turn() as core:
             return core.replica.catch_up.behind(core.now)
 
-    def status(self) -> dict[str, Any]:
-        """Return the state of the node in the form of `GET /api/v1/status`, without its `node`."""
+    def status(self) -> Status:
+        """Return the state of the node."""
         held, hidden = self._log.count()
         damaged = self._log.damaged()
         with self._state.turn() as core:
@@ -130,23 +138,21 @@ class Report:
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
             left_out = core.replica.warnings(core.now)
         found = branches(self._state, self._store)
-        return {
-            "verdict": self.verdict()._asdict(),
-            "sockets": sockets,
-            "messages": {
-                "count": held - hidden,
-                "digest": digest,
-                "complete_since": self._log.complete_since(),
-            },
-            "behind": behind,
-            "missed": missed,
-            "conflicts": len(found) + len(disputed),
-            "forks": [fork._asdict() for fork in found[:MAX_FORKS_SHOWN]],
-            "disputes": disputed[:MAX_FORKS_SHOWN],
-            "misbehaviour": faults,
-            "damaged": damaged,
-            "warnings": clocks + twins + left_out + _damage(damaged) + warnings(found, disputed),
-        }
+        problems = clocks + twins + left_out + _damage(damaged) + warnings(found, disputed)
+        return Status(
+            verdict=self.verdict(),
+            node=self._about,
+            sockets=sockets,
+            messages=LogInfo(held - hidden, digest, self._log.complete_since()),
+            behind=behind,
+            missed=missed,
+            conflicts=len(found) + len(disputed),
+            forks=found[:MAX_FORKS_SHOWN],
+            disputes=disputed[:MAX_FORKS_SHOWN],
+            misbehaviour=faults,
+            damaged=damaged,
+            warnings=[*self._dangers, *problems],
+        )
 
     def unready(self) -> str:
         """Return why the node is not ready; "" if it is.
@@ -178,17 +184,17 @@ class Report:
         peers = self.peers()
         counts["in_sync"] = {(): self.verdict(peers).good}
         counts["peers"] = dict(
-            Counter(("unreachable",) if is_missed(peer) else (peer["state"],) for peer in peers)
+            Counter(("unreachable",) if is_missed(peer) else (peer.state,) for peer in peers)
         )
         lags = {
-            (peer["id"][:SHORT_ID], peer["name"] or ""): peer["behind"]
+            (peer.id[:SHORT_ID], peer.name or ""): peer.behind
             for peer in peers
-            if peer["state"] == "connected" and peer["id"] and peer["behind"] is not None
+            if peer.state == "connected" and peer.id and peer.behind is not None
         }
         most = sorted(lags.items(), key=lambda lag: -lag[1])[:MAX_LAGS]
         counts["peer_lag_messages"] = dict(most)
         versions = __version__, str(PROTOCOL_VERSION), platform.python_version()
-        counts["build_info"] = {(*versions, self._name): 1}
+        counts["build_info"] = {(*versions, self._about.name): 1}
         with self._state.turn() as core:
             disputed = len(disputes(core))
         counts["conflicts"] = {(): disputed + len(branches(self._state, self._store))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from http import HTTPStatus
 
 from ..address import parse_address
@@ -40,14 +39,9 @@ def api_routes(node: Node, slots: Slots) -> list[Route]:
         place = node.journal.place(asked.argument("after"))
         timeout = asked.number("timeout", 0, 0, API_MAX_POLL)
         with slots.held(timeout > 0):
-            found, last, started = node.events(place, timeout)
-        return json_of(
-            {
-                "events": [asdict(event) for event in found],
-                "next": node.journal.cursor(last),
-                "started": started,
-            }
-        )
+            found = node.events(place, timeout)
+        next = node.journal.cursor(found.last)
+        return json_of({"events": found.events, "next": next, "started": found.started})
 
     def acknowledge_forks(_: Asked) -> Answer:
         node.acknowledge_forks()

@@ -121,7 +121,7 @@ def _is_familiar(node: Node, address: Address) -> bool:
     """
     if is_loopback(address.host) or is_private(address.host):
         return True
-    return any(str(address) in entry["addresses"] for entry in node.peers())
+    return any(str(address) in entry.addresses for entry in node.peers())
 
 
 def _confirmation(address: Address) -> Answer:
@@ -181,14 +181,14 @@ def _values(node: Node, before: Place | None, topic: str) -> dict[str, object]:
     """Return the values of the page."""
     messages = node.log.newest(PAGE_MESSAGES, before, topic)
     status, peers = node.status(), node.peers()
-    names = labels([status["node"], *peers])
+    names = labels([status.node, *peers])
     return {
-        "node": status["node"],
-        "sockets": status["sockets"],
-        "count": status["messages"]["count"],
-        "forks": len(status["forks"]),
-        "warnings": status["warnings"],
-        "verdict": status["verdict"],
+        "node": status.node,
+        "sockets": status.sockets,
+        "count": status.messages.count,
+        "forks": len(status.forks),
+        "warnings": status.warnings,
+        "verdict": status.verdict,
         "peers": peers[:PAGE_PEERS],
         "label": lambda origin: names.get(node_of(origin), origin[:SHORT_ID]),
         "messages": messages,

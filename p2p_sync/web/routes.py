@@ -134,7 +134,7 @@ class Slots:
 
 def json_of(value: Any, status: HTTPStatus = HTTPStatus.OK) -> Answer:
     """Return an answer in JSON."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=vars)
     return Answer(status, [("Content-Type", "application/json")], text.encode())
 
 

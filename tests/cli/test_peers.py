@@ -127,7 +127,7 @@ def test_a_retry_does_not_wait_for_the_pause_after_a_failure() -> None:
     port = free_port_pair()
     with Node(0, redial_first=600.0, redial_longest=600.0) as node:
         key = node.connect(f"ws://127.0.0.1:{port}")
-        wait_until(lambda: node.peers()[0]["attempts"] == 1, node.peers)
+        wait_until(lambda: node.peers()[0].attempts == 1, node.peers)
         with Node(port):
             assert node.retry(key)
             wait_until(lambda: node.sockets() == 1, node.peers)

@@ -351,5 +351,5 @@ def test_all_kinds_of_entries_come_back_as_they_were(tmp_path: Path) -> None:
         assert [*log.audit()] and not log.damaged()
     with Node(0, tmp_path / "data") as node, Node(0) as peer:
         peer.connect(node.address)
-        wait_until(lambda: peer.status()["messages"]["count"] > 50, peer.status)
-        assert not any(peer.status()["misbehaviour"].values()), peer.status()
+        wait_until(lambda: peer.status().messages.count > 50, peer.status)
+        assert not any(peer.status().misbehaviour.values()), peer.status()

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
+from p2p_sync import PeerInfo, Verdict, Volume
 from p2p_sync.core.verdict import verdict
 
-
-def peer(**fields: Any) -> dict[str, Any]:
-    """An entry of the table of peers, as far as the verdict reads it."""
-    entry = {"key": "k", "id": None, "name": None, "address": None, "state": "waiting", "late": 0}
-    return {
-        **entry,
-        "by_hand": False,
-        "attempts": 0,
-        "since": 0,
-        "last_error": "",
-        "worked": False,
-    } | fields
+PEER = PeerInfo(
+    key="k", id=None, name=None, address=None, addresses=[], direction=None, state="waiting",
+    since=0, rtt_ms=None, attempts=0, last_error="", next_try_s=None, sent=Volume(0, 0),
+    received=Volume(0, 0), behind=None, late=0, notice="", links=[], version=None, worked=False,
+    by_hand=False, source=None,
+)  # fmt: skip
 
 
-def linked(behind: int = 0) -> dict[str, Any]:
-    return peer(state="connected", late=behind, id="a" * 32)
+def linked(behind: int = 0) -> PeerInfo:
+    return replace(PEER, state="connected", late=behind, id="a" * 32)
 
 
-def away(by_hand: bool = False, known: bool = False, attempts: int = 1) -> dict[str, Any]:
+def away(by_hand: bool = False, known: bool = False, attempts: int = 1) -> PeerInfo:
     identity = "b" * 32 if known else None
-    return peer(by_hand=by_hand, id=identity, attempts=attempts, since=-60_000)
+    return replace(PEER, by_hand=by_hand, id=identity, attempts=attempts, since=-60_000)
+
+
+def said(found: Verdict) -> tuple[str, str]:
+    return found.state, found.text
 
 
 @pytest.mark.parametrize(
@@ -52,9 +51,9 @@ def away(by_hand: bool = False, known: bool = False, attempts: int = 1) -> dict[
     ],
 )
 def test_the_verdict_in_a_word_and_a_line(
-    peers: list[dict[str, Any]], held: int, behind: int, state: str, text: str
+    peers: list[PeerInfo], held: int, behind: int, state: str, text: str
 ) -> None:
-    assert verdict(peers, held, behind)[:2] == (state, text)
+    assert said(verdict(peers, held, behind)) == (state, text)
 
 
 def test_the_verdict_counts() -> None:
@@ -72,46 +71,44 @@ def test_all_is_well_in_sync_and_alone_while_nobody_is_known() -> None:
 
 
 def test_this_node_itself_is_no_peer() -> None:
-    assert verdict([linked(), {**away(True), "state": "self"}], 5, 0).text.endswith("1 of 1 peer")
+    assert verdict([linked(), replace(away(True), state="self")], 5, 0).text.endswith("1 of 1 peer")
 
 
 def test_a_peer_that_restarts_raises_no_alarm() -> None:
-    peers = [linked(), {**away(True), "since": 0}]
-    assert verdict(peers, 5, 0, 4_000)[:2] == ("in_sync", "In sync with 1 of 2 peers")
+    peers = [linked(), replace(away(True), since=0)]
+    assert said(verdict(peers, 5, 0, 4_000)) == ("in_sync", "In sync with 1 of 2 peers")
     assert verdict(peers, 5, 0, 6_000).state == "degraded"
     assert verdict(peers[1:], 5, 0, 1_000).text == "Disconnected: 0 of 1 peer reachable"
 
 
-def unanswered(since: int) -> dict[str, Any]:
+def unanswered(since: int) -> PeerInfo:
     """A peer that is connected since then and has not said what it holds."""
-    return {**linked(), "late": None, "since": since}
+    return replace(linked(), late=None, since=since)
 
 
 def test_a_link_that_has_delivered_nothing_is_not_in_sync() -> None:
-    assert verdict([unanswered(0)], 5, 0, 1_000)[:2] == ("catching_up", "Connecting to 1 peer")
+    assert said(verdict([unanswered(0)], 5, 0, 1_000)) == ("catching_up", "Connecting to 1 peer")
     assert verdict([unanswered(0), linked()], 5, 0, 1_000).text == "In sync with 1 of 1 peer"
-    assert verdict([unanswered(0)], 5, 0, 9_000)[:2] == ("degraded", "1 of 1 peer is unreachable")
+    assert said(verdict([unanswered(0)], 5, 0, 9_000)) == ("degraded", "1 of 1 peer is unreachable")
     found = verdict([unanswered(0), linked()], 5, 0, 9_000)
-    assert found[:2] == ("degraded", "1 of 2 peers is unreachable")
-    assert "has not said" in found.unreachable[0]["reason"]
+    assert said(found) == ("degraded", "1 of 2 peers is unreachable")
+    assert "has not said" in found.unreachable[0].reason
 
 
 def test_an_unreachable_peer_has_its_name_and_its_id_if_two_have_that_name() -> None:
-    web = {**away(known=True), "name": "web", "address": "ws://a:1"}
+    web = replace(away(known=True), name="web", address="ws://a:1")
     (found,) = verdict([web], 5, 0).unreachable
-    assert (found["name"], found["address"], found["id"]) == ("web", "ws://a:1", "b" * 32)
-    (found,) = verdict([web, {**linked(), "name": "Web"}], 5, 0).unreachable
-    assert found["name"] == "web (bbbbbbbb)"
+    assert (found.name, found.address, found.id) == ("web", "ws://a:1", "b" * 32)
+    (found,) = verdict([web, replace(linked(), name="Web")], 5, 0).unreachable
+    assert found.name == "web (bbbbbbbb)"
     (found,) = verdict([away(known=True)], 5, 0).unreachable
-    assert found["name"] == "bbbbbbbb"
+    assert found.name == "bbbbbbbb"
 
 
 def test_the_peer_that_has_been_away_longest_is_named_first() -> None:
-    peers = [
-        {**away(True), "since": n, "address": f"ws://a:{n}", "last_error": "x"} for n in (3, 1)
-    ]
+    peers = [replace(away(True), since=n, address=f"ws://a:{n}", last_error="x") for n in (3, 1)]
     named = verdict(peers, 5, 0).unreachable
-    assert [(peer["name"], peer["since"], peer["reason"]) for peer in named] == [
+    assert [(peer.name, peer.since, peer.reason) for peer in named] == [
         ("ws://a:1", 1, "x"),
         ("ws://a:3", 3, "x"),
     ]

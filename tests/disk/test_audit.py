@@ -42,7 +42,7 @@ def test_it_finds_what_nobody_reads_and_that_comes_again(
     change(directory, CHANGES[what][0])
     good = Node(0, shutil.copytree(twin, tmp_path / "good"))
     with Node(0, directory) as node, good:
-        wait_until(lambda: node.status()["damaged"], lambda: node.status())
+        wait_until(lambda: node.status().damaged, lambda: node.status())
         wait_until(lambda: "damaged" in [event.type for event in node.events()[0]], node.events)
         assert b"p2p_sync_damaged_origins 1.0" in Metrics(node, int).text() or what == "the last"
         assert node.unready()
@@ -51,7 +51,7 @@ def test_it_finds_what_nobody_reads_and_that_comes_again(
         assert texts(node) == texts(good) == ALL
         wait_until(lambda: not node.unready(), node.unready)
         assert b"p2p_sync_damaged_origins 0.0" in Metrics(node, int).text()
-        assert node.status()["conflicts"] == good.status()["conflicts"] == 0
+        assert node.status().conflicts == good.status().conflicts == 0
 
 
 MOVED = "UPDATE entries SET arrival = 1000 WHERE data LIKE 'single-010%'"
@@ -122,7 +122,7 @@ def test_it_finds_the_end_of_an_origin_that_is_gone(
     good = Node(0, shutil.copytree(twin, tmp_path / "good"))
     change(directory, "DELETE FROM entries WHERE data > 'single-035'")
     with Node(0, directory) as node, good:
-        wait_until(lambda: node.status()["damaged"], node.status)
+        wait_until(lambda: node.status().damaged, node.status)
         node.connect(good.address)
         wait_until(lambda: texts(node) == ALL, node.status, 60 * SCALE)
         wait_until(lambda: not node.unready(), node.unready)
@@ -137,4 +137,4 @@ def test_a_step_is_short(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with Node(0) as empty, Node(0, directory) as node:
         assert len([*node.log.audit()]) > len(ALL) / 2 / 7
         assert len([*empty.log.audit()]) == 2
-        assert node.status()["damaged"] == []
+        assert node.status().damaged == []

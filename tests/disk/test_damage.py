@@ -77,7 +77,7 @@ def texts(node: Node) -> list[str]:
 
 
 def digest(node: Node) -> str:
-    return str(node.status()["messages"]["digest"])
+    return str(node.status().messages.digest)
 
 
 HIT = "WHERE data LIKE 'single-010%'"
@@ -140,7 +140,7 @@ def test_the_rest_is_shown_and_new_commits_work(directory: Path, found: str, wha
         for shown in everything(node):
             assert shown == left(gone)
         if found == "at the start":
-            assert node.status()["damaged"] and node.unready()
+            assert node.status().damaged and node.unready()
         assert node.commit("new").seq == 1
         assert texts(node) == sorted([*left(gone), "new"])
     with Node(0, directory) as node:
@@ -157,7 +157,7 @@ def test_it_comes_again_from_a_peer_and_nobody_conflicts(
     ]  # fmt: skip
     with good, node, late:
         late.connect(node.address)  # knows the damaged one alone
-        wait_until(lambda: node.status()["damaged"], "it reads for the late one what is damaged")
+        wait_until(lambda: node.status().damaged, "it reads for the late one what is damaged")
         assert set(texts(late)) <= set(ALL)
         late.connect(good.address)
         wait_until(
@@ -173,8 +173,8 @@ def test_it_comes_again_from_a_peer_and_nobody_conflicts(
         )
         for one in nodes:
             told = one.status()
-            assert told["conflicts"] == 0 and told["damaged"] == []
-            assert not any(told["misbehaviour"].values()), told
+            assert told.conflicts == 0 and told.damaged == []
+            assert not any(told.misbehaviour.values()), told
 
 
 ORIGINS = {
@@ -200,8 +200,8 @@ def test_damage_beside_the_entries_does_no_harm(
     change(directory, ORIGINS[what])
     with Node(0, directory) as node:
         assert texts(node) == ALL and digest(node) == before
-        assert node.status()["damaged"] == [] and not node.unready()
-        assert node.status()["messages"]["count"] == len(ALL)
+        assert node.status().damaged == [] and not node.unready()
+        assert node.status().messages.count == len(ALL)
 
 
 def test_a_damaged_log_says_so_by_every_way(directory: Path, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_damage_while_it_runs_is_found_by_those_who_follow(directory: Path) -> N
             if not page and not page.damaged:
                 break
         assert (sorted(seen), damaged) == (left(["single-010"]), 1)
-        wait_until(lambda: node.status()["damaged"], "it says so")
+        wait_until(lambda: node.status().damaged, "it says so")
         assert node.commit("new").seq == 1
         assert [message.data for _, message in next(pages)] == ["new"]
 
@@ -258,7 +258,7 @@ def test_own_commits_go_on_where_one_of_them_is_damaged(tmp_path: Path) -> None:
         first = [node.commit(f"{n}") for n in range(5)]
         change(tmp_path / "data", "UPDATE entries SET data = 'x' WHERE seq = 3")
         assert len(node.messages()) == 4
-        wait_until(lambda: node.status()["damaged"] == [first[2].id], "it says so")
+        wait_until(lambda: node.status().damaged == [first[2].id], "it says so")
         later = node.commit("later")
         assert later.origin != first[0].origin, "no identity is used twice"
         assert texts(node) == ["0", "1", "3", "4", "later"]
@@ -270,13 +270,13 @@ def test_damage_is_remembered_where_the_log_is_too_large_to_be_checked(
     monkeypatch.setattr("p2p_sync.settings.MAX_CHECKED_BYTES", 0)
     change(directory, CHANGES["a letter"][0])
     with Node(0, directory) as node:
-        assert node.status()["damaged"] == []
+        assert node.status().damaged == []
         assert texts(node) == left(["single-010"])
-        wait_until(lambda: node.status()["damaged"], "it says so")
+        wait_until(lambda: node.status().damaged, "it says so")
         told = node.status()
     with Node(0, directory) as node:
-        assert node.status()["damaged"] == told["damaged"]
-        assert node.status()["messages"]["digest"] == told["messages"]["digest"]
+        assert node.status().damaged == told.damaged
+        assert node.status().messages.digest == told.messages.digest
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])
@@ -286,14 +286,14 @@ def test_damaged_entries_at_the_end_come_again(
     change(directory, f"UPDATE entries SET data = 'x' WHERE data > 'single-{39 - count:03d}-z'")
     with Node(0, directory) as node:
         assert len(texts(node)) == len(ALL) - count
-        wait_until(lambda: node.status()["damaged"], "it says so")
-        assert [name[-3:] for name in node.status()["damaged"]] == [f":{81 - count}"]
+        wait_until(lambda: node.status().damaged, "it says so")
+        assert [name[-3:] for name in node.status().damaged] == [f":{81 - count}"]
         with Node(0, shutil.copytree(twin, tmp_path / "good")) as good:
             node.connect(good.address)
             wait_until(lambda: texts(node) == ALL, node.status, 60 * SCALE)
             wait_until(lambda: not node.unready(), node.status)
     with Node(0, directory) as node:
-        assert texts(node) == ALL and node.status()["damaged"] == []
+        assert texts(node) == ALL and node.status().damaged == []
 
 
 def test_what_follows_the_damage_does_not_arrive_twice(
@@ -317,7 +317,7 @@ def test_an_origin_without_a_whole_entry_comes_again(tmp_path: Path, found: str)
         change(tmp_path / "data", "UPDATE entries SET data = 'x'")
         with Node(0, tmp_path / "data") as again:
             assert texts(again) == []
-            wait_until(lambda: again.status()["damaged"] == [message.id], "it says so")
+            wait_until(lambda: again.status().damaged == [message.id], "it says so")
             again.connect(peer.address)
             wait_until(lambda: texts(again) == ["only"], again.status, 60 * SCALE)
             wait_until(lambda: not again.unready(), again.status)
@@ -366,9 +366,9 @@ def test_any_byte_may_change(whole: Path, directory: Path, tmp_path: Path, seed:
 
         holds(right, lambda: (shown(node), shown(late)), 0.3)
         told = node.status()
-        assert told["conflicts"] == late.status()["conflicts"] == 0
-        if told["messages"]["digest"] == before and shown(node):
-            assert shown(node) == held or told["damaged"]
+        assert told.conflicts == late.status().conflicts == 0
+        if told.messages.digest == before and shown(node):
+            assert shown(node) == held or told.damaged
 
 
 def test_a_damaged_name_of_a_table_or_column_is_refused(whole: Path, directory: Path) -> None:

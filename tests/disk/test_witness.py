@@ -331,7 +331,7 @@ def test_peers_show_that_the_disk_was_set_back(
                 wait_until(lambda: "new" in texts(peer), "the peer has it")
         wait_until(lambda: texts(peer) == ["kept", "lost", "new"], "the peer has it")
         assert after > before
-        assert not peer.status()["forks"]
+        assert not peer.status().forks
     assert "its disk was set back" in caplog.text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import Node
+from p2p_sync import Node, PeerInfo
 from p2p_sync.core import book as addressbook
 from p2p_sync.web.app import create_app
 from tests.harness import raw
@@ -71,9 +71,15 @@ def hosts(count: int) -> list[str]:
     return [f"127.0.0.{number}" for number in range(2, count + 2)]
 
 
-def entries(node: Node) -> dict[str, dict[str, Any]]:
+def entries(node: Node) -> dict[str, PeerInfo]:
     """The entries of the peers by each of their addresses."""
-    return {address: entry for entry in node.peers() for address in entry["addresses"]}
+    return {address: entry for entry in node.peers() for address in entry.addresses}
+
+
+def is_self(node: Node, address: str) -> bool:
+    """Does the node show the address as its own?"""
+    found = entries(node)
+    return address in found and found[address].state == "self"
 
 
 def peer_port(node: Node) -> int:
@@ -82,8 +88,8 @@ def peer_port(node: Node) -> int:
 
 def missed(node: Node) -> int:
     """How many peers are missing, by the node's verdict."""
-    found = node.status()["verdict"]
-    return int(found["peers"]) - node.sockets()
+    found = node.status().verdict
+    return int(found.peers) - node.sockets()
 
 
 @contextlib.contextmanager
@@ -111,9 +117,9 @@ def test_nodes_that_share_one_name_become_one_mesh(
     with nodes_on(ips, port, f"ws://{NAME}:{port}", secret=secret) as nodes:
         wait_until(lambda: all(node.sockets() == 3 for node in nodes), "one mesh")
         for node in nodes:
-            connected = {entry["id"] for entry in node.peers() if entry["state"] == "connected"}
+            connected = {entry.id for entry in node.peers() if entry.state == "connected"}
             assert connected == {other.id for other in nodes if other is not node}
-            assert len({entry["key"] for entry in node.peers()}) == len(node.peers())
+            assert len({entry.key for entry in node.peers()}) == len(node.peers())
         wait_until(lambda: all(missed(node) == 0 for node in nodes), "none is missed")
 
 
@@ -141,20 +147,20 @@ def test_a_name_that_leads_to_this_node_only_is_shown_and_looked_up_again(
     name = f"ws://{NAME}:{port}"
     names.table[NAME] = [one]
     with nodes_on([one], port, name) as (node,):
-        wait_until(lambda: entries(node).get(name, {}).get("state") == "self", "shown as itself")
+        wait_until(lambda: is_self(node, name), "shown as itself")
         entry = entries(node)[name]
-        assert (entry["last_error"], entry["attempts"]) == ("this is this node itself", 0)
-        assert entry["by_hand"] and entry["next_try_s"] is not None
+        assert (entry.last_error, entry.attempts) == ("this is this node itself", 0)
+        assert entry.by_hand and entry.next_try_s is not None
         assert missed(node) == 0, "it is not counted as missing"
         node.connect(f"ws://{one}:{port}")
         wait_until(
-            lambda: entries(node).get(f"ws://{one}:{port}", {}).get("state") == "self",
+            lambda: is_self(node, f"ws://{one}:{port}"),
             "so is an IP address",
         )
         names.table[NAME] = [one, two]
         with Node(port, host=two) as other:
             wait_until(lambda: node.sockets() == other.sockets() == 1, "the second node is found")
-            assert entries(node)[name]["state"] == "connected"
+            assert entries(node)[name].state == "connected"
 
 
 def test_a_name_of_this_node_is_kept_over_a_restart(names: Names, tmp_path: Path) -> None:
@@ -162,7 +168,7 @@ def test_a_name_of_this_node_is_kept_over_a_restart(names: Names, tmp_path: Path
     with Node(0, tmp_path) as node:
         name = f"ws://{NAME}:{peer_port(node)}"
         node.connect(name)
-        wait_until(lambda: entries(node).get(name, {}).get("state") == "self")
+        wait_until(lambda: is_self(node, name))
     with Node(0, tmp_path) as node:
         assert name in entries(node)
 
@@ -189,8 +195,8 @@ def test_further_names_of_a_connected_peer_are_addresses_of_its_entry(
             return len(node.peers()) == 1 and set(entries(node)) == {other.address, *more}
 
         settle(lambda: folded() and node.sockets() == 1 and missed(node) == 0, lambda: node.peers())
-        assert node.peers()[0]["state"] == "connected"
-        assert node.peers()[0]["last_error"] == ""
+        assert node.peers()[0].state == "connected"
+        assert node.peers()[0].last_error == ""
 
 
 # -- endpoints that do not answer ----------------------------------------------------------------
@@ -291,7 +297,7 @@ def test_a_stop_gives_up_all_connections_of_a_dial(names: Names) -> None:
             stack.enter_context(silent(ip, port))
         node = stack.enter_context(Node(0))
         node.connect(f"ws://{NAME}:{port}")
-        wait_until(lambda: entries(node)[f"ws://{NAME}:{port}"]["state"] == "dialling")
+        wait_until(lambda: entries(node)[f"ws://{NAME}:{port}"].state == "dialling")
         begun = time.monotonic()
         node.stop()
         assert time.monotonic() - begun < 5 * SCALE
@@ -320,7 +326,7 @@ def test_a_name_with_thousands_of_endpoints_gets_eight_connections(names: Names)
         with raw.dial(node.address, identity=next(identities)) as peer:
             peer.send_json(hello(addresses=[name]))
             listener.settimeout(DEADLINE)
-            while entries(node).get(name, {}).get("attempts", 0) == 0:
+            while name not in entries(node) or not entries(node)[name].attempts:
                 if select.select([listener], [], [], 0.05)[0]:
                     listener.accept()[0].close()
                     accepted += 1
@@ -393,7 +399,7 @@ def test_a_further_name_of_a_connected_peer_is_known_to_add(names: Names) -> Non
             node.connect(f"ws://{host}:{port}")
 
         def folded() -> bool:
-            return any(len(peer["addresses"]) > 1 for peer in node.peers())
+            return any(len(peer.addresses) > 1 for peer in node.peers())
 
         wait_until(folded, "the name is an address of the connected peer")
         client = create_app(node).test_client()

@@ -105,7 +105,7 @@ def test_after_wrong_proofs_a_right_one_of_the_same_host_is_let_in_at_once() -> 
             member(node.address, OLD).close()
             took.append(time.monotonic() - began)
         assert min(took) < 0.2 * SCALE, took
-        assert not any(node.status()["misbehaviour"].values()), "strangers are no peers"
+        assert not any(node.status().misbehaviour.values()), "strangers are no peers"
 
 
 def test_the_place_of_a_stranger_is_free_when_it_goes() -> None:

@@ -45,8 +45,8 @@ def node(authority: Authority, name: str = "node", **settings: object) -> Node:
 
 def state(one: Node, address: str) -> tuple[str, str]:
     """The state of the entry of an address, and its last error."""
-    (entry,) = [entry for entry in one.peers() if entry["address"] == address]
-    return entry["state"], entry["last_error"]
+    (entry,) = [entry for entry in one.peers() if entry.address == address]
+    return entry.state, entry.last_error
 
 
 def refused(one: Node, address: str) -> str:
@@ -63,8 +63,8 @@ def test_nodes_link_by_tls_and_find_each_other_by_wss(authority: Authority) -> N
         wait_until(lambda: one.sockets() == two.sockets() == three.sockets() == 2)
         one.commit("over TLS")
         wait_until(lambda: [m.data for m in three.messages()] == ["over TLS"])
-        addresses = [entry["address"] for entry in one.peers()]
-        assert all(address.startswith("wss://") for address in addresses), addresses
+        addresses = [entry.address for entry in one.peers()]
+        assert all(f"{address}".startswith("wss://") for address in addresses), addresses
 
 
 def test_much_goes_over_tls_both_ways_at_once(authority: Authority) -> None:
@@ -73,8 +73,8 @@ def test_much_goes_over_tls_both_ways_at_once(authority: Authority) -> None:
         list(two.commit_all("y" * 500 + str(n) for n in range(3000)))
         one.connect(two.address)
         list(one.commit_all("z" * 500 + str(n) for n in range(2000)))
-        wait_until(lambda: two.status()["messages"]["count"] == 8000)
-        wait_until(lambda: one.status()["messages"] == two.status()["messages"])
+        wait_until(lambda: two.status().messages.count == 8000)
+        wait_until(lambda: one.status().messages == two.status().messages)
 
 
 def test_a_node_of_processes_with_tls_stops_in_time(authority: Authority) -> None:

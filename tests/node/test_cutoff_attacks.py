@@ -112,20 +112,20 @@ def test_what_nobody_keeps_since_the_cutoff_is_not_missed_after_a_restart(
         for node in (here, there):
             wait_until(partial(keeps_nothing, node, runs[0]["origin"]))
         for known in here.peers():
-            here.forget(known["key"])
+            here.forget(known.key)
         here.stop()
         with Node(0, tmp_path / "here", keep_messages=3) as here:
             wait_until(lambda: runs[0]["origin"] not in rows(tmp_path / "here"))
             here.connect(there.address)
             wait_until(lambda: equal(here, there), lambda: (state(here), state(there)))
-            assert here.status()["missed"] == there.status()["missed"] == 0
+            assert here.status().missed == there.status().missed == 0
 
 
 def test_a_cutoff_in_the_future_says_nothing_of_the_messages_that_are_here() -> None:
     with Node(0) as node:
         before = node.commit("kept")
         give(node, next(identities), [], before.time + 10**12)
-        since = node.status()["messages"]["complete_since"]
+        since = node.status().messages.complete_since
         assert since is None or since <= time.time() * 1000
 
 
@@ -155,7 +155,7 @@ def many(node: Node, identity: Identity, peer: raw.RawPeer, count: int) -> None:
     for at in range(0, count, 250):
         runs = [run(identity, start=OLD - at - n) for n in range(min(250, count - at))]
         peer.send_json({"type": "MESSAGES", "runs": runs})
-    wait_until(lambda: len(heads(node)) == count, lambda: node.status()["misbehaviour"])
+    wait_until(lambda: len(heads(node)) == count, lambda: node.status().misbehaviour)
 
 
 def slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

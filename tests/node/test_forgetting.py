@@ -113,7 +113,7 @@ def is_left(directory: Path, wanted: set[str]) -> bool:
 
 def state(node: Node) -> Any:
     status = node.status()
-    return status["messages"], status["verdict"]["text"], sorted(heads(node))
+    return status.messages, status.verdict.text, sorted(heads(node))
 
 
 def lines(node: Node) -> list[list[bytes]]:
@@ -130,8 +130,8 @@ def heads(node: Node) -> Any:
 def equal(*nodes: Node) -> bool:
     """Whether these nodes hold the same, and know it."""
     found = [node.status() for node in nodes]
-    same = len({status["messages"]["digest"] for status in found}) == 1
-    return same and all(status["verdict"]["state"] in ("in_sync", "alone") for status in found)
+    same = len({status.messages.digest for status in found}) == 1
+    return same and all(status.verdict.state in ("in_sync", "alone") for status in found)
 
 
 @contextmanager
@@ -160,10 +160,10 @@ def test_all_nodes_forget_the_old_origins_of_a_node(
         nodes = [*mesh.nodes.values()]
         wait_until(lambda: equal(*nodes), lambda: [*map(state, nodes)])
         assert len({frozenset(heads(node)) for node in nodes}) == 1
-        assert not any(node.status()["missed"] for node in nodes)
-        digest = mesh.hub.status()["messages"]["digest"]
+        assert not any(node.status().missed for node in nodes)
+        digest = mesh.hub.status().messages.digest
         mesh.stop("a")
-        assert mesh.start("a").status()["messages"]["digest"] == digest, "also after a restart"
+        assert mesh.start("a").status().messages.digest == digest, "also after a restart"
         assert not mesh.rows("a") & left
 
 
@@ -212,11 +212,11 @@ def test_nothing_is_ended_while_a_peer_keeps_it_or_a_known_node_is_missing(
         mesh.stop("late")
         b = mesh.nodes["b"]
         mesh.stop("archive")
-        wait_until(lambda: any(p["state"] != "connected" for p in b.peers()), b.peers)
+        wait_until(lambda: any(p.state != "connected" for p in b.peers()), b.peers)
         holds(lambda: left <= mesh.rows("hub"), lambda: state(mesh.hub))
         for peer in b.peers():
-            if peer["state"] != "connected":
-                b.forget(peer["key"])
+            if peer.state != "connected":
+                b.forget(peer.key)
         wait_until(lambda: not left & mesh.rows("hub"), lambda: (state(b), b.peers()))
 
 
@@ -281,5 +281,5 @@ def test_a_forged_cutoff_changes_nothing(
         ), what
         assert heads(node) == before and rows(tmp_path) == {*before}
         if code == 1008:
-            assert node.status()["misbehaviour"]["signature"] == 1
+            assert node.status().misbehaviour["signature"] == 1
             wait_until(lambda: "that their node has not signed" in caplog.text, what)

@@ -26,7 +26,7 @@ from tests.harness.support import NodeProcess, holds, run_to_end, wait_until
 
 
 def digest(node: Node) -> Any:
-    return node.status()["messages"]["digest"]
+    return node.status().messages.digest
 
 
 def equal(*nodes: Node) -> bool:
@@ -36,24 +36,24 @@ def equal(*nodes: Node) -> bool:
 def forks(node: Node) -> list[tuple[int, int]]:
     """Of each fork: the number of the message after which it begins, and its messages."""
     status = node.status()
-    assert not status["disputes"] or status["conflicts"]
-    return [(fork["after"], fork["messages"]) for fork in status["forks"]]
+    assert not status.disputes or status.conflicts
+    return [(fork.after, fork.messages) for fork in status.forks]
 
 
 def has_no_dispute(node: Node) -> bool:
-    return not node.status()["disputes"]
+    return not node.status().disputes
 
 
 def give(node: Node, identity: Identity, *runs: dict[str, Any]) -> None:
     """Send runs to a node as the member with that identity; return once it has stored them."""
-    before = node.status()["messages"]["count"]
+    before = node.status().messages.count
     with raw.dial(node.address, identity=identity) as peer:
         peer.send_json(hello())
         peer.send_json({"type": "HAVE", "have": {}, "last": True})
         for part in runs:
             peer.send_json({"type": "MESSAGES", "runs": [part]})
         count = sum(len(part["entries"]) for part in runs)
-        wait_until(lambda: node.status()["messages"]["count"] == before + count)
+        wait_until(lambda: node.status().messages.count == before + count)
 
 
 def test_a_node_that_was_set_back_and_committed_keeps_what_it_and_its_peers_have(
@@ -74,7 +74,7 @@ def test_a_node_that_was_set_back_and_committed_keeps_what_it_and_its_peers_have
         set_back(data, older)
         with Node(0, data, peers=[]) as node:
             for known in node.peers():
-                node.forget(known["key"])
+                node.forget(known.key)
             apart = [node.commit(text) for text in ("now one", "now two", "now three")]
             assert [message.id for message in apart][:1] == [lost[0].id], "used twice"
             node.connect(peer.address)
@@ -87,8 +87,8 @@ def test_a_node_that_was_set_back_and_committed_keeps_what_it_and_its_peers_have
             assert later.origin not in (first.origin, branch)
             wait_until(lambda: texts(third)[6:] == ["later"])
             for each in (node, peer, third):
-                assert forks(each) == [(1, 3)] and each.status()["conflicts"] == 1
-                assert any("signed two" in warning for warning in each.status()["warnings"])
+                assert forks(each) == [(1, 3)] and each.status().conflicts == 1
+                assert any("signed two" in warning for warning in each.status().warnings)
             told = f"{first.origin}:2 to {first.origin}:4 have the ids {branch}:1 to {branch}:3"
             assert told in caplog.text
             node.erase(apart[2].id)
@@ -97,9 +97,9 @@ def test_a_node_that_was_set_back_and_committed_keeps_what_it_and_its_peers_have
         with Node(0, data) as node:
             assert forks(node) == [(1, 3)]
             node.acknowledge_forks()
-            assert forks(node) == [] and node.status()["conflicts"] == 0
+            assert forks(node) == [] and node.status().conflicts == 0
         with Node(0, data) as node:
-            assert forks(node) == [] and not node.status()["warnings"], "acknowledged for good"
+            assert forks(node) == [] and not node.status().warnings, "acknowledged for good"
         assert forks(peer) == [(1, 3)], "each operator acknowledges it"
 
 
@@ -121,7 +121,7 @@ def test_a_lying_node_gives_each_of_two_nodes_another_history(
         wait_until(lambda: equal(one, two, three) and len(texts(one)) == whole, partial(told, one))
         wait_until(lambda: [node.sockets() for node in (one, two, three)] == [2, 2, 2])
         for node in (one, two, three):
-            assert not any(node.status()["misbehaviour"].values())
+            assert not any(node.status().misbehaviour.values())
             wait_until(partial(has_no_dispute, node))
         assert forks(one) == forks(two) == forks(three)
         ((after, count),) = forks(one)
@@ -131,7 +131,7 @@ def test_a_lying_node_gives_each_of_two_nodes_another_history(
 
 
 def told(node: Node) -> str:
-    return json.dumps([node.status(), node.peers()])
+    return str([node.status(), node.peers()])
 
 
 def history(
@@ -171,7 +171,7 @@ def test_three_histories_become_three_branches_wherever_they_meet_first() -> Non
             wait_until(partial(equal, a, b, c))
             assert len(texts(a)) == 2 + 2 + 3 + 4
             assert forks(a) == forks(b) == forks(c) and [n for n, _ in forks(a)] == [2, 2]
-            names = {fork["origin"] for fork in a.status()["forks"]}
+            names = {fork.origin for fork in a.status().forks}
         assert len(names) == 2
 
 
@@ -227,7 +227,7 @@ def test_an_erasure_moves_with_its_message(caplog: pytest.LogCaptureFixture) -> 
         wait_until(partial(equal, one, other, late), partial(told, late))
         assert texts(late).count("") == 2 + 1, "those with that id in each history"
         for node in (one, other, late):
-            assert not any(node.status()["misbehaviour"].values())
+            assert not any(node.status().misbehaviour.values())
 
 
 def test_no_peer_makes_a_node_change_its_origin() -> None:
@@ -247,7 +247,7 @@ def test_no_peer_makes_a_node_change_its_origin() -> None:
             named = replace(whole, origin=name_of(origin, 2, first), after=0)
             peer.send_json(json.loads(messages_to_json([PackedRun.of(named)], {}, False)))
             peer.ping()
-            holds(lambda: node.status()["conflicts"] == 0)
+            holds(lambda: node.status().conflicts == 0)
         assert node.commit("later").origin == origin
         assert len(texts(node)) == 5
 
@@ -273,7 +273,7 @@ def test_a_history_is_not_held_twice_under_the_name_of_a_branch() -> None:
             peer.send_json(frame)
             peer.ping()
             holds(lambda: len(texts(node)) == 5)
-            assert forks(node) == [] and node.status()["conflicts"] == 0
+            assert forks(node) == [] and node.status().conflicts == 0
 
 
 def test_a_peer_that_agrees_and_shows_another_history_is_cut() -> None:
@@ -289,7 +289,7 @@ def test_a_peer_that_agrees_and_shows_another_history_is_cut() -> None:
                 pass
             shown = frame["head"][1]
             peer.send_json({"type": "FORK", "origin": origin, "head": other, "agree": shown})
-            wait_until(lambda: node.status()["misbehaviour"]["frame"] == 1)
+            wait_until(lambda: node.status().misbehaviour["frame"] == 1)
             wait_until(lambda: node.sockets() == 0)
 
 
@@ -309,7 +309,7 @@ def test_a_peer_that_ships_only_what_is_held_under_another_name_is_cut(
                     if peer.read_json()["type"] == "GRAFT":
                         peer.send_json(again)
             wait_until(lambda: node.sockets() == 0)
-        assert node.status()["misbehaviour"]["claims"] == 1
+        assert node.status().misbehaviour["claims"] == 1
 
 
 def test_the_page_and_the_command_line_report_a_fork_until_it_is_acknowledged() -> None:

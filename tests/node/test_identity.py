@@ -68,14 +68,14 @@ def linked(secret: str | None) -> Iterator[tuple[Node, Node]]:
         holds(lambda: one.sockets() == other.sockets() == 1)
         assert [joined(node) for node in (one, other)] == links, "it is the same link"
         for node in (one, other):
-            assert not any(node.status()["misbehaviour"].values())
+            assert not any(node.status().misbehaviour.values())
         one.commit("still linked")
         wait_until(lambda: [message.data for message in other.messages()] == ["still linked"])
 
 
 def joined(node: Node) -> int:
     """Since when its peer is connected."""
-    return next(int(peer["since"]) for peer in node.peers() if peer["state"] == "connected")
+    return next(int(peer.since) for peer in node.peers() if peer.state == "connected")
 
 
 def test_a_recorded_opening_opens_no_link(secret: str | None) -> None:
@@ -110,7 +110,7 @@ def check_refused_answer(node: Node, header: str) -> None:
 
 
 def last_error(node: Node, address: str) -> str:
-    return next(str(p["last_error"]) for p in node.peers() if address in p["addresses"])
+    return next(str(p.last_error) for p in node.peers() if address in p.addresses)
 
 
 def test_a_link_needs_the_key_of_the_header(secret: str | None) -> None:
@@ -183,7 +183,7 @@ def test_an_id_in_a_frame_counts_for_nothing(secret: str | None) -> None:
             if secret:
                 assert text_of(liar).keys() == {"type", "proof"}
             liar.send_json(claim)
-            wait_until(lambda: {peer["id"] for peer in node.peers()} == {other.id, ATTACKER.node})
+            wait_until(lambda: {peer.id for peer in node.peers()} == {other.id, ATTACKER.node})
             assert node.sockets() == 2
         wait_until(lambda: node.sockets() == 1)
         with raw.dial(node.address) as original:  # without a key it is an original
@@ -213,7 +213,7 @@ def test_bad_frames_of_a_stranger_are_held_against_nobody_else(secret: str | Non
 
 
 def counted(node: Node, count: int) -> bool:
-    return bool(node.status()["misbehaviour"]["frame"] == count)
+    return bool(node.status().misbehaviour["frame"] == count)
 
 
 def test_two_that_have_one_key_are_refused_by_a_third(secret: str | None) -> None:

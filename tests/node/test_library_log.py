@@ -154,10 +154,10 @@ def test_a_commit_after_the_end_is_an_error(tmp_path: Path) -> None:
 def test_a_data_directory_keeps_the_messages(tmp_path: Path) -> None:
     with Node(0, data_dir=tmp_path) as node:
         kept = [node.commit(text) for text in ("one", "", "\0 three")]
-        told = node.status()["messages"]
+        told = node.status().messages
     with Node(0, data_dir=tmp_path) as node:
         assert node.messages() == kept
-        assert node.status()["messages"] == told
+        assert node.status().messages == told
         message = node.commit("four")
         assert message.origin[:32] == kept[0].origin[:32] == node.id
         assert message not in kept
@@ -202,7 +202,7 @@ def test_a_newcomer_is_shipped_frames_within_their_limits(
         other.connect(node.address)
         count = sum(map(len, batches))
         wait_until(lambda: other.log.count()[0] == count, "it has all")
-        assert not any(other.status()["misbehaviour"].values())
+        assert not any(other.status().misbehaviour.values())
 
 
 def test_callbacks_get_what_comes_not_what_was_there(tmp_path: Path) -> None:

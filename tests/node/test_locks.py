@@ -131,13 +131,13 @@ def use(nodes: list[Node], original: Original | None) -> None:
     with suppress(P2PSyncError):
         one.commit("x" * 1_000_000)
     one.connect("ws://127.0.0.1:1")
-    wait_until(lambda: any(peer["attempts"] for peer in one.peers()))
+    wait_until(lambda: any(peer.attempts for peer in one.peers()))
     if original:
         original.add(one.address)
         wait_until(lambda: one.sockets() == 3)
         original.commit("of an original")
         wait_until(lambda: got[-1:] == ["of an original"])
-    (key,) = [peer["key"] for peer in one.peers() if peer["attempts"]]
+    (key,) = [peer.key for peer in one.peers() if peer.attempts]
     assert one.forget(key)
 
 

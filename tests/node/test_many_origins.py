@@ -91,21 +91,17 @@ def test_a_node_of_very_many_origins_sends_what_differs_and_locks_for_a_moment(
         other = stack.enter_context(NodeProcess("--peer", node.address, data_dir=places[1]))
 
         def is_equal() -> bool:
-            return bool(node.status()["messages"]["digest"] == other.digest)
+            return bool(node.status().messages.digest == other.digest)
 
-        wait_until(
-            lambda: node.status()["messages"]["digest"] == other.digest, "the logs are equal"
-        )
-        wait_until(lambda: node.status()["verdict"]["state"] == "in_sync", "in sync", 5 * SCALE)
+        wait_until(lambda: node.status().messages.digest == other.digest, "the logs are equal")
+        wait_until(lambda: node.status().verdict.state == "in_sync", "in sync", 5 * SCALE)
         (link,) = node.peers()
-        carried = link["sent"]["bytes"] + link["received"]["bytes"]
+        carried = link.sent.bytes + link.received.bytes
         assert carried < 1000 * kilobytes, carried
         for _ in range(LINKS - 1):
             stack.enter_context(raw.dial(node.address)).send_sockets()
-        wait_until(lambda: node.status()["sockets"] == LINKS, "all are linked")
+        wait_until(lambda: node.status().sockets == LINKS, "all are linked")
         for _ in range(20):
             node.status(), node.peers(), node.report.metrics(), node.commit("text")
-        wait_until(
-            lambda: node.status()["messages"]["digest"] == other.digest, "the logs are equal"
-        )
+        wait_until(lambda: node.status().messages.digest == other.digest, "the logs are equal")
     assert 0.0 < lock.longest < 0.005 * SCALE, lock.longest

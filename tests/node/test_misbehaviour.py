@@ -494,7 +494,7 @@ def test_one_byte_a_second(pair: Pair) -> None:
 
 
 def kinds(node: Node, kind: str) -> int:
-    return int(node.status()["misbehaviour"][kind])
+    return int(node.status().misbehaviour[kind])
 
 
 def counts(node: Node, kind: str, count: int) -> bool:
@@ -554,7 +554,7 @@ def test_no_id_and_no_host_is_refused_for_what_it_did_before() -> None:
         wait_until(lambda: honest.sockets() == node.sockets() == 1)
         holds(lambda: honest.sockets() == node.sockets() == 1)
         (entry,) = node.peers()
-        assert (entry["id"], entry["state"]) == (honest.id, "connected")
+        assert (entry.id, entry.state) == (honest.id, "connected")
 
 
 def test_a_violation_ends_one_link_and_leaves_the_others() -> None:
@@ -580,11 +580,11 @@ def test_an_address_behind_which_rules_are_broken_is_dialled_less_and_less_often
             wait_until(partial(counts, node, "frame", count))
             wait_until(partial(failed_dials, node, count))
         (entry,) = node.peers()
-        assert entry["state"] in ("refused", "dialling") and "is not" in entry["last_error"]
+        assert entry.state in ("refused", "dialling") and "is not" in entry.last_error
 
 
 def failed_dials(node: Node, count: int) -> bool:
-    return bool(node.peers()[0]["attempts"] == count)
+    return bool(node.peers()[0].attempts == count)
 
 
 def test_two_nodes_with_a_conflict_over_a_third_ones_messages_stay_linked() -> None:
@@ -602,10 +602,10 @@ def test_two_nodes_with_a_conflict_over_a_third_ones_messages_stay_linked() -> N
             one.commit(f"from one {count}")
             two.commit(f"from two {count}")
         wait_until(lambda: len(texts(one)) == len(texts(two)) == 62)
-        wait_until(lambda: one.status()["conflicts"] == two.status()["conflicts"] == 1)
+        wait_until(lambda: one.status().conflicts == two.status().conflicts == 1)
         holds(lambda: one.sockets() == two.sockets() == 1)
         for node in (one, two):
-            assert not any(node.status()["misbehaviour"].values())
+            assert not any(node.status().misbehaviour.values())
             assert "closed" not in str(node.peers()) and len(node.peers()) == 1
         assert texts(one) == texts(two) and {"one1", "two1"} <= {*texts(one)}, "both are kept"
 

@@ -154,9 +154,9 @@ def test_a_peer_with_a_bad_name_is_linked_without_one(node: NodeProcess, name: o
 
 def test_the_default_is_the_host_name(tmp_path: Path) -> None:
     with Node(0) as node:
-        assert node.status()["node"]["name"] == host_name()
+        assert node.status().node.name == host_name()
     with Node(0, name="library") as node:
-        assert node.status()["node"]["name"] == "library"
+        assert node.status().node.name == "library"
     with NodeProcess("--ephemeral", environment={"P2P_SYNC_NAME": "by variable"}) as process:
         assert process.status()["node"]["name"] == "by variable"
 

@@ -137,10 +137,10 @@ def test_the_library_tells_the_same() -> None:
         key = one.connect(other.address)
         wait_until(lambda: one.sockets() == 1)
         (peer,) = one.peers()
-        assert (peer["key"], peer["id"], peer["state"]) == (key, other.id, "connected")
+        assert (peer.key, peer.id, peer.state) == (key, other.id, "connected")
         assert one.forget(key)
         assert not one.forget("unknown")
-        wait_until(lambda: not one.peers() or one.forget(one.peers()[0]["key"]))
+        wait_until(lambda: not one.peers() or one.forget(one.peers()[0].key))
 
 
 def test_one_remote_host_cannot_take_all_places() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import InputError, Message, Node
+from p2p_sync import InputError, LogInfo, Message, Node
 from tests.harness.origins import make_origins
 from tests.harness.support import SCALE, NodeProcess, holds, request, run_to_end, wait_until
 
@@ -21,7 +21,7 @@ def texts(node: Node) -> list[str]:
 
 
 def digest(node: Node) -> str:
-    return str(node.status()["messages"]["digest"])
+    return str(node.status().messages.digest)
 
 
 def numbers(first: int, end: int) -> list[str]:
@@ -32,16 +32,14 @@ def test_the_newest_messages_stay_also_after_a_restart(tmp_path: Path) -> None:
     with Node(0, tmp_path, keep_messages=10) as node:
         sent = [node.commit(f"{n}") for n in range(30)]
         wait_until(lambda: texts(node) == numbers(20, 30), lambda: texts(node))
-        digest = node.status()["messages"]["digest"]
-        assert node.status()["messages"] == {
-            "count": 10, "digest": digest, "complete_since": sent[19].time + 1
-        }  # fmt: skip
+        digest = node.status().messages.digest
+        assert node.status().messages == LogInfo(10, digest, sent[19].time + 1)
         assert node.commit("30").seq == 31
         wait_until(lambda: texts(node) == numbers(21, 31), lambda: texts(node))
-        before = node.status()["messages"]
+        before = node.status().messages
     with Node(0, tmp_path) as node:  # now it keeps all that is left
-        assert texts(node) == numbers(21, 31) and node.status()["messages"] == before
-        assert node.status()["damaged"] == []
+        assert texts(node) == numbers(21, 31) and node.status().messages == before
+        assert node.status().damaged == []
 
 
 def test_equal_digests_mean_equal_logs_as_far_back_as_each_keeps_them() -> None:
@@ -50,12 +48,12 @@ def test_equal_digests_mean_equal_logs_as_far_back_as_each_keeps_them() -> None:
         for n in range(20):  # what is sent together goes together
             assert all_.commit(f"{n}", copies=1, timeout=20 * SCALE).copies == 1
         wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
-        here, there = all_.status()["messages"], few.status()["messages"]
-        assert here["digest"] == there["digest"] and (here["count"], there["count"]) == (20, 5)
-        assert here["complete_since"] is None
+        here, there = all_.status().messages, few.status().messages
+        assert here.digest == there.digest and (here.count, there.count) == (20, 5)
+        assert here.complete_since is None
         few.commit("20")
         wait_until(lambda: texts(all_) == numbers(0, 21), "the other one has all")
-        assert few.status()["conflicts"] == all_.status()["conflicts"] == 0
+        assert few.status().conflicts == all_.status().conflicts == 0
 
 
 def test_a_peer_that_lacks_what_is_gone_gets_all_else() -> None:
@@ -79,7 +77,7 @@ def test_a_node_that_joins_late_starts_where_its_peer_does() -> None:
         wait_until(lambda: texts(few) == numbers(15, 20), lambda: texts(few))
         late.connect(few.address)
         wait_until(lambda: texts(late) == numbers(15, 20), lambda: late.status())
-        since = [node.status()["messages"]["complete_since"] for node in (few, late)]
+        since = [node.status().messages.complete_since for node in (few, late)]
         # Only the node that has deleted the others knows when they were committed.
         assert since == [sent[14].time + 1, sent[15].time + 1]
         few.commit("20")
@@ -87,8 +85,8 @@ def test_a_node_that_joins_late_starts_where_its_peer_does() -> None:
         wait_until(lambda: len(texts(late)) == 7, lambda: texts(late))
         wait_until(lambda: len({digest(node) for node in (few, late)}) == 1)
         status = late.status()
-        assert status["missed"] == 15 and not status["behind"]
-        wait_until(lambda: late.status()["verdict"]["state"] == "in_sync", lambda: late.status())
+        assert status.missed == 15 and not status.behind
+        wait_until(lambda: late.status().verdict.state == "in_sync", lambda: late.status())
         assert any(event.text.startswith("missed 15 messages") for event in late.events()[0])
         with Node(0) as later:  # from a node that has started at a floor itself
             later.connect(late.address)
@@ -108,7 +106,7 @@ def test_a_node_that_was_away_for_longer_than_its_peers_keep_keeps_its_own(tmp_p
         with Node(0, tmp_path) as away:
             away.connect(few.address)
             wait_until(lambda: texts(away) == [*numbers(0, 4), *numbers(15, 20)], away.status)
-            assert away.status()["missed"] == 11
+            assert away.status().missed == 11
             wait_until(lambda: digest(away) == digest(few))
 
 
@@ -121,7 +119,7 @@ def test_the_peer_that_keeps_most_is_asked() -> None:
         late.connect(few.address)
         late.connect(all_.address)
         wait_until(lambda: texts(late) == numbers(0, 20), lambda: texts(late))
-        assert late.status()["missed"] == 0
+        assert late.status().missed == 0
 
 
 def test_an_origin_of_which_nothing_is_kept_ends_where_its_peer_says() -> None:

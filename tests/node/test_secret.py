@@ -157,7 +157,7 @@ def test_a_dial_that_waits_for_a_proof_ends(timeout: float) -> None:
             peer = raw.RawPeer(sock, client=False, head=head, rest=rest)
             assert peer.read_json()["type"] == "PROOF"
             if timeout < 10:
-                wait_until(lambda: "in time" in node.peers()[0]["last_error"])
+                wait_until(lambda: "in time" in node.peers()[0].last_error)
             began = time.monotonic()
             node.stop()
             assert time.monotonic() < began + 5 * SCALE
@@ -239,10 +239,10 @@ def test_a_node_that_is_given_its_own_address_knows_itself(secret: str | None) -
         for address in (node.address, other.address):
             node.connect(address)
 
-        def states() -> dict[str, str]:
-            return {peer["address"]: peer["state"] for peer in node.peers()}
+        def states() -> dict[str | None, str]:
+            return {peer.address: peer.state for peer in node.peers()}
 
         expected = {node.address: "self", other.address: "connected"}
         wait_until(lambda: states() == expected, lambda: str(states()))
-        wait_until(lambda: node.status()["verdict"]["state"] == "in_sync")
-        holds(lambda: states() == expected and node.status()["verdict"]["peers"] == 1)
+        wait_until(lambda: node.status().verdict.state == "in_sync")
+        holds(lambda: states() == expected and node.status().verdict.peers == 1)

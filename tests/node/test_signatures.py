@@ -48,11 +48,11 @@ def mesh(secret: str | None, **settings: Any) -> Iterator[tuple[Node, Node]]:
 
 
 def digest(node: Node) -> Any:
-    return node.status()["messages"]["digest"]
+    return node.status().messages.digest
 
 
 def linked(node: Node, other: Node) -> bool:
-    return any(peer["id"] == other.id and peer["state"] == "connected" for peer in node.peers())
+    return any(peer.id == other.id and peer.state == "connected" for peer in node.peers())
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def test_a_forged_message_gets_no_further_than_the_first_node(
             with attacker(nodes[victim], secret) as peer:
                 peer.send_json({"type": "MESSAGES", "runs": [forged]})
                 assert peer.read_close() == UNSIGNED, what
-            assert nodes[victim].status()["misbehaviour"]["signature"] == 1
+            assert nodes[victim].status().misbehaviour["signature"] == 1
             for node in nodes:
                 assert not any("forged" in text for text in texts(node)), what
 
@@ -156,14 +156,14 @@ def test_a_claim_counts_only_with_the_signature_of_the_origins_node(secret: str 
             with attacker(node, secret, own) as peer:
                 peer.send_json({"type": "HAVE", "have": {name: mine}})
                 assert peer.read_close() == UNSIGNED
-        assert node.status()["behind"] == 0 and node.unready() == ""
+        assert node.status().behind == 0 and node.unready() == ""
         assert node.commit("second").origin == message.origin, "not renewed"
         with attacker(node, secret, own) as peer:
             peer.send_json({"type": "HAVE", "have": {f"{own.node}-1": mine}})
-            wait_until(lambda: node.status()["behind"])
+            wait_until(lambda: node.status().behind)
             holds(lambda: node.unready() == "")
-            assert node.status()["behind"] <= 1_000, "its own claim is believed as far as it ships"
-        wait_until(lambda: node.status()["behind"] == 0)
+            assert node.status().behind <= 1_000, "its own claim is believed as far as it ships"
+        wait_until(lambda: node.status().behind == 0)
 
 
 def test_a_question_about_a_fork_that_is_none_changes_nothing(secret: str | None) -> None:
@@ -179,7 +179,7 @@ def test_a_question_about_a_fork_that_is_none_changes_nothing(secret: str | None
         with attacker(node, secret, next(identities)) as peer:
             peer.send_json({**fork, "head": [1, "ab" * 16, genuine[2]]})
             assert peer.read_close() == UNSIGNED
-        assert node.status()["conflicts"] == 0
+        assert node.status().conflicts == 0
         assert node.commit("second").origin == message.origin, "not renewed"
 
 
@@ -200,17 +200,17 @@ def test_forked_origins_are_the_attackers_own_and_honest_nodes_stay_linked(
             one.commit(f"from one {n}")
             other.commit(f"from the other {n}")
         wait_until(lambda: has_count(one, 620) and has_count(other, 620))
-        wait_until(lambda: [n.status()["conflicts"] for n in (one, other)] == [300, 300])
+        wait_until(lambda: [n.status().conflicts for n in (one, other)] == [300, 300])
         assert digest(one) == digest(other)
         assert linked(one, other) and linked(other, one)
         for node in (one, other):
             told = node.status()
-            assert not any(told["misbehaviour"].values())
-            assert any(own.node[:8] in warning for warning in told["warnings"])
-            assert len(told["forks"]) == 20
-            for fork in told["forks"]:
-                assert fork["node"] == own.node and fork["origin"].startswith(fork["base"])
-                assert (fork["after"], fork["messages"]) == (0, 1)
+            assert not any(told.misbehaviour.values())
+            assert any(own.node[:8] in warning for warning in told.warnings)
+            assert len(told.forks) == 20
+            for fork in told.forks:
+                assert fork.node == own.node and fork.origin.startswith(fork.base)
+                assert (fork.after, fork.messages) == (0, 1)
 
 
 def has_count(node: Node, count: int) -> bool:
@@ -230,14 +230,14 @@ def test_invented_origins_are_bounded_and_honest_ones_still_accepted(secret: str
             code, reason = peer.read_close()
             assert code == 1008 and "new origins" in reason
         assert len(texts(node)) <= 51, "the first, and at most 50 of the attacker"
-        assert node.status()["misbehaviour"]["origins"]
-        assert any("--max-new-origins 50" in warning for warning in node.status()["warnings"])
+        assert node.status().misbehaviour["origins"]
+        assert any("--max-new-origins 50" in warning for warning in node.status().warnings)
         # All of them are on one host with the attacker, so there is no room for strangers any more.
         with Node(0, secret=secret) as honest:
             honest.connect(node.address)
             honest.commit("from a new node")
             wait_until(lambda: "from a new node" in texts(node))
-            wait_until(lambda: honest.id in {peer["id"] for peer in other.peers()})
+            wait_until(lambda: honest.id in {peer.id for peer in other.peers()})
             honest.commit("and once more")
             wait_until(lambda: "from a new node" in texts(other), "on the other node, too")
 

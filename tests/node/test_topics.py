@@ -35,7 +35,7 @@ def test_a_topic_reaches_every_node_and_the_next_start(tmp_path: Path) -> None:
             wait_until(lambda node=node: len(node.messages()) == 5)  # type: ignore[misc]
             assert texts(node, "sensors/a") == ["22"] and texts(node, "sensors/b") == ["23"]
             assert texts(node, "bulk") == ["x", "y"] and texts(node, "sensors") == []
-        assert one.status()["messages"]["digest"] == other.status()["messages"]["digest"]
+        assert one.status().messages.digest == other.status().messages.digest
     with Node(0, tmp_path) as one:
         assert texts(one, "sensors/b") == ["23"] and len(texts(one)) == 5
 

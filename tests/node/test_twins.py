@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p_sync import Node
+from p2p_sync import Node, Status
 from p2p_sync.core import twins
 from tests.harness.support import NodeProcess, holds, wait_until
 
@@ -17,7 +17,9 @@ def warned(node: Node | NodeProcess, *parts: str) -> Callable[[], bool]:
     """Return whether the node has one warning of two nodes with one id, with these parts."""
 
     def check() -> bool:
-        found = [text for text in node.status()["warnings"] if "two nodes have" in text]
+        status = node.status()
+        texts = status.warnings if isinstance(status, Status) else status["warnings"]
+        found = [text for text in texts if "two nodes have" in text]
         return len(found) == 1 and all(part in found[0] for part in parts)
 
     return check
@@ -67,7 +69,7 @@ def test_the_warning_of_a_copy_that_was_stopped_ends(
         with Node(0, tmp_path / "b", redial_longest=1.0):
             wait_until(warned(hub))
             holds(warned(hub), duration=4.0)
-        wait_until(lambda: not hub.status()["warnings"])
+        wait_until(lambda: not hub.status().warnings)
 
 
 def test_a_node_that_is_no_copy_is_no_warning(tmp_path: Path) -> None:
@@ -78,5 +80,5 @@ def test_a_node_that_is_no_copy_is_no_warning(tmp_path: Path) -> None:
                 node.connect(node.address)
                 node.connect(hub.address)
                 wait_until(lambda: hub.sockets() == 1)
-                wait_until(lambda: any(peer["state"] == "self" for peer in node.peers()))
-                assert not node.status()["warnings"] and not hub.status()["warnings"]
+                wait_until(lambda: any(peer.state == "self" for peer in node.peers()))
+                assert not node.status().warnings and not hub.status().warnings

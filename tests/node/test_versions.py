@@ -60,7 +60,7 @@ def test_another_version_gets_its_own_code_and_can_see_ours(
         code, reason = peer.read_close()
         assert code == 4426
         assert reason == f"it speaks protocol {version}, {OURS}: upgrade {upgrade(version)}"
-        assert not any(node.status()["misbehaviour"].values())
+        assert not any(node.status().misbehaviour.values())
         assert node.sockets() == 0
 
 
@@ -77,10 +77,10 @@ def test_the_peer_list_says_why_and_the_address_is_tried_again(
                 assert peer.read_close()[0] == 4426
             wait_until(partial(attempts, node, count))
         (entry,) = node.peers()
-        assert f"it speaks protocol {version}, {OURS}" in entry["last_error"]
-        assert f"upgrade {upgrade(version)}" in entry["last_error"]
-        assert entry["state"] in ("refused", "dialling")
-        assert not any(node.status()["misbehaviour"].values())
+        assert f"it speaks protocol {version}, {OURS}" in entry.last_error
+        assert f"upgrade {upgrade(version)}" in entry.last_error
+        assert entry.state in ("refused", "dialling")
+        assert not any(node.status().misbehaviour.values())
 
 
 def answer(server: RawServer, header: str) -> RawPeer:
@@ -92,7 +92,7 @@ def answer(server: RawServer, header: str) -> RawPeer:
 
 
 def attempts(node: Node, count: int) -> bool:
-    return bool(node.peers()[0]["attempts"] >= count)
+    return bool(node.peers()[0].attempts >= count)
 
 
 def test_the_side_that_is_told_by_a_close_shows_it_too() -> None:
@@ -102,8 +102,8 @@ def test_the_side_that_is_told_by_a_close_shows_it_too() -> None:
             peer.read_json()
             why = f"it speaks protocol {PROTOCOL_VERSION}, this node speaks 3: upgrade it"
             peer.send(raw.CLOSE, raw.close_payload(4426, why))
-            wait_until(lambda: why in node.peers()[0]["last_error"])
-        assert not any(node.status()["misbehaviour"].values())
+            wait_until(lambda: why in node.peers()[0].last_error)
+        assert not any(node.status().misbehaviour.values())
 
 
 @pytest.mark.parametrize("secret", [False, True], ids=["open", "secret"])
@@ -128,8 +128,8 @@ def test_a_malformed_header_is_refused_by_both_sides(header: str) -> None:
         with answer(server, header or " ") as peer:
             peer.read_end()
         wait_until(partial(attempts, node, 1))
-        assert f"the header {HEADER} of its answer is wrong" in node.peers()[0]["last_error"]
-        assert not any(node.status()["misbehaviour"].values())
+        assert f"the header {HEADER} of its answer is wrong" in node.peers()[0].last_error
+        assert not any(node.status().misbehaviour.values())
 
 
 def test_a_node_of_the_first_version_is_told_to_upgrade() -> None:
@@ -138,7 +138,7 @@ def test_a_node_of_the_first_version_is_told_to_upgrade() -> None:
     with Node(0) as node, raw.dial(node.address) as peer:
         peer.send_json(first)
         assert peer.read_close() == (4426, f"it speaks protocol 1, {OURS}: upgrade it")
-        assert not any(node.status()["misbehaviour"].values())
+        assert not any(node.status().misbehaviour.values())
 
 
 def test_an_original_names_none_and_is_welcome() -> None:

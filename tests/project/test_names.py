@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from typing import NamedTuple
 
 import pytest
 
@@ -91,9 +92,16 @@ def test_a_label_has_the_id_too() -> None:
     assert label(ONE, "") == "0123abcd"
 
 
+class Known(NamedTuple):
+    """A node with a name, or without one."""
+
+    id: str
+    name: str | None
+
+
 def called(names: dict[str, str]) -> dict[str, str]:
     """What a list calls nodes with these names, by id."""
-    return labels({"id": node, "name": name or None} for node, name in names.items())
+    return labels(Known(node, name or None) for node, name in names.items())
 
 
 def test_a_list_shows_the_ids_of_nodes_with_one_name() -> None:

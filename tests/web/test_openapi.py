@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
+import p2p_sync
 from p2p_sync import Node
 from p2p_sync.web.app import create_app
 from tests.harness.support import ROOT, SCALE, NodeProcess, wait_sockets
@@ -49,6 +51,56 @@ def test_every_operation_says_what_it_answers_where_it_fails() -> None:
     for (_, path), operation in operations().items():
         kind = "Problem" if path.startswith("/api/") else "Sentence"
         assert operation["responses"]["default"] == {"$ref": f"#/components/responses/{kind}"}
+
+
+SCHEMAS = {
+    "Status": p2p_sync.Status,
+    "Verdict": p2p_sync.Verdict,
+    "Fork": p2p_sync.Fork,
+    "Dispute": p2p_sync.Dispute,
+    "Head": p2p_sync.HeadInfo,
+    "Peer": p2p_sync.PeerInfo,
+    "Event": p2p_sync.Event,
+}
+KINDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+KINDS |= {"None": "null", "list": "array", "dict": "object"}
+Schema = dict[str, Any]
+
+
+def kinds(annotation: Any) -> set[Any]:
+    """The types of JSON, or the classes, that a value may have; of a literal its values, too."""
+    if get_origin(annotation) is Literal:
+        return {"string", *get_args(annotation)}
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*map(kinds, get_args(annotation)))
+    name = (get_origin(annotation) or annotation).__name__
+    return {"null" if name == "NoneType" else KINDS.get(name, annotation)}
+
+
+def assert_same(result: Any, schema: Schema) -> None:
+    """The members of a result, and their types, are those of the description."""
+    hints = get_type_hints(result)
+    assert set(hints) == set(schema["properties"]) == set(schema["required"]), result
+    for name, member in schema["properties"].items():
+        inner, hint = member, hints[name]
+        if member.get("type") == "array":
+            inner, (hint,) = member["items"], get_args(hint)
+        if "$ref" in inner:
+            assert hint is SCHEMAS[inner["$ref"].rpartition("/")[2]], name
+        elif "properties" in inner:
+            assert_same(hint, inner)
+        else:
+            values = [value or "null" for value in inner.get("enum", ())]
+            types = inner.get("type") or ("string" if values else ())
+            expected = {*values, *([types] if isinstance(types, str) else types)}
+            if name == "type":  # of an event: programs that read it expect further types
+                expected |= set(re.findall(r"`(\w+)`", inner["description"]))
+            assert kinds(hint) == expected, name
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_results_of_the_library_are_those_objects(name: str) -> None:
+    assert_same(SCHEMAS[name], described()["components"]["schemas"][name])
 
 
 def test_it_is_served_as_it_stands() -> None:
