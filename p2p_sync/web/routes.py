@@ -133,7 +133,7 @@ class Slots:
 
 
 def json_of(value: Any, status: HTTPStatus = HTTPStatus.OK) -> Answer:
-    """Return an answer in JSON."""
+    """Return an answer in JSON. `value` may hold what the library returns (results.py)."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=vars)
     return Answer(status, [("Content-Type", "application/json")], text.encode())
 
