@@ -1,8 +1,8 @@
 """Every setting and every limit, once: its value, its unit, and the reason for it.
 
-A *setting* may differ from node to node. `Settings` are the settings of a node, which a library
-passes to `Node`; `Program` are those of the program that runs one. A field made by `option` is also
-an option of the command line and an environment variable; `cli/options.py` derives both from it.
+A *setting* may differ from node to node. `Settings` are the settings of a node, the parameters of
+`Node`; `Program` are those of the program that runs one. A field made by `option` is also an option
+of the command line and an environment variable; `cli/options.py` derives both from it.
 
 A *limit* is the same for all nodes: a constant, in the section of the folder that uses it.
 
@@ -12,10 +12,13 @@ The type of a value is its unit, and the text below it is the reason. The refere
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .address import Address, is_loopback
+from .errors import InputError
 
 Count: TypeAlias = int
 Bytes: TypeAlias = int
@@ -920,6 +923,50 @@ def option(
     return field(default=default, metadata={"option": about})
 
 
+_NAMES = {"ephemeral": "data_dir=None"}  # where a program gives another parameter of `Node`
+_names: Mapping[str, str] = _NAMES
+
+
+def called(setting: str, value: object = "") -> str:
+    """Return what the user calls a setting, perhaps with a `value`, for errors and warnings.
+
+    That is the parameter of `Node`, such as `keep=60`, or what `call` has said: `--keep 60`.
+    """
+    name = _names.get(setting, f"{setting}=")
+    return f"{name}{value}" if name.endswith("=") else f"{name} {value}".rstrip()
+
+
+def call(names: Mapping[str, str]) -> None:
+    """From now on, call settings by these names in this process: those of its command line. With
+    none, call them as the parameters of `Node` again."""
+    global _names
+    _names = names or _NAMES
+
+
+def _problem(setting: Field[Any], value: Any) -> str:
+    """Return what is wrong with the value of a setting; "" if nothing is. Never shows a text, which
+    may be secret."""
+    kind, about = str(setting.type), setting.metadata.get("option")
+    if value is None and setting.default is None:
+        return ""
+    if "str" in kind:
+        if not isinstance(value, str):
+            return f"is a text, not {type(value).__name__}"
+        return "" if value.strip() else "is empty; give it a value, or leave it out"
+    if not re.search("int|Bytes|Seconds", kind):
+        return ""
+    whole = "Seconds" not in kind
+    least, most = (about.least, about.most) if about else (None, None)
+    if type(value) is int or (type(value) is float and not whole):
+        at_least = value > 0 if least is None else value >= least
+        if at_least and value < NEVER and (most is None or value <= most):
+            return ""
+    wanted = "a whole number" if whole else "a number of seconds"
+    limits = "above 0" if least is None else f"from {least}{f' to {most}' if most else ' on'}"
+    none = " or None" if setting.default is None else ""
+    return f"is {wanted} {limits}{none}, not {value!r}"
+
+
 @dataclass(frozen=True)
 class Program:
     """Settings of the program that runs a node: HTTP, data and log."""
@@ -1026,6 +1073,7 @@ class Settings:
         form="duration",
         metavar="TIME",
         shown="for ever",
+        least=1,
     )
 
     keep_bytes: Bytes | None = option(
@@ -1035,6 +1083,7 @@ class Settings:
         form="size",
         metavar="BYTES",
         shown="all",
+        least=MIN_KEEP_BYTES,
     )
 
     keep_messages: int | None = option(
@@ -1134,6 +1183,12 @@ class Settings:
     exchange: Seconds = 60.0
     """One link is exchanged for another this often, so that the mesh stays well mixed."""
 
+    def __post_init__(self) -> None:
+        """Raise InputError for a value of the wrong type, or out of its range."""
+        for setting in fields(self):
+            if problem := _problem(setting, getattr(self, setting.name)):
+                raise InputError(f"{called(setting.name)} {problem}")
+
     @property
     def tls_alone(self) -> bool:
         """Whether addresses from peers are dialled by TLS only."""
@@ -1148,5 +1203,5 @@ class Settings:
             return []
         return [
             "this node has no secret: any machine that reaches its peer port can read and write "
-            "all messages; set --secret-file"
+            f"all messages; set {called('secret_file')}"
         ]

@@ -65,7 +65,7 @@ def _options() -> Iterator[str]:
     yield ""
     yield "## `run`"
     yield ""
-    yield "The fields are those of `p2p_sync.settings.Settings`, the options of a library's `Node`,"
+    yield "The fields are those of `p2p_sync.settings.Settings`, the parameters of a library's `Node`,"
     yield "and of `Program`, which only the command line has."
     yield ""
     rows = [

@@ -151,6 +151,12 @@ def option_fields() -> dict[str, Field[Any]]:
     return found
 
 
+def option_names() -> dict[str, str]:
+    """Return what the command line calls each setting, by the names of the fields."""
+    names = {setting.name: f"--{name}" for name, setting in option_fields().items()}
+    return {**names, "secret": variable("secret")}
+
+
 def variable(name: str) -> str:
     """Return the environment variable of an option."""
     return f"{_PREFIX}_{name.upper().replace('-', '_')}"
@@ -197,7 +203,7 @@ def _node_option(name: str, setting: Field[Any]) -> click.Option:
     callback: Callback | None = None
     if about.choices:
         kind = click.Choice(about.choices, case_sensitive=False)
-    elif about.least is not None:
+    elif about.form == "text" and about.least is not None:
         kind = number(about.least, about.most)
     elif not flag:
         callback = _CALLBACKS[about.form]

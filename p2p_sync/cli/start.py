@@ -8,10 +8,10 @@ import sys
 import click
 from click.shell_completion import shell_complete
 
-from ..settings import LOG_LAST_LINES
+from ..settings import LOG_LAST_LINES, call
 from .api import Failure
 from .exits import BROKEN, DONE, INTERRUPTED, PIPE_CLOSED, USAGE
-from .options import drop_service_links, variable_of
+from .options import drop_service_links, option_names, variable_of
 from .outlet import Outlet
 from .program import program
 from .signals import CommandSignals, NodeSignals
@@ -25,6 +25,7 @@ _COMPLETE = "_P2P_SYNC_COMPLETE"
 def start(given: list[str], signals: CommandSignals | NodeSignals) -> int:
     """Run the command in `given`; return the exit code, after one line on standard error if it
     failed."""
+    call(option_names())  # in errors, and in all else that this process says
     outlet = Outlet()
     ignored = drop_service_links(os.environ)
     is_node = isinstance(signals, NodeSignals)

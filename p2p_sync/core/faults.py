@@ -20,7 +20,7 @@ FAULTS = {
     "slow": "takes too long over a frame",
     "deaf": "does not read (nor does a host that sleeps)",
     "silent": "has gone silent, as after a cut cable",
-    "new_origins": "brings more new origins than this node takes in an hour (--max-new-origins)",
+    "new_origins": "brings more new origins than this node takes in an hour",
     "gap": "leaves out messages in what it was asked to ship",
     "addresses": "sends many addresses again and again",
     "future": "ships messages from far ahead of our clock (either clock may be wrong)",

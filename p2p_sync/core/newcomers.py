@@ -29,6 +29,7 @@ from ..settings import (
     NO_ROOM_PAUSE,
     ORIGINS_FACTOR,
     ORIGINS_PERIOD,
+    called,
 )
 from .deduplication import node_of
 
@@ -68,11 +69,11 @@ class Newcomers:
             return (
                 f"messages of new origins are left out: this node holds {held:,} origins, and of "
                 f"{MAX_ORIGINS:,} the last {MAX_ORIGINS - MAX_STRANGERS:,} are for nodes that it "
-                "has met; with --keep on all nodes, old origins are forgotten"
+                f"has met; with {called('keep')} on all nodes, old origins are forgotten"
             )
         return (
             "messages of new origins are left out for now: peers have more of them than this node "
-            f"takes in an hour (--max-new-origins {self._limit})"
+            f"takes in an hour ({called('max_new_origins', self._limit)})"
         )
 
     def _below(self, limit: int, host: str) -> bool:

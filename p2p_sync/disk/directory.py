@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from ..errors import StartError
-from ..settings import WATCH_ALL
+from ..settings import WATCH_ALL, called
 from .private import (
     check_private_file,
     close_directory,
@@ -61,7 +61,7 @@ def claim(directory: Path) -> int:
         if isinstance(error, BlockingIOError):
             raise StartError(
                 f"the data directory {directory} is in use by another node; "
-                "stop that one, or choose another directory with --data-dir"
+                f"stop that one, or choose another directory with {called('data_dir')}"
             ) from None
         raise
     return lock
@@ -81,7 +81,7 @@ def _check_names(directory: Path) -> None:
     if not names <= {_WAL, *_BESIDE}:
         raise StartError(
             f"the data directory {directory} holds files that are not a node's; choose an empty or "
-            "a new one with --data-dir"
+            f"a new one with {called('data_dir')}"
         )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .. import settings
 from ..errors import StartError
+from ..settings import called
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -35,7 +36,7 @@ def make_private_directory(path: Path) -> None:
     if path.is_symlink():
         raise StartError(
             f"the data directory {path} is a symbolic link; name the directory itself: "
-            f"--data-dir {os.path.realpath(path)}"
+            f"{called('data_dir', os.path.realpath(path))}"
         )
     if not path.is_dir():
         raise StartError(f"the data directory {path} is not a directory; choose another")
@@ -143,7 +144,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
         owner = f"the user {found.st_uid}"
     raise StartError(
         f"{path} belongs to {owner}, who could change it; choose another directory with "
-        f"--data-dir, or, if you trust what is in it, run: chown -R {os.geteuid()} {path}"
+        f"{called('data_dir')}, or, if you trust what is in it, run: chown -R {os.geteuid()} {path}"
     )
 
 

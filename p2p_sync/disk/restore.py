@@ -18,7 +18,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from ..errors import InputError, StartError
-from ..settings import RESTORED_COPIES, RESTORED_ROWS
+from ..settings import RESTORED_COPIES, RESTORED_ROWS, called
 from ..wire.export import Checker
 from ..wire.logframes import NOTHING_HELD, Head
 from . import origins
@@ -46,7 +46,8 @@ def restore(directory: Path, parts: Iterable[Sequence[bytes]]) -> Checker:
     try:
         if (place / DATABASE).exists():
             raise StartError(
-                f"the data directory {directory} holds a log; choose a new one with --data-dir"
+                f"the data directory {directory} holds a log; choose a new one with "
+                f"{called('data_dir')}"
             )
         checker = Checker()
         create(place, lambda database: _fill(database, checker, parts))

@@ -37,6 +37,7 @@ from ..address import parse_address
 from ..core.book import Known
 from ..cursors import Cursors
 from ..errors import InputError, LogError, LogFull, LogGone, StartError
+from ..settings import called
 from ..wire.identity import Identity
 from .directory import DATABASE, KEY_FILE, NEW_DATABASE, Watch, claim
 from .private import kept_file, open_private_file, sync_directory
@@ -84,7 +85,8 @@ class Store:
             reason = error.strerror if isinstance(error, OSError) else error
             raise StartError(
                 f"the data directory {self.directory} cannot be used ({reason}); "
-                "choose another with --data-dir, or keep nothing with --ephemeral"
+                f"choose another with {called('data_dir')}, or keep nothing with "
+                f"{called('ephemeral')}"
             ) from None
 
     def _open(self) -> None:
@@ -363,7 +365,7 @@ def _connect(path: Path | str) -> Database:
             raise StartError(
                 f"the file system of {Path(path).parent} cannot hold a write-ahead log (SQLite "
                 f"falls back to {_text(mode)!r}); choose a directory on a local disk with "
-                "--data-dir"
+                f"{called('data_dir')}"
             )
         database.execute("PRAGMA synchronous = FULL")
         database.execute(f"PRAGMA wal_autocheckpoint = {settings.CHECKPOINT_PAGES}")
@@ -414,7 +416,7 @@ def _check(path: Path, small: bool) -> bool:
     if head[68:72] != APPLICATION_ID.to_bytes(4, "big"):
         raise StartError(
             f"the data directory {path.parent} holds files that are not a node's, or whose first "
-            "page is damaged; choose an empty or a new one with --data-dir"
+            f"page is damaged; choose an empty or a new one with {called('data_dir')}"
         )
     try:
         # Read only, or closing it would fold the write-ahead log into what is damaged.
@@ -427,7 +429,7 @@ def _check(path: Path, small: bool) -> bool:
                 raise StartError(
                     f"the data directory {path.parent} was written by another version of p2p_sync "
                     f"(its tables have version {version}, this one reads {VERSION}); run that, or "
-                    "choose another directory with --data-dir"
+                    f"choose another directory with {called('data_dir')}"
                 )
             problem, indexes_damaged = _problem(database, small)
     except sqlite3.DatabaseError as error:

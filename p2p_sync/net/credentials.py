@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..disk.private import read_private
 from ..errors import StartError
-from ..settings import LEAST_SECRET_BYTES, MAX_SECRETS, Settings
+from ..settings import LEAST_SECRET_BYTES, MAX_SECRETS, Settings, called
 from .tls import client_context, server_context
 
 
@@ -24,18 +24,13 @@ class Credentials:
 
     def __init__(self, settings: Settings) -> None:
         """Read the files; raises StartError, which says what to do, where one cannot be used."""
-        # An empty value is most likely a variable that was not set: never start an open node then.
-        for name in ("secret", "secret_file", "tls_cert", "tls_key", "tls_ca"):
-            value = getattr(settings, name)
-            if value is not None and not value.strip():
-                raise StartError(f"{name} is empty; give it a value, or leave it out")
         if settings.secret and settings.secret_file:
             raise StartError(
-                "the secret is given twice, as text (P2P_SYNC_SECRET) and as a file "
-                "(--secret-file, P2P_SYNC_SECRET_FILE); give one"
+                f"the secret is given twice, as a text ({called('secret')}) and as a file "
+                f"({called('secret_file')}); give one"
             )
         if settings.tls_key and not settings.tls_cert:
-            raise StartError("--tls-key needs --tls-cert")
+            raise StartError(f"{called('tls_key')} needs {called('tls_cert')}")
         self._settings = settings
         self.reload()
 
@@ -56,7 +51,7 @@ class Credentials:
             text = read_private(Path(settings.secret_file), "secret")
             return secret_keys(text, f"the secret file {settings.secret_file}")
         if settings.secret:
-            return secret_keys(settings.secret, "the secret (P2P_SYNC_SECRET)")
+            return secret_keys(settings.secret, f"the secret ({called('secret')})")
         return ()
 
     @property

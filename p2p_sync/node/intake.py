@@ -120,8 +120,8 @@ class Intake:
         message = log.message(name)
         if message is None:
             raise UnknownMessage(
-                f"no message here has the id {name[:80]!r}; an id is ORIGIN:NUMBER, as the API and "
-                "p2p-sync log --json show it; if it was deleted here, ask a node that keeps it"
+                f"no message here has the id {name[:80]!r}; an id is ORIGIN:NUMBER, as each "
+                "message has one; if it was deleted here, ask a node that keeps it"
             )
         if message.erased:
             return message

@@ -1,62 +1,46 @@
-"""A node: builds the parts, starts and stops them. What programs use as a library."""
+"""A node: what programs use as a library."""
 
 from __future__ import annotations
 
 import logging
 import os
-import random
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, repeat
-from typing import Any, TypeVar, overload
+from typing import TypeAlias, TypeVar, overload
 
-from ..address import Address, parse_address, reachable
-from ..codes import MAX_NUMBER
+from ..address import Address, parse_address
 from ..core.core import Core
-from ..core.effects import DAMAGED, Note
 from ..core.turn import LINKS
 from ..disk.log import Log, Page
-from ..disk.store import Store
 from ..errors import InputError, LogError, NotRunning, StartError
-from ..metrics import Counters
 from ..names import checked_name, host_name
-from ..net.credentials import Credentials
-from ..net.listener import Listener
-from ..results import Events, NodeInfo, PeerInfo, Status
+from ..results import Events, PeerInfo, Status
 from ..settings import (
     CONSUMER_ALONE,
     CONSUMER_ATTEMPTS,
-    MAX_AHEAD_MS,
-    MAX_MESSAGE_BYTES,
-    MIN_KEEP_BYTES,
+    Bytes,
+    Seconds,
     Settings,
+    called,
 )
-from ..version import __version__
-from ..wire.frames import PROTOCOL_VERSION, Message, check_topic
-from .auditor import Auditor
+from ..wire.frames import Message, check_topic
 from .consumers import Consumers, Options
 from .consuming import Calling, Consuming
-from .delivery import Callback, Delivery
+from .delivery import Callback
 from .follow import follow
 from .forks import acknowledge
 from .intake import Intake
 from .journal import Journal
-from .keys import Keys, check_key
+from .keys import check_key
+from .parts import Parts
 from .report import Report
-from .shell import Shell
-from .state import State, wall_ms
-from .writer import Writer
 
 logger = logging.getLogger("p2p_sync")
 logger.addHandler(logging.NullHandler())  # a program that sets up no logging sees no lines
 
+File: TypeAlias = str | os.PathLike[str]
 _Function = TypeVar("_Function", bound=Callable[[Message], object])
-
-_NEW_ORIGIN = (
-    "new messages get a new origin: nothing proves that the data directory is as this node left it "
-    "(the machine was booted again, or the directory was copied, restored or touched)"
-)
 
 
 class Node:
@@ -68,43 +52,85 @@ class Node:
     def __init__(
         self,
         peer_port: int,
-        data_dir: str | os.PathLike[str] | None = None,
+        data_dir: File | None = None,
         *,
-        name: str | None = None,
-        peers: Sequence[str] = (),
+        name: str | None = Settings.name,
+        host: str = Settings.host,
         advertise: str | None = None,
-        **settings: Any,
+        peers: Sequence[str] = (),
+        target_links: int = Settings.target_links,
+        max_peers: int = Settings.max_peers,
+        max_peers_per_host: int = Settings.max_peers_per_host,
+        keep: Seconds | None = Settings.keep,
+        keep_bytes: Bytes | None = Settings.keep_bytes,
+        keep_messages: int | None = Settings.keep_messages,
+        keep_keys: Seconds = Settings.keep_keys,
+        max_new_origins: int = Settings.max_new_origins,
+        secret: str | None = Settings.secret,
+        secret_file: File | None = Settings.secret_file,
+        tls_cert: File | None = Settings.tls_cert,
+        tls_key: File | None = Settings.tls_key,
+        tls_ca: File | None = Settings.tls_ca,
+        max_message_bytes: Bytes = Settings.max_message_bytes,
+        max_frame_bytes: Bytes = Settings.max_frame_bytes,
+        heartbeat: Seconds = Settings.heartbeat,
+        send_timeout: Seconds = Settings.send_timeout,
+        handshake_timeout: Seconds = Settings.handshake_timeout,
+        greeting_pause: Seconds = Settings.greeting_pause,
+        introduction_timeout: Seconds = Settings.introduction_timeout,
+        redial_first: Seconds = Settings.redial_first,
+        redial_longest: Seconds = Settings.redial_longest,
+        probe: Seconds = Settings.probe,
+        exchange: Seconds = Settings.exchange,
     ) -> None:
         """Make a node that will accept peers on `peer_port` (0: any free port).
 
         `data_dir` is for the log, the node's identity and the addresses it knows; None: keep
-        nothing. `name` is what people call the node; None: the host name. `peers` are addresses to
-        dial. `advertise` is the address that the node announces ("none": it cannot be dialled;
-        None: peers form it from the connection). Further options are the fields of
-        `settings.Settings`. Raises InputError for an invalid value.
+        nothing. The other parameters are the settings of a node: settings.py says what each is for.
+        `peers` are addresses, and `advertise` may be "none": this node cannot be dialled. Raises
+        InputError for an invalid value.
         """
-        if not 0 <= peer_port <= 65535:
-            raise InputError(f"{peer_port} is no port; ports go up to 65535")
-        if not 0 <= settings.get("max_message_bytes", 0) <= MAX_MESSAGE_BYTES:
-            raise InputError(f"the limit of a message is at most {MAX_MESSAGE_BYTES} bytes")
-        for limit in ("keep", "keep_bytes", "keep_messages"):
-            least = MIN_KEEP_BYTES if limit == "keep_bytes" else 1
-            if (value := settings.get(limit)) is not None and not value >= least:
-                raise InputError(f"{limit} is at least {least}, or None: keep all; not {value}")
-        dialable = advertise != "none"
+        if type(peer_port) is not int or not 0 <= peer_port <= 65535:
+            raise InputError(f"{called('peer_port')} is from 0 to 65535, not {peer_port!r}")
+        if data_dir is not None and not str(data_dir).strip():
+            raise InputError(f"{called('data_dir')} is empty; name a directory, or leave it out")
         self._settings = Settings(
-            peers=tuple(parse_address(peer) for peer in peers),
-            advertise=parse_address(advertise) if advertise and dialable else None,
-            dialable=dialable,
             name=host_name() if name is None else checked_name(name),
-            **settings,
+            host=host,
+            advertise=None if advertise in (None, "none") else parse_address(advertise),
+            dialable=advertise != "none",
+            peers=_addresses(peers),
+            target_links=target_links,
+            max_peers=max_peers,
+            max_peers_per_host=max_peers_per_host,
+            keep=keep,
+            keep_bytes=keep_bytes,
+            keep_messages=keep_messages,
+            keep_keys=keep_keys,
+            max_new_origins=max_new_origins,
+            secret=secret,
+            secret_file=_path(secret_file),
+            tls_cert=_path(tls_cert),
+            tls_key=_path(tls_key),
+            tls_ca=_path(tls_ca),
+            max_message_bytes=max_message_bytes,
+            max_frame_bytes=max_frame_bytes,
+            heartbeat=heartbeat,
+            send_timeout=send_timeout,
+            handshake_timeout=handshake_timeout,
+            greeting_pause=greeting_pause,
+            introduction_timeout=introduction_timeout,
+            redial_first=redial_first,
+            redial_longest=redial_longest,
+            probe=probe,
+            exchange=exchange,
         )
         self._peer_port = peer_port
-        self._data_dir = data_dir
+        self._data_dir = _path(data_dir)
         self._callbacks: list[Callback] = []
         self._idle = threading.Condition()  # guards the next one
         self._changing = False  # it starts or stops: one of these at a time
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
 
     # -- starting and stopping ------------------------------------------------------------------
 
@@ -115,9 +141,9 @@ class Node:
         """
         if not self._claim(running=False):
             return
-        parts: _Parts | None = None
+        parts: Parts | None = None
         try:
-            parts = _Parts(self._peer_port, self._data_dir, self._settings, self._callbacks)
+            parts = Parts(self._peer_port, self._data_dir, self._settings, self._callbacks)
             parts.start()
             self._parts = parts
             if self._callbacks:  # one may have come while the parts started
@@ -129,7 +155,7 @@ class Node:
                 raise
             raise StartError(
                 f"the data directory {self._data_dir} cannot be used ({error}); check the "
-                "disk, or choose another directory with --data-dir"
+                f"disk, or choose another directory with {called('data_dir')}"
             ) from None
         finally:
             self._release()
@@ -423,11 +449,23 @@ class Node:
         """The address for peers: the advertised one, or the one that this machine can use."""
         return self._running().address
 
-    def _running(self) -> _Parts:
+    def _running(self) -> Parts:
         parts = self._parts
         if parts is None:
             raise NotRunning("the node is not running; call start() or use it in a with statement")
         return parts
+
+
+def _path(path: File | None) -> str | None:
+    """Return a path as a text. Raises TypeError for what is none."""
+    return None if path is None else os.fspath(path)
+
+
+def _addresses(texts: Sequence[str]) -> tuple[Address, ...]:
+    """Return the addresses in these texts; raises InputError."""
+    if isinstance(texts, str):
+        raise InputError(f"{called('peers')} is a list of addresses, such as [{texts!r}]")
+    return tuple(parse_address(text) for text in texts)
 
 
 def _seconds(timeout: float) -> float:
@@ -435,93 +473,3 @@ def _seconds(timeout: float) -> float:
     if not timeout >= 0:
         raise InputError(f"timeout= is a number of seconds, 0 or more, not {timeout}")
     return min(timeout, threading.TIMEOUT_MAX)
-
-
-class _Parts:
-    """What exists from a node's start to its stop."""
-
-    def __init__(
-        self,
-        port: int,
-        data_dir: str | os.PathLike[str] | None,
-        settings: Settings,
-        callbacks: Sequence[Callback],
-    ) -> None:
-        self._name = settings.name or ""
-        self.credentials = Credentials(settings)
-        self.counters = Counters()
-        self.store = Store(data_dir)
-        start, wall = secrets.randbelow(MAX_NUMBER), wall_ms()
-        try:
-            self.log = Log(self.store)
-            newest = self.log.newest_time(wall + MAX_AHEAD_MS - 1)
-            origin = self.log.origin(wall + MAX_AHEAD_MS - 1)
-            if not origin and self.log.of_node(self.store.node):
-                logger.info("%s", _NEW_ORIGIN)
-            self.server = Listener(port, settings, self.credentials)
-        except OSError as error:
-            self.store.close()
-            raise StartError(
-                f"cannot listen on the peer port {port} of {settings.host} "
-                f"({error.strerror or error}); choose another with --peer-port"
-            ) from None
-        except BaseException:
-            self.store.close()
-            raise
-        core = Core(
-            self.store.node,
-            origin,
-            self.server.port,
-            settings,
-            self.log.vector(),
-            newest,
-            wall,
-            random.SystemRandom(),
-            self.log.all_ended(),
-        )
-        self.journal = Journal(self.store.start)
-        self.shell = Shell(
-            self.store, settings, self.credentials, start, self.counters, self.journal
-        )
-        self.state = self.shell.state = State(core, self.log, self.shell.perform)
-        keys = Keys(self.store, settings.keep_keys)
-        self.intake = Intake(self.state, keys, self.counters, settings.max_message_bytes)
-        self.writer = Writer(self.state, self.store.identity, settings)
-        self.auditor = Auditor(self.log)
-        self.address = str(
-            settings.advertise
-            or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
-        )
-        self.warnings = settings.warnings(self.server.server_address[0])
-        self.started = wall
-        self.delivery = Delivery(self.state, callbacks)
-        self.consumers = Consumers(self.state, self.store, self.journal)
-        self.consuming: list[Consuming] = []
-
-    def start(self) -> None:
-        for entry in self.log.damaged():
-            self.journal.note(Note(DAMAGED, f"{entry} is damaged here; peers send it again"))
-        self.delivery.start()
-        self.writer.start()
-        if self.store.directory:
-            self.auditor.start()
-        self.server.start(self.shell)
-        self.shell.start()
-        about = NodeInfo(
-            self.store.node, self._name, self.address, __version__, PROTOCOL_VERSION, self.started
-        )
-        self.report = Report(self.state, self.store, self.counters, about, self.warnings)
-
-    def stop(self) -> None:
-        self.journal.stop()
-        self.delivery.stop()
-        for consuming in self.consuming:
-            consuming.end()
-        self.shell.stop()
-        self.server.stop()
-        self.auditor.stop()
-        self.writer.stop()
-        self.delivery.join()
-        for consuming in self.consuming:
-            consuming.join()
-        self.store.close()

@@ -157,7 +157,7 @@ class Handshake:
         if not self._keys:
             if frame.proof:
                 raise ProtocolError(
-                    NOT_PROVED, "that network has a secret: start this node with --secret-file"
+                    NOT_PROVED, "that network has a secret: give this node the same one"
                 )
             return None
         if not frame.proof:

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
-from p2p_sync import Node, StartError
+from p2p_sync import InputError, Node
 from p2p_sync.cli.program import program
 from p2p_sync.disk.private import read_private
 from p2p_sync.net.credentials import secret_keys
@@ -79,8 +80,9 @@ def test_other_empty_options_are_refused_and_empty_variables_are_not_set(
 
 @pytest.mark.parametrize("name", ["secret", "secret_file", "tls_cert", "tls_key", "tls_ca"])
 def test_a_library_refuses_what_is_empty_too(name: str) -> None:
-    with pytest.raises(StartError, match=f"{name} is empty"):
-        Node(0, **{name: ""}).start()
+    empty: dict[str, Any] = {name: " "}
+    with pytest.raises(InputError, match=f"{name}= is empty"):
+        Node(0, **empty)
 
 
 # -- the environment ----------------------------------------------------------------------------
@@ -128,6 +130,17 @@ def test_errors_about_two_options_name_the_variables(tmp_path: Path) -> None:
     assert "--tls-cert" in error(tmp_path, P2P_SYNC_TLS_KEY="some.pem")
     line = error(tmp_path, "--secret-file", "x", P2P_SYNC_SECRET=SECRET)
     assert "P2P_SYNC_SECRET" in line and "--secret-file" in line and SECRET not in line
+
+
+def test_errors_at_the_start_name_options_and_not_parameters(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    for option, value, more in (
+        ("--data-dir", "link", f"--data-dir {tmp_path}"),
+        ("--data-dir", "/dev/null/below", "--ephemeral"),
+        ("--tls-key", "some.pem", "--tls-key needs --tls-cert"),
+    ):
+        line = error(tmp_path, option, value)
+        assert more in line and "=" not in line, line
 
 
 def test_a_short_secret_names_its_variable_and_is_not_shown(tmp_path: Path) -> None:

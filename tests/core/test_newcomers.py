@@ -43,7 +43,7 @@ def test_the_operator_is_told_why_origins_are_left_out_until_a_while_after() -> 
     taken(rules, STRANGER, "10.0.0.1", LIMIT)
     assert rules.warning(LIMIT, 0.0) == ""
     taken(rules, STRANGER, "10.0.0.1", 1)
-    assert "--max-new-origins 10" in rules.warning(LIMIT, NO_ROOM_PAUSE)
+    assert "max_new_origins=10" in rules.warning(LIMIT, NO_ROOM_PAUSE)
     assert rules.warning(LIMIT, 1_000.0) == ""
     assert not rules.has_room(STRANGER, "10.0.0.2", MAX_STRANGERS, 1_000.0)
     assert "holds 90,000 origins" in rules.warning(MAX_STRANGERS, 1_000.0)

@@ -236,7 +236,7 @@ def test_a_name_with_endpoints_that_do_not_answer(
     ips = hosts(4)
     port = port_of(*ips)
     names.table[NAME] = ips
-    files: dict[str, str] = {}
+    files: dict[str, Any] = {}
     if tls:
         authority = Authority(tmp_path)
         cert, key = authority.issue("node", NAME)
@@ -379,7 +379,7 @@ def test_certificates_are_checked_for_the_name_of_the_dial(names: Names, tmp_pat
     port = port_of(one, two)
     names.table[NAME] = [one, two]
     authority = Authority(tmp_path)
-    files = {"tls_ca": str(authority.pem)}
+    files: dict[str, Any] = {"tls_ca": authority.pem}
     wrong, right = authority.issue("wrong", "other.example"), authority.issue("right", NAME)
     with (
         Node(port, host=one, tls_cert=wrong[0], tls_key=wrong[1], **files) as stranger,

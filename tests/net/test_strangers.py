@@ -141,7 +141,7 @@ def test_a_flood_before_the_proof_is_cut(opcode: int, first: bytes, more: bytes)
 
 def test_a_stranger_that_is_slow_over_tls_keeps_nobody_out(tmp_path: Path) -> None:
     cert, key = Authority(tmp_path).issue("node")
-    files = {"tls_cert": cert, "tls_key": key, "tls_ca": str(tmp_path / "ca.pem")}
+    files: dict[str, Any] = {"tls_cert": cert, "tls_key": key, "tls_ca": tmp_path / "ca.pem"}
     with (
         Node(0, secret=OLD, **files) as node,
         Node(0, secret=OLD, **files) as other,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import signal
 import socket
@@ -11,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,11 +36,11 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-def node(authority: Authority, name: str = "node", **settings: object) -> Node:
+def node(authority: Authority, name: str = "node", **settings: Any) -> Node:
     """A node with a certificate of the authority, which it trusts."""
     cert, key = authority.issue(name)
-    files = {"tls_cert": cert, "tls_key": key, "tls_ca": str(authority.pem)}
-    return Node(0, **{**files, **settings})  # type: ignore[arg-type]
+    files: dict[str, Any] = {"tls_cert": cert, "tls_key": key, "tls_ca": authority.pem}
+    return Node(0, **files | settings)
 
 
 def state(one: Node, address: str) -> tuple[str, str]:
@@ -346,7 +346,11 @@ def shown(authority: Authority, address: str) -> bytes | None:
 
 
 def test_the_library_raises_for_wrong_files(tmp_path: Path) -> None:
-    missing = os.fspath(tmp_path / "missing.pem")
-    for options in ({"tls_cert": missing}, {"tls_ca": missing}, {"secret_file": missing}):
+    missing = tmp_path / "missing.pem"
+    for wrong in (
+        Node(0, tls_cert=missing),
+        Node(0, tls_ca=missing),
+        Node(0, secret_file=f"{missing}"),
+    ):
         with pytest.raises(StartError, match=r"missing\.pem"):
-            Node(0, **options).start()
+            wrong.start()

@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import LogError, LogFull, Message, MessageError, Node, P2PSyncError
+from p2p_sync import (
+    LogError,
+    LogFull,
+    Message,
+    MessageError,
+    Node,
+    P2PSyncError,
+    StartError,
+)
 from p2p_sync.disk.log import Log
 from p2p_sync.disk.pages import Pages
 from p2p_sync.node.shell import Shell
@@ -308,6 +316,30 @@ def test_a_data_directory_keeps_the_identity_and_serves_one_node(tmp_path: Path)
     with Node(0, data_dir=str(tmp_path / "data")) as node:
         second = node.commit("text")
     assert second.origin[:16] == first.origin[:16]
+
+
+def test_an_error_at_the_start_names_the_parameters_of_the_node(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "other.txt").write_text("of another program")
+    secret = "a secret of a network of nodes"
+    with Node(0, tmp_path / "data") as node:
+        port = int(node.address.rpartition(":")[2])
+        for wrong, names in (
+            (Node(port), ["peer_port="]),
+            (Node(0, tmp_path / "link"), [f"data_dir={tmp_path}"]),
+            (Node(0, tmp_path / "data"), ["data_dir="]),
+            (Node(0, tmp_path), ["data_dir="]),
+            (Node(0, "/dev/null/below"), ["data_dir=", "data_dir=None"]),
+            (Node(0, tls_key="key.pem"), ["tls_key=", "tls_cert="]),
+            (Node(0, secret=secret, secret_file="file"), ["(secret=)", "(secret_file=)"]),
+            (Node(0, secret="short"), ["(secret=)"]),
+        ):
+            with pytest.raises(StartError) as caught:
+                wrong.start()
+            text = str(caught.value)
+            assert all(name in text for name in names) and "--" not in text, text
+    with Node(0, host="0.0.0.0") as node:
+        assert "set secret_file=" in " ".join(node.status().warnings)
 
 
 @pytest.mark.parametrize("address", ["", "nonsense here", "ftp://127.0.0.1:1", "ws://127.0.0.1:0"])

@@ -75,7 +75,7 @@ def test_with_and_without_a_secret_do_not_mix_and_say_so(tmp_path: Path, dialler
         closed.commit("for members")
         one, other = (closed, open_node) if dialler == "with" else (open_node, closed)
         one.add(other.address)
-        give, start = "give that node the secret file", "start this node with --secret-file"
+        give, start = "give that node the secret file", "give this node the same one"
         says = start if dialler == "with" else give
         wait_until(lambda: other.logged("refused a connection", says), other.log)
         wait_until(lambda: one.logged("4401", says), one.log)

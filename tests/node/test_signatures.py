@@ -231,7 +231,7 @@ def test_invented_origins_are_bounded_and_honest_ones_still_accepted(secret: str
             assert code == 1008 and "new origins" in reason
         assert len(texts(node)) <= 51, "the first, and at most 50 of the attacker"
         assert node.status().misbehaviour["origins"]
-        assert any("--max-new-origins 50" in warning for warning in node.status().warnings)
+        assert any("max_new_origins=50" in warning for warning in node.status().warnings)
         # All of them are on one host with the attacker, so there is no room for strangers any more.
         with Node(0, secret=secret) as honest:
             honest.connect(node.address)

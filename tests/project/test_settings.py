@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 from dataclasses import fields
 from itertools import pairwise
+from typing import Any, TypeGuard
 
 import pytest
 
-from p2p_sync import settings
+from p2p_sync import InputError, Node, settings
+from p2p_sync.address import Address
 from p2p_sync.cli.options import node_options, option_fields
 from tests.harness.support import ROOT
 from tests.project.test_layers import folder_of, modules
@@ -49,6 +53,95 @@ def test_every_setting_is_an_option_or_has_a_reason() -> None:
         about = field.metadata["option"]
         assert about.help.endswith("."), name
     assert len(node_options()) == len(option_fields())
+
+
+# The parameters of `Node` that take more than the setting holds: paths, addresses as texts.
+WIDER = {
+    "peers": "Sequence[str]",
+    "advertise": "str | None",
+    **dict.fromkeys(("secret_file", "tls_cert", "tls_key", "tls_ca"), "File | None"),
+}
+
+
+def test_every_setting_is_a_parameter_of_a_node() -> None:
+    given = inspect.signature(Node).parameters
+    settings_of_node = {f.name: f for f in fields(settings.Settings) if f.name != "dialable"}
+    assert list(given) == ["peer_port", "data_dir", *settings_of_node]
+    for name, setting in settings_of_node.items():
+        wanted = name, WIDER.get(name, setting.type), setting.default
+        assert (name, given[name].annotation, given[name].default) == wanted
+
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "name": ("x", "x"),
+    "host": ("localhost", "localhost"),
+    "peers": (["a:1"], (Address("a", 1),)),
+    "advertise": ("a:1", Address("a", 1)),
+    **dict.fromkeys(("secret", "secret_file", "tls_cert", "tls_key", "tls_ca"), ("file", "file")),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in inspect.signature(Node).parameters if "_p" not in n])
+def test_a_value_reaches_the_settings(name: str) -> None:
+    if name == "data_dir":
+        return
+    given, wanted = VALUES.get(name, (123_456, 123_456))
+    option: dict[str, Any] = {name: given}
+    assert getattr(Node(0, **option)._settings, name) == wanted
+
+
+def test_a_node_that_cannot_be_dialled() -> None:
+    assert not Node(0, advertise="none")._settings.dialable
+
+
+def test_no_error_of_the_library_names_an_option_of_the_command_line() -> None:
+    """`called` says what the user calls a setting."""
+    found = []
+    for module, tree in modules().items():
+        if folder_of(module) in ("web", "cli") or module == "settings":
+            continue
+        about = {ast.get_docstring(n, clean=False) for n in ast.walk(tree) if is_documented(n)}
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            if node.value not in about and re.search("--[a-z]|P2P_SYNC", node.value):
+                found.append(f"{module}:{node.lineno}: {node.value}")
+    assert not found
+
+
+def is_documented(node: ast.AST) -> TypeGuard[ast.Module | ast.ClassDef | ast.FunctionDef]:
+    return isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+
+
+BAD: list[dict[str, Any]] = [
+    {"max_peers": 0},
+    {"max_peers": "8"},
+    {"max_peers": 2.5},
+    {"max_peers": True},
+    {"target_links": -1},
+    {"heartbeat": 0},
+    {"heartbeat": float("nan")},
+    {"redial_longest": float("inf")},
+    {"keep": "30d"},
+    {"keep_bytes": -(10**400)},
+    {"max_message_bytes": 1 << 20},
+    {"host": ""},
+    {"secret": b"some secret that nobody may see"},
+    {"secret_file": ""},
+    {"peers": "ws://127.0.0.1:1"},
+    {"peer_port": "8001"},
+    {"peer_port": 65536},
+    {"data_dir": ""},
+]
+
+
+@pytest.mark.parametrize("wrong", BAD, ids=lambda wrong: " ".join(wrong))
+def test_a_wrong_value_is_refused_by_its_name(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    options: dict[str, Any] = {"peer_port": 0, **wrong}
+    with pytest.raises(InputError, match=f"^{name}= is ") as caught:
+        Node(**options)
+    assert "nobody" not in str(caught.value)
 
 
 # Numbers that are no limits: exit codes, the version of the database, what names no message.
