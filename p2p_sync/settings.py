@@ -974,7 +974,7 @@ class Program:
     http_host: str = option("127.0.0.1", "Address to listen on for HTTP.")
     http_names: tuple[str, ...] = option(
         (),
-        "Host name accepted by the HTTP port; can be given more than once.",
+        "Host name accepted by the HTTP port.",
         "Needed for names by which browsers call the port, for example behind a proxy.",
         name="http-name",
         form="host name",
@@ -1043,7 +1043,7 @@ class Settings:
 
     peers: tuple[Address, ...] = option(
         (),
-        "Node to connect to; can be given more than once.",
+        "Node to connect to.",
         "It is dialled at the start, and again and again while it is not connected.",
         name="peer",
         form="peer",
@@ -1067,7 +1067,7 @@ class Settings:
 
     keep: Seconds | None = option(
         None,
-        "How long messages are kept, for example 30d, 12h, 90min or 60s.",
+        "How long messages are kept.",
         "Older ones are deleted, the oldest first; so it is with the other two limits. The limit "
         "that is reached first applies. Other nodes may keep more.",
         form="duration",
@@ -1078,7 +1078,7 @@ class Settings:
 
     keep_bytes: Bytes | None = option(
         None,
-        "How much the messages may take on disk, for example 2GiB or 500MiB.",
+        "How much the messages may take on disk.",
         "Indexes count, too. The files may take 1.3 times as much, and 16 MiB.",
         form="size",
         metavar="BYTES",
@@ -1096,7 +1096,7 @@ class Settings:
 
     keep_keys: Seconds = option(
         86400.0,
-        "How long idempotency keys are known, for example 24h.",
+        "How long idempotency keys are known.",
         "A commit that is sent again with its key within this time is not committed again.",
         form="duration",
         metavar="TIME",
@@ -1111,13 +1111,12 @@ class Settings:
     )
 
     secret: str | None = None
-    """The secret of the network, one or two lines. Given by P2P_SYNC_SECRET and not by an option:
-    all users of a machine can read the arguments of a process."""
+    """The secret of the network, one or two lines. On the command line only the variable
+    P2P_SYNC_SECRET holds it: all users of a machine can read the arguments of a process."""
 
     secret_file: str | None = option(
         None,
         "File with the secret of the network; nodes without it are not let in.",
-        "`P2P_SYNC_SECRET` may hold the secret itself.",
         form="file",
         metavar="FILE",
         shown="none",
@@ -1132,7 +1131,11 @@ class Settings:
     )
 
     tls_key: str | None = option(
-        None, "Key (PEM) of that certificate.", form="file", metavar="FILE", shown="in --tls-cert"
+        None,
+        "Key (PEM) of that certificate.",
+        form="file",
+        metavar="FILE",
+        shown="in the file of the certificate",
     )
 
     tls_ca: str | None = option(

@@ -6,21 +6,24 @@ python -m tests.reference [FOLDER]          into that folder, or where it belong
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
-from p2p_sync import settings
+import p2p_sync
+from p2p_sync import Node, results, settings
 from p2p_sync.cli.exits import MEANINGS
-from p2p_sync.cli.options import option_fields, variable
+from p2p_sync.cli.options import help_of, option_fields, variable
 from p2p_sync.cli.program import program
 from p2p_sync.web.metrics import COUNTS, SERIES, TIMES
 from tests.harness.support import ROOT
@@ -35,6 +38,7 @@ def pages() -> dict[str, str]:
     """Return the text of each generated file, by its name."""
     return {
         "api.md": _page("The HTTP API", _api()),
+        "library.md": _page("The library", _library()),
         "options.md": _page("Options", _options()),
         "metrics.md": _page("Metrics", _metrics()),
         "limits.md": _page("Limits", _limits()),
@@ -65,15 +69,15 @@ def _options() -> Iterator[str]:
     yield ""
     yield "## `run`"
     yield ""
-    yield "The fields are those of `p2p_sync.settings.Settings`, the parameters of a library's `Node`,"
-    yield "and of `Program`, which only the command line has."
+    yield "In a program the settings of a node are [parameters of `Node`](library.md#parameters)."
+    yield "The variable `P2P_SYNC_SECRET` may hold the secret itself."
     yield ""
     rows = [
         (
             f"`--{name}`",
             f"`{variable(name)}`",
             _default(field.default, field.metadata["option"]),
-            f"{field.metadata['option'].help} {field.metadata['option'].more}",
+            f"{help_of(field)} {field.metadata['option'].more}",
         )
         for name, field in option_fields().items()
     ]
@@ -119,8 +123,6 @@ def _limits() -> Iterator[str]:
         for found in re.finditer(r"^# -- (.+?) -+$", source, re.M)
     }
     tree = ast.parse(source)
-    (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings")
-    defaults = {f.name: f.default for f in fields(settings.Settings) if f.default is not MISSING}
     limits = list(_values(tree.body, vars(settings)))
     for start, title in sections.items():
         end = min((line for line in sections if line > start), default=1 << 30)
@@ -130,8 +132,16 @@ def _limits() -> Iterator[str]:
             yield from _table(("limit", "value", "reason"), rows)
             yield ""
     yield from ("## Settings of a library's `Node` that are no options", "")
-    rows = [row[1:] for row in _values(node.body, defaults)]
+    rows = [row[1:] for row in _values(*_settings())]
     yield from _table(("setting", "default", "reason"), rows)
+
+
+def _settings() -> tuple[list[ast.stmt], dict[str, Any]]:
+    """The body of the settings of a node, and their defaults."""
+    tree = ast.parse(Path(settings.__file__).read_text())
+    (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings")
+    defaults = {f.name: f.default for f in fields(settings.Settings) if f.default is not MISSING}
+    return node.body, defaults
 
 
 def _values(body: list[ast.stmt], values: dict[str, Any]) -> Iterator[tuple[Any, str, str, str]]:
@@ -160,6 +170,130 @@ def _shown(value: Any, unit: str) -> str:
         return _shown(value / 1000, "Seconds")
     text = f"{value:,}" if type(value) is int else f"{value}"
     return f"{text} characters" if unit == "Characters" else text
+
+
+# -- the library -----------------------------------------------------------------------------------
+
+
+def _library() -> Iterator[str]:
+    yield "Import all names from `p2p_sync`. All have types. A program that uses most of `Node`:"
+    yield from ("", "```python", (ROOT / "tests/example.py").read_text().rstrip(), "```", "")
+    yield from ("## `Node`", "", *_text(Node), "", "### Parameters", "", *_text(Node.__init__), "")
+    yield "`File` is the name of a file or a path, `Seconds` a float, and `Bytes` a whole number."
+    yield ""
+    yield from _table(("parameter", "type", "default", "meaning"), _parameters())
+    for name, forms in _methods().items():
+        yield from ("", f"### `{name}`", "", "```python", *forms, "```", "")
+        yield from _text(getattr(Node, name))
+    names = [getattr(p2p_sync, name) for name in sorted(p2p_sync.__all__) if name[0] != "_"]
+    errors = [each for each in names if issubclass(each, Exception)]
+    for each in names:
+        if each not in (Node, *errors):
+            yield from ("", f"## `{each.__name__}`", "", *_text(each))
+            if each not in _schemas() and each is not p2p_sync.Page:
+                yield from ("", "```python", _form(each), "```")
+            if rows := list(_members_of(each)):
+                yield ""
+                yield from _table(("member", "type", "meaning"), rows)
+    yield from ("", "## Errors", "")
+    rows = [(f"`{e.__name__}`", f"`{e.__base__.__name__}`", _line(e)) for e in errors]
+    yield from _table(("error", "is a", "meaning"), rows)
+
+
+def _text(documented: object) -> list[str]:
+    return (inspect.getdoc(documented) or "").splitlines()
+
+
+def _line(documented: object) -> str:
+    return " ".join(_text(documented))
+
+
+def _parameters() -> Iterator[Row]:
+    reasons = {name.strip("`"): reason for _, name, _, reason in _values(*_settings())}
+    known = {field.name: field for field in (*fields(settings.Settings), *fields(settings.Program))}
+    for name, parameter in inspect.signature(Node).parameters.items():
+        about: settings.Option | None = known[name].metadata.get("option")
+        meaning = f"{about.help} {about.more}" if about else reasons[name]
+        default = f"`{parameter.default!r}`"
+        if parameter.default is None and about and about.shown != "none":
+            default += f": {about.shown}"
+        if name == "data_dir":
+            default = "`None`: nothing is kept"
+        elif parameter.default is inspect.Parameter.empty:
+            default = ""
+        yield f"`{name}`", f"`{parameter.annotation}`", default, meaning
+
+
+def _methods() -> dict[str, list[str]]:
+    """How to call each method of a node, and what it returns, as it stands in the source. Methods
+    that return parts of the node are for the package alone: their results have no public name."""
+    (node,) = ast.parse(inspect.getsource(Node)).body
+    assert isinstance(node, ast.ClassDef)
+    found: dict[str, list[str]] = {}
+    overloaded: set[str] = set()
+    for method in node.body:
+        if not isinstance(method, ast.FunctionDef) or method.name.startswith("_"):
+            continue
+        returned, marks = ast.unparse(method.returns or ast.Constant(None)), _marks(method)
+        if "overload" in marks:
+            overloaded.add(method.name)
+        elif method.name in overloaded or not _is_public(method.name):
+            continue
+        given = ast.unparse(method.args).removeprefix("self").removeprefix(", ")
+        given = "" if "property" in marks else f"({re.sub(r'(?<=[^,*])=', ' = ', given)})"
+        found.setdefault(method.name, []).append(f"node.{method.name}{given} -> {returned}")
+    return found
+
+
+def _marks(method: ast.FunctionDef) -> set[str]:
+    return {ast.unparse(decorator) for decorator in method.decorator_list}
+
+
+def _is_public(name: str) -> bool:
+    member = getattr(Node, name)
+    result = get_type_hints(getattr(member, "fget", member))["return"]
+    inside = isinstance(result, type) and result.__module__.startswith("p2p_sync.")
+    return not inside or result.__name__ in p2p_sync.__all__
+
+
+def _members_of(result: type) -> Iterator[Row]:
+    """The members of a result, and what they mean, as the description of the API says it."""
+    for name, schema in _schemas().get(result, {"properties": {}})["properties"].items():
+        text: str = result.__annotations__[name]
+        alias = text.removesuffix(" | None")
+        if values := get_args(getattr(results, alias, None)):
+            text = text.replace(alias, f"Literal{[*values]}")
+        meaning = schema.get("description") or _line(getattr(p2p_sync, text))
+        yield f"`{name}`", f"`{text}`", re.sub(r"\bnull\b", "None", meaning)
+    for name, member in vars(result).items():
+        if isinstance(member, property):
+            returned = inspect.signature(member.fget or _line).return_annotation
+            yield f"`{name}`", f"`{returned}`", _line(member)
+
+
+def _form(result: type) -> str:
+    """The members of a result as its constructor takes them."""
+    given = f"{inspect.signature(result)}".partition(" -> ")[0]
+    return result.__name__ + re.sub(r"(?:ForwardRef\()?'([^']+)'\)?(?=[ ,)])", r"\1", given)
+
+
+@cache
+def _schemas() -> dict[type, dict[str, Any]]:
+    """The schema of each result that is an object of the API, too."""
+    described = json.loads((_PACKAGE / "web" / "openapi.json").read_text())
+    schemas = described["components"]["schemas"]
+    left = [(p2p_sync.Status, schemas["Status"]), (p2p_sync.PeerInfo, schemas["Peer"])]
+    left.append((p2p_sync.Event, schemas["Event"]))
+    found: dict[type, dict[str, Any]] = {}
+    while left:
+        result, schema = left.pop()
+        found[result] = schema
+        for name, hint in get_type_hints(result).items():
+            (hint,) = get_args(hint) if get_origin(hint) is list else (hint,)
+            if is_dataclass(hint) and isinstance(hint, type):
+                member = schema["properties"][name]
+                left.append((hint, _resolved(member.get("items", member), described)))
+    return found
 
 
 # -- metrics and exit codes ------------------------------------------------------------------------

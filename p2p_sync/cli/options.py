@@ -123,6 +123,12 @@ _CALLBACKS: dict[Form, Callback] = {
 }
 
 
+_EXAMPLES: dict[Form, str] = {
+    "duration": ", for example 30d, 12h, 90min or 60s",
+    "size": ", for example 2GiB or 500MiB",
+}
+
+
 FILE = click.Path(readable=False, allow_dash=True)
 """The type of a name of a file, which is not looked at yet. Shells complete it."""
 DIRECTORY = click.Path(file_okay=False, readable=False)
@@ -149,6 +155,15 @@ def option_fields() -> dict[str, Field[Any]]:
         if about := setting.metadata.get("option"):
             found[about.name or setting.name.replace("_", "-")] = setting
     return found
+
+
+def help_of(setting: Field[Any]) -> str:
+    """Return what the help says about a setting that is an option."""
+    help = f"{setting.metadata['option'].help}"
+    more = _EXAMPLES.get(setting.metadata["option"].form, "")
+    if isinstance(setting.default, tuple):
+        more = "; can be given more than once"
+    return f"{help.removesuffix('.')}{more}." if more else help
 
 
 def option_names() -> dict[str, str]:
@@ -218,7 +233,7 @@ def _node_option(name: str, setting: Field[Any]) -> click.Option:
         callback=callback,
         metavar=about.metavar or (None if about.choices or flag else "N" if kind else "TEXT"),
         show_default=about.shown or True,
-        help=about.help,
+        help=help_of(setting),
     )
 
 

@@ -49,8 +49,8 @@ _END: Place = (MAX_NUMBER, "~", 0)
 class Page(list[T]):
     """A list of what was read, and how many `damaged` entries were left out of it.
 
-    If it was read by arrival, it goes up to the arrival `upto`, and `missed` messages on the way
-    were deleted before they were read."""
+    If it was read by arrival, it goes up to the arrival `upto`, and `missed` messages on the way,
+    of any topic, were deleted before they were read."""
 
     damaged = 0
     missed = 0

@@ -40,13 +40,15 @@ logger = logging.getLogger("p2p_sync")
 logger.addHandler(logging.NullHandler())  # a program that sets up no logging sees no lines
 
 File: TypeAlias = str | os.PathLike[str]
-_Function = TypeVar("_Function", bound=Callable[[Message], object])
+Function = TypeVar("Function", bound=Callable[[Message], object])
 
 
 class Node:
     """One member of the network: it holds the messages and is connected with its peers.
 
-    Any thread may call any method. A `with` statement starts the node and stops it.
+    Any thread may call any method. A `with` statement starts the node and stops it; before and
+    after that most methods raise NotRunning. The logger `p2p_sync` gets what operators should know;
+    a program that sets up no logging sees none of it.
     """
 
     def __init__(
@@ -86,9 +88,8 @@ class Node:
         """Make a node that will accept peers on `peer_port` (0: any free port).
 
         `data_dir` is for the log, the node's identity and the addresses it knows; None: keep
-        nothing. The other parameters are the settings of a node: settings.py says what each is for.
-        `peers` are addresses, and `advertise` may be "none": this node cannot be dialled. Raises
-        InputError for an invalid value.
+        nothing. The other parameters are the settings of a node, as docs/library.md lists them.
+        Raises InputError for an invalid value.
         """
         if type(peer_port) is not int or not 0 <= peer_port <= 65535:
             raise InputError(f"{called('peer_port')} is from 0 to 65535, not {peer_port!r}")
@@ -252,28 +253,28 @@ class Node:
 
     def messages(self, topic: str = "") -> list[Message]:
         """Return all messages that are kept, or those of a topic, in the order that is the same on
-        every node. `log` reads parts. Raises TopicError."""
+        every node. Raises TopicError."""
         check_topic(topic)
         return list(self._running().state.messages(topic))
 
     @property
     def log(self) -> Log:
-        """The log, to read pages of it."""
+        """The log, for the parts of this package."""
         return self._running().log
 
     @property
     def intake(self) -> Intake:
-        """Commits messages in more ways than `commit` and `commit_all`."""
+        """Commits messages, for the parts of this package."""
         return self._running().intake
 
     @property
     def report(self) -> Report:
-        """Answers more questions about this node."""
+        """Answers questions about this node, for the parts of this package."""
         return self._running().report
 
     @property
     def journal(self) -> Journal:
-        """The events and their cursors."""
+        """The events and their cursors, for the parts of this package."""
         return self._running().journal
 
     def status(self) -> Status:
@@ -287,18 +288,22 @@ class Node:
         acknowledge(parts.state, parts.store)
 
     def unready(self) -> str:
-        """Return why the node is not ready; "" if it is (see `Report.unready`)."""
+        """Return why the node is not ready; "" if it is.
+
+        A node is ready once it has caught up, or at once if it knows no other node. It stays ready
+        until many messages are missing. It is not ready while its log is damaged or cannot be
+        written.
+        """
         return self.report.unready()
 
     def follow(
-        self, after: int, pause: float, topic: str = ""
+        self, after: int = 0, pause: float | None = None, topic: str = ""
     ) -> Iterator[Page[tuple[int, Message]]]:
         """Yield pages of the messages after arrival `after`, each with its number, as they come;
         with a `topic` only its own. A message that is erased comes once more, without its text.
 
-        An empty page means that nothing has come for `pause` seconds. `damaged` of a page counts
-        the entries that were left out of it, `missed` the messages (of any topic) that were deleted
-        before they could be read. Ends when the node stops. Raises TopicError.
+        An empty page means that nothing has come for `pause` seconds (None: there are none). Ends
+        when the node stops. Raises TopicError, LogError if the log cannot be read.
         """
         check_topic(topic)
         return follow(self._running().state, after, pause, topic)
@@ -346,14 +351,14 @@ class Node:
         return Events(*parts.journal.wait(after, _seconds(timeout)), parts.started)
 
     @overload
-    def on_message(self, callback: _Function, topic: str = "") -> _Function: ...
+    def on_message(self, callback: Function, topic: str = "") -> Function: ...
 
     @overload
-    def on_message(self, *, topic: str = "") -> Callable[[_Function], _Function]: ...
+    def on_message(self, *, topic: str = "") -> Callable[[Function], Function]: ...
 
     def on_message(
-        self, callback: _Function | None = None, topic: str = ""
-    ) -> _Function | Callable[[_Function], _Function]:
+        self, callback: Function | None = None, topic: str = ""
+    ) -> Function | Callable[[Function], Function]:
         """Call `callback` with each message that arrives from now on, or from the start on; with a
         `topic` only with its own. A message that is erased comes once more, without its text.
 

@@ -155,12 +155,7 @@ class Report:
         )
 
     def unready(self) -> str:
-        """Return why the node is not ready; "" if it is.
-
-        A node is ready once it has caught up, or at once if it knows no other node. It stays ready
-        until many messages are missing. It is not ready while its log is damaged or cannot be
-        written.
-        """
+        """Return why the node is not ready; "" if it is (see `Node.unready`)."""
         with self._state.turn() as core:
             problem = str(core.commits.failure or "")
             behind, seeks = core.replica.catch_up.behind(core.now), _seeks(core)

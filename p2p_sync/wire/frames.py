@@ -45,10 +45,10 @@ class Message:
 
     `origin` is the id of the node that committed it, a dash and the number of that node's start.
     `seq` counts the messages of an origin from 1. `time` is in milliseconds since the epoch, UTC.
-    `heard` marks a copy of a commit of an original node; other nodes may have made copies of it,
-    too (see deduplication.py). `topic` is a short text beside the message. The `data` of a message
-    that was `erased` is ""; the erasure is UNNAMED if its entry does not say by what. `copies` is
-    how many other nodes are known to hold the message, if the caller asked for that.
+    `heard` marks a copy of a commit of an original node, which was shown once. `topic` is a short
+    text beside the message. The `data` of a message that was `erased` is ""; the members of the
+    erasure are empty if it is not known by what. `copies` is how many other nodes are known to hold
+    the message, if the caller asked for that.
     """
 
     origin: str

@@ -11,7 +11,7 @@ import pytest
 from tests.harness.support import DEADLINE, ROOT
 from tests.reference import DOCS, pages
 
-NAMES = ["api.md", "exit-codes.md", "limits.md", "metrics.md", "options.md"]
+NAMES = ["api.md", "exit-codes.md", "library.md", "limits.md", "metrics.md", "options.md"]
 
 
 @pytest.fixture(scope="module")
