@@ -31,9 +31,13 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .disk.consumers import Parked
     from .disk.pages import Page
+    from .node.consumers import ConsumerOptions, Consumers, Given
+    from .node.consuming import Consuming
     from .node.node import Node
     from .results import (
+        ConsumerInfo,
         Dispute,
         Event,
         Events,
@@ -52,21 +56,31 @@ if TYPE_CHECKING:
 
 # Where these names are; the others are in `results`.
 _LATER = {
+    "ConsumerOptions": ".node.consumers",
+    "Consumers": ".node.consumers",
+    "Consuming": ".node.consuming",
     "Erasure": ".wire.entries",
+    "Given": ".node.consumers",
     "Message": ".wire.frames",
     "Node": ".node.node",
     "Page": ".disk.pages",
+    "Parked": ".disk.consumers",
 }
 
 __all__ = [
     "AddressError",
     "ConsumerError",
+    "ConsumerInfo",
+    "ConsumerOptions",
+    "Consumers",
+    "Consuming",
     "CursorGone",
     "Dispute",
     "Erasure",
     "Event",
     "Events",
     "Fork",
+    "Given",
     "HeadInfo",
     "InputError",
     "KeyInvalid",
@@ -83,6 +97,7 @@ __all__ = [
     "NotRunning",
     "P2PSyncError",
     "Page",
+    "Parked",
     "PeerInfo",
     "StartError",
     "Status",

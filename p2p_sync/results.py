@@ -1,4 +1,4 @@
-"""What a node says about itself: the results of `status`, `peers` and `events`.
+"""What a node says about itself: the results of `status`, `peers`, `events` and `consumers`.
 
 They are the JSON objects of the API, too, with the same members: `web/openapi.json` says what each
 member means. Times are in ms since the epoch.
@@ -162,6 +162,27 @@ class Status:
     misbehaviour: dict[str, int]
     damaged: list[str]
     warnings: list[str]
+
+
+# -- consumers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConsumerInfo:
+    """A consumer: what it is to handle, and how far it is."""
+
+    name: str
+    topic: str
+    own: bool
+    ack_wait: float
+    max_attempts: int
+    position: str
+    lag: int
+    lent: int
+    attempts: int
+    parked: int
+    missed: int
+    error: str
 
 
 # -- events ----------------------------------------------------------------------------------------

@@ -182,19 +182,19 @@ def _library() -> Iterator[str]:
     yield "`File` is the name of a file or a path, `Seconds` a float, and `Bytes` a whole number."
     yield ""
     yield from _table(("parameter", "type", "default", "meaning"), _parameters())
-    for name, forms in _methods().items():
-        yield from ("", f"### `{name}`", "", "```python", *forms, "```", "")
-        yield from _text(getattr(Node, name))
+    yield from _methods(Node)
     names = [getattr(p2p_sync, name) for name in sorted(p2p_sync.__all__) if name[0] != "_"]
     errors = [each for each in names if issubclass(each, Exception)]
     for each in names:
         if each not in (Node, *errors):
             yield from ("", f"## `{each.__name__}`", "", *_text(each))
-            if each not in _schemas() and each is not p2p_sync.Page:
+            if each not in _schemas() and (is_dataclass(each) or issubclass(each, tuple)):
                 yield from ("", "```python", _form(each), "```")
             if rows := list(_members_of(each)):
                 yield ""
                 yield from _table(("member", "type", "meaning"), rows)
+            if not is_dataclass(each) and not issubclass(each, (tuple, list)):
+                yield from _methods(each)
     yield from ("", "## Errors", "")
     rows = [(f"`{e.__name__}`", f"`{e.__base__.__name__}`", _line(e)) for e in errors]
     yield from _table(("error", "is a", "meaning"), rows)
@@ -224,24 +224,32 @@ def _parameters() -> Iterator[Row]:
         yield f"`{name}`", f"`{parameter.annotation}`", default, meaning
 
 
-def _methods() -> dict[str, list[str]]:
-    """How to call each method of a node, and what it returns, as it stands in the source. Methods
+def _methods(owner: type) -> Iterator[str]:
+    for name, forms in _forms(owner).items():
+        yield from ("", f"### `{owner.__name__}.{name}`", "", "```python", *forms, "```", "")
+        yield from _text(getattr(owner, name))
+
+
+def _forms(owner: type) -> dict[str, list[str]]:
+    """How to call each method of a class, and what it returns, as it stands in the source. Methods
     that return parts of the node are for the package alone: their results have no public name."""
-    (node,) = ast.parse(inspect.getsource(Node)).body
-    assert isinstance(node, ast.ClassDef)
+    (body,) = ast.parse(inspect.getsource(owner)).body
+    assert isinstance(body, ast.ClassDef)
     found: dict[str, list[str]] = {}
     overloaded: set[str] = set()
-    for method in node.body:
+    for method in body.body:
         if not isinstance(method, ast.FunctionDef) or method.name.startswith("_"):
             continue
         returned, marks = ast.unparse(method.returns or ast.Constant(None)), _marks(method)
         if "overload" in marks:
             overloaded.add(method.name)
-        elif method.name in overloaded or not _is_public(method.name):
+        elif method.name in overloaded or not _is_public(getattr(owner, method.name)):
             continue
         given = ast.unparse(method.args).removeprefix("self").removeprefix(", ")
+        given = re.sub(r"\b[A-Z]+_[A-Z_]+\b", lambda name: f"{getattr(settings, name[0])}", given)
         given = "" if "property" in marks else f"({re.sub(r'(?<=[^,*])=', ' = ', given)})"
-        found.setdefault(method.name, []).append(f"node.{method.name}{given} -> {returned}")
+        form = f"{owner.__name__.lower()}.{method.name}{given} -> {returned}"
+        found.setdefault(method.name, []).append(form)
     return found
 
 
@@ -249,8 +257,7 @@ def _marks(method: ast.FunctionDef) -> set[str]:
     return {ast.unparse(decorator) for decorator in method.decorator_list}
 
 
-def _is_public(name: str) -> bool:
-    member = getattr(Node, name)
+def _is_public(member: Any) -> bool:
     result = get_type_hints(getattr(member, "fget", member))["return"]
     inside = isinstance(result, type) and result.__module__.startswith("p2p_sync.")
     return not inside or result.__name__ in p2p_sync.__all__
@@ -284,6 +291,7 @@ def _schemas() -> dict[type, dict[str, Any]]:
     schemas = described["components"]["schemas"]
     left = [(p2p_sync.Status, schemas["Status"]), (p2p_sync.PeerInfo, schemas["Peer"])]
     left.append((p2p_sync.Event, schemas["Event"]))
+    left.append((p2p_sync.ConsumerInfo, schemas["Consumer"]))
     found: dict[type, dict[str, Any]] = {}
     while left:
         result, schema = left.pop()

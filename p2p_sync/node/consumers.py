@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..core.consumer import Consumer, Span
 from ..core.core import Core
@@ -26,6 +26,7 @@ from ..disk import consumers
 from ..disk.consumers import Parked
 from ..disk.store import Database, Store
 from ..errors import ConsumerError, UnknownConsumer
+from ..results import ConsumerInfo
 from ..settings import (
     API_MAX_LIMIT,
     CONSUMER_BATCH,
@@ -43,7 +44,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True)
-class Options:
+class ConsumerOptions:
     """What a consumer is to handle, and how; see core/consumer.py."""
 
     topic: str = ""
@@ -78,7 +79,7 @@ class Consumers:
 
     # -- what there is --------------------------------------------------------------------------
 
-    def create(self, name: str, options: Options, start: str = "first") -> bool:
+    def create(self, name: str, options: ConsumerOptions, start: str = "first") -> bool:
         """Make a consumer, or give other options to the one of that name; return whether it is new.
 
         A new one begins at the first message that is kept, with `start` "new" behind the last one,
@@ -105,33 +106,31 @@ class Consumers:
         with self._store.writing() as database:
             return consumers.delete(database, name)
 
-    def status(self) -> list[dict[str, Any]]:
-        """Return all consumers in the form of `GET /api/v1/consumers`."""
+    def status(self) -> list[ConsumerInfo]:
+        """Return what there is to know of each consumer."""
         last = self._log.last_arrival()
         with self._store.reading() as database:
             return [
-                self._described(database, name, consumer, last)
+                self._info(database, name, consumer, last)
                 for name in consumers.names(database)
                 if (consumer := consumers.load(database, name))
             ]
 
-    def _described(
-        self, database: Database, name: str, consumer: Consumer, last: int
-    ) -> dict[str, Any]:
-        return {
-            "name": name,
-            "topic": consumer.topic,
-            "own": consumer.own,
-            "ack_wait": consumer.ack_wait,
-            "max_attempts": consumer.max_attempts,
-            "position": self._log.cursor(consumer.position),
-            "lag": consumers.lag(database, consumer, last, self._store.node),
-            "lent": sum(len(span.numbers) for span in consumer.lent),
-            "attempts": consumer.attempts,
-            "parked": consumers.count_parked(database, name),
-            "missed": consumer.missed,
-            "error": consumer.error,
-        }
+    def _info(self, database: Database, name: str, consumer: Consumer, last: int) -> ConsumerInfo:
+        return ConsumerInfo(
+            name=name,
+            topic=consumer.topic,
+            own=consumer.own,
+            ack_wait=consumer.ack_wait,
+            max_attempts=consumer.max_attempts,
+            position=self._log.cursor(consumer.position),
+            lag=consumers.lag(database, consumer, last, self._store.node),
+            lent=sum(len(span.numbers) for span in consumer.lent),
+            attempts=consumer.attempts,
+            parked=consumers.count_parked(database, name),
+            missed=consumer.missed,
+            error=consumer.error,
+        )
 
     # -- handling -------------------------------------------------------------------------------
 
@@ -316,7 +315,7 @@ class Consumers:
         return True
 
 
-def _check(name: str, options: Options) -> None:
+def _check(name: str, options: ConsumerOptions) -> None:
     if not NAME.fullmatch(name):
         raise ConsumerError(
             "the name of a consumer has 1 to 64 letters (A to Z, a to z), digits, '.', '_' and "

@@ -25,7 +25,7 @@ from ..settings import (
     called,
 )
 from ..wire.frames import Message, check_topic
-from .consumers import Consumers, Options
+from .consumers import ConsumerOptions, Consumers
 from .consuming import Calling, Consuming
 from .delivery import Callback
 from .follow import follow
@@ -391,7 +391,7 @@ class Node:
         self,
         name: str,
         handle: Callable[[Message], object],
-        topic: str | None = None,
+        topic: str = "",
         *,
         start: str = "first",
         max_attempts: int = CONSUMER_ATTEMPTS,
@@ -412,7 +412,7 @@ class Node:
         LogError.
         """
         parts = self._running()
-        options = Options(topic or "", False, CONSUMER_ALONE, max_attempts)
+        options = ConsumerOptions(topic, False, CONSUMER_ALONE, max_attempts)
         parts.consumers.create(name, options, start)
         consuming = Calling(parts.consumers, name, handle)
         parts.consuming.append(consuming)

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from ..errors import ConsumerError, InputError
-from ..node.consumers import Options
+from ..node.consumers import ConsumerOptions
 from ..node.node import Node
 from ..settings import API_DEFAULT_LIMIT, API_MAX_LIMIT, API_MAX_POLL
 from .answers import Answer, Refused
@@ -29,8 +29,8 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         given = _options(asked.body())
         start = given.pop("start", "first")
         name = asked.parts["name"]
-        new = node.consumers.create(name, Options(**given), start)
-        (made,) = (each for each in node.consumers.status() if each["name"] == name)
+        new = node.consumers.create(name, ConsumerOptions(**given), start)
+        (made,) = (each for each in node.consumers.status() if each.name == name)
         return json_of(made, HTTPStatus.CREATED if new else HTTPStatus.OK)
 
     def delete(asked: Asked) -> Answer:

@@ -52,7 +52,7 @@ def test_each_message_is_handled_and_only_the_last_before_a_kill_twice(tmp_path:
         held = [message.data for _, message in node.log.arrivals(0, 1_000_000)]
         with file.open("a", buffering=1) as lines:
             consuming = node.consume("c", lambda message: lines.write(f"{message.data}\n"))
-            wait_until(lambda: not node.consumers.status()[0]["lag"])
+            wait_until(lambda: not node.consumers.status()[0].lag)
             consuming.stop()
     handled = file.read_text().split()
     once = [text for text, before in zip(handled, ["", *handled], strict=False) if text != before]

@@ -9,9 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from p2p_sync import ConsumerError, CursorGone, LogError, Message, Node, UnknownConsumer
+from p2p_sync import (
+    ConsumerError,
+    ConsumerInfo,
+    ConsumerOptions,
+    CursorGone,
+    LogError,
+    Message,
+    Node,
+    UnknownConsumer,
+)
 from p2p_sync.core import consumer as rules
-from p2p_sync.node.consumers import Options
 from tests.harness.support import wait_until
 
 
@@ -19,8 +27,8 @@ def take(node: Node, name: str = "c", limit: int = 100) -> list[str]:
     return [each.message.data for each in node.consumers.take(name, limit)]
 
 
-def described(node: Node, name: str = "c") -> dict[str, object]:
-    (found,) = [each for each in node.consumers.status() if each["name"] == name]
+def described(node: Node, name: str = "c") -> ConsumerInfo:
+    (found,) = [each for each in node.consumers.status() if each.name == name]
     return found
 
 
@@ -43,12 +51,12 @@ def test_a_function_gets_each_message_in_order_and_once(tmp_path: Path) -> None:
         wait_until(lambda: len(got) == 5)
         node.commit("5")
         wait_until(lambda: len(got) == 6)
-        wait_until(lambda: described(node)["lag"] == 0)
+        wait_until(lambda: described(node).lag == 0)
     with Node(0, tmp_path) as node:
         node.commit("6")
         node.consume("c", lambda message: got.append(message.data))
         wait_until(lambda: len(got) == 7)
-        wait_until(lambda: described(node)["lag"] == 0)
+        wait_until(lambda: described(node).lag == 0)
     assert got == [f"{number}" for number in range(7)]
 
 
@@ -64,10 +72,10 @@ def test_a_message_that_fails_comes_again_before_those_behind_it(soon: None) -> 
         for text in "abc":
             node.commit(text)
         node.consume("c", handle)
-        wait_until(lambda: described(node)["error"] == "OSError: the pager does not answer")
+        wait_until(lambda: described(node).error == "OSError: the pager does not answer")
         wait_until(lambda: got == ["a", "b", "b", "b", "c"], lambda: got)
-        wait_until(lambda: described(node)["lag"] == 0)
-        assert described(node)["error"] == "" and described(node)["parked"] == 0
+        wait_until(lambda: described(node).lag == 0)
+        assert described(node).error == "" and described(node).parked == 0
 
 
 def test_a_message_that_fails_again_and_again_is_parked_and_can_be_retried(soon: None) -> None:
@@ -97,7 +105,7 @@ def test_a_parked_message_can_be_dropped(soon: None) -> None:
     with Node(0) as node:
         first, second = node.commit("a").id, node.commit("b").id
         node.consume("c", lambda message: 1 / 0, max_attempts=1)
-        wait_until(lambda: described(node)["parked"] == 2)
+        wait_until(lambda: described(node).parked == 2)
         assert node.consumers.drop("c", ["unknown"]) == 0
         assert node.consumers.drop("c", [first]) == 1
         assert [parked.id for parked, _ in node.consumers.parked("c")] == [second]
@@ -108,15 +116,17 @@ def test_a_consumer_may_begin_with_new_messages_or_at_a_cursor() -> None:
         node.commit("a")
         cursor = node.log.cursor(node.log.last_arrival())
         node.commit("b")
-        node.consumers.create("new", Options(), "new")
-        node.consumers.create("cursor", Options(), cursor)
-        node.consumers.create("first", Options())
+        node.consumers.create("new", ConsumerOptions(), "new")
+        node.consumers.create("cursor", ConsumerOptions(), cursor)
+        node.consumers.create("first", ConsumerOptions())
         node.commit("c")
         assert take(node, "new") == ["c"]
         assert take(node, "cursor") == ["b", "c"]
         assert take(node, "first") == ["a", "b", "c"]
         with pytest.raises(CursorGone):
-            node.consumers.create("other", Options(), f"{'a' * len(cursor.partition('-')[0])}-7")
+            node.consumers.create(
+                "other", ConsumerOptions(), f"{'a' * len(cursor.partition('-')[0])}-7"
+            )
 
 
 def test_topics_and_own_messages_choose() -> None:
@@ -126,14 +136,14 @@ def test_topics_and_own_messages_choose() -> None:
         other.commit("theirs", topic="t")
         node.commit("none")
         wait_until(lambda: len(node.messages()) == 3)
-        node.consumers.create("topic", Options(topic="t"))
-        node.consumers.create("own", Options(own=True))
+        node.consumers.create("topic", ConsumerOptions(topic="t"))
+        node.consumers.create("own", ConsumerOptions(own=True))
         assert sorted(take(node, "topic")) == ["mine", "theirs"]
         assert take(node, "own") == ["mine", "none"]
         other.commit("theirs again")
         wait_until(lambda: len(node.messages()) == 4)
         assert take(node, "own") == take(node, "topic") == []
-        assert described(node, "own")["lag"] == 2, "they are not acknowledged yet"
+        assert described(node, "own").lag == 2, "they are not acknowledged yet"
         node.commit("last")
         assert take(node, "own") == ["last"]
 
@@ -141,7 +151,7 @@ def test_topics_and_own_messages_choose() -> None:
 def test_erased_messages_are_left_out() -> None:
     with Node(0) as node:
         ids = [node.commit(text).id for text in "abc"]
-        node.consumers.create("c", Options())
+        node.consumers.create("c", ConsumerOptions())
         node.erase(ids[0])
         assert take(node) == ["b", "c"]
         node.consumers.release("c")
@@ -154,7 +164,7 @@ def test_readers_share_a_consumer() -> None:
     with Node(0) as node:
         for number in range(200):
             node.commit(f"{number}")
-        node.consumers.create("c", Options())
+        node.consumers.create("c", ConsumerOptions())
         got: list[str] = []
 
         def read() -> None:
@@ -168,23 +178,23 @@ def test_readers_share_a_consumer() -> None:
         for thread in threads:
             thread.join()
         assert sorted(map(int, got)) == [*range(200)]
-        assert described(node)["lag"] == 0
+        assert described(node).lag == 0
 
 
 def test_what_is_not_acknowledged_in_time_comes_again() -> None:
     with Node(0) as node:
         node.commit("a")
-        node.consumers.create("c", Options(ack_wait=0.2))
+        node.consumers.create("c", ConsumerOptions(ack_wait=0.2))
         assert take(node) == ["a"]
         assert take(node) == []
         (again,) = node.consumers.take("c", 1, wait=10)
         assert (again.message.data, again.attempts) == ("a", 1)
-        assert "in time" in str(described(node)["error"])
+        assert "in time" in str(described(node).error)
 
 
 def test_a_reader_waits_for_a_message() -> None:
     with Node(0) as node:
-        node.consumers.create("c", Options(topic="t"))
+        node.consumers.create("c", ConsumerOptions(topic="t"))
         threading.Timer(0.2, lambda: node.commit("a", topic="t")).start()
         begin = time.monotonic()
         assert [each.message.data for each in node.consumers.take("c", 1, wait=10)] == ["a"]
@@ -193,7 +203,7 @@ def test_a_reader_waits_for_a_message() -> None:
 
 def test_a_slow_consumer_is_overtaken_and_says_what_it_missed() -> None:
     with Node(0, keep_messages=2_000) as node:
-        node.consumers.create("c", Options())
+        node.consumers.create("c", ConsumerOptions())
         for start in range(0, 8_000, 1_000):
             list(node.commit_all(f"{number}" for number in range(start, start + 1_000)))
         wait_until(lambda: node.log.count()[0] <= 4_000)
@@ -201,7 +211,7 @@ def test_a_slow_consumer_is_overtaken_and_says_what_it_missed() -> None:
         while given := node.consumers.take("c", 1_000):
             got += [each.message.data for each in given]
             node.consumers.ack("c", given[-1].number)
-        missed = described(node)["missed"]
+        missed = described(node).missed
         assert isinstance(missed, int) and missed + len(got) == 8_000 and missed >= 4_000
         assert got == [f"{number}" for number in range(missed, 8_000)]
         assert any(e.type == "missed" and "consumer c" in e.text for e in node.events()[0])
@@ -212,8 +222,8 @@ WRONG: list[Callable[[Node], object]] = [
     lambda node: node.consume("", print),
     lambda node: node.consume("a" * 65, print),
     lambda node: node.consume("c", print, max_attempts=-1),
-    lambda node: node.consumers.create("c", Options(ack_wait=0)),
-    lambda node: node.consumers.create("c", Options(ack_wait=float("nan"))),
+    lambda node: node.consumers.create("c", ConsumerOptions(ack_wait=0)),
+    lambda node: node.consumers.create("c", ConsumerOptions(ack_wait=float("nan"))),
     lambda node: node.consumers.ack("known", 99),
     lambda node: node.consumers.fail("known", 1, "nobody has it"),
 ]
@@ -222,10 +232,10 @@ WRONG: list[Callable[[Node], object]] = [
 @pytest.mark.parametrize("call", WRONG)
 def test_what_is_wrong_is_refused(call: Callable[[Node], object]) -> None:
     with Node(0) as node:
-        node.consumers.create("known", Options())
+        node.consumers.create("known", ConsumerOptions())
         with pytest.raises(ConsumerError):
             call(node)
-        assert [each["name"] for each in node.consumers.status()] == ["known"]
+        assert [each.name for each in node.consumers.status()] == ["known"]
 
 
 def test_an_unknown_consumer_is_said_to_be_unknown() -> None:
@@ -294,4 +304,4 @@ def test_a_function_may_stop_its_consumer_and_the_node() -> None:
         consuming = node.consume("c", handle, start="first")
         assert done.wait(10)
         wait_until(lambda: not consuming._thread.is_alive())
-        assert described(node)["lag"] == 1
+        assert described(node).lag == 1

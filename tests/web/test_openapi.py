@@ -61,6 +61,7 @@ SCHEMAS = {
     "Head": p2p_sync.HeadInfo,
     "Peer": p2p_sync.PeerInfo,
     "Event": p2p_sync.Event,
+    "Consumer": p2p_sync.ConsumerInfo,
 }
 KINDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 KINDS |= {"None": "null", "list": "array", "dict": "object"}
