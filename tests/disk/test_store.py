@@ -99,7 +99,7 @@ def test_another_schema_is_refused_and_untouched(tmp_path: Path, version: int, w
         else:
             database.execute("PRAGMA journal_mode = DELETE")
             database.execute(f"PRAGMA user_version = {version}")
-    refused_untouched(tmp_path, f"another version of p2p_sync .* version {version}, .* --data-dir")
+    refused_untouched(tmp_path, f"another version of p2p_sync .* version {version}, .* data_dir=")
 
 
 def test_an_empty_database_is_no_new_node(tmp_path: Path) -> None:
