@@ -11,6 +11,7 @@ P2PSyncError
 |   |-- KeyReused                    the key has named another message
 |   |-- UnknownMessage               no message here has that id
 |   |-- ConsumerError                a name or an option of a consumer that is not valid
+|       |-- NotLent                  no reader of a consumer has the message
 |   |-- UnknownConsumer              no consumer has that name
 |   |-- NotRunning                   the node has not started, or has stopped
 |-- StartError                       a node cannot start: its port or data directory is not usable
@@ -68,6 +69,10 @@ class UnknownMessage(InputError):
 
 class ConsumerError(InputError):
     """What a consumer was asked for is not valid."""
+
+
+class NotLent(ConsumerError):
+    """No reader of the consumer has this message, or not any more."""
 
 
 class UnknownConsumer(InputError):

@@ -89,8 +89,8 @@ class Consumer:
 
     @property
     def attempts(self) -> int:
-        """How often the message that delays the others has failed."""
-        return self.back[0].attempts if self.back else 0
+        """How often the message that delays the others has failed, also while it is tried again."""
+        return max((span.attempts for span in (*self.lent, *self.back)), default=0)
 
     # -- lending --------------------------------------------------------------------------------
 
@@ -163,6 +163,15 @@ class Consumer:
                 attempts = 1 if at else span.attempts + 1
                 self.error = error
                 self._return(Span(span.numbers[at:], attempts, now + pause_after(attempts), error))
+                return True
+        return False
+
+    def extend(self, number: int, now: int) -> bool:
+        """The reader of message `number` gets as much time for it, and for those that it was taken
+        with, as it had at first. Return False if it is not lent."""
+        for span in self.lent:
+            if number in span.numbers:
+                span.due = now + self._wait
                 return True
         return False
 

@@ -25,7 +25,7 @@ from ..core.turn import ARRIVAL
 from ..disk import consumers
 from ..disk.consumers import Parked
 from ..disk.store import Database, Store
-from ..errors import ConsumerError, UnknownConsumer
+from ..errors import ConsumerError, NotLent, UnknownConsumer
 from ..results import ConsumerInfo
 from ..settings import (
     API_MAX_LIMIT,
@@ -41,6 +41,7 @@ from .journal import Journal
 from .state import State
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NOT_LENT = "no reader has this message; it may have taken too long"
 
 
 @dataclass(frozen=True)
@@ -161,17 +162,25 @@ class Consumers:
 
     def ack(self, name: str, number: int) -> None:
         """Message `number` is handled, and so are those that were taken with it before it. Again is
-        fine. Raises ConsumerError if it was not taken."""
+        fine. Raises NotLent if it was not taken."""
         with self._changing(name) as (_, consumer):
             if not consumer.ack(number, _now()):
-                raise ConsumerError("this message was not taken yet; acknowledge what was")
+                raise NotLent("this message was not taken yet; acknowledge what was")
 
     def fail(self, name: str, number: int, error: str) -> None:
         """Message `number` could not be handled; those that were taken with it before it are. It
-        comes again after a pause. Raises ConsumerError if no reader has it (any more)."""
+        comes again after a pause. Raises NotLent if no reader has it (any more)."""
         with self._changing(name) as (_, consumer):
             if not consumer.fail(number, error[:MAX_CONSUMER_ERROR], _now()):
-                raise ConsumerError("no reader has this message; it may have taken too long")
+                raise NotLent(_NOT_LENT)
+
+    def extend(self, name: str, number: int) -> None:
+        """The reader of message `number` needs more time: it gets `ack_wait` seconds from now on,
+        for those that it was taken with, too. Raises NotLent if no reader has it (any more).
+        """
+        with self._changing(name) as (_, consumer):
+            if not consumer.extend(number, _now()):
+                raise NotLent(_NOT_LENT)
 
     def release(self, name: str) -> None:
         """Take back what readers have: there are none any more."""

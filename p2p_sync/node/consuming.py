@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from ..errors import ConsumerError, LogError, UnknownConsumer
+from ..errors import LogError, NotLent, UnknownConsumer
 from ..settings import CONSUMER_BATCH, CONSUMER_LOOK, DISK_RETRY, STOP_TIMEOUT
 from ..wire.frames import Message
 from .consumers import Consumers, Given
@@ -100,5 +100,5 @@ class Calling(Consuming):
                 return
             try:
                 self._consumers.ack(self.name, number)
-            except ConsumerError:  # somebody has made the consumer anew meanwhile
+            except NotLent:  # somebody has made the consumer anew meanwhile
                 return

@@ -6,7 +6,7 @@ import math
 from http import HTTPStatus
 from typing import Any
 
-from ..errors import ConsumerError, InputError
+from ..errors import ConsumerError, CursorGone, InputError
 from ..node.consumers import ConsumerOptions
 from ..node.node import Node
 from ..settings import API_DEFAULT_LIMIT, API_MAX_LIMIT, API_MAX_POLL
@@ -72,6 +72,11 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         node.consumers.fail(asked.parts["name"], _number(node, position), error)
         return json_of({})
 
+    def extend(asked: Asked) -> Answer:
+        position = text_of(asked.body(), "position")
+        node.consumers.extend(asked.parts["name"], _number(node, position))
+        return json_of({})
+
     def parked(asked: Asked) -> Answer:
         found = node.consumers.parked(asked.parts["name"])
         return json_of(
@@ -102,6 +107,7 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         Route("GET", _PATH, take, "limit wait"),
         Route("POST", f"{_PATH}/ack", ack),
         Route("POST", f"{_PATH}/fail", fail),
+        Route("POST", f"{_PATH}/extend", extend),
         Route("GET", f"{_PATH}/parked", parked),
         Route("POST", f"{_PATH}/parked/retry", retry, "id"),
         Route("DELETE", f"{_PATH}/parked", drop, "id"),
@@ -111,12 +117,14 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
 def _options(body: bytes) -> dict[str, Any]:
     """Return the options in a body, which may be empty."""
     given = object_of(body) if body.strip() else {}
-    for name, value in given.items():
+    for name, value in [*given.items()]:
         kind = _OPTIONS.get(name)
         if kind is None:
             raise ConsumerError(
                 f"a consumer has no option {name[:40]!r}; it has: {', '.join(_OPTIONS)}"
             )
+        if kind is int and type(value) is float and value.is_integer():  # so JSON Schema says
+            given[name] = value = int(value)
         fits = type(value) is kind or (kind is float and type(value) is int)
         if not fits or (kind is float and not math.isfinite(value)):
             raise ConsumerError(f"{name} must be a {kind.__name__}, not {str(value)[:40]!r}")
@@ -127,6 +135,8 @@ def _number(node: Node, position: str) -> int:
     """Return the number of the message with a position; raises InputError or CursorGone."""
     try:
         return node.log.number(position)
+    except CursorGone:
+        raise
     except InputError as error:
         raise ConsumerError(
             "position must be that of a message that this node has given to the consumer"

@@ -56,6 +56,28 @@ def test_the_pauses_double_up_to_five_minutes() -> None:
     assert pause_after(10_000) == 300_000
 
 
+def test_a_reader_may_have_more_time_for_all_that_it_has() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2], 2, 0)
+    consumer.lend([3], 3, 0)
+    assert consumer.extend(2, WAIT - 1)
+    consumer.expire(2 * WAIT - 2)
+    assert [span.numbers for span in consumer.lent] == [[1, 2]]
+    assert not consumer.extend(3, 2 * WAIT), "its time is up"
+    consumer.expire(2 * WAIT - 1)
+    assert consumer.lent == []
+
+
+def test_attempts_count_also_while_the_message_is_tried_again() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2], 2, 0)
+    consumer.fail(1, "broken", 0)
+    consumer.lend_again([1, 2], 1, 1000)
+    assert consumer.attempts == 1
+    consumer.ack(1, 1000)
+    assert consumer.attempts == 0
+
+
 def test_what_is_not_acknowledged_in_time_comes_back_at_once() -> None:
     consumer = Consumer()
     consumer.lend([1, 2], 2, 0)

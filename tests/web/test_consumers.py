@@ -103,6 +103,17 @@ def test_a_parked_message_is_listed_retried_and_dropped(node: NodeProcess) -> No
     assert listed(node)["parked"] == 0
 
 
+def test_a_reader_that_asks_for_more_time_keeps_a_message(node: NodeProcess) -> None:
+    make(node, ack_wait=1)
+    node.commit("a")
+    (given,) = take(node)
+    for _ in range(8):
+        done(ask(node, "POST", "/c/extend", {"position": given["position"]}))
+        assert take(node, "?wait=0.25") == []
+    (again,) = take(node, "?wait=5")
+    assert (again["id"], again["attempts"]) == (given["id"], 1), "nobody has asked any more"
+
+
 def test_two_readers_wait_and_each_gets_other_messages(node: NodeProcess) -> None:
     make(node)
     got: list[list[str]] = []
@@ -137,6 +148,8 @@ WRONG = [
     ("PUT", "/c", {"ack_wait": "1"}, 400, "ack_wait must be a float"),
     ("PUT", "/c", {"ack_wait": True}, 400, "ack_wait must be a float"),
     ("PUT", "/c", {"own": 1}, 400, "own must be a bool"),
+    ("PUT", "/c", {"max_attempts": 1.5}, 400, "max_attempts must be a int"),
+    ("PUT", "/known", {"max_attempts": 0.0}, 200, ""),
     ("PUT", "/c", {"ack_wait": 0}, 400, "from 0.1 to 604800"),
     ("PUT", "/c", {"topic": "a b"}, 400, "a topic is"),
     ("PUT", "/c", {"start": "soon"}, 400, "next of an earlier answer"),
@@ -151,9 +164,12 @@ WRONG = [
     ("POST", "/known/ack", {}, 400, '{"position": "text"}'),
     ("POST", "/known/ack", {"position": "x"}, 400, "that of a message that this node has given"),
     ("POST", "/known/ack", {"position": "0"}, 200, ""),
+    ("POST", "/known/ack", {"position": "00000000-0"}, 410, "another log"),
     ("POST", "/known/fail", {"position": "0", "error": 1}, 400, "error is a text"),
-    ("POST", "/known/fail", {"position": "0"}, 400, "no reader has this message"),
+    ("POST", "/known/fail", {"position": "0"}, 409, "no reader has this message"),
+    ("POST", "/known/extend", {"position": "0"}, 409, "no reader has this message"),
     ("POST", "/other/ack", {"position": "0"}, 404, "no consumer 'other'"),
+    ("POST", "/other/extend", {"position": "0"}, 404, "no consumer 'other'"),
     ("HEAD", "/known", None, 405, ""),
 ]
 
