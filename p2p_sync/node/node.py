@@ -315,7 +315,11 @@ class Node:
 
     def wait_linked(self, count: int = 1, timeout: float = 10.0) -> bool:
         """Wait until at least `count` sockets are connected, as `sockets` counts them, for
-        `timeout` seconds at most. Return whether they are; False also if the node stops."""
+        `timeout` seconds at most. Return whether they are; False also if the node stops.
+
+        A thread that waits costs nothing: it is woken when a peer comes. Raises InputError if
+        `timeout` is negative, NotRunning.
+        """
 
         def is_over(core: Core) -> bool:
             return core.stopped or core.overlay.count() >= count

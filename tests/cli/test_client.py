@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from p2p_sync.cli.exits import MEANINGS
-from p2p_sync.cli.options import option_fields
+from p2p_sync.cli.options import help_of, option_fields
 from p2p_sync.cli.program import program
 from tests.harness.api import post_all, read_pages, wait_equal
 from tests.harness.support import (
@@ -99,7 +99,7 @@ def test_the_help_of_run_has_each_option_in_whole_sentences() -> None:
     shown = " ".join(run(None, "run", "--help").stdout.split())
     assert "..." not in shown and "RANGE" not in shown
     for name, field in option_fields().items():
-        assert f"--{name} " in shown and field.metadata["option"].help in shown, name
+        assert f"--{name} " in shown and help_of(field) in shown, name
 
 
 @pytest.mark.parametrize(
