@@ -868,6 +868,9 @@ CLI_LEAST_ID: Characters = 4
 CLI_NAMES: Seconds = 10.0
 """`log` asks for the names of nodes that it does not know at most this often."""
 
+CLI_MAX_KEY: Count = MAX_KEY - 12
+"""Characters of `--key`: the number of a line comes behind it."""
+
 CLI_ANSWER: Seconds = 10.0
 """A single answer may take this time, if the command has no `--wait`."""
 

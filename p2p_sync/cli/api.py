@@ -61,19 +61,25 @@ class Api:
         self._opener = build_opener(ProxyHandler({}))
 
     def ask(
-        self, path: str, body: Any = None, within: float | None = None, method: str | None = None
+        self,
+        path: str,
+        body: Any = None,
+        within: float | None = None,
+        method: str | None = None,
+        key: str = "",
     ) -> Any:
         """GET `path`, or POST `body` (lines of NDJSON as bytes, else a value), or use another
-        `method`, and return the JSON that is answered, None if the answer is empty.
+        `method`, and return the JSON that is answered, None if the answer is empty. `key` is an
+        idempotency key.
 
         `within` limits the whole exchange, from resolving the host name to the last byte of the
         answer, in seconds; raises TooLate after it. None: the node may take as long as its answer
         keeps arriving.
         """
         if within is None:
-            return self._exchange(path, body, CLI_SILENCE, method)
+            return self._exchange(path, body, CLI_SILENCE, method, key)
         try:
-            return _within(within, lambda: self._exchange(path, body, within, method))
+            return _within(within, lambda: self._exchange(path, body, within, method, key))
         except TimeoutError as error:
             raise self._unreachable(error) from None
 
@@ -89,8 +95,8 @@ class Api:
         except TimeoutError as error:
             raise self._unreachable(error) from None
 
-    def _exchange(self, path: str, body: Any, patience: float, method: str | None) -> Any:
-        with self._open(path, body, patience, method) as response:
+    def _exchange(self, path: str, body: Any, patience: float, method: str | None, key: str) -> Any:
+        with self._open(path, body, patience, method, key) as response:
             try:
                 text = response.read()
                 return json.loads(text) if response.status != HTTPStatus.NO_CONTENT else None
@@ -125,8 +131,12 @@ class Api:
 
             yield read
 
-    def _open(self, path: str, body: Any, patience: float, method: str | None = None) -> Any:
+    def _open(
+        self, path: str, body: Any, patience: float, method: str | None = None, key: str = ""
+    ) -> Any:
         headers = dict(self._headers)
+        if key:
+            headers["Idempotency-Key"] = key
         data = None
         if body is not None:
             lines = isinstance(body, bytes)

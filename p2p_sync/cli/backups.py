@@ -18,7 +18,7 @@ from ..wire.export import HIDDEN, Checker, Problem
 from .api import Api, Failure
 from .command import command, node_command
 from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
-from .files import Bulk, batches, opened, progress, replaced
+from .files import Bulk, batches, mark_of, opened, progress, replaced
 from .logline import printable
 from .options import DIRECTORY, FILE, option
 from .printing import left_out, report, say
@@ -77,9 +77,11 @@ def _copy(api: Api, target: BinaryIO) -> tuple[int, int, int]:
 def import_(api: Api, file: str, as_json: bool) -> None:
     """Commit each line of FILE as a new message.
 
-    FILE is NDJSON: an export, or a JSON text in each line; - is standard input. Lines whose
-    `id` is already in the log are skipped.
+    FILE is NDJSON: an export, or a JSON text in each line; - is standard input. If it is
+    interrupted, run it again: lines whose `id` is already in the log, and those that this node
+    has imported within a day, are skipped. Messages keep the time and the node that they had.
     """
+    mark = mark_of(file)
     done = {"imported": 0, "skipped": 0}
     path, name = "/api/v1/messages?skip=held", "FILE" if file == "-" else shlex.quote(file)
     expected = (
@@ -88,9 +90,10 @@ def import_(api: Api, file: str, as_json: bool) -> None:
     )
     with opened(file, expected) as parts, Bulk(api, path, file, expected=expected) as bulk:
         for before, lines in parts:
-            answer = bulk.send(range(before + 1, before + len(lines) + 1), lines)
-            done["imported"] += answer["count"]
-            done["skipped"] += answer["skipped"]
+            key = f"{mark}-{before}" if mark else ""
+            answer = bulk.send(range(before + 1, before + len(lines) + 1), lines, key)
+            done["imported"] += answer["count"] - answer["repeated"]
+            done["skipped"] += answer["skipped"] + answer["repeated"]
     report(done, as_json, sys.stdout)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import secrets
 import stat
@@ -49,16 +50,17 @@ class Bulk:
         self._last = ""
         self._unsure = ""
 
-    def send(self, numbers: Sequence[int], lines: Sequence[bytes]) -> dict[str, Any]:
+    def send(self, numbers: Sequence[int], lines: Sequence[bytes], key: str = "") -> dict[str, Any]:
         """Send lines of NDJSON and return the answer; raises Failure.
 
-        `numbers` are the numbers of the lines in the source.
+        `numbers` are the numbers of the lines in the source. `key`: an idempotency key, so that the
+        same lines can be sent again.
         """
         if numbers:
             sent = f"lines {numbers[0]} to {numbers[-1]}" if numbers[1:] else f"line {numbers[0]}"
             self._unsure = f"; {sent} may be stored, too"
         try:
-            answer = self._api.ask(self._path, b"\n".join([*lines, b""]), self._within)
+            answer = self._api.ask(self._path, b"\n".join([*lines, b""]), self._within, key=key)
         except Failure as error:
             problem = error.problem
             if "stored" not in problem:  # the node did not say
@@ -95,6 +97,18 @@ class Bulk:
             raise Failure(error.code, f"{error}; {extent}") from None
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             print(f"p2p-sync: interrupted; {extent}", file=sys.stderr)
+
+
+def mark_of(name: str) -> str:
+    """Return a text that names a file and its present content; "" for what is not a file."""
+    try:
+        about = Path(name).stat()
+    except OSError:
+        return ""
+    if name == "-" or not stat.S_ISREG(about.st_mode):
+        return ""
+    known = f"{about.st_dev}:{about.st_ino}:{about.st_mtime_ns}:{about.st_size}"
+    return f"import-{hashlib.sha256(known.encode()).hexdigest()[:32]}"
 
 
 def batches(read: Callable[[int], bytes], expected: str = "") -> Iterator[tuple[int, list[bytes]]]:

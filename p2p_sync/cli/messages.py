@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import shlex
 import string
 import sys
 import time
@@ -21,6 +23,7 @@ from ..settings import (
     API_MAX_TIMEOUT,
     CLI_ANSWER,
     CLI_LEAST_ID,
+    CLI_MAX_KEY,
     CLI_NAMES,
     CLI_PAGE,
     CLI_STORING,
@@ -50,6 +53,13 @@ def _topic(context: click.Context, parameter: click.Parameter, value: str) -> st
     return value
 
 
+def _key(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or (value.isprintable() and value.isascii() and 0 < len(value) <= CLI_MAX_KEY):
+        return value
+    problem = f"a key has 1 to {CLI_MAX_KEY} printable ASCII characters"
+    raise click.BadParameter(problem, context, parameter)
+
+
 @node_command(
     click.argument("text", required=False),
     option("--copies", metavar="K", type=number(0, API_MAX_COPIES), default=0,
@@ -57,18 +67,24 @@ def _topic(context: click.Context, parameter: click.Parameter, value: str) -> st
     seconds_option("--timeout", API_DEFAULT_TIMEOUT, "Seconds to wait for copies.",
                    API_MAX_TIMEOUT),
     topic_option("A short text beside the message, by which readers choose."),
+    option("--key", metavar="KEY", callback=_key,
+           help="Send it only once: the node knows this text for a day."),
 )  # fmt: skip
 def commit(
-    api: Api, text: str | None, copies: int, timeout: float, topic: str, as_json: bool
-) -> int:
-    """Send TEXT, or each non-empty line of standard input, as a message."""
+    api: Api, text: str | None, copies: int, timeout: float, topic: str, key: str | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Send TEXT, or each non-empty line of standard input, as a message.
+
+    With --key the command may be run again, for example if there was no answer.
+    """
     path = f"/api/v1/messages?copies={copies}&timeout={timeout:g}&topic={quote(topic)}"
     if text == "":
         raise Failure(USAGE, "the message is empty; give it a text")
     answer, reached, what = (
-        _commit_lines(api, path, copies, timeout)
+        _commit_lines(api, path, copies, timeout, key)
         if text is None
-        else _commit_text(api, path, text, timeout)
+        else _commit_text(api, path, text, timeout, key)
     )
     held = f", stored on {numbered(reached, 'other host')}" if copies else ""
     if reached < copies:
@@ -77,18 +93,24 @@ def commit(
     return NO if reached < copies else DONE
 
 
-def _commit_text(api: Api, path: str, text: str, timeout: float) -> tuple[Any, int, str]:
+def _commit_text(
+    api: Api, path: str, text: str, timeout: float, key: str | None
+) -> tuple[Any, int, str]:
     """Return the answer, the copies and the id."""
+    key = key or f"commit-{secrets.token_hex(8)}"
     try:
-        answer = api.ask(path, {"data": text}, timeout + CLI_STORING)
+        answer = api.ask(path, {"data": text, "key": key}, timeout + CLI_STORING)
     except TooLate as error:
         raise Failure(
-            error.code, f"{error}; check whether the message is there before you try again"
+            error.code,
+            f"{error}; to send it again, add --key {shlex.quote(key)}: then it is stored only once",
         ) from None
     return answer, answer["copies"], answer["id"]
 
 
-def _commit_lines(api: Api, path: str, copies: int, timeout: float) -> tuple[Any, int, str]:
+def _commit_lines(
+    api: Api, path: str, copies: int, timeout: float, key: str | None
+) -> tuple[Any, int, str]:
     """Return what to print as JSON, the copies, and the number of messages."""
     done: dict[str, Any] = {"count": 0, "copies": None}
     reached = copies
@@ -96,8 +118,13 @@ def _commit_lines(api: Api, path: str, copies: int, timeout: float) -> tuple[Any
     with Bulk(api, path, "standard input", timeout + CLI_STORING) as bulk:
         for before, lines in batches(source.read1):
             numbers = [n for n, line in enumerate(lines, before + 1) if line.strip()]
-            texts = [_decoded(lines[n - before - 1]) for n in numbers]
-            answer = bulk.send(numbers, [json.dumps(text).encode() for text in texts])
+            drafts: list[Any] = [_decoded(lines[n - before - 1]) for n in numbers]
+            if key:
+                drafts = [
+                    {"data": text, "key": f"{key}:{n}"}
+                    for n, text in zip(numbers, drafts, strict=True)
+                ]
+            answer = bulk.send(numbers, [json.dumps(draft).encode() for draft in drafts])
             done["count"] += answer["count"]
             if answer["count"]:
                 done["copies"] = answer.get("copies", 0)
@@ -164,8 +191,11 @@ def log(
             if message["data"] is None:
                 text = _erasure(message)
             text = f"[{printable(message['topic'])}] {text}" if "topic" in message else text
-            node = names.columns(message["origin"])
-            say(f"{moment(message['time'])}  {node}  {text}")
+            when, node = message["time"], message["origin"]
+            if "imported" in message:
+                when, node = message["imported"]["time"], message["imported"]["node"]
+                text += "  (imported)"
+            say(f"{moment(when)}  {names.columns(node)}  {text}")
     if follow:
         raise Failure(UNREACHABLE, "the node has stopped")
 

@@ -60,4 +60,5 @@ class Commit:
         """Return one of the messages with its identity."""
         entry, text = self.entry, self.texts[index]
         heard, seq = entry.kind == HEARD, self.first + index
-        return Message(self.origin, seq, entry.time, text, heard, entry.topic, copies=self.copies)
+        about = entry.topic, None, self.copies, entry.source
+        return Message(self.origin, seq, entry.time, text, heard, *about)

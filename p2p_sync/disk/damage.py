@@ -291,8 +291,8 @@ def mend(database: Database, rows: Sequence[Row]) -> set[int]:
 def _is_same(row: Row, wanted: Row) -> bool:
     """Return whether the running hash over a stored row is that over a new one, which has its texts
     as str. If messages are erased in one of them, the stored one has to be that."""
-    _, _, count, time, kind, previous, topic, erased, data, *_ = wanted
-    entry, other = entry_of(row), Entry(time, data, kind, count, topic, erased)
+    _, _, count, time, kind, previous, topic, erased, data, _, source, *_ = wanted
+    entry, other = entry_of(row), Entry(time, data, kind, count, topic, erased, source)
     if entry == other:
         return bool(row[5] == previous)
     same = entry._replace(text="", erased="") == other._replace(text="", erased="")

@@ -161,7 +161,7 @@ def _erase(database: Database, name: str, erasure: Erasure) -> _Target | None:
     if erased == entry:
         return None
     new = changed(row, erased, row[9])
-    values = new[8], new[7], new[10], row[-1]
+    values = new[8], new[7], new[-2], row[-1]
     database.execute("UPDATE entries SET data = ?, erased = ?, sum = ? WHERE arrival = ?", values)
     had_text = entry.texts[erasure.seq - row[1]] is not None
     return _Target(bool(shown), had_text, copied, entry.time, entry.topic)

@@ -133,7 +133,7 @@ def carry_out(database: Database, moving: Moving) -> None:
         if not all(map(is_whole, rows)):
             raise LogError(f"entries of {source} were damaged while they were moved")
         news = [renamed(row, to, row[1] - after, entry_of(row).shifted(after)) for row in rows]
-        changes = [(new[0], new[1], new[7], new[10], new[11]) for new in news]
+        changes = [(new[0], new[1], new[7], *new[-2:]) for new in news]
         database.executemany(update, changes)
 
 

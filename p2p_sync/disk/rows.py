@@ -21,9 +21,11 @@ from ..wire.logframes import NO_HASH, NO_SIGNATURE, Head, PackedRun, Run
 
 Row: TypeAlias = Sequence[Any]
 """The columns COLUMNS of an entry; texts as bytes, since a damaged one may be no UTF-8."""
-COLUMNS = "origin, seq, count, time, kind, previous, topic, erased, data, signature, sum, arrival"
+COLUMNS = (
+    "origin, seq, count, time, kind, previous, topic, erased, data, signature, source, sum, arrival"
+)
 INSERTED = COLUMNS.replace("arrival", "copied, arrival")
-VALUES = f"({', '.join('?' * 13)})"
+VALUES = f"({', '.join('?' * 14)})"
 """The columns of a row that is inserted, and its place in the statement."""
 
 # The numbers in a row, for its checksum.
@@ -52,28 +54,28 @@ def stored(run: Run, arrival: int) -> tuple[list[Row], list[PackedRun]]:
 
 
 def _row(origin: str, seq: int, entry: Entry, previous: str, signature: str, arrival: int) -> Row:
-    time, text, kind, count, topic, erased = entry
+    time, text, kind, count, topic, erased, source = entry
     before, signed = bytes.fromhex(previous), bytes.fromhex(signature)
-    columns = origin, seq, count, time, kind, before, topic, erased, text, signed
-    encoded = origin.encode(), topic.encode(), erased.encode(), text.encode()
+    columns = origin, seq, count, time, kind, before, topic, erased, text, signed, source
+    encoded = origin.encode(), topic.encode(), erased.encode(), text.encode(), source.encode()
     return (*columns, _checksum(seq, count, time, kind, before, signed, *encoded), arrival)
 
 
 def _checksum(
     seq: int, count: int, time: int, kind: int, previous: bytes, signature: bytes,
-    origin: bytes, topic: bytes, erased: bytes, data: bytes,
+    origin: bytes, topic: bytes, erased: bytes, data: bytes, source: bytes,
 ) -> int:  # fmt: skip
     numbers = _pack(seq, count, time, kind)
-    rest = b"%b %b %b %b%b" % (origin, topic, erased, previous, signature)
+    rest = b"%b %b %b %b %b%b" % (origin, topic, erased, source, previous, signature)
     return crc32(data, crc32(numbers + rest))
 
 
 def is_whole(row: Row) -> bool:
     """Return whether a row that was read is what was stored."""
-    origin, seq, count, time, kind, previous, topic, erased, data, signature, checksum, _ = row
+    origin, seq, count, time, kind, previous, topic, erased, data, signature, source, sum, _ = row
     try:
-        texts = origin, topic, erased, data
-        return bool(checksum == _checksum(seq, count, time, kind, previous, signature, *texts))
+        texts = origin, topic, erased, data, source
+        return bool(sum == _checksum(seq, count, time, kind, previous, signature, *texts))
     except (TypeError, StructError):  # not even of the right type
         return False
 
@@ -97,10 +99,11 @@ def name_of(row: Row) -> str:
 
 def entry_of(row: Row) -> Entry:
     """Return the entry in a whole row."""
-    _, _, count, time, kind, _, topic, erased, data, *_ = row
-    if not topic and not erased:
+    _, _, count, time, kind, _, topic, erased, data, _, source, *_ = row
+    if not topic and not erased and not source:
         return Entry(time, data.decode(), kind, count)
-    return Entry(time, data.decode(), kind, count, topic.decode(), erased.decode())
+    texts = topic.decode(), erased.decode(), source.decode()
+    return Entry(time, data.decode(), kind, count, *texts)
 
 
 def messages_of(row: Row, *, backwards: bool = False) -> Iterator[Message]:

@@ -7,7 +7,7 @@ from these is damaged. Change VERSION with every change here.
 from __future__ import annotations
 
 APPLICATION_ID = 0x70327073  # "p2ps": tells our database from any other
-VERSION = 15
+VERSION = 16
 
 TABLES = (
     # The starts of this node: arrivals above `arrival` came in this one or later. See cursors.py.
@@ -41,6 +41,7 @@ TABLES = (
         leader INTEGER,              -- of a copy: the arrival of the copy that is shown for it
         previous BLOB NOT NULL,      -- running hash of its origin before it
         topic TEXT NOT NULL,         -- of its messages
+        source TEXT NOT NULL,        -- of imported messages: when and by which node they were made
         data TEXT NOT NULL,          -- the text; of several messages a JSON list of texts
         erased TEXT NOT NULL,        -- the digest and the erasures, if a message of it is erased
         signature BLOB NOT NULL,     -- public key and signature over its end, or empty: signing.py

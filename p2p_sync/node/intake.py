@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ..core.commit import Commit, Key, Keyed
 from ..core.core import Core
@@ -16,18 +16,14 @@ from ..core.turn import COPIES
 from ..errors import KeyReused, MessageError, MessageTooLong, UnknownMessage
 from ..metrics import Counters
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES
-from ..wire.entries import Entry
+from ..wire.entries import PLAIN, Entry
 from ..wire.frames import Message, check_text, check_topic
 from .keys import Keys, key_of
 from .state import State
 
-
-class Draft(NamedTuple):
-    """A message that is to be committed."""
-
-    text: str
-    topic: str = ""
-    key: str = ""  # an idempotency key; "": none
+Draft: TypeAlias = tuple[str, str, str, str]
+"""A message that is to be committed: its text, topic, idempotency key and source; all but the text
+may be ""."""
 
 
 class Intake:
@@ -53,7 +49,7 @@ class Intake:
         that the `key` has named before is not committed again."""
         self._check(text)
         check_topic(topic)
-        (commit,) = self._commit_batch(_Batch([text], topic, [key]), ack=copies > 0)
+        (commit,) = self._commit_batch(_Batch([text], topic, "", [key]), ack=copies > 0)
         if commit.repeated:
             commit.copies = self.wait_copies(commit.message(), copies, timeout)
             return commit
@@ -82,9 +78,9 @@ class Intake:
         commit.future.add_done_callback(lambda _: then())
         return partial(self._finish, commit)
 
-    def commit_many(self, messages: Iterable[tuple[str, str, str]]) -> Iterator[Commit]:
-        """Commit messages, each a text, its topic and its key. Those of one topic that follow each
-        other share an entry, as many as fit. Yield each entry once it is on disk, and all of those
+    def commit_many(self, messages: Iterable[Draft]) -> Iterator[Commit]:
+        """Commit messages. Those of one topic and source that follow each other share an entry, as
+        many as fit. Yield each entry once it is on disk, and all of those
         before an error is raised. Messages that keys have named before are yielded in their places,
         too, as `repeated`."""
         waiting: deque[Commit] = deque()
@@ -160,9 +156,9 @@ class Intake:
     ) -> Iterator[Commit]:
         """Commit messages as one entry, whose limits they keep; wait for its future. Where keys
         have named some of them before there are more parts, in the order of the batch."""
-        texts, topic, given = batch
+        texts, topic, source, given = batch
         if not any(given):
-            yield self._commit(texts, topic, ack, after)
+            yield self._commit(Entry.of(0, texts, PLAIN, topic, source), texts, ack, after)
             return
         keys = [
             key_of(key, text, topic) if key else None
@@ -179,11 +175,13 @@ class Intake:
                         raise KeyReused(
                             f"the key {given[start]!r} has named another message; use a new key"
                         )
-                    commit = _repeated(known[first.name], texts[start], topic)
+                    commit = _repeated(known[first.name], texts[start], topic, source)
                 else:
                     while end < len(texts) and not ((key := keys[end]) and key.name in known):
                         end += 1
-                    commit = self._commit(texts[start:end], topic, ack, after, keys[start:end])
+                    draft = Entry.of(0, texts[start:end], PLAIN, topic, source)
+                    parts = texts[start:end], ack, after, keys[start:end]
+                    commit = self._commit(draft, *parts)
                 start = end
                 yield commit
         finally:
@@ -191,13 +189,12 @@ class Intake:
 
     def _commit(
         self,
+        draft: Entry,
         texts: Sequence[str],
-        topic: str,
         ack: bool = False,
         after: Commit | None = None,
         keys: Sequence[Key | None] = (),
     ) -> Commit:
-        draft = Entry.of(0, texts, topic=topic)
         with self._state.turn_with_room() as core:
             commit = core.commits.commit(draft, texts, Future(), ack=ack, after=after, keys=keys)
         if keys:
@@ -215,49 +212,52 @@ class Intake:
             long = type(text) is str and len(text.encode("utf-8", "surrogatepass")) > self._limit
             raise (MessageTooLong if long else MessageError)(problem)
 
-    def _batches(self, messages: Iterable[tuple[str, str, str]]) -> Iterator[_Batch]:
+    def _batches(self, messages: Iterable[Draft]) -> Iterator[_Batch]:
         """Yield messages in batches for one entry of the log, without a key twice; those before an
         error come first."""
         texts: list[str] = []
         keys: list[str] = []
         used: set[str] = set()  # of these keys
-        size, last = 0, ""
+        size = 0
+        last = "", ""  # topic and source
         try:
-            for text, topic, key in messages:
+            for text, topic, key, source in messages:
                 self._check(text)
-                if topic != last:
+                about = topic, source
+                if about != last:
                     check_topic(topic)
                 length = len(text.encode())
                 if texts and (
-                    size + length > MAX_ENTRY_BYTES or topic != last or (key and key in used)
+                    size + length > MAX_ENTRY_BYTES or about != last or (key and key in used)
                 ):
-                    yield _Batch(texts, last, keys)
+                    yield _Batch(texts, *last, keys)
                     texts, keys, used, size = [], [], set(), 0
                 texts.append(text)
                 keys.append(key)
                 if key:
                     used.add(key)
-                size, last = size + length, topic
+                size, last = size + length, about
                 if len(texts) == MAX_BATCH:
-                    yield _Batch(texts, last, keys)
+                    yield _Batch(texts, *last, keys)
                     texts, keys, used, size = [], [], set(), 0
         except Exception:
             if texts:
-                yield _Batch(texts, last, keys)
+                yield _Batch(texts, *last, keys)
             raise
         if texts:
-            yield _Batch(texts, last, keys)
+            yield _Batch(texts, *last, keys)
 
 
 class _Batch(NamedTuple):
     texts: list[str]
     topic: str
+    source: str
     keys: list[str]  # of each message
 
 
-def _repeated(known: Keyed, text: str, topic: str) -> Commit:
+def _repeated(known: Keyed, text: str, topic: str, source: str) -> Commit:
     """Return a message that a key has named before as a commit that is done."""
     done: Future[None] = Future()
     done.set_result(None)
-    entry = Entry.of(known.time, [text], topic=topic)
+    entry = Entry.of(known.time, [text], PLAIN, topic, source)
     return Commit(known.origin, known.seq, entry, [text], 0, time.monotonic(), done, repeated=True)

@@ -237,7 +237,7 @@ class Node:
         if key:
             check_key(key)
         keys = (f"{key}\n{number}" for number in count(1)) if key else repeat("")
-        for commit in self.intake.commit_many(zip(texts, repeat(topic), keys)):
+        for commit in self.intake.commit_many(zip(texts, repeat(topic), keys, repeat(""))):
             for index in range(len(commit.texts)):
                 yield commit.message(index)
 

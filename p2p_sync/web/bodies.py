@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from io import BytesIO
 from itertools import repeat
@@ -11,8 +11,10 @@ from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple, Protocol
 
 from ..errors import InputError
+from ..node.intake import Draft
 from ..node.keys import check_key
 from ..settings import HTTP_BODY_IN_MEMORY, HTTP_MAX_LINE, HTTP_READ
+from ..wire.entries import SOURCE
 
 
 class Failure(NamedTuple):
@@ -143,11 +145,11 @@ def _member(value: Any, name: str) -> str:
 
 
 class Lines:
-    """The messages of an NDJSON body, each a text, its topic and its key, one per line: a JSON
-    string, or an object as for one message.
+    """The messages of an NDJSON body, one per line: a JSON string, or an object as for one message.
 
-    Empty lines are skipped. With `held`, so are objects whose `id` is held, and lines of an export
-    that are not shown messages. Iterating raises InputError at
+    Empty lines are skipped. With `held`, what was exported is imported: objects whose `id` is held,
+    and lines that are no shown messages, are skipped; the others have their id as their key, and
+    the time and the node in it as their source. Iterating raises InputError at
     the first bad line. `line` is the number of the last line that was read, from 1; `skipped` is
     the number of skipped objects.
     """
@@ -164,7 +166,7 @@ class Lines:
         self.line = 0
         self.skipped = 0
 
-    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+    def __iter__(self) -> Iterator[Draft]:
         rest = b""
         while data := self._body.read(HTTP_READ):
             *lines, rest = (rest + data).split(b"\n")
@@ -173,12 +175,12 @@ class Lines:
             yield from self._messages(lines)
         yield from self._messages([rest])
 
-    def _messages(self, lines: list[bytes]) -> Iterator[tuple[str, str, str]]:
+    def _messages(self, lines: list[bytes]) -> Iterator[Draft]:
         for line, text in zip(lines, _strings(lines) or repeat(None), strict=False):
             self.line += 1
             key = f"{self._key}\n{self.line}" if self._key else ""  # no key can be like that
             if text is not None:
-                yield text, self._topic, key
+                yield text, self._topic, key, ""
             elif len(line) >= HTTP_MAX_LINE:
                 raise InputError("it is longer than any message can be")
             elif line.strip():
@@ -190,8 +192,10 @@ class Lines:
                 text = _text(value)
                 if self._held and fields and self._held(str(fields.get("id"))):
                     self.skipped += 1
-                else:
-                    yield text, _topic(value, self._topic), _key(value, key)
+                    continue
+                if "id" in fields:
+                    key = f"\n{fields['id']}"
+                yield text, _topic(value, self._topic), _key(value, key), source_of(fields)
 
 
 def _strings(lines: list[bytes]) -> list[str] | None:
@@ -224,6 +228,19 @@ def _key(value: Any, default: str) -> str:
         return default
     check_key(value["key"])
     return str(value["key"])
+
+
+def source_of(fields: Mapping[str, Any]) -> str:
+    """Return the source of a message that was exported (see wire/entries.py), "" if that is not
+    known. Of one that was imported before, it is the same as there."""
+    if "source" in fields:
+        source = fields["source"]
+    elif "imported" in fields:
+        before = fields["imported"] if isinstance(fields["imported"], dict) else {}
+        source = f"{before.get('time')}:{before.get('node')}"
+    else:
+        source = f"{fields.get('time')}:{str(fields.get('origin')).partition('-')[0]}"
+    return source if isinstance(source, str) and SOURCE.fullmatch(source) else ""
 
 
 def _text(value: Any) -> str:

@@ -117,6 +117,9 @@ def fields_of(message: Message) -> dict[str, Any]:
     }
     if message.topic:
         fields["topic"] = message.topic
+    if message.source:
+        time, node = message.first
+        fields["imported"] = {"time": time, "node": node}
     if message.erased:
         fields["data"] = None
         time, node = message.erased.time, node_of(message.erased.origin)

@@ -1,7 +1,8 @@
 """An entry of the log: what was committed together, stored and shipped as one.
 
-The running hash of an origin covers of each entry its time, kind, length, topic, and the SHA-256 of
-its text, the *digest*. So the history can be checked without the text, and a text can be erased.
+The running hash of an origin covers of each entry its time, kind, length, topic, source, and the
+SHA-256 of its text, the *digest*. So the history can be checked without the text, and a text can be
+erased.
 
 Erasing a message is a commit, too: a *notice* in the log of the node that erases it, with the id of
 the message as its text. A notice has a signature of its own. Whoever stores it replaces the text by
@@ -12,11 +13,14 @@ without having signed it.
 What this gives up: an entry of many messages has one digest. Once one of its messages is erased,
 nothing proves the others of that entry any more.
 
+Messages that were imported have a *source*: when they were first committed and by which node, as
+whoever imported them says.
+
 On the wire an entry is a list, without what is at its default at the end:
 
-    [time, text, kind, topic]             one message, or a notice
-    [time, [text, ...], 0, topic]         many
-    [time, [null, text, ...], kind, topic, {"digest": ..., "by": [erasure, ...]}]
+    [time, text, kind, topic, source]             one message, or a notice
+    [time, [text, ...], 0, topic, source]         many
+    [time, [null, text, ...], kind, topic, source, {"digest": ..., "by": [erasure, ...]}]
 """
 
 from __future__ import annotations
@@ -44,6 +48,9 @@ and a notice, which is no message."""
 
 TOPIC = re.compile(rf"[A-Za-z0-9._/-]{{1,{MAX_TOPIC}}}")
 """The form of a topic; a message may also have none, "" """
+
+SOURCE = re.compile(r"[0-9]{1,16}:[0-9a-f]{32}")
+"""The form of a source, the time (ms since the epoch) and the id of a node; "" is none."""
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Returns the JSON text of a value, without spaces."""
@@ -86,13 +93,16 @@ class Entry(NamedTuple):
     length: int = 1
     topic: str = ""
     erased: str = ""
+    source: str = ""
 
     @staticmethod
-    def of(time: int, texts: Sequence[str], kind: int = PLAIN, topic: str = "") -> Entry:
+    def of(
+        time: int, texts: Sequence[str], kind: int = PLAIN, topic: str = "", source: str = ""
+    ) -> Entry:
         """Return the entry of one text or more, up to MAX_BATCH and MAX_ENTRY_BYTES."""
         if len(texts) == 1:
-            return Entry(time, texts[0], kind, 1, topic)
-        return Entry(time, encode(texts), PLAIN, len(texts), topic)
+            return Entry(time, texts[0], kind, 1, topic, "", source)
+        return Entry(time, encode(texts), PLAIN, len(texts), topic, "", source)
 
     @property
     def texts(self) -> list[str | None]:
@@ -139,8 +149,11 @@ class Entry(NamedTuple):
         """Return the JSON text of the entry as it is on the wire."""
         if self.erased:
             texts = self.text if self.length > 1 else "[null]"
-            return f'[{self.time},{texts},{self.kind},"{self.topic}",{self.erased}]'
+            about = f'{self.kind},"{self.topic}","{self.source}",{self.erased}'
+            return f"[{self.time},{texts},{about}]"
         text = self.text if self.length > 1 else encode(self.text)
+        if self.source:
+            return f'[{self.time},{text},{self.kind},"{self.topic}","{self.source}"]'
         kind = f",{self.kind}" if self.kind or self.topic else ""
         topic = f',"{self.topic}"' if self.topic else ""
         return f"[{self.time},{text}{kind}{topic}]"
@@ -174,9 +187,9 @@ def chain(previous: str, entries: Iterable[Entry]) -> tuple[str, ...]:
     sha256 = hashlib.sha256
     hashes = []
     for entry in entries:
-        time, text, kind, length, topic, erased = entry
+        time, text, kind, length, topic, erased, source = entry
         inner = entry.digest if erased else sha256(text.encode()).hexdigest()
-        data = f"{previous} {time} {kind} {length} {topic} {inner}".encode()
+        data = f"{previous} {time} {kind} {length} {topic} {source} {inner}".encode()
         previous = sha256(data).hexdigest()[:32]
         hashes.append(previous)
     return tuple(hashes)
@@ -184,9 +197,9 @@ def chain(previous: str, entries: Iterable[Entry]) -> tuple[str, ...]:
 
 def read_entry(value: Any) -> Entry:
     """Check an entry as it is on the wire. Raises ProtocolError."""
-    if not isinstance(value, list) or not 2 <= len(value) <= 5:
+    if not isinstance(value, list) or not 2 <= len(value) <= 6:
         raise wrong("an entry is not [time, text]")
-    time, texts, kind, topic = number(value[0], 0), value[1], PLAIN, ""
+    time, texts, kind, topic, source = number(value[0], 0), value[1], PLAIN, "", ""
     several = isinstance(texts, list)
     if len(value) > 2:
         kind = value[2]
@@ -196,15 +209,20 @@ def read_entry(value: Any) -> Entry:
             topic = value[3]
             if topic != "" and (not isinstance(topic, str) or not TOPIC.fullmatch(topic)):
                 raise wrong("not a topic")
-    if len(value) == 5:
-        return _erased(time, texts, kind, topic, value[4])
+            if len(value) > 4:
+                source = value[4]
+                fits = isinstance(source, str) and (not source or SOURCE.fullmatch(source))
+                if not fits or (source and kind):
+                    raise wrong("not a source")
+    if len(value) == 6:
+        return _erased(time, texts, kind, topic, value[5], source)
     if several and not 2 <= len(texts) <= MAX_BATCH:
         raise wrong(f"an entry of several texts has 2 to {MAX_BATCH}")
     if several and kind:
         raise wrong("several texts of another kind than 0")
     texts = texts if several else [texts]
     _check_texts(texts)
-    return Entry.of(time, texts, kind, topic)
+    return Entry.of(time, texts, kind, topic, source)
 
 
 def _check_texts(texts: list[Any]) -> None:
@@ -220,7 +238,7 @@ def _check_texts(texts: list[Any]) -> None:
         raise wrong(f"a message over {MAX_MESSAGE_BYTES} bytes")
 
 
-def _erased(time: int, texts: Any, kind: int, topic: str, about: Any) -> Entry:
+def _erased(time: int, texts: Any, kind: int, topic: str, about: Any, source: str) -> Entry:
     """Check an entry with erased messages. Whether the erasures are genuine is checked with the
     signatures of the run."""
     texts = list_of(texts, MAX_BATCH)
@@ -238,7 +256,7 @@ def _erased(time: int, texts: Any, kind: int, topic: str, about: Any) -> Entry:
         raise wrong("an erased entry does not say by what")
     inner = digest(about.get("digest"))
     text = encode(texts) if len(texts) > 1 else inner
-    return Entry(time, text, kind, len(texts), topic, encode({"digest": inner, "by": by}))
+    return Entry(time, text, kind, len(texts), topic, encode({"digest": inner, "by": by}), source)
 
 
 def _erasure(value: Any) -> Erasure:

@@ -1,15 +1,14 @@
 """An export: all messages of a log in a file, with all that proves them without a node.
 
 Each line is a JSON object, a message, in the shared order: `id`, `origin`, `seq`, `time`, `data`,
-`topic` if it has one, and `heard` if it is a copy of a commit of an original node. A copy that
-nodes do not show is `hidden`; it is part of its origin's log all the same. So is a `notice`, whose
-`data` is the id of a message that it erases. A message that is erased has `erased` in the place of
-`data`: the place, the time and the signature of that notice; the last message of its entry has the
-SHA-256 of the text as `digest` then. Messages that were committed together are one
-entry, and each names the number of its first message as `entry`. The last message of an entry has
-the running `hash` of its origin, and if the entry is signed (see signing.py) `signature` and
-`public_key`.
-The last line of an export counts the messages: {"exported": number}.
+`topic` and `source` (see entries.py) if it has them, and `heard` if it is a copy of a commit of an
+original node. A copy that nodes do not show is `hidden`; it is part of its origin's log all the
+same. So is a `notice`, whose `data` is the id of a message that it erases. A message that is erased
+has `erased` in the place of `data`: the place, the time and the signature of that notice; the last
+message of its entry has the SHA-256 of the text as `digest` then. Messages that were committed
+together are one entry, and each names the number of its first message as `entry`. The last message
+of an entry has the running `hash` of its origin, and if the entry is signed (see signing.py)
+`signature` and `public_key`. The last line of an export counts the messages: {"exported": number}.
 
 The first messages of an origin may have been deleted. The first entry after these has the running
 hash before it, as `previous`.
@@ -32,7 +31,7 @@ from typing import Any, NamedTuple
 from ..codes import MAX_NUMBER
 from ..errors import ProtocolError
 from ..settings import MAX_BATCH, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES
-from .entries import HEARD, NOTICE, PLAIN, TOPIC, Entry, chain, read_entry, size_of
+from .entries import HEARD, NOTICE, PLAIN, SOURCE, TOPIC, Entry, chain, read_entry, size_of
 from .entries import encode as to_json
 from .fields import ORIGIN
 from .forks import Branch
@@ -70,7 +69,8 @@ def to_lines(
     `gap`: messages before it were deleted."""
     by = {erasure.seq: erasure[1:] for erasure in entry.erasures}
     flags = {HEARD: ("heard",), NOTICE: ("notice",)}.get(entry.kind, ())
-    fields: dict[str, Any] = {"topic": entry.topic} if entry.topic else {}
+    about = {"topic": entry.topic, "source": entry.source}
+    fields: dict[str, Any] = {name: text for name, text in about.items() if text}
     fields |= dict.fromkeys((*flags, *(("hidden",) if hidden else ())), True)
     fields |= {"entry": seq} if entry.length > 1 else {}
     fields |= {"previous": previous} if gap else {}
@@ -110,7 +110,7 @@ class _Origin:
     wrong: bool = False  # what comes after the first problem cannot be checked
     texts: list[str | None] = field(default_factory=list)  # of an entry that has begun
     by: list[Any] = field(default_factory=list)  # its erasures
-    first: tuple[Any, ...] = ()  # the number of that entry, its time, kind and topic
+    first: tuple[Any, ...] = ()  # the number of that entry, its time, kind, topic and source
     entries: int = 0  # after the last signed one, and the bytes of their texts
     size: int = 0
 
@@ -165,8 +165,8 @@ class Checker:
         origin.wrong = bool(text)
         if origin.texts and not text:
             self._open = origin
-            topic = {"topic": fields["topic"]} if "topic" in fields else {}
-            self._end = _end({**topic, "entry": fields["entry"]}).encode()
+            same = {name: fields[name] for name in ("topic", "source", "entry") if name in fields}
+            self._end = _end(same).encode()
         return self._problem(fields["id"], text) if text else None
 
     def _goes_on(self, origin: _Origin, raw: bytes) -> bool:
@@ -231,7 +231,8 @@ class Checker:
         if seq < due:
             return "it was there before"
         kind = HEARD if "heard" in fields else NOTICE if "notice" in fields else PLAIN
-        first = fields.get("entry", seq), time, kind, fields.get("topic", "")
+        about = fields.get("topic", ""), fields.get("source", "")
+        first = fields.get("entry", seq), time, kind, *about
         if origin.texts and first != origin.first:
             return "the entry before it does not end"
         if not origin.texts and first[0] != seq:
@@ -280,11 +281,11 @@ class Checker:
 
 def _entry(origin: _Origin, digest: str | None) -> Entry:
     """Return the entry that is complete. Raises ProtocolError."""
-    _, time, kind, topic = origin.first
+    _, time, kind, topic, source = origin.first
     texts = origin.texts
     if None in texts:
-        return read_entry([time, texts, kind, topic, {"digest": digest, "by": origin.by}])
-    return read_entry([time, texts if len(texts) > 1 else texts[0], kind, topic])
+        return read_entry([time, texts, kind, topic, source, {"digest": digest, "by": origin.by}])
+    return read_entry([time, texts if len(texts) > 1 else texts[0], kind, topic, source])
 
 
 _TEXTS = {
@@ -295,6 +296,7 @@ _TEXTS = {
     "origin": ORIGIN,
     "digest": re.compile("[0-9a-f]{64}"),
     "topic": TOPIC,
+    "source": SOURCE,
 }
 
 

@@ -48,7 +48,8 @@ class Message:
     `heard` marks a copy of a commit of an original node, which was shown once. `topic` is a short
     text beside the message. The `data` of a message that was `erased` is ""; the members of the
     erasure are empty if it is not known by what. `copies` is how many other nodes are known to hold
-    the message, if the caller asked for that.
+    the message, if the caller asked for that. The `source` of an imported message says when and by
+    which node it was first committed; see `first`.
     """
 
     origin: str
@@ -59,11 +60,19 @@ class Message:
     topic: str = ""
     erased: Erasure | None = None
     copies: int = field(default=0, compare=False)
+    source: str = ""
 
     @property
     def id(self) -> str:
         """The identity: `origin:seq`."""
         return f"{self.origin}:{self.seq}"
+
+    @property
+    def first(self) -> tuple[int, str]:
+        """When (ms since the epoch) and by which node it was first committed; of an imported one as
+        whoever imported it says."""
+        time, _, node = self.source.partition(":")
+        return (int(time), node) if self.source else (self.time, self.origin.partition("-")[0])
 
     @property
     def order(self) -> tuple[int, str, int]:
@@ -137,7 +146,7 @@ def messages_of(
 ) -> Iterator[Message]:
     """Yield the messages of an entry, whose first one is number `first`, or `backwards` from the
     last one. A notice has none."""
-    time, kind, topic = entry.time, entry.kind, entry.topic
+    time, kind, topic, source = entry.time, entry.kind, entry.topic, entry.source
     if kind == NOTICE:
         return
     heard = kind == HEARD
@@ -145,9 +154,9 @@ def messages_of(
     texts = enumerate(entry.texts, first)
     for seq, text in reversed([*texts]) if backwards else texts:
         if text is None:
-            yield Message(origin, seq, time, "", heard, topic, by.get(seq, UNNAMED))
+            yield Message(origin, seq, time, "", heard, topic, by.get(seq, UNNAMED), source=source)
         else:
-            yield Message(origin, seq, time, text, heard, topic)
+            yield Message(origin, seq, time, text, heard, topic, source=source)
 
 
 def encode(frame: Sockets | Proof | Message | LogFrame) -> str:

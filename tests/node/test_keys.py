@@ -115,7 +115,7 @@ def test_a_hundred_requests_that_race_commit_once() -> None:
 
 def test_two_bodies_with_the_same_keys_in_another_order_do_not_wait_for_each_other() -> None:
     with Node(0) as node, ThreadPoolExecutor(8) as pool:
-        drafts = [(f"{n}", "", f"key {n}") for n in range(1_500)]
+        drafts = [(f"{n}", "", f"key {n}", "") for n in range(1_500)]
 
         def commit(turned: bool) -> list[str]:
             parts = node.intake.commit_many(reversed(drafts) if turned else drafts)

@@ -390,7 +390,9 @@ def test_what_is_no_text_is_refused_and_harms_no_other_commit(wrong: Any) -> Non
             lambda: node.intake.begin(wrong, lambda: refused.append(wrong)),
             lambda: list(node.commit_all([wrong])),
             lambda: list(
-                node.intake.commit_many([("before", "", ""), (wrong, "", ""), ("after", "", "")])
+                node.intake.commit_many(
+                    [("before", "", "", ""), (wrong, "", "", ""), ("after", "", "", "")]
+                )
             ),
         ):
             with pytest.raises(MessageError, match=r"str|surrogate"):

@@ -41,11 +41,11 @@ def test_a_topic_reaches_every_node_and_the_next_start(tmp_path: Path) -> None:
 
 
 def test_many_messages_of_alternating_topics_keep_their_order_and_topics() -> None:
-    mixed = [(f"{n}", ("", "a", "b")[n % 3] if n < 300 else "c", "") for n in range(3_000)]
+    mixed = [(f"{n}", ("", "a", "b")[n % 3] if n < 300 else "c", "", "") for n in range(3_000)]
     with Node(0) as node:
         commits = list(node.intake.commit_many(mixed))
         found = [commit.message(n) for commit in commits for n in range(len(commit.texts))]
-        assert [(m.data, m.topic, "") for m in found] == mixed
+        assert [(m.data, m.topic, "", "") for m in found] == mixed
         assert node.messages() == found
         assert len(commits) < 310, "those of one topic share an entry"
 

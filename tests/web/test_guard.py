@@ -284,7 +284,7 @@ def test_failures_are_rendered_from_the_request_alone() -> None:
 
     kind, body = rendered("/api/v1/status", "text/html", line=3)
     assert kind == PROBLEM_TYPE and b'"line": 3' in body and b"<failed>" in body
-    assert b'"code": "bad_request"' in body
+    assert b'"type": "urn:p2p-sync:bad_request"' in body
     kind, body = rendered("/add", "Text/HTML,*/*")
     assert kind.startswith("text/html") and b"&lt;failed&gt;" in body and b"<failed>" not in body
     kind, body = rendered("/add", "*/*")

@@ -509,8 +509,9 @@ def test_what_fails_is_not_asked_again_for_its_error(
         raise RuntimeError("the node is broken")
 
     with Node(0) as node, serving(create_app(node)) as port:
-        for name in ("status", "peers", "connect", "commit", "unready"):
+        for name in ("status", "peers", "connect", "unready"):
             monkeypatch.setattr(node, name, fail)
+        monkeypatch.setattr(node.intake, "commit", fail)
         for path in ("/", "/commit?msg=x&copies=0", "/add?address=127.0.0.1:1", "/readyz"):
             asked.clear()
             answer = request(port, path, headers=PAGE)

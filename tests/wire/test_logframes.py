@@ -58,9 +58,18 @@ ENTRIES = st.one_of(
         st.just(1),
         st.sampled_from(["", "a/b"]),
         st.just(""),
+        st.just(""),
     ),
     st.tuples(st.integers(0, MAX_NUMBER), st.lists(TEXTS, min_size=2, max_size=5)).map(
         lambda pair: Entry.of(*pair)
+    ),
+    st.builds(
+        Entry.of,
+        st.integers(0, MAX_NUMBER),
+        st.lists(TEXTS, min_size=1, max_size=3),
+        st.just(PLAIN),
+        st.sampled_from(["", "a/b"]),
+        st.just(f"{MAX_NUMBER}:{'a' * 32}"),
     ),
 )
 HEADS = st.builds(Head, st.integers(1, MAX_NUMBER), HASHES, SIGNATURES)
@@ -180,6 +189,8 @@ def test_equal_hashes_mean_equal_messages(one: list[Entry], other: list[Entry]) 
         (Entry(1, "x"), Entry(2, "x")),
         (Entry(1, "x"), Entry(1, "y")),
         (Entry(1, "x"), Entry(1, "x", True)),
+        (Entry.of(1, ["x"], 0, "a", ""), Entry.of(1, ["x"], 0, "a", f"1:{'b' * 32}")),
+        (Entry.of(1, ["x"], 0, "", f"2:{'b' * 32}"), Entry.of(1, ["x"], 0, "", f"1:{'b' * 32}")),
         (Entry(1, "0 x"), Entry(10, " x")),
         (Entry(1, ""), Entry(1, "\0")),
         (Entry.of(1, ["x", "y"]), Entry(1, '["x","y"]')),

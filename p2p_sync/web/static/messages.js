@@ -217,10 +217,15 @@ function render(jump = false) {
 function build(item) {
   const text = el("p", item.data ? { dir: "auto" } : { class: "empty" });
   const erase = item.erased ? [] : [eraser(item)];
-  const { text: when, title } = moment(item.time);
+  const { text: when, title } = moment(item.imported?.time ?? item.time);
   const copies = el("span", { class: "copies" });
-  const from = el("code", { text: nameOf(nodeOf(item)), title: `origin ${item.origin}, number ${item.seq}` });
+  const place = `origin ${item.origin}, number ${item.seq}`;
+  const from = el("code", { text: nameOf(item.imported?.node ?? nodeOf(item)), title: place });
   const about = item.topic ? [label(item.topic)] : [];
+  if (item.imported) {
+    const how = `imported by ${nameOf(nodeOf(item))}, ${moment(item.time).title}`;
+    about.push(el("span", { text: " (imported)", title: how }));
+  }
   const small = el("small", {}, el("time", { text: when, title }), " from ", from, ...about, ...erase, copies);
   const element = el("li", {}, text, small);
   const short = shorten(item.data ?? "");

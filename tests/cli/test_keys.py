@@ -1,0 +1,129 @@
+"""Commands that may be run again: commit --key, and import."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.harness.api import bulk
+from tests.harness.support import DEADLINE, ROOT, NodeProcess, run_to_end, wait_until
+
+
+def at(node: NodeProcess) -> str:
+    return f"http://127.0.0.1:{node.port}"
+
+
+def test_a_commit_with_a_key_may_be_run_again() -> None:
+    with NodeProcess("--ephemeral") as node:
+        for _ in range(2):
+            done = run_to_end("commit", "deployed", "--key", "deploy-1", "--node", at(node))
+            assert done.returncode == 0, done.stderr
+        other = run_to_end("commit", "other", "--key", "deploy-1", "--node", at(node))
+        assert other.returncode != 0 and "'deploy-1' has named another message" in other.stderr
+        assert node.texts() == ["deployed"]
+        wrong = run_to_end("commit", "text", "--key", "\u00e4", "--node", at(node))
+        assert wrong.returncode == 2 and "printable ASCII" in wrong.stderr
+
+
+def test_lines_with_a_key_may_be_sent_again_and_continued() -> None:
+    with NodeProcess("--ephemeral") as node:
+        for lines in (b"a\nb\na\n", b"a\nb\na\nc\n"):
+            done = subprocess.run(
+                [sys.executable, "-m", "p2p_sync", "commit", "--key", "k", "--node", at(node)],
+                input=lines,
+                cwd=ROOT,
+                capture_output=True,
+                timeout=DEADLINE,
+            )
+            assert done.returncode == 0, done.stderr
+        assert sorted(node.texts()) == ["a", "a", "b", "c"]
+
+
+def test_an_answer_that_does_not_come_says_how_to_send_it_again(tmp_path: Path) -> None:
+    with NodeProcess(data_dir=tmp_path) as node:
+        os.kill(node.process.pid, signal.SIGSTOP)
+        try:
+            late = run_to_end("commit", "text", "--timeout", "0", "--node", at(node))
+        finally:
+            os.kill(node.process.pid, signal.SIGCONT)
+        assert late.returncode != 0
+        key = late.stderr.partition("add --key ")[2].partition(":")[0]
+        assert key, late.stderr
+        wait_until(lambda: node.texts() == ["text"])
+        again = run_to_end("commit", "text", "--key", key, "--node", at(node))
+        assert again.returncode == 0 and node.texts() == ["text"]
+
+
+def test_an_import_may_be_run_again_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "texts.ndjson"
+    file.write_text('"same"\n"same"\n{"data": "other", "topic": "t"}\n')
+    with NodeProcess("--ephemeral") as node:
+        for said in ("3 imported, 0 skipped", "0 imported, 3 skipped"):
+            done = run_to_end("import", str(file), "--node", at(node))
+            assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
+        file.write_text('"same"\n')  # it is another file now
+        done = run_to_end("import", str(file), "--node", at(node))
+        assert done.stdout.strip() == "1 imported, 0 skipped"
+        assert sorted(node.texts()) == ["other", "same", "same", "same"]
+
+
+def test_lines_of_standard_input_are_messages_of_their_own_each_time() -> None:
+    with NodeProcess("--ephemeral") as node:
+        for _ in range(2):
+            done = subprocess.run(
+                [sys.executable, "-m", "p2p_sync", "import", "-", "--node", at(node)],
+                input=b'"tick"\n',
+                cwd=ROOT,
+                capture_output=True,
+                timeout=DEADLINE,
+            )
+            assert done.returncode == 0, done.stderr
+        assert node.texts() == ["tick", "tick"]
+
+
+def test_an_import_that_was_interrupted_goes_on_and_shows_time_and_node(tmp_path: Path) -> None:
+    """Kill the node in the middle, several times; each message is there once in the end."""
+    count = 30_000
+    file = tmp_path / "backup.gz"
+    with NodeProcess("--ephemeral", "--name", "old") as node:
+        assert bulk(node.port, (f"text {n}" for n in range(count))).status == 201
+        old = node.id
+        times = {m["data"]: m["time"] for m in node.api("messages?limit=1000")["messages"]}
+        assert run_to_end("backup", str(file), "--node", at(node)).returncode == 0
+    with gzip.open(file) as lines:
+        assert sum(1 for _ in lines) == count + 1
+    data = tmp_path / "data"
+    for round in range(3):
+        with NodeProcess(data_dir=data) as node:
+            before = node.count
+            command = [sys.executable, "-m", "p2p_sync", "import", str(file), "--node", at(node)]
+            importing = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+            wait_until(lambda node=node, before=before: node.count > before)  # type: ignore[misc]
+            node.stop(signal.SIGKILL)
+            _, problem = importing.communicate(timeout=DEADLINE)
+            assert importing.returncode, "it says that it was interrupted"
+            assert b"stored" in problem, (round, problem)
+    with NodeProcess(data_dir=data) as node:
+        done = run_to_end("import", str(file), "--node", at(node))
+        assert done.returncode == 0, done.stderr
+        assert node.count == count
+        page = node.api("messages?limit=1000")["messages"]
+        for message in page:
+            assert message["imported"] == {"time": times[message["data"]], "node": old}
+        shown = run_to_end("log", "-n", "1", "--node", at(node)).stdout
+        assert old[:8] in shown and "(imported)" in shown
+        # An import of an import still names the first node.
+        export = tmp_path / "export"
+        export.write_text(run_to_end("export", "--node", at(node)).stdout)
+        assert run_to_end("verify", str(export)).returncode == 0
+    with NodeProcess("--ephemeral") as other:
+        assert run_to_end("import", str(export), "--node", at(other)).returncode == 0
+        (first,) = other.api("messages?limit=1")["messages"]
+        assert first["imported"] == {"time": times[first["data"]], "node": old}
+        listed = run_to_end("log", "--json", "-n", "1", "--node", at(other)).stdout
+        assert json.loads(listed)["imported"]["node"] == old
