@@ -66,6 +66,12 @@ class KeyReused(InputError):
 class UnknownMessage(InputError):
     """This node has no message with that id."""
 
+    def __init__(self, id: str) -> None:
+        super().__init__(
+            f"no message here has the id {id[:80]!r}; an id is ORIGIN:NUMBER, as each message "
+            "has one; if it was deleted here, ask a node that keeps it"
+        )
+
 
 class ConsumerError(InputError):
     """What a consumer was asked for is not valid."""

@@ -574,6 +574,13 @@ SEARCH_FOLDING: Count = 4
 MAX_SEARCH_FOUND: Characters = 1024 * 1024
 """Text in one answer to a search, beside the last message."""
 
+MAX_FILTERED: Count = 20_000
+"""Entries that one answer looks at for those that its filters let through, where no index leads to
+them; the next request goes on behind them."""
+
+FEW_ENTRIES: Count = 1_000
+"""A node that has no more entries is read by its origins, whatever else is in the log."""
+
 LEAST_SEARCHED_ID: Characters = 8
 """The beginning of an id that a search finds; a shorter one would find too much."""
 
@@ -805,6 +812,9 @@ API_MAX_COUNTED: Count = 200
 API_MAX_SEARCH: Characters = 200
 """The text that a search looks for."""
 
+LEAST_NODE: Characters = 4
+"""The beginning of an id that names a node: a shorter one may be a slip."""
+
 API_MAX_COPIES: Count = 1000
 """Copies that a commit may wait for."""
 
@@ -861,9 +871,6 @@ CLI_PROBLEMS: Count = 100
 
 CLI_POLL: Seconds = 0.1
 """A command that waits asks the node this often."""
-
-CLI_LEAST_ID: Characters = 4
-"""The beginning of an id by which commands find a peer: a shorter one may be a slip."""
 
 CLI_NAMES: Seconds = 10.0
 """`log` asks for the names of nodes that it does not know at most this often."""

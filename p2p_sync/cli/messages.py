@@ -22,11 +22,11 @@ from ..settings import (
     API_MAX_COPIES,
     API_MAX_TIMEOUT,
     CLI_ANSWER,
-    CLI_LEAST_ID,
     CLI_MAX_KEY,
     CLI_NAMES,
     CLI_PAGE,
     CLI_STORING,
+    LEAST_NODE,
     NEVER,
     SHORT_ID,
 )
@@ -291,12 +291,12 @@ class Names:
         there can be none."""
         begins = text.lower()
         found = [node["id"] for node in self._nodes() if node["id"] and text == node["name"]]
-        if len(begins) >= CLI_LEAST_ID and not begins.strip(string.hexdigits):
+        if len(begins) >= LEAST_NODE and not begins.strip(string.hexdigits):
             found.append(begins)  # also of a node that is not known any more
         if not found:
             raise Failure(
                 USAGE,
-                f"--from is the name of a known node, or at least {CLI_LEAST_ID} digits of an id, "
+                f"--from is the name of a known node, or at least {LEAST_NODE} digits of an id, "
                 f"not {text!r}; p2p-sync peers lists them",
             )
         return tuple(found)

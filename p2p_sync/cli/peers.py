@@ -13,7 +13,7 @@ import click
 from ..address import parse_address
 from ..errors import InputError
 from ..names import label
-from ..settings import CLI_ANSWER, CLI_LEAST_ANSWER, CLI_LEAST_ID, SHORT_ID
+from ..settings import CLI_ANSWER, CLI_LEAST_ANSWER, LEAST_NODE, SHORT_ID
 from .api import Api, Failure, until
 from .command import node_command, seconds_option
 from .exits import DONE, NO, USAGE
@@ -142,7 +142,7 @@ def find(peers: list[dict[str, Any]], text: str) -> dict[str, Any]:
 
 def is_called(node: dict[str, Any], text: str) -> bool:
     """Return whether a user may call a node `text`: it is its name, or its id begins with it."""
-    begins = len(text) >= CLI_LEAST_ID and (node["id"] or "").startswith(text.lower())
+    begins = len(text) >= LEAST_NODE and (node["id"] or "").startswith(text.lower())
     return begins or text == node["name"]
 
 

@@ -43,11 +43,12 @@ from .erasing import Erased
 from .forgetting import Forgetting
 from .forks import Moving
 from .origins import Floor
-from .pages import Page, Place, logger
+from .pages import Page, logger
 from .retention import Gone, Limits
 from .rows import INSERTED, VALUES, Row, stored
 from .schema import LAST_ARRIVAL
 from .store import Database, Store
+from .wanted import Place
 from .witness import Left
 
 __all__ = ["Log", "Page", "Place"]

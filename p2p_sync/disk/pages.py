@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from .. import settings
 from ..codes import MAX_NUMBER
@@ -32,29 +32,35 @@ from .retention import Gone, begins_behind, held_between
 from .rows import COLUMNS, exported, is_whole, messages_of, place_of
 from .schema import LAST_ARRIVAL
 from .store import Database, Store
+from .wanted import ALL, ARRIVAL, BACKWARDS, FORWARDS, Place, Search, Wanted
 
 logger = logging.getLogger("p2p_sync")
 
 T = TypeVar("T")
 
-Place: TypeAlias = tuple[int, str, int]
-"""A place in the shared order: time, origin, sequence number."""
+_NOTICES = (
+    f"SELECT {COLUMNS} FROM entries WHERE arrival > ? AND arrival <= ? AND kind = 2 "
+    "ORDER BY arrival"
+)
 
-_NOTICES = f"SELECT {COLUMNS} FROM entries WHERE arrival > ? AND kind = 2 ORDER BY arrival"
-
-_BEGINNING: Place = (-1, "", 0)
+BEGINNING: Place = (-1, "", 0)
+"""The place before all messages."""
 _END: Place = (MAX_NUMBER, "~", 0)
 
 
 class Page(list[T]):
-    """A list of what was read, and how many `damaged` entries were left out of it.
+    """A list of what was read, and how many `damaged` entries were left out of it. It is `complete`
+    if there is nothing more now in its direction.
 
     If it was read by arrival, it goes up to the arrival `upto`, and `missed` messages on the way,
-    of any topic, were deleted before they were read."""
+    of any kind, were deleted before they were read. Otherwise `place` is where to go on, None: at
+    the beginning."""
 
     damaged = 0
     missed = 0
     upto = 0
+    place: Place | None = None
+    complete = False
 
 
 class Pages:
@@ -77,11 +83,11 @@ class Pages:
             return self._arrival
 
     def arrivals(
-        self, after: int, limit: int, hidden: bool = False, topic: str = ""
+        self, after: int, limit: int, hidden: bool = False, wanted: Wanted = ALL
     ) -> Page[tuple[int, Message]]:
         """Return up to `limit` messages after arrival `after`, each with its number: those that
-        are shown, or with `hidden` all; with a `topic` only its own. `upto` of the page is where to
-        go on.
+        are shown, or with `hidden` all; only those that are `wanted`. `upto` of the page is where
+        to go on; a page that is not `complete` may be empty.
 
         Where a notice has arrived, the shown message that it erases comes again, without its text.
         """
@@ -89,45 +95,55 @@ class Pages:
         bad: list[Found] = []
         with self._lock:
             newest = max(after, self._arrival)
-            recent = None if topic else self._recent.arrived(after, limit)
+            recent = self._recent.arrived(after, limit + 1) if wanted == ALL else None
         if recent is not None:
             for last, entry in recent:
                 page += _numbered(messages_in(entry), last, after)
             return self._arrived(page, newest, limit, bad)
-        shown = "" if hidden else f"AND {SHOWN}"
-        filter, values = _of(topic)
-        query = f"SELECT {COLUMNS} FROM entries WHERE arrival > ? {filter} {shown} ORDER BY arrival"
+        stop: int | None = None
         with self._store.snapshot() as database:
-            rows = database.execute(query, (after, *values))
-            notices = () if hidden else database.execute(_NOTICES, (after,))
-            for row in merge(rows, notices, key=itemgetter(-1)):
+            search = Search(database, wanted, ARRIVAL, (after,), (MAX_NUMBER,), hidden)
+            stop = search.end.arrival if search.end else None
+            span = after, MAX_NUMBER if stop is None else stop
+            notices = () if hidden else database.execute(_NOTICES, span)
+            entries = merge(search.rows(), notices, key=itemgetter(-1))
+            for looked, row in enumerate(entries, 1):
                 if not is_whole(row):
                     bad.append(found(row))
-                    continue
-                page += _numbered([*messages_of(row)], row[-1], after)
-                if row[4] == NOTICE and not hidden:
-                    erased = erased_by(database, row)
-                    page += [(row[-1], each) for each in erased if topic in ("", each.topic)]
-                if len(page) >= limit:
+                else:
+                    page += _numbered([*messages_of(row)], row[-1], after)
+                    if row[4] == NOTICE and not hidden:
+                        erased = erased_by(database, row)
+                        page += [(row[-1], each) for each in erased if wanted.has(each)]
+                if looked == settings.MAX_FILTERED:
+                    stop = row[-1]
+                if len(page) > limit or looked == settings.MAX_FILTERED:
                     break
             # After the read: what is gone by now may be missing in it.
             gone = self._gone.arrival
-            full = len(page) >= limit
-            upto = min(gone, page[limit - 1][0]) if full else gone
+            if len(page) > limit:
+                stop = page[limit - 1][0]
+            upto = gone if stop is None else min(gone, stop)
             if after < upto:
                 page.missed = upto - after - held_between(database, after, upto)
-        self._arrived(page, newest, limit, bad)
-        page.upto = max(page.upto, upto)
-        return page
+        return self._arrived(page, max(newest, upto), limit, bad, stop)
 
     def _arrived(
-        self, page: Page[tuple[int, Message]], newest: int, limit: int, bad: list[Found]
+        self,
+        page: Page[tuple[int, Message]],
+        newest: int,
+        limit: int,
+        bad: list[Found],
+        stop: int | None = None,
     ) -> Page[tuple[int, Message]]:
-        """Finish a page. One that is not full has reached the `newest` arrival before it was read,
-        or a later one; what it left out is hidden, or of other topics."""
-        self._finished(page, limit, bad)
+        """Finish a page that has been read up to the arrival `stop`. None: to the `newest` arrival
+        before it was read, or a later one; what it left out is hidden, or not wanted."""
+        if len(page) > limit:
+            stop = page[limit - 1][0]
         last = page[-1][0] if page else 0
-        page.upto = last if len(page) == limit else max(last, newest)
+        self._finished(page, limit, bad)
+        page.complete = stop is None
+        page.upto = max(last, newest) if stop is None else stop
         return page
 
     def cursor(self, arrival: int) -> str:
@@ -192,43 +208,46 @@ class Pages:
 
     # -- in the shared order --------------------------------------------------------------------
 
-    def ordered(self, after: Place, limit: int, topic: str = "") -> Page[Message]:
-        """Return up to `limit` shown messages after a place in the shared order; with a `topic`
-        only its own."""
+    def ordered(self, after: Place, limit: int, wanted: Wanted = ALL) -> Page[Message]:
+        """Return up to `limit` shown messages after a place in the shared order, only those that
+        are `wanted`. `place` of the page is where to go on; a page that is not `complete` may be
+        empty."""
         page: Page[Message] = Page()
         bad: list[Found] = []
-        filter, values = _of(topic)
         with self._store.reading() as database:
-            rows = database.execute(
-                f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} {filter} "
-                "AND (time, origin, seq) >= (?, ?, (SELECT coalesce(max(seq), 0) "
-                "FROM entries WHERE time = ? AND origin = ? AND seq <= ?)) "
-                "ORDER BY time, origin, seq",
-                (*values, *after[:2], *after),  # the entry that holds it may reach beyond
-            )
-            for row in rows:
+            place = max(_beginning(database, after), (wanted.since, "", 0))
+            search = Search(database, wanted, FORWARDS, place, (wanted.until, "", 0))
+            for row in search.rows():
                 if not is_whole(row):
                     bad.append(found(row))
                     continue
                 last = page[-1].order if page else after  # a damaged index goes back
                 new = (message for message in messages_of(row) if message.order > last)
-                page += islice(new, limit - len(page))
-                if len(page) == limit:
+                page += islice(new, limit + 1 - len(page))
+                if len(page) > limit:
                     break
-        return self._finished(page, limit, bad)
+        has_more = len(page) > limit
+        self._finished(page, limit, bad)
+        page.place = page[-1].order if page else after
+        page.complete = not has_more and not search.end
+        if search.end and not has_more:
+            page.place = search.end.place
+        return page
 
-    def all(self, topic: str = "") -> Iterator[Message]:
-        """Yield all shown messages in the shared order, a page at a time; with a `topic` only its
-        own."""
-        place = _BEGINNING
-        while page := self.ordered(place, 1000, topic):
+    def all(self, wanted: Wanted = ALL) -> Iterator[Message]:
+        """Yield all shown messages that are `wanted` in the shared order, a page at a time."""
+        place = BEGINNING
+        while True:
+            page = self.ordered(place, 1000, wanted)
             yield from page
-            place = page[-1].order
+            if page.complete:
+                return
+            place = page.place or place
 
     def export(self) -> Iterator[Page[str]]:
         """Yield the lines of an export (see export.py) of all messages that are here now: of each
         origin they end with a signed one."""
-        place, last = _BEGINNING, self.last_arrival()
+        place, last = BEGINNING, self.last_arrival()
         with self._store.reading() as database:  # for copies that arrive again meanwhile
             ends = dict(database.execute("SELECT origin, n FROM origins"))
         while True:
@@ -254,36 +273,41 @@ class Pages:
                 return
             place = place_of(rows[-1])
 
-    def newest(self, limit: int, before: Place | None = None, topic: str = "") -> Page[Message]:
+    def newest(
+        self, limit: int, before: Place | None = None, wanted: Wanted = ALL
+    ) -> Page[Message]:
         """Return up to `limit` shown messages, the newest first: the last ones, or the last ones
-        `before` a place; with a `topic` only its own."""
+        `before` a place; only those that are `wanted`."""
         page: Page[Message] = Page()
         bad: list[Found] = []
         with self._store.reading() as database:
-            for message in _backwards(database, before or _END, topic, bad):
+            search = _backwards(database, before, wanted)
+            for message in _messages(search, before, bad):
                 page.append(message)
                 if len(page) == limit:
                     break
         return self._finished(page, limit, bad)
 
     def search(
-        self, text: str, limit: int, before: Place | None = None, topic: str = ""
-    ) -> tuple[Page[Message], Place | None]:
-        """Return shown messages `before` a place that contain `text`, the newest first, and the
-        place to continue from; None: the search has reached the beginning of the log.
+        self, text: str, limit: int, before: Place | None = None, wanted: Wanted = ALL
+    ) -> Page[Message]:
+        """Return shown messages `before` a place that contain `text`, the newest first, only those
+        that are `wanted`. `place` of the page is where to go on; it is `complete` if the search has
+        reached the beginning of the log.
 
         Case and the composition of letters do not matter. The beginning of an id finds its
-        messages, too. With a `topic` only its own are searched. One call reads a bounded part of
-        the log and returns up to `limit` messages, of about 1 MiB; there may be more, even if it
-        finds none.
+        messages, too. One call reads a bounded part of the log and returns up to `limit` messages,
+        of about 1 MiB; there may be more, even if it finds none.
         """
-        wanted = folded(text)
+        sought = folded(text)
         page: Page[Message] = Page()
+        page.place = before
         bad: list[Found] = []
-        place, more = before or _END, False
+        more = False
         size = scanned = count = 0
         with self._store.reading() as database:
-            for message in _backwards(database, place, topic, bad):
+            search = _backwards(database, before, wanted)
+            for message in _messages(search, before, bad):
                 more = (
                     len(page) == limit
                     or size > settings.MAX_SEARCH_FOUND
@@ -292,15 +316,18 @@ class Pages:
                 )
                 if more:  # this message is one too many, and shows that there is one
                     break
-                place = message.order
+                page.place = message.order
                 count += 1
                 text = folded(message.data)
                 scanned += len(text) if text.isascii() else settings.SEARCH_FOLDING * len(text)
-                named = len(wanted) >= settings.LEAST_SEARCHED_ID and message.id.startswith(wanted)
-                if named or wanted in text:
+                named = len(sought) >= settings.LEAST_SEARCHED_ID and message.id.startswith(sought)
+                if named or sought in text:
                     page.append(message)
                     size += len(message.data)
-        return self._finished(page, limit, bad), place if more else None
+        if search.end and not more:
+            page.place = search.end.place
+        page.complete = not more and not search.end
+        return self._finished(page, limit, bad)
 
     # -- damage ---------------------------------------------------------------------------------
 
@@ -328,29 +355,29 @@ class Pages:
                 )
 
 
-def _of(topic: str) -> tuple[str, tuple[str, ...]]:
-    """Return the condition that an entry is of a topic ("": of any), and its values. Without the
-    second half no index of topics would be used."""
-    return ("AND topic = ? AND topic <> ''", (topic,)) if topic else ("", ())
+def _beginning(database: Database, after: Place) -> Place:
+    """Return the place of the entry that holds the message at a place, since it may reach beyond;
+    if there is none, one up to which there is no other entry."""
+    query = "SELECT coalesce(max(seq), 0) FROM entries WHERE time = ? AND origin = ? AND seq <= ?"
+    (first,) = database.execute(query, after).fetchone()
+    return *after[:2], first
 
 
-def _backwards(
-    database: Database, before: Place, topic: str, bad: list[Found]
-) -> Iterator[Message]:
-    """Yield the shown messages before a place, the newest first, of a topic or of all (""); add
-    damaged entries on the way to `bad`."""
-    filter, values = _of(topic)
-    rows = database.execute(
-        f"SELECT {COLUMNS} FROM entries WHERE {SHOWN} {filter} AND (time, origin, seq) < (?, ?, ?) "
-        "ORDER BY time DESC, origin DESC, seq DESC",
-        (*values, *before),
-    )
-    for row in rows:
+def _backwards(database: Database, before: Place | None, wanted: Wanted) -> Search:
+    """Return the search from a place, or the end, back to the first entry that is wanted."""
+    last = min(before or _END, (wanted.until, "", 0))
+    return Search(database, wanted, BACKWARDS, (wanted.since, "", 0), last)
+
+
+def _messages(search: Search, before: Place | None, bad: list[Found]) -> Iterator[Message]:
+    """Yield the messages before a place that a search finds, the newest first; add damaged entries
+    on the way to `bad`."""
+    for row in search.rows():
         if not is_whole(row):
             bad.append(found(row))
             continue
         for message in messages_of(row, backwards=True):
-            if message.order < before:
+            if before is None or message.order < before:
                 yield message
 
 

@@ -25,6 +25,7 @@ from ..core.turn import ARRIVAL
 from ..disk import consumers
 from ..disk.consumers import Parked
 from ..disk.store import Database, Store
+from ..disk.wanted import Wanted
 from ..errors import ConsumerError, NotLent, UnknownConsumer
 from ..results import ConsumerInfo
 from ..settings import (
@@ -252,7 +253,7 @@ class Consumers:
         before, after = self._read.get(name, (0, 0))
         if before != version or after < consumer.given:
             after = consumer.given
-        page = self._log.arrivals(after, max(limit, CONSUMER_BATCH), topic=consumer.topic)
+        page = self._log.arrivals(after, max(limit, CONSUMER_BATCH), wanted=Wanted(consumer.topic))
         chosen = [
             Given(number, message, 0)
             for number, message in page
@@ -283,7 +284,7 @@ class Consumers:
         found: dict[int, Message] = {}
         after, last = span.after, span.numbers[-1]
         while after < last:
-            page = self._log.arrivals(after, len(span.numbers), topic=topic)
+            page = self._log.arrivals(after, len(span.numbers), wanted=Wanted(topic))
             found |= {number: message for number, message in page if not message.erased}
             if page.upto == after:
                 break

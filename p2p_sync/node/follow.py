@@ -8,6 +8,7 @@ from functools import partial
 from ..core.core import Core
 from ..core.turn import ARRIVAL
 from ..disk.log import Page
+from ..disk.wanted import Wanted
 from ..settings import FOLLOWED
 from ..wire.frames import Message
 from .state import State
@@ -30,10 +31,12 @@ def follow(
             if core.stopped:
                 return
             count = core.transactions
-        page = state.log.arrivals(after, FOLLOWED, topic=topic)
+        page = state.log.arrivals(after, FOLLOWED, wanted=Wanted(topic))
         after = page.upto
         if page or page.damaged or page.missed:
             yield page
+            continue
+        if not page.complete:
             continue
         has_more = partial(_has_stored, after=count, topic=topic)
         with state.turn(ARRIVAL, has_more, pause) as core:

@@ -115,10 +115,7 @@ class Intake:
         log = self._state.log
         message = log.message(name)
         if message is None:
-            raise UnknownMessage(
-                f"no message here has the id {name[:80]!r}; an id is ORIGIN:NUMBER, as each "
-                "message has one; if it was deleted here, ask a node that keeps it"
-            )
+            raise UnknownMessage(name)
         if message.erased:
             return message
         names = log.copies_of(name)

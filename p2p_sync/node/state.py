@@ -26,6 +26,7 @@ from ..core.core import Core
 from ..core.effects import Effects
 from ..core.turn import ROOM, SIGNALS
 from ..disk.log import Log
+from ..disk.wanted import Wanted
 from ..settings import BREATH, NEVER
 from ..wire.frames import Message
 
@@ -68,7 +69,7 @@ class State:
     def messages(self, topic: str = "") -> Iterator[Message]:
         """Return the messages, or those of a topic, in the order that is the same on every node;
         they are read while you iterate."""
-        return self.log.all(topic)
+        return self.log.all(Wanted(topic))
 
     # -- the door -------------------------------------------------------------------------------
 

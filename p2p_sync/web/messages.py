@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from ..codes import MAX_NUMBER
 from ..core.deduplication import node_of
-from ..disk.log import Page, Place
-from ..errors import InputError
+from ..disk.log import Page
+from ..disk.pages import BEGINNING
+from ..disk.wanted import Place
+from ..errors import InputError, UnknownMessage
 from ..node.keys import check_key
 from ..node.node import Node
 from ..settings import (
@@ -23,7 +26,7 @@ from ..settings import (
 from ..wire.frames import Message
 from .answers import Answer, Fields, Head, Progress, is_bulk, refusal_of
 from .bodies import Lines, message_of
-from .routes import Asked, Route, Slots, json_of, polled
+from .routes import FILTERS, Asked, Route, Slots, json_of, polled
 
 REPEATED: Fields = [("Idempotent-Replayed", "true")]
 """Says that this answer was given before."""
@@ -38,31 +41,27 @@ def message_routes(node: Node, slots: Slots) -> list[Route]:
         limit = asked.number("limit", API_DEFAULT_LIMIT, 1, most)
         after = asked.argument("after")
         order = asked.argument("order", "arrival")
-        text, topic = asked.argument("q"), asked.topic()
-        if order == "newest":
-            return _back(node, text, topic, limit, after, counted)
-        if counted or text:
+        text, wanted = asked.argument("q"), asked.wanted()
+        if len(text) > API_MAX_SEARCH:
+            raise InputError(f"q is a text of at most {API_MAX_SEARCH} characters")
+        if order != "newest" and (counted or text):
             raise InputError("copies and q need order=newest")
+        if order == "arrival":
+            arrived = node.log.arrivals(node.log.place(after), limit, wanted=wanted)
+            found = [fields_of(message) for _, message in arrived]
+            return _page(found, arrived, node.log.cursor(arrived.upto))
+        place = place_of(after) if after else None
         if order == "time":
-            place = place_of(after) if after else (-1, "", 0)
-            page = node.log.ordered(place, limit, topic)
-            return polled(
-                {
-                    "messages": [fields_of(message) for message in page],
-                    "next": token_of(page[-1].order if page else place),
-                    **left_out(page),
-                }
-            )
-        if order != "arrival":
+            page = node.log.ordered(place or BEGINNING, limit, wanted)
+        elif order == "newest":
+            page = node.log.search(text, limit, place, wanted)
+        else:
             raise InputError(f"order is arrival, time or newest, not {order[:40]!r}")
-        arrived = node.log.arrivals(node.log.place(after), limit, topic=topic)
-        return polled(
-            {
-                "messages": [fields_of(message) for _, message in arrived],
-                "next": node.log.cursor(arrived.upto),
-                **left_out(arrived),
-            }
-        )
+        found = [fields_of(message) for message in page]
+        if counted:
+            for fields, copies in zip(found, node.report.copies(page), strict=True):
+                fields["copies"] = copies
+        return _page(found, page, token_of(page.place) if page.place else "")
 
     def commit(asked: Asked) -> Answer:
         copies, timeout = waiting(asked)
@@ -76,15 +75,26 @@ def message_routes(node: Node, slots: Slots) -> list[Route]:
         with slots.held(copies > 0):
             done = node.intake.commit(text, copies, timeout, topic, key)
         reached = HTTPStatus.CREATED if done.copies >= copies else HTTPStatus.ACCEPTED
-        answer = json_of({**fields_of(done.message()), "copies": done.copies}, reached)
-        return answer._replace(fields=answer.fields + REPEATED * done.repeated)
+        message = done.message()
+        answer = json_of({**fields_of(message), "copies": done.copies}, reached)
+        location = ("Location", f"/api/v1/messages/{quote(message.id, safe=':')}")
+        fields = [*answer.fields, location, *REPEATED * done.repeated]
+        return answer._replace(fields=fields)
+
+    def show(asked: Asked) -> Answer:
+        id = asked.parts["id"]
+        message = node.log.message(id)
+        if message is None:
+            raise UnknownMessage(id)
+        return polled(fields_of(message))
 
     def erase(asked: Asked) -> Answer:
         return json_of(fields_of(node.erase(asked.parts["id"])))
 
     return [
-        Route("GET", "/api/v1/messages", read, "after limit order q copies topic"),
+        Route("GET", "/api/v1/messages", read, f"after limit order q copies {FILTERS}"),
         Route("POST", "/api/v1/messages", commit, "copies timeout skip topic"),
+        Route("GET", "/api/v1/messages/{id}", show),
         Route("DELETE", "/api/v1/messages/{id}", erase),
     ]
 
@@ -127,6 +137,11 @@ def fields_of(message: Message) -> dict[str, Any]:
     return fields
 
 
+def _page(found: list[dict[str, Any]], page: Page[Any], next: str) -> Answer:
+    answer = {"messages": found, "next": next, "complete": page.complete}
+    return polled({**answer, **left_out(page)})
+
+
 def left_out(page: Page[Any]) -> dict[str, int]:
     """Return the members of an answer that count what is not in it: damaged entries, and messages
     that were deleted before they were read."""
@@ -151,26 +166,6 @@ def place_of(token: str) -> Place:
             "after must be the next of an earlier answer; omit it to start from the beginning"
         )
     return int(time), origin, int(seq)
-
-
-def _back(node: Node, text: str, topic: str, limit: int, after: str, counted: bool) -> Answer:
-    """Answer with messages from the newest back, all or those that contain `text`."""
-    if len(text) > API_MAX_SEARCH:
-        raise InputError(f"q is a text of at most {API_MAX_SEARCH} characters")
-    page, place = node.log.search(text, limit, place_of(after) if after else None, topic)
-    copies = node.report.copies(page) if counted else []
-    fields = [fields_of(message) for message in page]
-    for entry, number in zip(fields, copies, strict=False):
-        entry["copies"] = number
-    last = token_of(page[-1].order) if page else after
-    return polled(
-        {
-            "messages": fields,
-            "next": token_of(place) if place else last,
-            "complete": place is None,
-            **left_out(page),
-        }
-    )
 
 
 def _commit_lines(node: Node, asked: Asked, copies: int, timeout: float, skip: bool) -> Answer:

@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 from ..address import Address, is_loopback, is_private, parse_address
 from ..core.deduplication import node_of
-from ..disk.log import Place
+from ..disk.wanted import Place, Wanted
 from ..names import labels
 from ..node.node import Node
 from ..settings import PAGE_MESSAGES, PAGE_PEERS, SHORT_ID, SHOWN_TO_ERASE
@@ -179,7 +179,7 @@ def _line(node: Node) -> Iterator[str]:
 
 def _values(node: Node, before: Place | None, topic: str) -> dict[str, object]:
     """Return the values of the page."""
-    messages = node.log.newest(PAGE_MESSAGES, before, topic)
+    messages = node.log.newest(PAGE_MESSAGES, before, Wanted(topic))
     status, peers = node.status(), node.peers()
     names = labels([status.node, *peers])
     return {

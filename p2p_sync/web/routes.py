@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,13 +12,18 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from ..disk.wanted import ALL, Wanted
 from ..errors import Busy, InputError
-from ..settings import HTTP_WAITING
+from ..settings import HTTP_WAITING, LEAST_NODE
 from ..wire.frames import check_topic
 from .answers import TEXT_TYPE, Answer, Head
 from .bodies import Readable
 from .query import names, parameter
 
+FILTERS = "topic node since until"
+"""The parameters that choose messages."""
+_NODE = re.compile(f"[0-9a-f]{{{LEAST_NODE},32}}")
+_MOMENT = re.compile("[0-9]{1,16}")
 DESCRIPTION = "see /api/v1/openapi.json"
 
 
@@ -77,6 +83,26 @@ class Asked:
         topic = self.argument("topic")
         check_topic(topic)
         return topic
+
+    def wanted(self) -> Wanted:
+        """Return which messages the query asks for: FILTERS."""
+        node = self.argument("node")
+        if node and not _NODE.fullmatch(node):
+            raise InputError(
+                f"node is the id of a node, or its first {LEAST_NODE} or more digits (0-9, a-f), "
+                f"not {node[:40]!r}"
+            )
+        since = self._moment("since", ALL.since)
+        return Wanted(self.topic(), node, since, self._moment("until", ALL.until))
+
+    def _moment(self, name: str, default: int) -> int:
+        text = self.argument(name, str(default))
+        if not _MOMENT.fullmatch(text) or int(text) > ALL.until:
+            raise InputError(
+                f"{name} is a time in milliseconds since 1970, as in the messages, such as "
+                f"1764000000000, not {text[:40]!r}"
+            )
+        return int(text)
 
 
 class Route(NamedTuple):

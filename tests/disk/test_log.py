@@ -789,7 +789,7 @@ def test_no_lock_is_taken_while_another_is_held(
             log.arrivals(0, 9),
             log.ordered(START, 9),
             log.newest(9),
-            log.search("", 9)[0],
+            log.search("", 9),
         ):
             assert page.damaged == 1
         assert log.losses() == [(A, first.head)]
