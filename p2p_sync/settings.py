@@ -88,14 +88,18 @@ CONSUMER_ATTEMPTS: Count = 10
 CONSUMER_ALONE: Seconds = 86_400.0
 """`ack_wait` of a consumer whose only reader is a thread of the node: it says when it ends."""
 
-MAX_CONSUMERS: Count = 1_000
-"""Consumers of a node."""
+MAX_CONSUMERS: Count = 100
+"""Consumers of a node. The status looks at each of them."""
 
 MAX_PARKED: Count = 10_000
 """Messages that one consumer has put aside. With so many, one that fails delays the others."""
 
-MAX_LENT: Count = 100
-"""Spans of messages of one consumer that readers have at a time. More readers have to wait."""
+MAX_LENT: Count = 2_000
+"""Messages of one consumer that are lent and not acknowledged, since each of these is stored with
+each acknowledgement. With so many, readers have to wait."""
+
+PARKED_LISTED: Count = 1_000
+"""Messages that were put aside in one list of them, the first ones."""
 
 MAX_CONSUMER_ERROR: Count = 300
 """Characters of the reason why a message failed."""

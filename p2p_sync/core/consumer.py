@@ -187,9 +187,10 @@ class Consumer:
         if rest := span.numbers[1:]:
             self._return(Span(rest))
 
-    def again(self, number: int, now: int) -> None:
-        """Lend a message once more that was put aside."""
-        self._return(Span([number], due=now))
+    def again(self, numbers: Sequence[int], now: int) -> None:
+        """Lend messages once more that were put aside."""
+        if numbers:
+            self._return(Span(numbers, due=now))
 
     @property
     def _wait(self) -> int:

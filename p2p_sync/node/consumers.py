@@ -36,6 +36,7 @@ from ..settings import (
     MAX_CONSUMERS,
     MAX_LENT,
     MAX_PARKED,
+    PARKED_LISTED,
 )
 from ..wire.frames import Message, check_topic
 from .journal import Journal
@@ -191,10 +192,10 @@ class Consumers:
     # -- what was put aside ---------------------------------------------------------------------
 
     def parked(self, name: str) -> list[tuple[Parked, Message | None]]:
-        """Return the messages that are parked, None for one that is not kept any more."""
+        """Return the first 1,000 messages that are parked, None for one that is not kept."""
         with self._store.reading() as database:
             _load(database, name)
-            found = consumers.parked(database, name)
+            found = consumers.parked(database, name)[:PARKED_LISTED]
         return [(each, self._log.message(each.id)) for each in found]
 
     def retry(self, name: str, ids: list[str] | None = None) -> int:
@@ -202,8 +203,7 @@ class Consumers:
         how many."""
         with self._changing(name) as (database, consumer):
             found = _chosen(database, name, ids)
-            for each in found:
-                consumer.again(each.arrival, _now())
+            consumer.again([each.arrival for each in found], _now())
             consumers.unpark(database, name, [each.arrival for each in found])
         return len(found)
 
@@ -235,8 +235,10 @@ class Consumers:
         follows = consumer.next(now)
         if isinstance(follows, int):
             return follows / 1000
-        if len(consumer.lent) >= MAX_LENT:
+        room = MAX_LENT - (0 if follows else consumer.waiting)
+        if room <= 0:
             return CONSUMER_LOOK
+        limit = min(limit, room)
         if follows:
             found = self._held(follows, consumer.topic)
             numbers = consumer.lend_again(found, limit, now)

@@ -119,7 +119,7 @@ def test_a_message_is_exhausted_after_so_many_attempts_and_put_aside_alone() -> 
     assert consumer.exhausted() == Span([1, 2], 2, 7000, "two")
     consumer.park()
     assert consumer.next(5000) == Span([2])
-    consumer.again(1, 5000)
+    consumer.again([1], 5000)
     assert consumer.next(5000) == Span([1], due=5000)
 
 

@@ -305,3 +305,16 @@ def test_a_function_may_stop_its_consumer_and_the_node() -> None:
         assert done.wait(10)
         wait_until(lambda: not consuming._thread.is_alive())
         assert described(node).lag == 1
+
+
+def test_what_readers_have_at_a_time_is_bounded() -> None:
+    with Node(0) as node:
+        list(node.commit_all(f"{number}" for number in range(3_000)))
+        node.consumers.create("c", ConsumerOptions())
+        first = node.consumers.take("c", 1_000)
+        second = node.consumers.take("c", 900)
+        third = node.consumers.take("c", 1_000)
+        assert [len(first), len(second), len(third)] == [1_000, 900, 100]
+        assert node.consumers.take("c", 1) == []
+        node.consumers.ack("c", first[-1].number)
+        assert len(node.consumers.take("c", 1)) == 1
