@@ -21,7 +21,7 @@ P2PSyncError
 |   |-- LogDamaged                   an entry is not what was stored
 |   |-- LogDeleted                   the messages were older than the node keeps
 |-- Busy                             as many requests wait as may at a time
-|-- DialError                        a peer cannot be reached; the text is the reason
+|-- DialError                        a peer or a webhook cannot be reached; the text is the reason
 |-- ProtocolError                    the peer broke a rule of the protocol (its fault, never ours)
 |-- LinkClosed                       the link is closed; nothing more is read or written
 """
@@ -140,7 +140,8 @@ class Busy(P2PSyncError):
 
 
 class DialError(P2PSyncError):
-    """A peer cannot be reached, or it and this node do not belong together.
+    """A peer, or the URL of a webhook, cannot be reached; or a peer and this node do not belong
+    together.
 
     `refused`: the peer, or a rule of this node, rejected the dial. `oneself`: the IP address and
     port, if the dial reached this node itself. `twin`: it reached another node with the same id.

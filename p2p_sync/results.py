@@ -183,6 +183,7 @@ class ConsumerInfo:
     parked: int
     missed: int
     error: str
+    hook: str
 
 
 # -- events ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .address import Address, is_loopback
 from .errors import InputError
+from .urls import Url
 
 Count: TypeAlias = int
 Bytes: TypeAlias = int
@@ -707,6 +708,19 @@ NEARLY_READY: Count = 1000
 GATHERING: Seconds = 5.0
 """A node that knows addresses waits this long for a peer before it counts as alone."""
 
+HOOK_CONNECT: Seconds = 5.0
+"""A webhook may take this time to accept a connection, at each IP address of its host, ..."""
+
+HOOK_TIMEOUT: Seconds = 30.0
+"""... and this time to answer, from the TLS handshake to the last header field."""
+
+HOOK_BYTES: Bytes = 1024 * 1024
+"""Messages in one request of a webhook, as JSON; many servers take no more. A larger message goes
+alone."""
+
+HOOK_ANSWER: Bytes = 64 * 1024
+"""What is read of the answer of a webhook. Only its status counts."""
+
 MAX_LAGS: Count = 100
 """Peers whose lag is in the metrics: those that are furthest behind."""
 
@@ -901,7 +915,7 @@ has a line each `API_STREAM_PAUSE`."""
 # -- settings --------------------------------------------------------------------------------------
 
 Form: TypeAlias = Literal[
-    "text", "name", "file", "peer", "advertised", "host name", "duration", "size"
+    "text", "name", "file", "peer", "advertised", "host name", "duration", "size", "url"
 ]
 
 
@@ -966,6 +980,8 @@ def _problem(setting: Field[Any], value: Any) -> str:
     if "str" in kind:
         if not isinstance(value, str):
             return f"is a text, not {type(value).__name__}"
+        if about and about.choices and value not in about.choices:
+            return f"is one of {', '.join(about.choices)}"
         return "" if value.strip() else "is empty; give it a value, or leave it out"
     if not re.search("int|Bytes|Seconds", kind):
         return ""
@@ -1158,6 +1174,38 @@ class Settings:
         form="file",
         metavar="FILE",
         shown="the system's",
+    )
+
+    hooks: tuple[Url, ...] = option(
+        (),
+        "URL to which new messages are POSTed (a webhook).",
+        "See [Webhooks](operating.md#webhooks). Other users of the machine can read the arguments "
+        "of a process: give a URL with a password or a token by the variable.",
+        name="hook",
+        form="url",
+        metavar="URL",
+        shown="none",
+    )
+
+    hook_topic: str | None = option(
+        None, "POST only messages of this topic.", metavar="TOPIC", shown="any"
+    )
+
+    hook_of: str = option(
+        "all",
+        "POST the messages of all nodes, or only what is committed at this one.",
+        "With `own` at every node each message is POSTed once by one of them.",
+        choices=("all", "own"),
+    )
+
+    hook_secret_file: str | None = option(
+        None,
+        "File with the secret that signs what is POSTed.",
+        "Only its owner may be able to read it. It holds one secret a line, two at most; each "
+        "makes a signature.",
+        form="file",
+        metavar="FILE",
+        shown="no signature",
     )
 
     max_message_bytes: Bytes = option(

@@ -20,6 +20,7 @@ from ..address import parse_address
 from ..errors import InputError
 from ..names import checked_name
 from ..settings import MIN_KEEP_BYTES, Form, Option, Program, Settings
+from ..urls import parse_url
 
 _PREFIX = "P2P_SYNC"
 
@@ -102,6 +103,11 @@ def since(text: str) -> int:
         ) from None
 
 
+def _url(text: str) -> str:
+    parse_url(text)
+    return text
+
+
 def _size(text: str) -> int:
     units = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
     wanted = "a number of bytes such as 2GiB, 500MiB or 1000000"
@@ -120,6 +126,7 @@ _CALLBACKS: dict[Form, Callback] = {
     "host name": checked(_host_name),
     "duration": checked(_duration),
     "size": checked(_size),
+    "url": checked(_url),
 }
 
 
@@ -189,8 +196,10 @@ def refuse_empty(variable: str) -> None:
 class VariableOption(click.Option):
     """An option that is also an environment variable, which the help shows."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
+    def __init__(self, *args: Any, secret: bool = False, **more: Any) -> None:
+        """Make an option; `secret`: no error may show its value."""
         super().__init__(*args, **more)
+        self.secret = secret
         self.show_envvar = True
         self.envvar = variable(max(self.opts, key=len).lstrip("-"))
 
@@ -234,6 +243,7 @@ def _node_option(name: str, setting: Field[Any]) -> click.Option:
         metavar=about.metavar or (None if about.choices or flag else "N" if kind else "TEXT"),
         show_default=about.shown or True,
         help=help_of(setting),
+        secret=about.form == "url",
     )
 
 
@@ -257,6 +267,13 @@ def variable_of(context: click.Context, parameter: click.Parameter) -> str:
     return f"{parameter.envvar}" if source is ParameterSource.ENVIRONMENT else ""
 
 
+def value_of(parameter: click.Parameter, variable: str) -> str:
+    """Return a variable that the value of `parameter` came from, with the value if that may be
+    shown."""
+    is_secret = isinstance(parameter, VariableOption) and parameter.secret
+    return variable if is_secret else f"{variable}={os.environ[variable]}"
+
+
 def name_of(context: click.Context, name: str) -> str:
     """Return the option with that Python name as the user gave it: the variable, or `--name`; for
     an argument its metavar."""
@@ -278,5 +295,5 @@ def with_variables(context: click.Context, text: str) -> str:
         if named != text or small or parameter.type is click.BOOL:
             text = named
         elif re.search(rf"(?<![\w./-]){re.escape(value)}(?![\w/-])", text):
-            text = f"{variable}={value}: {text}"
+            text = f"{value_of(parameter, variable)}: {text}"
     return text

@@ -11,7 +11,7 @@ from click.shell_completion import shell_complete
 from ..settings import LOG_LAST_LINES, call
 from .api import Failure
 from .exits import BROKEN, DONE, INTERRUPTED, PIPE_CLOSED, USAGE
-from .options import drop_service_links, option_names, variable_of
+from .options import drop_service_links, option_names, value_of, variable_of
 from .outlet import Outlet
 from .program import program
 from .signals import CommandSignals, NodeSignals
@@ -77,9 +77,9 @@ def _with_help(error: click.ClickException) -> str:
 
 def _sentence(error: click.ClickException) -> str:
     """Return the sentence of an error, with the environment variable that the value came from."""
-    variable = ""
-    if isinstance(error, click.BadParameter) and error.ctx and error.param:
-        variable = variable_of(error.ctx, error.param)
-    if variable:
-        return f"{variable}={os.environ[variable]}: {error.message}"
+    context, parameter = error.ctx if isinstance(error, click.UsageError) else None, None
+    if isinstance(error, click.BadParameter):
+        parameter = error.param
+    if context and parameter and (variable := variable_of(context, parameter)):
+        return f"{value_of(parameter, variable)}: {error.message}"
     return error.format_message()

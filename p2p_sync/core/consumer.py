@@ -60,6 +60,7 @@ class Consumer:
     version: int = 0  # how often it was stored
     missed: int = 0  # messages that were deleted before they were lent
     error: str = ""  # why the last message failed; "" once one was acknowledged after it
+    hook: str = ""  # the URL that a webhook of this node POSTs them to, for people; "": none
     lent: list[Span] = field(default_factory=list)
     back: list[Span] = field(default_factory=list)
 

@@ -21,6 +21,8 @@ class Credentials:
 
     keys: tuple[bytes, ...]
     """Those of the secrets, the first of which is used; none: the network has no secret."""
+    hook_secrets: tuple[bytes, ...]
+    """What signs the requests of webhooks; none: nothing does."""
 
     def __init__(self, settings: Settings) -> None:
         """Read the files; raises StartError, which says what to do, where one cannot be used."""
@@ -40,10 +42,10 @@ class Credentials:
         for file in filter(None, (settings.tls_cert, settings.tls_key, settings.tls_ca)):
             if Path(file).exists() and not Path(file).is_file():  # OpenSSL would wait for a pipe
                 raise StartError(f"{file} is not a regular file; name a file in PEM")
-        keys = self._read_keys()
+        keys, hooks = self._read_keys(), self._read_hook_secrets()
         client = client_context(settings.tls_ca)
         server = server_context(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
-        self.keys, self._client, self._server = keys, client, server
+        self.keys, self.hook_secrets, self._client, self._server = keys, hooks, client, server
 
     def _read_keys(self) -> tuple[bytes, ...]:
         settings = self._settings
@@ -53,6 +55,12 @@ class Credentials:
         if settings.secret:
             return secret_keys(settings.secret, f"the secret ({called('secret')})")
         return ()
+
+    def _read_hook_secrets(self) -> tuple[bytes, ...]:
+        file = self._settings.hook_secret_file
+        if not file:
+            return ()
+        return secrets_in(read_private(Path(file), "hook secret"), f"the hook secret file {file}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,12 +81,21 @@ class Credentials:
 
 
 def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
-    """Return a key for each of the secrets in `text`, one per line; raises StartError, which names
-    `source`.
+    """Return a key for each of the secrets in `text` (see `secrets_in`).
 
-    Ignores white space around a secret, a byte order mark, and lines that begin with #. A node uses
-    the first key and accepts both. Scrypt makes them, because an attacker that has seen a proof
-    could otherwise guess a secret that a person made up.
+    A node uses the first key and accepts both. Scrypt makes them, because an attacker that has seen
+    a proof could otherwise guess a secret that a person made up.
+    """
+    return tuple(
+        hashlib.scrypt(secret, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32)
+        for secret in secrets_in(text, source)
+    )
+
+
+def secrets_in(text: str, source: str) -> tuple[bytes, ...]:
+    """Return the secrets in `text`, one per line; raises StartError, which names `source`.
+
+    Ignores white space around a secret, a byte order mark, and lines that begin with #.
     """
     lines = [line.strip().lstrip("\ufeff").strip() for line in text.splitlines()]
     secrets = [
@@ -91,8 +108,7 @@ def secret_keys(text: str, source: str) -> tuple[bytes, ...]:
     elif min(map(len, secrets)) < LEAST_SECRET_BYTES:
         problem = "holds a secret that is too short"
     else:
-        keys = (hashlib.scrypt(s, salt=b"p2p_sync", n=2**14, r=8, p=1, dklen=32) for s in secrets)
-        return tuple(keys)
+        return tuple(secrets)
     raise StartError(
         f"{source} {problem}: it needs one secret a line of at least {LEAST_SECRET_BYTES} "
         "bytes, two lines at most, for example from: openssl rand -hex 32"

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import LinkClosed, StartError
+from ..errors import DialError, LinkClosed, StartError
 
 _OLDEST = ssl.TLSVersion.TLSv1_2
 
@@ -94,6 +94,23 @@ def _blocking() -> Iterator[None]:
         raise Blocked(select.POLLIN) from None
     except ssl.SSLWantWriteError:
         raise Blocked(select.POLLOUT) from None
+
+
+def shake_hands(
+    context: ssl.SSLContext, connection: socket.socket, host: str, seconds: float
+) -> ssl.SSLSocket:
+    """Return a blocking TLS connection to `host` in place of one without TLS, which is closed if
+    that fails. Raises DialError, or TimeoutError after so many seconds."""
+    connection.settimeout(seconds)
+    try:
+        return context.wrap_socket(connection, server_hostname=host)
+    except ssl.SSLCertVerificationError as error:
+        raise DialError(f"its certificate is not accepted: {error.verify_message}") from None
+    except TimeoutError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
+        raise DialError(f"no TLS handshake: {reason or error}") from None
 
 
 # -- certificates ----------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class ConsumerOptions:
     own: bool = False
     ack_wait: float = 30.0
     max_attempts: int = 0
+    hook: str = ""
 
 
 class Given(NamedTuple):
@@ -101,6 +102,7 @@ class Consumers:
                 consumer = Consumer(position)
             consumer.topic, consumer.own = options.topic, options.own
             consumer.ack_wait, consumer.max_attempts = options.ack_wait, options.max_attempts
+            consumer.hook = options.hook or consumer.hook
             consumers.save(database, name, consumer)
         return new
 
@@ -133,6 +135,7 @@ class Consumers:
             parked=consumers.count_parked(database, name),
             missed=consumer.missed,
             error=consumer.error,
+            hook=consumer.hook,
         )
 
     # -- handling -------------------------------------------------------------------------------

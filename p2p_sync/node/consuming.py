@@ -62,11 +62,13 @@ class Consuming:
                     if given := self._consumers.take(self.name, CONSUMER_BATCH, CONSUMER_LOOK):
                         self._handle(given)
                     failing = False
+            except NotLent:  # somebody has made the consumer anew meanwhile
+                continue
             except UnknownConsumer:
                 logger.warning("the consumer %s was deleted: it handles no more", self.name)
                 return
             except LogError as error:
-                if not failing:
+                if not failing and not self.stopping:
                     logger.error("the consumer %s waits: %s", self.name, error)
                 failing = True
                 self._stopping.wait(DISK_RETRY)
@@ -98,7 +100,4 @@ class Calling(Consuming):
                 )
                 self._consumers.fail(self.name, number, f"{type(error).__name__}: {error}")
                 return
-            try:
-                self._consumers.ack(self.name, number)
-            except NotLent:  # somebody has made the consumer anew meanwhile
-                return
+            self._consumers.ack(self.name, number)

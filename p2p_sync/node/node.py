@@ -24,6 +24,7 @@ from ..settings import (
     Settings,
     called,
 )
+from ..urls import Url, parse_url
 from ..wire.frames import Message, check_topic
 from .consumers import ConsumerOptions, Consumers
 from .consuming import Calling, Consuming
@@ -73,6 +74,10 @@ class Node:
         tls_cert: File | None = Settings.tls_cert,
         tls_key: File | None = Settings.tls_key,
         tls_ca: File | None = Settings.tls_ca,
+        hooks: Sequence[str] = (),
+        hook_topic: str | None = Settings.hook_topic,
+        hook_of: str = Settings.hook_of,
+        hook_secret_file: File | None = Settings.hook_secret_file,
         max_message_bytes: Bytes = Settings.max_message_bytes,
         max_frame_bytes: Bytes = Settings.max_frame_bytes,
         heartbeat: Seconds = Settings.heartbeat,
@@ -114,6 +119,10 @@ class Node:
             tls_cert=_path(tls_cert),
             tls_key=_path(tls_key),
             tls_ca=_path(tls_ca),
+            hooks=_urls(hooks),
+            hook_topic=hook_topic,
+            hook_of=hook_of,
+            hook_secret_file=_path(hook_secret_file),
             max_message_bytes=max_message_bytes,
             max_frame_bytes=max_frame_bytes,
             heartbeat=heartbeat,
@@ -126,6 +135,7 @@ class Node:
             probe=probe,
             exchange=exchange,
         )
+        check_topic(hook_topic or "")
         self._peer_port = peer_port
         self._data_dir = _path(data_dir)
         self._callbacks: list[Callback] = []
@@ -475,6 +485,13 @@ def _addresses(texts: Sequence[str]) -> tuple[Address, ...]:
     if isinstance(texts, str):
         raise InputError(f"{called('peers')} is a list of addresses, such as [{texts!r}]")
     return tuple(parse_address(text) for text in texts)
+
+
+def _urls(texts: Sequence[str]) -> tuple[Url, ...]:
+    """Return the URLs in these texts, each once; raises InputError."""
+    if isinstance(texts, str):
+        raise InputError(f"{called('hooks')} is a list of URLs")
+    return tuple(dict.fromkeys(parse_url(text) for text in texts))
 
 
 def _seconds(timeout: float) -> float:

@@ -25,6 +25,7 @@ from .auditor import Auditor
 from .consumers import Consumers
 from .consuming import Consuming
 from .delivery import Callback, Delivery
+from .hooks import Hook
 from .intake import Intake
 from .journal import Journal
 from .keys import Keys
@@ -101,19 +102,26 @@ class Parts:
         self.delivery = Delivery(self.state, callbacks)
         self.consumers = Consumers(self.state, self.store, self.journal)
         self.consuming: list[Consuming] = []
+        self._settings = settings
 
     def start(self) -> None:
         for entry in self.log.damaged():
             self.journal.note(Note(DAMAGED, f"{entry} is damaged here; peers send it again"))
+        about = NodeInfo(
+            self.store.node, self._name, self.address, __version__, PROTOCOL_VERSION, self.started
+        )
+        self.consuming += [
+            Hook(url, self._settings, self.credentials, self.consumers, about)
+            for url in self._settings.hooks
+        ]
         self.delivery.start()
         self.writer.start()
         if self.store.directory:
             self.auditor.start()
         self.server.start(self.shell)
         self.shell.start()
-        about = NodeInfo(
-            self.store.node, self._name, self.address, __version__, PROTOCOL_VERSION, self.started
-        )
+        for hook in self.consuming:
+            hook.start()
         self.report = Report(self.state, self.store, self.counters, about, self.warnings)
 
     def stop(self) -> None:

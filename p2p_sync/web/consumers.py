@@ -8,11 +8,11 @@ from typing import Any
 
 from ..errors import ConsumerError, CursorGone, InputError
 from ..node.consumers import ConsumerOptions
+from ..node.fields import fields_of
 from ..node.node import Node
 from ..settings import API_DEFAULT_LIMIT, API_MAX_LIMIT, API_MAX_POLL
 from .answers import Answer, Refused
 from .bodies import object_of, text_of
-from .messages import fields_of
 from .routes import Asked, Route, Slots, json_of, polled
 
 _PATH = "/api/v1/consumers/{name}"

@@ -1,4 +1,4 @@
-"""The routes of the API that read, commit and erase messages, and how it writes a message."""
+"""The routes of the API that read, commit and erase messages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from urllib.parse import quote
 
 from ..codes import MAX_NUMBER
-from ..core.deduplication import node_of
 from ..disk.log import Page
 from ..disk.pages import BEGINNING
 from ..disk.wanted import Place
 from ..errors import InputError, UnknownMessage
+from ..node.fields import fields_of
 from ..node.keys import check_key
 from ..node.node import Node
 from ..settings import (
@@ -114,27 +114,6 @@ def waiting(asked: Asked) -> tuple[int, float]:
     """Return how many copies the request waits for, and for how many seconds at most."""
     copies = asked.number("copies", 0, 0, API_MAX_COPIES)
     return copies, asked.seconds("timeout", API_DEFAULT_TIMEOUT, API_MAX_TIMEOUT)
-
-
-def fields_of(message: Message) -> dict[str, Any]:
-    """Return a message as the API writes it."""
-    fields: dict[str, Any] = {
-        "id": message.id,
-        "origin": message.origin,
-        "seq": message.seq,
-        "time": message.time,
-        "data": message.data,
-    }
-    if message.topic:
-        fields["topic"] = message.topic
-    if message.source:
-        time, node = message.first
-        fields["imported"] = {"time": time, "node": node}
-    if message.erased:
-        fields["data"] = None
-        time, node = message.erased.time, node_of(message.erased.origin)
-        fields["erased"] = {"time": time or None, "node": node or None}
-    return fields
 
 
 def _page(found: list[dict[str, Any]], page: Page[Any], next: str) -> Answer:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from ..disk.log import Log, Page
 from ..errors import LogError
+from ..node.fields import fields_of
 from ..node.node import Node
 from ..settings import API_STREAM_PAUSE
 from ..wire.frames import Message
 from .answers import NDJSON_TYPE
-from .messages import fields_of, left_out
+from .messages import left_out
 from .routes import Asked, Route, Slots, Stream
 
 logger = logging.getLogger("p2p_sync")

@@ -114,7 +114,9 @@ def use(nodes: list[Node], original: Original | None) -> None:
     """Do with the nodes all that people and programs do."""
     one, two, three = nodes
     got: list[str] = []
+    handled: list[str] = []
     one.on_message(lambda message: got.append(message.data))
+    one.consume("c", lambda message: handled.append(message.data))
     one.connect(two.address)
     three.connect(two.address)
     wait_until(lambda: [node.sockets() for node in nodes] == [2, 2, 2], lambda: one.peers())
@@ -123,6 +125,7 @@ def use(nodes: list[Node], original: Original | None) -> None:
         two.commit(f"text {number}")
     list(three.commit_all(f"bulk {number}" for number in range(5_000)))
     wait_until(lambda: len(got) == 5_021, lambda: len(got))
+    wait_until(lambda: len(handled) >= 100)
     for node in nodes:
         for ask in (node.status, node.report.metrics, node.unready, node.peers, node.events):
             ask()

@@ -50,7 +50,9 @@ IMPURE = {
     "threading",
     "time",
 }
-PURE_ELSEWHERE = ["address", "errors", "settings", "net.handshake", "web.answers", "web.guard"]
+PURE_ELSEWHERE = [
+    "address", "errors", "net.handshake", "settings", "urls", "web.answers", "web.guard"
+]  # fmt: skip
 
 PACKAGE = ROOT / "p2p_sync"
 

@@ -48,6 +48,14 @@ READ_TOPIC = (
     "curl 'http://127.0.0.1:8000/api/v1/messages?order=newest&topic=sensors/a&since=1764000000000'"
 )
 COMMIT_ONCE = "curl -H 'Idempotency-Key: deploy-42' 'http://127.0.0.1:8000/commit?msg=deployed'"
+CONSUMER = "http://127.0.0.1:8000/api/v1/consumers/deployer"
+MAKE_CONSUMER = (
+    "curl -X PUT -H 'Content-Type: application/json' -d '{\"topic\": \"deploy\"}' " + CONSUMER
+)
+TAKE = f"curl '{CONSUMER}?limit=1&wait=30'"
+ACKNOWLEDGE = (
+    f"curl -H 'Content-Type: application/json' -d '{{\"position\": \"POSITION\"}}' {CONSUMER}/ack"
+)
 REMOVE = "rm -r p2p-data"
 SECOND = ".venv/bin/python run_node.py 9000"
 SECRET = "(umask 077; openssl rand -hex 32 > secret)"
@@ -72,6 +80,7 @@ RUN_HERE = {
     INSTALL, RUN, TEST, ADD, COMMIT, COMMIT_BY_API, SHOW, SECOND, REMOVE, SECRET, SERVICE_SECRET,
     ONE_OF_THREE, COMMIT_HERE, LOG, STATUS, BACKUP, RESTORE, RESTORED, WITH_SECRET,
     WITH_NAME, WITH_TOKEN, COMMIT_TOPIC, COMMIT_ONCE, READ_TOPIC,
+    MAKE_CONSUMER, TAKE, ACKNOWLEDGE,
 }  # fmt: skip
 RUN_ELSEWHERE = {
     # needs root and systemd, and a place outside of the tests; see test_the_unit_starts_a_node
@@ -211,6 +220,12 @@ def test_two_nodes_on_one_machine(clone: Path) -> None:
         shell(ports(COMMIT_TOPIC), clone)
         for _ in range(2):
             shell(ports(COMMIT_ONCE), clone)
+        assert json.loads(shell(ports(MAKE_CONSUMER), clone))["lag"] == 0
+        request(ports.one, "/commit?msg=now&topic=deploy")
+        (taken,) = json.loads(shell(ports(TAKE), clone))["messages"]
+        shell(ports(ACKNOWLEDGE.replace("POSITION", taken["position"])), clone)
+        (consumer,) = json.loads(request(ports.one, "/api/v1/consumers").body)["consumers"]
+        assert (taken["data"], consumer["lag"]) == ("now", 0)
         found = request(ports.one, "/api/v1/messages")
         assert found.text.count('"deployed"') == 1
         found = json.loads(shell(ports(READ_TOPIC), clone))["messages"]

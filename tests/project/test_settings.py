@@ -14,6 +14,7 @@ import pytest
 from p2p_sync import InputError, Node, settings
 from p2p_sync.address import Address
 from p2p_sync.cli.options import node_options, option_fields
+from p2p_sync.urls import Url
 from tests.harness.support import ROOT
 from tests.project.test_layers import folder_of, modules
 
@@ -58,8 +59,11 @@ def test_every_setting_is_an_option_or_has_a_reason() -> None:
 # The parameters of `Node` that take more than the setting holds: paths, addresses as texts.
 WIDER = {
     "peers": "Sequence[str]",
+    "hooks": "Sequence[str]",
     "advertise": "str | None",
-    **dict.fromkeys(("secret_file", "tls_cert", "tls_key", "tls_ca"), "File | None"),
+    **dict.fromkeys(
+        ("secret_file", "tls_cert", "tls_key", "tls_ca", "hook_secret_file"), "File | None"
+    ),
 }
 
 
@@ -77,6 +81,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "host": ("localhost", "localhost"),
     "peers": (["a:1"], (Address("a", 1),)),
     "advertise": ("a:1", Address("a", 1)),
+    "hooks": (["http://a/b"], (Url(False, "a", 80, "/b"),)),
+    "hook_topic": ("t", "t"),
+    "hook_of": ("own", "own"),
+    "hook_secret_file": ("file", "file"),
     **dict.fromkeys(("secret", "secret_file", "tls_cert", "tls_key", "tls_ca"), ("file", "file")),
 }
 
@@ -128,6 +136,8 @@ BAD: list[dict[str, Any]] = [
     {"host": ""},
     {"secret": b"some secret that nobody may see"},
     {"secret_file": ""},
+    {"hook_of": "nobody else"},
+    {"hooks": "http://nobody@127.0.0.1/"},
     {"peers": "ws://127.0.0.1:1"},
     {"peer_port": "8001"},
     {"peer_port": 65536},
