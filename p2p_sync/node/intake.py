@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -172,13 +172,15 @@ class Intake:
                         raise KeyReused(
                             f"the key {given[start]!r} has named another message; use a new key"
                         )
-                    commit = _repeated(known[first.name], texts[start], topic, source)
+                    while end < len(texts) and _follows(known, first, keys[end], end - start):
+                        end += 1
+                    commit = _repeated(known[first.name], texts[start:end], topic, source)
                 else:
                     while end < len(texts) and not ((key := keys[end]) and key.name in known):
                         end += 1
                     draft = Entry.of(0, texts[start:end], PLAIN, topic, source)
                     parts = texts[start:end], ack, after, keys[start:end]
-                    commit = self._commit(draft, *parts)
+                    commit = after = self._commit(draft, *parts)
                 start = end
                 yield commit
         finally:
@@ -252,9 +254,19 @@ class _Batch(NamedTuple):
     keys: list[str]  # of each message
 
 
-def _repeated(known: Keyed, text: str, topic: str, source: str) -> Commit:
-    """Return a message that a key has named before as a commit that is done."""
+def _follows(known: Mapping[bytes, Keyed], first: Key, key: Key | None, by: int) -> bool:
+    """Return whether `key` has named the message that is `by` behind the one that `first` has
+    named, and was committed with it."""
+    if not key or key.name not in known:
+        return False
+    one, other = known[first.name], known[key.name]
+    same = other.origin == one.origin and other.time == one.time and other.digest == key.digest
+    return same and other.seq == one.seq + by
+
+
+def _repeated(known: Keyed, texts: Sequence[str], topic: str, source: str) -> Commit:
+    """Return messages that keys have named before as a commit that is done."""
     done: Future[None] = Future()
     done.set_result(None)
-    entry = Entry.of(known.time, [text], PLAIN, topic, source)
-    return Commit(known.origin, known.seq, entry, [text], 0, time.monotonic(), done, repeated=True)
+    entry = Entry.of(known.time, texts, PLAIN, topic, source)
+    return Commit(known.origin, known.seq, entry, texts, 0, time.monotonic(), done, repeated=True)

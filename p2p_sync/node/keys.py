@@ -36,7 +36,7 @@ def key_of(key: str, text: str, topic: str) -> Key:
 
 
 def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:_BYTES]
+    return hashlib.blake2b(text.encode(), digest_size=_BYTES).digest()
 
 
 class Keys:
