@@ -38,15 +38,19 @@ class Cursors:
     def number(self, text: str, last: int) -> int:
         """Return the number in a cursor. `last` is the number of the last item now.
 
-        "" and "0" are the beginning. Raises InputError for text that is not a cursor. Raises
-        CursorGone for a cursor of another list or beyond the end of this one.
+        "" and "0" are the beginning, "new" is behind the last item. Raises InputError for text
+        that is not a cursor. Raises CursorGone for a cursor of another list or beyond the end of
+        this one.
         """
         if text in ("", "0"):
             return 0
+        if text == "new":
+            return last
         match = _CURSOR.fullmatch(text)
         if match is None:
             raise InputError(
-                "after must be the next of an earlier answer; omit it to start from the beginning"
+                "after must be the next of an earlier answer, or new to start behind the last one; "
+                "omit it to start from the beginning"
             )
         start, number = match[1], int(match[2])
         end = last if start == self._start else self._ends.get(start)

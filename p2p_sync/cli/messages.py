@@ -8,7 +8,6 @@ import shlex
 import string
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -169,7 +168,7 @@ def log(
 ) -> None:  # fmt: skip
     """Print all messages. With -f, print in order of arrival and keep following."""
     names = Names(api)
-    wanted = Wanted(topic, names.called(sender) if sender else (), since or 0)
+    wanted = Wanted(topic, names.called(sender) if sender else "", since or 0)
     if follow:
         messages = _followed(api, wanted, last)
     elif last is not None:
@@ -204,25 +203,19 @@ class Wanted(NamedTuple):
     """Which messages `log` prints."""
 
     topic: str  # "": of any
-    nodes: tuple[str, ...]  # the beginnings of the ids of their nodes; (): of any
+    node: str  # the beginning of the id of their node; "": of any
     since: int  # ms since the epoch
 
     @property
     def query(self) -> str:
-        """What the node filters, as parameters of a request."""
-        return f"topic={quote(self.topic)}"
-
-    def keeps(self, message: dict[str, Any]) -> bool:
-        """Return whether to print a message, of those that the node sends."""
-        return message["time"] >= self.since and (
-            not self.nodes or message["origin"].startswith(self.nodes)
-        )
+        """The parameters of a request for them."""
+        return f"topic={quote(self.topic)}&node={self.node}&since={self.since}"
 
 
 def _all(api: Api, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """Yield messages in the shared order, and {"damaged": count} for entries left out."""
-    for page in _pages(api, f"order=time&{wanted.query}", ""):
-        yield from filter(wanted.keeps, page["messages"])
+    for page in _pages(api, f"order=time&{wanted.query}"):
+        yield from page["messages"]
         yield _left_out(page)
 
 
@@ -230,11 +223,11 @@ def _latest(api: Api, wanted: Wanted, count: int) -> list[dict[str, Any]]:
     """Return what `_all` yields, but only the last `count` messages."""
     found: list[dict[str, Any]] = []
     notes: list[dict[str, Any]] = []
-    for page in _pages(api, f"order=newest&{wanted.query}", ""):
-        found += filter(wanted.keeps, page["messages"])
+    limit = max(1, min(count, CLI_PAGE))
+    for page in _pages(api, f"order=newest&{wanted.query}", limit):
+        found += page["messages"]
         notes.append(_left_out(page))
-        oldest = page["messages"][-1]["time"] if page["messages"] else wanted.since
-        if len(found) >= count or oldest < wanted.since:
+        if len(found) >= count:
             break
     return notes + found[:count][::-1]
 
@@ -242,25 +235,26 @@ def _latest(api: Api, wanted: Wanted, count: int) -> list[dict[str, Any]]:
 def _followed(api: Api, wanted: Wanted, count: int | None) -> Iterator[dict[str, Any]]:
     """Yield messages as they arrive, after those that are there, or the last `count` of them."""
     after = "0"
+    printed: dict[str, Any] = {}
     if count is not None:
-        there: deque[dict[str, Any]] = deque(maxlen=count)
-        for page in _pages(api, f"order=arrival&{wanted.query}", ""):
-            there.extend(filter(wanted.keeps, page["messages"]))
-            after = page["next"]
-        yield from there
-    for message in api.lines(f"/api/v1/messages/follow?after={after}&{wanted.query}"):
-        if "data" not in message or wanted.keeps(message):
+        after = api.ask("/api/v1/messages?after=new")["next"]
+        for message in _latest(api, wanted, count):
+            printed[message.get("id", "")] = message  # it may have come after that place
             yield message
+    for line in api.lines(f"/api/v1/messages/follow?after={after}&{wanted.query}"):
+        message = {name: value for name, value in line.items() if name != "next"}
+        if "data" not in message or printed.pop(message["id"], None) != message:
+            yield line
 
 
-def _pages(api: Api, query: str, after: str) -> Iterator[dict[str, Any]]:
-    """Yield pages of messages, from the place `after` to the end."""
-    path = f"/api/v1/messages?limit={CLI_PAGE}&{query}"
+def _pages(api: Api, query: str, limit: int = CLI_PAGE) -> Iterator[dict[str, Any]]:
+    """Yield pages of messages up to the end."""
+    path, after = f"/api/v1/messages?limit={limit}&{query}", ""
     while True:
         page = api.ask(f"{path}&after={quote(after)}")
         yield page
         after = page["next"]
-        if page.get("complete", len(page["messages"]) < CLI_PAGE):
+        if page["complete"]:
             return
 
 
@@ -286,20 +280,22 @@ class Names:
         self._ask_at = -NEVER
         self._width = 1
 
-    def called(self, text: str) -> tuple[str, ...]:
-        """Return the beginnings of the ids of the nodes that a user calls `text`; raises Failure if
-        there can be none."""
-        begins = text.lower()
-        found = [node["id"] for node in self._nodes() if node["id"] and text == node["name"]]
-        if len(begins) >= LEAST_NODE and not begins.strip(string.hexdigits):
-            found.append(begins)  # also of a node that is not known any more
-        if not found:
+    def called(self, text: str) -> str:
+        """Return the id, or its beginning, of the node that a user calls `text`; raises Failure if
+        there can be none, or more than one has that name."""
+        found = {node["id"] for node in self._nodes() if node["id"] and text == node["name"]}
+        if len(found) > 1:
+            ids = ", ".join(id[:SHORT_ID] for id in sorted(found))
+            raise Failure(USAGE, f"{len(found)} nodes have the name {text!r}: {ids}; give the id")
+        if found:
+            return str(*found)
+        if len(text) < LEAST_NODE or text.strip(string.hexdigits):
             raise Failure(
                 USAGE,
                 f"--from is the name of a known node, or at least {LEAST_NODE} digits of an id, "
                 f"not {text!r}; p2p-sync peers lists them",
             )
-        return tuple(found)
+        return text.lower()  # perhaps of a node that is not known any more
 
     def columns(self, origin: str) -> str:
         """Return the shortened id and the name of the node of an origin."""

@@ -158,8 +158,9 @@ class Pages:
     def place(self, cursor: str) -> int:
         """Return the arrival at a cursor.
 
-        "" and "0" are the beginning of what is kept. Raises CursorGone for a cursor of another log,
-        beyond the end, or before what is kept; InputError for what is no cursor.
+        "" and "0" are the beginning of what is kept, "new" is the end. Raises CursorGone for a
+        cursor of another log, beyond the end, or before what is kept; InputError for what is no
+        cursor.
         """
         try:
             number = self._store.cursors.number(cursor, self.last_arrival())

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
 from ..core.core import Core
 from ..core.turn import ARRIVAL
 from ..disk.log import Page
-from ..disk.wanted import Wanted
-from ..settings import FOLLOWED
+from ..disk.wanted import ALL, Wanted
+from ..settings import FOLLOWED, NEVER
 from ..wire.frames import Message
 from .state import State
 
 
 def follow(
-    state: State, after: int, pause: float | None, topic: str = ""
+    state: State, after: int, pause: float | None, wanted: Wanted = ALL
 ) -> Iterator[Page[tuple[int, Message]]]:
-    """Yield pages of the messages after arrival `after`, each with its number, as they come; with a
-    `topic` only its own, and others do not wake this thread.
+    """Yield pages of the messages after arrival `after`, each with its number, as they come; only
+    those that are `wanted`. Those of other topics do not wake this thread.
 
     An empty page means that nothing has come for `pause` seconds (None: there are no empty pages).
     `damaged` of a page counts the entries that were left out of it, and `missed` the messages that
@@ -26,23 +27,27 @@ def follow(
     cannot be read.
     """
     after = after or state.log.first()
+    quiet = time.monotonic()  # since then
     while True:
         with state.turn() as core:
             if core.stopped:
                 return
             count = core.transactions
-        page = state.log.arrivals(after, FOLLOWED, wanted=Wanted(topic))
+        page = state.log.arrivals(after, FOLLOWED, wanted=wanted)
         after = page.upto
         if page or page.damaged or page.missed:
             yield page
+            quiet = time.monotonic()
             continue
-        if not page.complete:
-            continue
-        has_more = partial(_has_stored, after=count, topic=topic)
-        with state.turn(ARRIVAL, has_more, pause) as core:
-            quiet = not has_more(core)
-        if quiet:
+        due = NEVER if pause is None else quiet + pause
+        if page.complete:
+            has_more = partial(_has_stored, after=count, topic=wanted.topic)
+            left = None if pause is None else max(0.0, due - time.monotonic())
+            with state.turn(ARRIVAL, has_more, left):
+                pass
+        if time.monotonic() >= due:
             yield page
+            quiet = time.monotonic()
 
 
 def _has_stored(core: Core, after: int, topic: str) -> bool:

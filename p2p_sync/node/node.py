@@ -13,6 +13,7 @@ from ..address import Address, parse_address
 from ..core.core import Core
 from ..core.turn import LINKS
 from ..disk.log import Log, Page
+from ..disk.wanted import Wanted
 from ..errors import InputError, LogError, NotRunning, StartError
 from ..names import checked_name, host_name
 from ..results import Events, PeerInfo, Status
@@ -307,16 +308,23 @@ class Node:
         return self.report.unready()
 
     def follow(
-        self, after: int = 0, pause: float | None = None, topic: str = ""
+        self,
+        after: int = 0,
+        pause: float | None = None,
+        topic: str = "",
+        node: str = "",
+        since: int = 0,
     ) -> Iterator[Page[tuple[int, Message]]]:
-        """Yield pages of the messages after arrival `after`, each with its number, as they come;
-        with a `topic` only its own. A message that is erased comes once more, without its text.
+        """Yield pages of the messages after arrival `after`, each with its number, as they come. A
+        message that is erased comes once more, without its text.
 
-        An empty page means that nothing has come for `pause` seconds (None: there are none). Ends
-        when the node stops. Raises TopicError, LogError if the log cannot be read.
+        With a `topic` only its own messages come, with a `node` those of nodes whose id begins with
+        it, and with `since` those from that time on (ms since the epoch). An empty page means that
+        nothing has come for `pause` seconds (None: there are none). Ends when the node stops.
+        Raises TopicError, LogError if the log cannot be read.
         """
         check_topic(topic)
-        return follow(self._running().state, after, pause, topic)
+        return follow(self._running().state, after, pause, Wanted(topic, node, since))
 
     def sockets(self) -> int:
         """Return the number of connected sockets; a node of ours counts once."""

@@ -27,12 +27,13 @@ def stream_routes(node: Node, slots: Slots) -> list[Route]:
 
     def follow(asked: Asked) -> Stream:
         after = node.log.place(asked.argument("after"))
-        pages = node.follow(after, API_STREAM_PAUSE, asked.topic())
+        topic, origin, since, _ = asked.wanted()
+        pages = node.follow(after, API_STREAM_PAUSE, topic, origin, since)
         return slots.stream(_followed(pages, node.log), NDJSON_TYPE)
 
     return [
         Route("GET", "/api/v1/messages/export", export),
-        Route("GET", "/api/v1/messages/follow", follow, "after topic"),
+        Route("GET", "/api/v1/messages/follow", follow, "after topic node since"),
     ]
 
 

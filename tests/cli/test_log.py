@@ -71,6 +71,17 @@ def test_the_messages_of_one_node(pair: list[NodeProcess]) -> None:
         assert done.returncode == 2 and "--from" in done.stderr and wrong in done.stderr
 
 
+def test_a_name_that_two_nodes_have_is_refused_with_their_ids() -> None:
+    options = "--ephemeral", "--name", "web"
+    with NodeProcess(*options) as one, NodeProcess(*options, "--peer", one.address) as two:
+        wait_sockets(1, one, two)
+        two.commit("from two")
+        done = run(one, "log", "--from", "web")
+        assert done.returncode == 2
+        assert all(node.id[:8] in done.stderr for node in (one, two)), done.stderr
+        wait_until(lambda: texts(one, "--from", two.id[:8], "-n", "1") == ["from two"])
+
+
 def test_messages_since_a_time(pair: list[NodeProcess]) -> None:
     found = [json.loads(line) for line in run(pair[0], "log", "--json").stdout.splitlines()]
     moment = datetime.datetime.fromtimestamp(found[3]["time"] / 1000, datetime.timezone.utc)
@@ -123,5 +134,21 @@ def test_following_after_the_last_messages(count: int) -> None:
             wait_until(lambda: found[-1].endswith("  the last one\n"), lambda: found)
             process.terminate()
             thread.join()
-        shown = [line.split()[-1] for line in found[:count]]
-        assert shown == ["1198", "1199"][:count]
+        shown = [line.split()[-1] for line in found]
+        assert shown[:count] == ["1198", "1199"][:count]
+        assert len(set(shown[:-1]) - {"new"}) == count, "only the last ones"
+
+
+def test_following_keeps_to_the_node_and_the_time(pair: list[NodeProcess]) -> None:
+    messages = [json.loads(line) for line in run(pair[0], "log", "--json").stdout.splitlines()]
+    moment = datetime.datetime.fromtimestamp(messages[-1]["time"] / 1000, datetime.timezone.utc)
+    address = f"127.0.0.1:{pair[0].port}"
+    for options, first in (
+        (("--from", "leaf"), "leaf 0"),
+        (("--from", pair[1].id[:4], "-n", "2"), "leaf 2"),
+        (("--since", moment.isoformat()), "of a topic"),
+    ):
+        command = [*RUN_NODE, "log", "-f", *options, "--node", address]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout and process.stdout.readline().rstrip().endswith(first)
+            process.terminate()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from p2p_sync import Node
 from tests.harness.api import bulk, post_all, problem
-from tests.harness.support import NodeProcess, request, wait_until
+from tests.harness.support import DEADLINE, SCALE, NodeProcess, request, wait_until
 
 MESSAGES = "/api/v1/messages"
 JSON = {"Content-Type": "application/json"}
@@ -29,6 +34,21 @@ def read(node: NodeProcess, query: str, limit: int = 1000) -> list[dict[str, Any
         after = page["next"]
         if page["complete"]:
             return found
+
+
+def streamed(node: NodeProcess, query: str, count: int) -> list[dict[str, Any]]:
+    """The first messages of a stream."""
+    found: list[dict[str, Any]] = []
+    connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=DEADLINE)
+    with closing(connection):
+        connection.request("GET", f"{MESSAGES}/follow?{query}")
+        response = connection.getresponse()
+        while len(found) < count:
+            line = response.readline()
+            assert line, found
+            found.extend([json.loads(line)] if line.strip() else [])
+    assert all(message.pop("next") for message in found)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +133,52 @@ def test_what_is_no_filter_gets_400(
 ) -> None:
     answer = mesh[0].get(f"{MESSAGES}?order={order}&{query}")
     assert says in problem(answer, 400)["detail"]
+
+
+def test_a_stream_keeps_to_its_filters(mesh: list[NodeProcess]) -> None:
+    every = read(mesh[0], "order=arrival")
+    middle = every[6]["time"]
+    own = [message for message in every if message["origin"].startswith(mesh[1].id)]
+    assert streamed(mesh[0], f"node={mesh[1].id}", 4) == own
+    late = [message for message in every if message["time"] >= middle]
+    assert streamed(mesh[0], f"since={middle}", len(late)) == late
+    odd = [message for message in own if message["data"] in ("7",)]
+    query = f"topic=odd&node={mesh[1].id[:4]}&since={middle}"
+    assert streamed(mesh[0], query, 1) == odd
+    problem(mesh[0].get(f"{MESSAGES}/follow?until=1"), 400)
+
+
+def test_a_quiet_stream_shows_that_it_lives_while_others_commit() -> None:
+    """Messages that it leaves out wake the node, and are no sign of life for the client."""
+    with Node(0) as node:
+        pages = node.follow(0, 0.5, node="ffff")
+        stop = threading.Event()
+
+        def commit() -> None:
+            while not stop.wait(0.05):
+                node.commit("of another node")
+
+        thread = threading.Thread(target=commit)
+        thread.start()
+        try:
+            begun = time.monotonic()
+            assert [next(pages), next(pages)] == [[], []]
+            assert time.monotonic() - begun < 10 * SCALE
+        finally:
+            stop.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("path", ["messages", "events"])
+def test_new_is_the_place_behind_the_last_one(node: NodeProcess, path: str) -> None:
+    page = node.api(f"{path}?after=new")
+    assert page[path] == [] and page["next"] == node.api(f"{path}?after=new")["next"]
+    node.commit("behind it")
+    if path == "messages":
+        found = node.api(f"messages?after={page['next']}")["messages"]
+        assert [message["data"] for message in found] == ["behind it"]
+    for order in ("time", "newest"):
+        problem(node.get(f"{MESSAGES}?after=new&order={order}"), 400)
 
 
 def test_the_place_of_a_commit_leads_to_the_message(node: NodeProcess) -> None:
