@@ -89,6 +89,12 @@ CONSUMER_ATTEMPTS: Count = 10
 CONSUMER_ALONE: Seconds = 86_400.0
 """`ack_wait` of a consumer whose only reader is a thread of the node: it says when it ends."""
 
+MAX_ACK_WAIT: Seconds = 7 * 86_400.0
+"""The time that a reader may have for what it was given. Should it not come back, others wait."""
+
+MAX_ATTEMPTS: Count = 1_000_000
+"""The largest `max_attempts`: ten years of attempts."""
+
 MAX_CONSUMERS: Count = 100
 """Consumers of a node. The status looks at each of them."""
 
@@ -904,6 +910,18 @@ CLI_LEAST_ANSWER: Seconds = 1.0
 
 CLI_STORING: Seconds = 3.0
 """A commit may take this time beside its `--timeout`, which is for the copies."""
+
+CLI_TAKE: Seconds = 15.0
+"""`consume` waits for a message for this time; then it asks again."""
+
+CLI_AGAIN: Seconds = 1.0
+"""`consume` asks a node again this often that does not answer."""
+
+CLI_TAIL: Bytes = 4 * 1024
+"""The end of what a program writes to standard error: `consume` looks there for the last line."""
+
+CLI_LAST_LINE: Seconds = 1.0
+"""What a program has started may keep its standard error open for longer."""
 
 CLI_REFRESH: Seconds = 1.0
 """`top` asks the node this often."""

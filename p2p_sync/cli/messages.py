@@ -300,12 +300,17 @@ class Names:
     def columns(self, origin: str) -> str:
         """Return the shortened id and the name of the node of an origin."""
         node = origin.partition("-")[0]
+        name = self.of(node) or "-"
+        return f"{node[:SHORT_ID]}  {name:{self._width}}"
+
+    def of(self, node: str) -> str:
+        """Return the name of a node; "" if it is not known."""
         if node not in self._names and time.monotonic() >= self._ask_at:
             self._ask_at = time.monotonic() + CLI_NAMES
             nodes = self._nodes()
             self._names = {n["id"]: printable(n["name"]) for n in nodes if n["id"] and n["name"]}
             self._width = max(map(len, self._names.values()), default=1)
-        return f"{node[:SHORT_ID]}  {self._names.get(node, '-'):{self._width}}"
+        return self._names.get(node, "")
 
     def _nodes(self) -> list[dict[str, Any]]:
         peers = self._api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"]

@@ -10,6 +10,8 @@ from ..version import __version__
 from . import names_command
 from .backups import backup, export, import_, restore, verify
 from .command import Command
+from .consume import consume
+from .consumers import consumers
 from .exits import MEANINGS
 from .messages import commit, erase, log
 from .options import node_options, refuse_empty, variable
@@ -36,7 +38,8 @@ def run(context: click.Context, /, **options: Any) -> None:
 SECTIONS = {
     "Run a node": (run,),
     "Talk to a running node": (
-        status, top, peers, add, retry, forget, commit, log, erase, acknowledge,
+        status, top, peers, add, retry, forget, commit, log, erase, consume, consumers,
+        acknowledge,
     ),
     "Copies of the messages": (export, backup, verify, restore, import_),
 }  # fmt: skip

@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Ctrl-C, and the signal of supervisors.
@@ -23,6 +24,8 @@ class CommandSignals:
     def __init__(self) -> None:
         """Install the handlers; a signal that the parent process ignores stays ignored."""
         self._running = False
+        self._holding = False
+        self._kept = 0  # the signal that came while one was held
         for number in (*_ENDS, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._end)
@@ -32,9 +35,29 @@ class CommandSignals:
         SystemExit with 128 and the number for the others."""
         self._running = True
 
+    @property
+    def has_come(self) -> bool:
+        """Whether a signal is held."""
+        return self._kept > 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the block end before a signal is raised. A second one is raised at once."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            kept, self._kept = self._kept, 0
+            if kept:
+                self._end(kept, None)
+
     def _end(self, number: int, _: Any) -> None:
         if not self._running:
             os._exit(128 + number)
+        if self._holding and not self._kept:
+            self._kept = number
+            return
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)

@@ -32,6 +32,8 @@ from ..settings import (
     API_MAX_LIMIT,
     CONSUMER_BATCH,
     CONSUMER_LOOK,
+    MAX_ACK_WAIT,
+    MAX_ATTEMPTS,
     MAX_CONSUMER_ERROR,
     MAX_CONSUMERS,
     MAX_LENT,
@@ -337,10 +339,10 @@ def _check(name: str, options: ConsumerOptions) -> None:
             f"'-', not {name[:80]!r}"
         )
     check_topic(options.topic)
-    if not 0.1 <= options.ack_wait <= 7 * 86_400:
-        raise ConsumerError("ack_wait is a number of seconds from 0.1 to 604800")
-    if not 0 <= options.max_attempts <= 1_000_000:
-        raise ConsumerError("max_attempts is a whole number from 0 to 1000000; 0: no limit")
+    if not 0.1 <= options.ack_wait <= MAX_ACK_WAIT:
+        raise ConsumerError(f"ack_wait is a number of seconds from 0.1 to {MAX_ACK_WAIT:.0f}")
+    if not 0 <= options.max_attempts <= MAX_ATTEMPTS:
+        raise ConsumerError(f"max_attempts is a whole number from 0 to {MAX_ATTEMPTS}; 0: no limit")
 
 
 def _chosen(database: Database, name: str, ids: list[str] | None) -> list[Parked]:

@@ -95,7 +95,7 @@ def test_every_command_is_in_the_table() -> None:
     shown = table("command", "what it does")
     assert {row.strip("`").split()[1] for row in shown} == set(program.commands)
     for name, command in program.commands.items():
-        (row,) = (text for first, (text,) in shown.items() if f"p2p-sync {name}" in first)
+        (row,) = (text for first, (text,) in shown.items() if first.strip("`").split()[1] == name)
         options = {opt: p for p in command.params for opt in p.opts if opt in row}
         for option, given in re.findall(r"`(--[a-z-]+)` \(([^)]*)\)", row):
             assert f"{options[option].default:g}" == given, f"{name} {option}"

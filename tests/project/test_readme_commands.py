@@ -92,6 +92,8 @@ RUN_ELSEWHERE = {
     "sudo /opt/p2p_sync/bin/pip install --upgrade .",
     "sudo systemctl restart p2p-sync",
     "/opt/p2p_sync/bin/p2p-sync status --wait 30",
+    # does not end; see tests/cli/test_consume.py
+    ".venv/bin/p2p-sync consume printer --topic print -- lpr",
     # does not end; see tests/web/test_topics.py
     "curl 'http://127.0.0.1:8000/api/v1/messages/follow?topic=sensors/a'",
     # .ci/run

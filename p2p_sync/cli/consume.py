@@ -1,0 +1,217 @@
+"""The command `consume`: runs a program for each message of a consumer, one at a time."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from typing import IO, Any
+from urllib.parse import quote
+
+import click
+
+from ..settings import (
+    CLI_AGAIN,
+    CLI_ANSWER,
+    CLI_LAST_LINE,
+    CLI_TAIL,
+    CLI_TAKE,
+    CONSUMER_ATTEMPTS,
+    MAX_ACK_WAIT,
+    MAX_ATTEMPTS,
+)
+from ..web.answers import PROBLEM
+from .api import Api, Failure
+from .command import node_command
+from .exits import FAILED, UNREACHABLE, USAGE
+from .logline import printable
+from .messages import Names, topic_option
+from .options import number, option, seconds
+from .printing import say
+from .signals import CommandSignals
+
+
+@node_command(
+    click.argument("name"),
+    click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED),
+    option("--start", type=click.Choice(["first", "new"]), default="first",
+           help="Where a new consumer begins: at the first message, or behind the last one."),
+    topic_option("Only messages of this topic."),
+    option("--own", is_flag=True, help="Only messages that were committed at this node."),
+    option("--max-attempts", metavar="N", type=number(0, MAX_ATTEMPTS), default=CONSUMER_ATTEMPTS,
+           help="Put a message aside that has failed so often; 0: try for ever."),
+    option("--ack-wait", metavar="S", type=seconds(0.1, MAX_ACK_WAIT), default=30.0,
+           help="After a crash of this command, a message comes again after so many seconds."),
+)  # fmt: skip
+def consume(
+    api: Api, name: str, command: tuple[str, ...], start: str, topic: str, own: bool,
+    max_attempts: int, ack_wait: float, as_json: bool,
+) -> None:  # fmt: skip
+    """Run COMMAND once for each message, in order.
+
+    The text is its standard input; the variables P2P_SYNC_MESSAGE_ID, _TOPIC, _TIME, _TIME_MS,
+    _NODE, _NODE_NAME and _ATTEMPTS tell the rest. The node remembers under NAME which messages are
+    handled: those for which COMMAND has exited with 0. Otherwise it runs again after a pause of 1 s
+    to 5 minutes. Write -- before COMMAND.
+    """
+    if not shutil.which(command[0]):
+        raise Failure(USAGE, f"cannot start {command[0]!r}: there is no such program")
+    path = f"/api/v1/consumers/{quote(name, safe='')}"
+    options = {"topic": topic, "own": own, "max_attempts": max_attempts, "ack_wait": ack_wait}
+    api.ask(path, {"start": start, **options}, CLI_ANSWER, "PUT")
+    signals: CommandSignals = click.get_current_context().obj[1]
+    handling = _Handling(_Patient(api, signals), path, command, ack_wait, as_json)
+    while True:
+        for message in handling.node.ask(f"{path}?limit=1&wait={CLI_TAKE:g}")["messages"]:
+            with signals.held():
+                handling.handle(message)
+
+
+class _Patient:
+    """The API of a node that may be away for a while, such as while it is started again."""
+
+    def __init__(self, api: Api, signals: CommandSignals) -> None:
+        self.api = api
+        self._signals = signals
+        self._away = False
+
+    def ask(self, path: str, body: Any = None, within: float | None = None) -> Any:
+        """As `Api.ask`, but ask until the node answers, or a signal has come."""
+        while True:
+            try:
+                answer = self.api.ask(path, body, within)
+            except Failure as error:
+                if error.code not in (UNREACHABLE, FAILED) or self._signals.has_come:
+                    raise
+                if not self._away:
+                    _warn(f"{error}; trying again")
+                self._away = True
+                time.sleep(CLI_AGAIN)
+            else:
+                self._away = False
+                return answer
+
+
+class _Handling:
+    """Has messages handled by a program, and tells the node."""
+
+    def __init__(
+        self, node: _Patient, path: str, command: tuple[str, ...], ack_wait: float, as_json: bool
+    ) -> None:
+        self.node = node
+        self._path = path
+        self._command = command
+        self._extend_after = ack_wait / 3
+        self._as_json = as_json
+        self._names = Names(node.api)
+
+    def handle(self, message: dict[str, Any]) -> None:
+        """Run the program for a message; raises Failure if it cannot be started."""
+        begin = time.monotonic()
+        place = {"position": message["position"]}
+        try:
+            code, error = self._run(message)
+        except OSError as failed:
+            why = f"cannot start {self._command[0]!r}: {failed.strerror or failed}"
+            self._tell("fail", {**place, "error": why})
+            raise Failure(USAGE, why) from None
+        if code == 0:
+            self._tell("ack", place)
+        else:
+            self._tell("fail", {**place, "error": error})
+            _warn(f"the message {message['id']} failed, attempt {message['attempts'] + 1}: {error}")
+        if self._as_json:
+            took = round(time.monotonic() - begin, 3)
+            about = {"id": message["id"], "attempts": message["attempts"], "exit_code": code}
+            say(json.dumps({**about, "error": error, "seconds": took}))
+
+    def _tell(self, what: str, body: dict[str, str]) -> None:
+        try:
+            self.node.ask(f"{self._path}/{what}", body, CLI_ANSWER)
+        except Failure as error:
+            if error.problem.get("type") != f"{PROBLEM}not_lent":  # it took too long
+                raise
+
+    def _run(self, message: dict[str, Any]) -> tuple[int, str]:
+        """Run the program; return its exit code and what went wrong."""
+        with tempfile.TemporaryFile() as text:  # a program need not read it, as it must a pipe
+            text.write(message["data"].encode())
+            text.seek(0)
+            process = subprocess.Popen(
+                self._command,
+                stdin=text,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **self._variables(message)},
+            )
+        assert process.stderr
+        tail = _Tail(process.stderr)
+        while True:
+            try:
+                code = process.wait(self._extend_after)
+                break
+            except subprocess.TimeoutExpired:
+                with suppress(Failure):  # then it may be taken back, and handled again
+                    place = {"position": message["position"]}
+                    self.node.api.ask(f"{self._path}/extend", place, CLI_ANSWER)
+        if code == 0:
+            return 0, ""
+        with suppress(ValueError):
+            if code < 0:
+                return code, f"ended by {signal.Signals(-code).name}"
+        last = tail.last_line()
+        return code, f"exit code {code}{': ' if last else ''}{last}"
+
+    def _variables(self, message: dict[str, Any]) -> dict[str, str]:
+        first = message.get("imported") or {"time": message["time"], "node": message["origin"]}
+        node = first["node"].partition("-")[0]
+        name = ""
+        with suppress(Failure):  # the node is away
+            name = self._names.of(node)
+        moment = datetime.datetime.fromtimestamp(first["time"] / 1000, datetime.timezone.utc)
+        about = {
+            "ID": message["id"],
+            "TOPIC": message.get("topic", ""),
+            "TIME": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "TIME_MS": f"{first['time']}",
+            "NODE": node,
+            "NODE_NAME": name,
+            "ATTEMPTS": f"{message['attempts']}",
+        }
+        return {f"P2P_SYNC_MESSAGE_{key}": value for key, value in about.items()}
+
+
+class _Tail:
+    """Passes on what a program writes to its standard error, and keeps the end of it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._end = b""
+        self._thread = threading.Thread(target=self._copy, name="stderr", daemon=True)
+        self._thread.start()
+
+    def last_line(self) -> str:
+        """Return the last line, once the program has ended."""
+        # What the program has started may write on.
+        self._thread.join(CLI_LAST_LINE)
+        lines = self._end.decode("utf-8", "replace").split("\n")
+        return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "")
+
+    def _copy(self) -> None:
+        with self._pipe:
+            while part := os.read(self._pipe.fileno(), CLI_TAIL):
+                self._end = (self._end + part)[-CLI_TAIL:]
+                with suppress(OSError):
+                    sys.stderr.buffer.write(part)
+                    sys.stderr.buffer.flush()
+
+
+def _warn(text: str) -> None:
+    print(f"p2p-sync: {printable(text)}", file=sys.stderr, flush=True)

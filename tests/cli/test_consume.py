@@ -1,0 +1,317 @@
+"""`consume` and `consumers` on the command line: what a program gets, and what its end means."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_client import Done, run
+from tests.harness.support import DEADLINE, RUN_NODE, NodeProcess, pause, request, wait_until
+
+
+@pytest.fixture
+def node() -> Iterator[NodeProcess]:
+    with NodeProcess("--ephemeral") as process:
+        yield process
+
+
+@contextmanager
+def consuming(
+    node: NodeProcess, *arguments: str, name: str = "c", log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `consume NAME ARGUMENTS`; what it says goes to `log`."""
+    url = f"http://127.0.0.1:{node.port}"
+    with (log or Path(os.devnull)).open("ab") as said:
+        process = subprocess.Popen(
+            [*RUN_NODE, "consume", "--node", url, name, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(DEADLINE)
+
+
+def shell(script: str) -> tuple[str, ...]:
+    return ("--", "sh", "-c", script)
+
+
+def consumer(node: NodeProcess, name: str = "c") -> dict[str, Any]:
+    found = [each for each in node.api("consumers")["consumers"] if each["name"] == name]
+    return found[0] if found else {}
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def commit(node: NodeProcess, text: str, topic: str = "") -> str:
+    """Commit any text; return its id."""
+    body = json.dumps({"data": text, "topic": topic}).encode()
+    answer = request(
+        node.port, "/api/v1/messages", "POST", {"Content-Type": "application/json"}, body
+    )
+    return str(json.loads(answer.body)["id"])
+
+
+TEXTS = [
+    "plain",
+    "two\nlines\n",
+    "\u00e4\U0001f600\u202e",
+    "$(echo no) `id` '\"",
+    "-n",
+    "x" * 65_000,
+]
+
+
+def test_a_program_gets_each_message_in_order_with_all_that_is_known(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    ids = [commit(node, text, f"t/{index}") for index, text in enumerate(TEXTS)]
+    script = f'cat > {tmp_path}/text; env | grep "^P2P_SYNC_MESSAGE_" > {tmp_path}/about; '
+    script += f'mv {tmp_path}/text "{tmp_path}/$P2P_SYNC_MESSAGE_ID"; '
+    script += f'mv {tmp_path}/about "{tmp_path}/$P2P_SYNC_MESSAGE_ID.about"; '
+    script += f'echo "$P2P_SYNC_MESSAGE_ID" >> {tmp_path}/done'
+    with consuming(node, *shell(script)):
+        wait_until(lambda: lines(tmp_path / "done") == ids)
+        wait_until(lambda: consumer(node)["lag"] == 0)
+    messages = {message["id"]: message for message in node.api("messages")["messages"]}
+    about = node.status()["node"]
+    for index, (id, text) in enumerate(zip(ids, TEXTS, strict=True)):
+        assert (tmp_path / id).read_text() == text
+        told = dict(line.split("=", 1) for line in lines(tmp_path / f"{id}.about"))
+        moment = told.pop("P2P_SYNC_MESSAGE_TIME")
+        time_ms = messages[id]["time"]
+        assert moment.endswith(f".{time_ms % 1000:03}Z") and len(moment) == 24
+        assert told == {
+            "P2P_SYNC_MESSAGE_ID": id,
+            "P2P_SYNC_MESSAGE_TOPIC": f"t/{index}",
+            "P2P_SYNC_MESSAGE_TIME_MS": f"{time_ms}",
+            "P2P_SYNC_MESSAGE_NODE": about["id"],
+            "P2P_SYNC_MESSAGE_NODE_NAME": about["name"],
+            "P2P_SYNC_MESSAGE_ATTEMPTS": "0",
+        }
+
+
+def test_a_program_that_fails_runs_again_before_those_behind(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    for text in ("a", "b", "c"):
+        node.commit(text)
+    script = f"text=$(cat); echo $text >> {tmp_path}/ran; "
+    script += "if [ $text = b ] && [ $P2P_SYNC_MESSAGE_ATTEMPTS = 0 ]; then "
+    script += "echo first >&2; echo no paper >&2; exit 3; fi"
+    with consuming(node, *shell(script), log=tmp_path / "said"):
+        wait_until(lambda: consumer(node).get("error") == "exit code 3: no paper")
+        wait_until(lambda: lines(tmp_path / "ran") == ["a", "b", "b", "c"])
+        wait_until(lambda: consumer(node)["lag"] == 0 and not consumer(node)["error"])
+    said = (tmp_path / "said").read_text()
+    assert "first\nno paper\n" in said, "what it says is passed on"
+    assert "failed, attempt 1: exit code 3: no paper" in said
+
+
+def test_a_program_that_a_signal_ends_has_failed(node: NodeProcess) -> None:
+    node.commit("a")
+    with consuming(node, "--max-attempts", "1", *shell("kill -9 $$")):
+        wait_until(lambda: consumer(node).get("parked"))
+    assert consumer(node)["error"] == "ended by SIGKILL"
+
+
+def test_json_tells_what_became_of_each_message(node: NodeProcess, tmp_path: Path) -> None:
+    ids = [commit(node, text) for text in ("0", "4")]
+    log = tmp_path / "said"
+    with consuming(node, "--json", "--max-attempts=1", *shell("exit $(cat)"), log=log):
+        wait_until(lambda: log.read_text().count("{") == 2)
+    told = [json.loads(line) for line in lines(log) if line.startswith("{")]
+    assert [(each["id"], each["exit_code"], each["error"]) for each in told] == [
+        (ids[0], 0, ""),
+        (ids[1], 4, "exit code 4"),
+    ]
+
+
+def test_options_choose_messages(node: NodeProcess, tmp_path: Path) -> None:
+    commit(node, "before", "t")
+    with consuming(node, "--start", "new", "--topic", "t", "--own", *shell(f"cat >> {tmp_path}/x")):
+        wait_until(lambda: consumer(node))
+        commit(node, "other", "u")
+        commit(node, "this", "t")
+        wait_until(lambda: lines(tmp_path / "x") == ["this"])
+    found = consumer(node)
+    assert (found["topic"], found["own"], found["ack_wait"]) == ("t", True, 30)
+    assert found["max_attempts"] == 10
+
+
+def test_parked_messages_are_listed_retried_and_dropped(node: NodeProcess) -> None:
+    first, second = commit(node, "a\nb"), commit(node, "c")
+    with consuming(node, "--max-attempts=1", *shell("echo broken >&2; exit 1")):
+        wait_until(lambda: consumer(node).get("parked") == 2)
+    shown = run(node, "consumers").stdout
+    assert [line.split() for line in shown.splitlines()] == [
+        ["NAME", "TOPIC", "OF", "LAG", "ATTEMPTS", "PARKED", "MISSED"],
+        ["c", "-", "all", "0", "0", "2", "0"],
+        ["exit", "code", "1:", "broken"],
+    ]
+    parked = run(node, "consumers", "parked", "c").stdout
+    assert f"{first}  1 attempt: exit code 1: broken\n  a\\nb\n" in parked
+    assert len(json.loads(run(node, "consumers", "parked", "c", "--json").stdout)["parked"]) == 2
+    assert run(node, "consumers", "drop", "c", first).stdout == "1 message dropped\n"
+    assert run(node, "consumers", "retry", "c").stdout == "1 message to be handled again\n"
+    assert run(node, "consumers", "parked", "c").stdout == "No messages are put aside\n"
+    assert consumer(node)["lag"] == 1, f"{second} waits"
+    assert json.loads(run(node, "consumers", "--json").stdout) == node.api("consumers")
+    assert run(node, "consumers", "delete", "c").stdout == "Deleted c\n"
+    assert run(node, "consumers").stdout == "No consumers\n"
+
+
+WRONG = [
+    (("consumers", "delete"), 2, "missing NAME"),
+    (("consumers", "parked", "c", "x"), 2, "takes a NAME alone"),
+    (("consumers", "eat", "c"), 2, "'eat' is not one of"),
+    (("consumers", "delete", "c"), 5, "no consumer has that name"),
+    (("consumers", "retry", "c"), 5, "there is no consumer 'c'"),
+    (("consume", "c"), 2, "Missing argument 'COMMAND...'"),
+    (("consume", "c", "--", "/nonexistent/program"), 2, "no such program"),
+    (("consume", "c", "--", "/etc/passwd"), 2, "no such program"),
+    (("consume", "a b", "--", "true"), 5, "the name of a consumer has"),
+    (("consume", "c", "--topic", "a b", "--", "true"), 2, "a topic is"),
+    (("consume", "c", "--ack-wait", "0", "--", "true"), 2, "'--ack-wait'"),
+    (("consume", "c", "--start", "soon", "--", "true"), 2, "'--start'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), WRONG)
+def test_what_is_wrong_is_said_at_once(
+    node: NodeProcess, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    commit(node, "a")
+    done: Done = run(node, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert node.api("consumers")["consumers"] == []
+
+
+def test_a_program_that_cannot_be_started_any_more_ends_the_command(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/nonexistent/interpreter\n")
+    program.chmod(stat.S_IRWXU)
+    commit(node, "a")
+    done = run(node, "consume", "c", "--", str(program))
+    assert done.returncode == 2 and f"cannot start '{program}'" in done.stderr
+    assert "cannot start" in consumer(node)["error"]
+
+
+def test_no_node_is_said_at_once_and_the_end_of_a_consumer_too(node: NodeProcess) -> None:
+    done = run("http://127.0.0.1:1", "consume", "c", "--", "true")
+    assert done.returncode == 3 and "is the node running" in done.stderr
+    with consuming(node, "--", "true") as process:
+        wait_until(lambda: consumer(node))
+        request(node.port, "/api/v1/consumers/c", "DELETE")
+        assert process.wait(DEADLINE) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_program_end(
+    node: NodeProcess, tmp_path: Path, number: signal.Signals
+) -> None:
+    commit(node, "a")
+    commit(node, "b")
+    script = f"cat >> {tmp_path}/began; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; "
+    script += f"echo >> {tmp_path}/ended"
+    with consuming(node, *shell(script)) as process:
+        wait_until(lambda: lines(tmp_path / "began"))
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        (tmp_path / "go").touch()
+        assert process.wait(DEADLINE) == 128 + number
+    assert len(lines(tmp_path / "ended")) == 1 and lines(tmp_path / "began") == ["a"]
+    assert consumer(node)["lag"] == 1, "a is handled"
+
+
+def test_a_second_signal_ends_it_at_once(node: NodeProcess, tmp_path: Path) -> None:
+    commit(node, "a")
+    with consuming(node, *shell(f"touch {tmp_path}/began; sleep 5")) as process:
+        wait_until((tmp_path / "began").exists)
+        begin = time.monotonic()
+        while process.poll() is None and time.monotonic() < begin + 4:
+            process.send_signal(signal.SIGTERM)
+            pause(0.2)
+        assert process.poll() == 128 + signal.SIGTERM
+    assert consumer(node)["lag"] == 1
+
+
+def test_a_signal_ends_a_command_that_waits(node: NodeProcess) -> None:
+    with consuming(node, "--", "true") as process:
+        wait_until(lambda: consumer(node))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 128 + signal.SIGTERM
+
+
+def test_the_restart_of_a_node_is_survived_and_said_once(tmp_path: Path) -> None:
+    log, ran = tmp_path / "said", tmp_path / "ran"
+    with NodeProcess(data_dir=tmp_path / "data") as node:
+        port = node.port
+        commit(node, "a")
+        script = f"cat >> {ran}; echo >> {ran}; [ $P2P_SYNC_MESSAGE_ATTEMPTS = 0 ]"
+        with consuming(node, *shell(script), log=log):
+            wait_until(lambda: lines(ran) == ["a"] and consumer(node)["lag"] == 0)
+            node.stop(signal.SIGKILL)
+            wait_until(lambda: "trying again" in log.read_text())
+            begin = time.monotonic()
+            wait_until(lambda: time.monotonic() > begin + 2.5, timeout=30)  # it tries some times
+            with NodeProcess(data_dir=tmp_path / "data", port=port) as again:
+                commit(again, "b")
+                wait_until(lambda: lines(ran) == ["a", "b"])
+                wait_until(lambda: consumer(again)["lag"] == 0)
+                assert log.read_text().count("trying again") == 1, log.read_text()
+
+
+def test_a_program_that_leaves_another_one_behind_is_not_waited_for(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    commit(node, "a")
+    commit(node, "b")
+    script = f"(sleep 60) & echo $! >> {tmp_path}/pids; echo left one >&2; [ $(cat) = a ]"
+    begin = time.monotonic()
+    with consuming(node, "--max-attempts=1", *shell(script)):
+        wait_until(lambda: consumer(node).get("parked") == 1)
+    assert time.monotonic() - begin < 30
+    assert consumer(node)["error"] == "exit code 1: left one"
+    for pid in lines(tmp_path / "pids"):
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def test_two_commands_never_run_one_message_at_a_time(node: NodeProcess, tmp_path: Path) -> None:
+    """Each run takes twice as long as a message may take without a word of its reader."""
+    for number in range(6):
+        commit(node, f"{number}")
+    ran = tmp_path / "ran"
+    script = f"text=$(cat); echo begin $text >> {ran}; sleep 1; echo end $text >> {ran}"
+    options = ("--ack-wait", "0.5", *shell(script))
+    with consuming(node, *options), consuming(node, *options):
+        wait_until(lambda: len(lines(ran)) == 12)
+        wait_until(lambda: consumer(node)["lag"] == 0)
+    running: set[str] = set()
+    most = 0
+    for line in lines(ran):
+        what, text = line.split()
+        assert (text in running) == (what == "end")
+        running ^= {text}
+        most = max(most, len(running))
+    assert most == 2, "both had something to do"
+    assert len(lines(ran)) == 12
