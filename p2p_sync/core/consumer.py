@@ -11,18 +11,19 @@ While something is `back`, nothing else is lent: a message that fails delays tho
 order matters more than speed. Readers that share a consumer have spans of their own, so no two have
 the same message at a time.
 
-Whoever acknowledges a message acknowledges those of its span before it, too. If a message fails, it
+Whoever acknowledges a message acknowledges those of its span before it, too. So spans are
+split, and never joined: whoever had a message of a span had those before it. If a message fails, it
 comes back after a pause: 1 s, then twice as long each time, up to 5 minutes. After `max_attempts`
 it is parked instead: put aside for a person, and the consumer goes on. All times are those of the
-clock on the wall (ms), since they outlive the node; if that clock is set back, nothing waits for
-longer than it should have.
+clock on the wall (ms), since they outlive the node; if that clock is set back, readers have as much
+time as at first, and what has failed is tried again at once.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..settings import CONSUMER_RETRY_FIRST, CONSUMER_RETRY_LONGEST
@@ -73,9 +74,11 @@ class Consumer:
 
     def to_value(self) -> dict[str, Any]:
         """Return the consumer as a value of JSON."""
-        value = asdict(self)
-        for name in ("lent", "back"):
-            value[name] = [[*span.values()] for span in value[name]]
+        value = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in ("lent", "back"):  # asdict() would take ten times as long
+            value[name] = [
+                [[*span.numbers], span.attempts, span.due, span.error] for span in value[name]
+            ]
         return value
 
     @property
@@ -95,16 +98,24 @@ class Consumer:
 
     # -- lending --------------------------------------------------------------------------------
 
-    def expire(self, now: int) -> None:
-        """Take back what readers have not acknowledged in time."""
+    def expire(self, now: int) -> bool:
+        """Take back what readers have not acknowledged in time. If the clock was set back, or the
+        time of readers was made shorter, they have as much as they would get now. Return whether
+        anything has changed for a reader: then that must be stored, or their time begins anew."""
+        changed = False
         for span in [*self.lent]:
-            if span.due <= now or span.due > now + self._wait:
+            if span.due <= now:
                 self.lent.remove(span)
                 self.error = LATE
                 self._return(Span(span.numbers, span.attempts + 1, now, LATE))
+                changed = True
+            elif span.due > now + self._wait:
+                span.due = now + self._wait
+                changed = True
         for span in self.back:
             if span.due > now + pause_after(span.attempts):
                 span.due = now
+        return changed
 
     def next(self, now: int) -> Span | int | None:
         """Return what is lent next: a span that is back, or None for what was not lent before. If
@@ -127,11 +138,11 @@ class Consumer:
             self.lent.append(Span(numbers, due=now + self._wait))
 
     def lend_again(self, held: Collection[int], most: int, now: int) -> Sequence[int]:
-        """A reader gets the first span that is back, or its first messages, `most` at a time. Those
+        """A reader gets the first span that is back, or its first `most` messages. Those of them
         that are not `held` any more are left out. Return the numbers."""
         span = self.back.pop(0)
-        left = [number for number in span.numbers if number in held]
-        numbers, rest = left[:most], left[most:]
+        numbers = [number for number in span.numbers[:most] if number in held]
+        rest = span.numbers[most:]
         if rest:
             self._return(Span(rest, due=now))
         if numbers:
@@ -146,7 +157,7 @@ class Consumer:
         never lent."""
         for spans in (self.lent, self.back):
             for index, span in enumerate(spans):
-                if span.numbers[0] <= number <= span.numbers[-1]:
+                if number in span.numbers:
                     rest = span.numbers[bisect_right(span.numbers, number) :]
                     due = now + self._wait if spans is self.lent else now
                     spans[index : index + 1] = [Span(rest, due=due)] if rest else []
@@ -189,17 +200,17 @@ class Consumer:
             self._return(Span(rest))
 
     def again(self, numbers: Sequence[int], now: int) -> None:
-        """Lend messages once more that were put aside."""
-        if numbers:
-            self._return(Span(numbers, due=now))
+        """Lend messages once more that were put aside. They are spans of their own: a reader that
+        is late may still acknowledge one of them, and has not had the others."""
+        for number in numbers:
+            self._return(Span([number], due=now))
 
     @property
     def _wait(self) -> int:
         return int(self.ack_wait * 1000)
 
     def _return(self, span: Span) -> None:
-        self.back.append(span)
-        self.back.sort(key=lambda each: each.numbers[0])
+        insort(self.back, span, key=lambda each: each.numbers[0])
 
 
 def pause_after(attempts: int) -> int:

@@ -146,6 +146,32 @@ class Pages:
         page.upto = max(last, newest) if stop is None else stop
         return page
 
+    def arrived(self, numbers: Iterable[int]) -> dict[int, Message]:
+        """Return the shown messages that have arrived with these numbers, which ascend, by number;
+        without those that are not here."""
+        sought = [*numbers]
+        arrived: dict[int, Message] = {}
+        bad: list[Found] = []
+        upto = 0
+        query = (
+            f"SELECT {COLUMNS}, {SHOWN} FROM entries WHERE arrival >= ? ORDER BY arrival LIMIT 1"
+        )
+        with self._store.reading() as database:
+            for number in sought:
+                if number <= upto:
+                    continue
+                row = database.execute(query, (number,)).fetchone()
+                if row is None:
+                    break
+                *row, shown = row
+                upto = row[-1]
+                if not is_whole(row):
+                    bad.append(found(row))
+                elif shown:
+                    arrived.update(_numbered([*messages_of(row)], upto, 0))
+        self._note(bad)
+        return {number: arrived[number] for number in sought if number in arrived}
+
     def cursor(self, arrival: int) -> str:
         """Return the cursor of an arrival."""
         return self._store.cursors.text(arrival)
@@ -153,7 +179,12 @@ class Pages:
     def number(self, cursor: str) -> int:
         """Return the arrival at a cursor, whether it is kept or not; raises CursorGone for one of
         another log or beyond the end, InputError for what is no cursor."""
-        return self._store.cursors.number(cursor, self.last_arrival())
+        try:
+            return self._store.cursors.number(cursor, self.last_arrival())
+        except CursorGone:  # readers may see a transaction before its writer is back
+            with self._store.reading() as database:
+                (newest,) = database.execute(LAST_ARRIVAL).fetchone()
+            return self._store.cursors.number(cursor, newest)
 
     def place(self, cursor: str) -> int:
         """Return the arrival at a cursor.
@@ -162,12 +193,7 @@ class Pages:
         cursor of another log, beyond the end, or before what is kept; InputError for what is no
         cursor.
         """
-        try:
-            number = self._store.cursors.number(cursor, self.last_arrival())
-        except CursorGone:  # readers may see a transaction before its writer is back
-            with self._store.reading() as database:
-                (newest,) = database.execute(LAST_ARRIVAL).fetchone()
-            number = self._store.cursors.number(cursor, newest)
+        number = self.number(cursor)
         first = self.first()
         if number >= first:
             return number

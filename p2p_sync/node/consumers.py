@@ -10,8 +10,9 @@ may be handled again.
 from __future__ import annotations
 
 import re
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,6 @@ from typing import NamedTuple
 
 from ..core.consumer import Consumer, Span
 from ..core.core import Core
-from ..core.deduplication import node_of
 from ..core.effects import MISSED, PARKED, Note
 from ..core.turn import ARRIVAL
 from ..disk import consumers
@@ -30,7 +30,6 @@ from ..errors import ConsumerError, NotLent, UnknownConsumer
 from ..results import ConsumerInfo
 from ..settings import (
     API_MAX_LIMIT,
-    CONSUMER_BATCH,
     CONSUMER_LOOK,
     MAX_ACK_WAIT,
     MAX_ATTEMPTS,
@@ -80,8 +79,9 @@ class Consumers:
         self._log = state.log
         self._store = store
         self._journal = journal
-        # What was read in vain, to begin behind it: by name, the version and the last arrival.
-        self._read: dict[str, tuple[int, int]] = {}
+        # What was read in vain, to begin behind it: by name, from where and with which options it
+        # was read, and up to which arrival.
+        self._read: dict[str, tuple[tuple[object, ...], int]] = {}
 
     # -- what there is --------------------------------------------------------------------------
 
@@ -101,7 +101,8 @@ class Consumers:
             if consumer is None:
                 if len(consumers.names(database)) >= MAX_CONSUMERS:
                     raise ConsumerError(f"there are {MAX_CONSUMERS} consumers; delete one first")
-                consumer = Consumer(position)
+                # No other consumer of that name, which somebody may have read, has its versions.
+                consumer = Consumer(position, version=secrets.randbits(48))
             consumer.topic, consumer.own = options.topic, options.own
             consumer.ack_wait, consumer.max_attempts = options.ack_wait, options.max_attempts
             consumer.hook = options.hook or consumer.hook
@@ -110,6 +111,7 @@ class Consumers:
 
     def delete(self, name: str) -> bool:
         """Forget a consumer; return False if there is none of that name."""
+        self._read.pop(name, None)
         with self._store.writing() as database:
             return consumers.delete(database, name)
 
@@ -122,6 +124,12 @@ class Consumers:
                 for name in consumers.names(database)
                 if (consumer := consumers.load(database, name))
             ]
+
+    def info(self, name: str) -> ConsumerInfo:
+        """Return what there is to know of one consumer."""
+        last = self._log.last_arrival()
+        with self._store.reading() as database:
+            return self._info(database, name, _load(database, name), last)
 
     def _info(self, database: Database, name: str, consumer: Consumer, last: int) -> ConsumerInfo:
         return ConsumerInfo(
@@ -144,7 +152,9 @@ class Consumers:
 
     def take(self, name: str, limit: int, wait: float = 0.0) -> list[Given]:
         """Lend the next messages, up to `limit`, and return them. With none, wait up to `wait`
-        seconds for some; return [] after that, or if the node stops."""
+        seconds for some; return [] after that, or if the node stops. Raises ConsumerError."""
+        if limit < 1 or not wait >= 0:
+            raise ConsumerError("take() needs a limit of 1 or more, and a wait of 0 s or more")
         end = time.monotonic() + wait
         while True:
             with self._state.turn() as core:
@@ -177,8 +187,9 @@ class Consumers:
     def fail(self, name: str, number: int, error: str) -> None:
         """Message `number` could not be handled; those that were taken with it before it are. It
         comes again after a pause. Raises NotLent if no reader has it (any more)."""
+        error = error[:MAX_CONSUMER_ERROR].encode("utf-8", "replace").decode()
         with self._changing(name) as (_, consumer):
-            if not consumer.fail(number, error[:MAX_CONSUMER_ERROR], _now()):
+            if not consumer.fail(number, error, _now()):
                 raise NotLent(_NOT_LENT)
 
     def extend(self, name: str, number: int) -> None:
@@ -204,10 +215,10 @@ class Consumers:
         return [(each, self._log.message(each.id)) for each in found]
 
     def retry(self, name: str, ids: list[str] | None = None) -> int:
-        """Have messages handled again that are parked, all of them or those with these ids; return
-        how many."""
+        """Have messages handled again that are parked, all of them or those with these ids, the
+        first ones if readers may not have as many at a time; return how many."""
         with self._changing(name) as (database, consumer):
-            found = _chosen(database, name, ids)
+            found = _chosen(database, name, ids)[: max(0, MAX_LENT - consumer.waiting)]
             consumer.again([each.arrival for each in found], _now())
             consumers.unpark(database, name, [each.arrival for each in found])
         return len(found)
@@ -232,9 +243,10 @@ class Consumers:
     def _lend(self, name: str, consumer: Consumer, limit: int, full: bool) -> list[Given] | float:
         """Lend the next messages and return them. With none, return how many seconds it takes until
         one comes back by itself; 0: there may be more."""
-        version = consumer.version
         now = _now()
-        consumer.expire(now)
+        if consumer.expire(now) and not self._save(name, consumer, consumer.version):
+            return 0.0
+        version = consumer.version
         if (span := consumer.exhausted()) and not full:
             return self._park(name, consumer, version, span)
         follows = consumer.next(now)
@@ -245,7 +257,7 @@ class Consumers:
             return CONSUMER_LOOK
         limit = min(limit, room)
         if follows:
-            found = self._held(follows, consumer.topic)
+            found = self._held(follows.numbers[:limit])
             numbers = consumer.lend_again(found, limit, now)
             if not self._save(name, consumer, version) or not numbers:
                 return 0.0
@@ -257,23 +269,18 @@ class Consumers:
         self, name: str, consumer: Consumer, version: int, limit: int
     ) -> list[Given] | float:
         """As `_lend`, of what was not lent before."""
-        before, after = self._read.get(name, (0, 0))
-        if before != version or after < consumer.given:
+        begun = consumer.given, consumer.topic, consumer.own
+        before, after = self._read.get(name, ((), 0))
+        if before != begun:
             after = consumer.given
-        page = self._log.arrivals(after, max(limit, CONSUMER_BATCH), wanted=Wanted(consumer.topic))
-        chosen = [
-            Given(number, message, 0)
-            for number, message in page
-            if not message.erased
-            and (not consumer.own or node_of(message.origin) == self._store.node)
-        ]
+        node = self._store.node if consumer.own else ""
+        page = self._log.arrivals(after, limit, wanted=Wanted(consumer.topic, node))
+        chosen = [Given(number, message, 0) for number, message in page if not message.erased]
         if not chosen and not page.missed:
-            self._read[name] = version, page.upto
-            return CONSUMER_LOOK if page.upto == after else 0.0
-        upto = chosen[limit - 1].number if len(chosen) > limit else page.upto
-        chosen = chosen[:limit]
+            self._read[name] = begun, page.upto
+            return CONSUMER_LOOK if page.complete else 0.0
         consumer.missed += page.missed
-        consumer.lend([each.number for each in chosen], upto, _now())
+        consumer.lend([each.number for each in chosen], page.upto, _now())
         if not self._save(name, consumer, version):
             return 0.0
         if page.missed:
@@ -286,21 +293,13 @@ class Consumers:
             )
         return chosen or 0.0
 
-    def _held(self, span: Span, topic: str) -> dict[int, Message]:
-        """Return the messages of a span that are kept, by their numbers."""
-        found: dict[int, Message] = {}
-        after, last = span.after, span.numbers[-1]
-        while after < last:
-            page = self._log.arrivals(after, len(span.numbers), wanted=Wanted(topic))
-            found |= {number: message for number, message in page if not message.erased}
-            if page.upto == after:
-                break
-            after = page.upto
-        return {number: found[number] for number in span.numbers if number in found}
+    def _held(self, numbers: Sequence[int]) -> dict[int, Message]:
+        """Return the messages with these numbers that are kept."""
+        found = self._log.arrived(numbers)
+        return {number: message for number, message in found.items() if not message.erased}
 
     def _park(self, name: str, consumer: Consumer, version: int, span: Span) -> float:
-        page = self._log.arrivals(span.after, 1)
-        found = [message for number, message in page if number == span.numbers[0]]
+        found = self._held(span.numbers[:1]).values()
         consumer.park()
         if not self._save(
             name,

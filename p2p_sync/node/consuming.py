@@ -33,6 +33,11 @@ class Consuming:
         self._thread.start()
 
     @property
+    def ended(self) -> bool:
+        """Whether the thread has ended."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
     def stopping(self) -> bool:
         """Whether no further message is to be handled."""
         return self._stopping.is_set()
@@ -67,9 +72,10 @@ class Consuming:
             except UnknownConsumer:
                 logger.warning("the consumer %s was deleted: it handles no more", self.name)
                 return
-            except LogError as error:
+            except Exception as error:
                 if not failing and not self.stopping:
-                    logger.error("the consumer %s waits: %s", self.name, error)
+                    fault = None if isinstance(error, LogError) else error  # of this program
+                    logger.error("the consumer %s waits: %s", self.name, error, exc_info=fault)
                 failing = True
                 self._stopping.wait(DISK_RETRY)
 
@@ -98,6 +104,14 @@ class Calling(Consuming):
                     attempts + 1,
                     exc_info=error,
                 )
-                self._consumers.fail(self.name, number, f"{type(error).__name__}: {error}")
+                self._consumers.fail(self.name, number, _described(error))
                 return
             self._consumers.ack(self.name, number)
+
+
+def _described(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # its class has an error of its own
+        return name

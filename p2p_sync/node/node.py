@@ -14,7 +14,7 @@ from ..core.core import Core
 from ..core.turn import LINKS
 from ..disk.log import Log, Page
 from ..disk.wanted import Wanted
-from ..errors import InputError, LogError, NotRunning, StartError
+from ..errors import ConsumerError, InputError, LogError, NotRunning, StartError
 from ..names import checked_name, host_name
 from ..results import Events, PeerInfo, Status
 from ..settings import (
@@ -429,11 +429,14 @@ class Node:
         `handle` runs, it is called with that message again. Erased messages are left out; `topic`
         chooses those of one topic.
 
-        Calls come from one thread of their own, with no lock held. Returns that thread: its
-        `stop()` ends it, as stopping the node does. Raises ConsumerError, TopicError, NotRunning or
-        LogError.
+        Calls come from one thread of their own, with no lock held; each name has one at a time.
+        Returns that thread: its `stop()` ends it, as stopping the node does. Raises ConsumerError,
+        TopicError, NotRunning or LogError.
         """
         parts = self._running()
+        parts.consuming = [each for each in parts.consuming if not each.ended]
+        if any(each.name == name for each in parts.consuming):
+            raise ConsumerError(f"the consumer {name} has a thread already; stop that one first")
         options = ConsumerOptions(topic, False, CONSUMER_ALONE, max_attempts)
         parts.consumers.create(name, options, start)
         consuming = Calling(parts.consumers, name, handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +18,7 @@ from .routes import Asked, Route, Slots, json_of, polled
 
 _PATH = "/api/v1/consumers/{name}"
 _OPTIONS = {"start": str, "topic": str, "own": bool, "ack_wait": float, "max_attempts": int}
+_KINDS = {str: "a text", bool: "true or false", float: "a number", int: "a whole number"}
 
 
 def consumer_routes(node: Node, slots: Slots) -> list[Route]:
@@ -30,8 +32,7 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         start = given.pop("start", "first")
         name = asked.parts["name"]
         new = node.consumers.create(name, ConsumerOptions(**given), start)
-        (made,) = (each for each in node.consumers.status() if each.name == name)
-        return json_of(made, HTTPStatus.CREATED if new else HTTPStatus.OK)
+        return json_of(node.consumers.info(name), HTTPStatus.CREATED if new else HTTPStatus.OK)
 
     def delete(asked: Asked) -> Answer:
         if not node.consumers.delete(asked.parts["name"]):
@@ -126,8 +127,8 @@ def _options(body: bytes) -> dict[str, Any]:
         if kind is int and type(value) is float and value.is_integer():  # so JSON Schema says
             given[name] = value = int(value)
         fits = type(value) is kind or (kind is float and type(value) is int)
-        if not fits or (kind is float and not math.isfinite(value)):
-            raise ConsumerError(f"{name} must be a {kind.__name__}, not {str(value)[:40]!r}")
+        if not fits or (kind is float and not -math.inf < value < math.inf):
+            raise ConsumerError(f"{name} is {_KINDS[kind]}, not {json.dumps(value)[:40]}")
     return given
 
 

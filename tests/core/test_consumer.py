@@ -99,14 +99,42 @@ def test_an_acknowledgement_gives_the_reader_more_time_for_the_rest() -> None:
     assert consumer.next(2 * WAIT) == Span([2], 1, 2 * WAIT - 1, LATE)
 
 
-def test_a_clock_that_is_set_back_delays_nothing_for_longer_than_it_should() -> None:
+def test_a_clock_that_is_set_back_leaves_a_reader_the_time_that_it_has_at_first() -> None:
     consumer = Consumer()
     consumer.lend([1], 1, 10**12)
-    consumer.expire(1000)
-    assert consumer.next(1000) == Span([1], 1, 1000, LATE)
+    assert consumer.expire(1000), "that must be stored, or its time begins anew each time"
+    assert not consumer.expire(1000 + WAIT - 1)
+    assert consumer.next(1000) is None
+    assert consumer.expire(1000 + WAIT)
+    assert consumer.next(1000 + WAIT) == Span([1], 1, 1000 + WAIT, LATE)
     consumer.back[0].due = 10**12
     consumer.expire(1000)
-    assert consumer.next(1000) == Span([1], 1, 1000, LATE)
+    assert consumer.next(1000) == Span([1], 1, 1000, LATE), "it waits for nothing"
+
+
+def test_a_shorter_ack_wait_takes_nothing_from_a_reader_at_once() -> None:
+    consumer = Consumer()
+    consumer.lend([1], 1, 0)
+    consumer.ack_wait = 10.0
+    consumer.expire(5_000)
+    assert [span.numbers for span in consumer.lent] == [[1]]
+    consumer.expire(15_000)
+    assert consumer.next(15_000) == Span([1], 1, 15_000, LATE)
+
+
+def test_an_acknowledgement_does_not_reach_messages_that_were_put_aside_and_are_retried() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2, 3, 4, 5], 5, 0)
+    consumer.ack(5, 0)
+    consumer.again([1, 5], 0)
+    assert consumer.ack(3, 0), "once more: its reader had no answer"
+    assert consumer.ack(5, 0), "a late reader of 4 and 5, which never had 1"
+    assert consumer.next(0) == Span([1], due=0)
+    assert consumer.waiting == 1
+    consumer.lend([6, 7], 7, 0)
+    assert consumer.lend_again([1], 9, 0) == [1]
+    assert consumer.ack(7, 0)
+    assert (consumer.position, consumer.waiting) == (0, 1)
 
 
 def test_a_message_is_exhausted_after_so_many_attempts_and_put_aside_alone() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from p2p_sync import (
     UnknownConsumer,
 )
 from p2p_sync.core import consumer as rules
+from p2p_sync.node import consumers as node_consumers
 from tests.harness.support import wait_until
 
 
@@ -217,6 +219,145 @@ def test_a_slow_consumer_is_overtaken_and_says_what_it_missed() -> None:
         assert any(e.type == "missed" and "consumer c" in e.text for e in node.events()[0])
 
 
+def test_a_consumer_that_is_made_anew_begins_where_it_should() -> None:
+    with Node(0) as node:
+        for text in "abc":
+            node.commit(text)
+        node.consumers.create("c", ConsumerOptions(), "new")
+        assert take(node) == []
+        node.consumers.delete("c")
+        node.consumers.create("c", ConsumerOptions())
+        assert take(node) == ["a", "b", "c"]
+
+
+def test_a_consumer_that_is_made_anew_while_it_is_read_is_not_the_former_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Node(0) as node:
+        for text in "abc":
+            node.commit(text)
+        node.consumers.create("c", ConsumerOptions())
+        arrivals = node.log.arrivals
+
+        def meanwhile(*args: Any, **kwargs: Any) -> Any:
+            monkeypatch.setattr(node.log, "arrivals", arrivals)
+            node.consumers.delete("c")
+            node.consumers.create("c", ConsumerOptions(), "new")
+            return arrivals(*args, **kwargs)
+
+        monkeypatch.setattr(node.log, "arrivals", meanwhile)
+        assert take(node) == []
+        node.commit("d")
+        assert take(node) == ["d"]
+
+
+def test_an_error_that_cannot_say_what_it_is_is_a_failure_like_others(soon: None) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    got: list[str] = []
+
+    def handle(message: Message) -> None:
+        got.append(message.data)
+        if len(got) == 1:
+            raise Mute
+        if len(got) == 2:
+            raise ValueError("\ud800 is no text")
+
+    with Node(0) as node:
+        node.commit("a")
+        node.consume("c", handle, max_attempts=2)
+        wait_until(lambda: described(node).parked == 1)
+        assert got == ["a", "a"]
+        assert node.consumers.parked("c")[0][0].error == "ValueError: ? is no text"
+
+
+def test_a_consumer_has_one_thread_at_a_time() -> None:
+    with Node(0) as node:
+        node.consumers.create("c", ConsumerOptions(), "new")
+        consuming = node.consume("c", print)
+        for _ in range(3):
+            with pytest.raises(ConsumerError, match="stop that one first"):
+                node.consume("c", print, topic="t")
+            assert described(node).topic == "", "what is refused changes nothing"
+            consuming.stop()
+            consuming = node.consume("c", print)
+        assert len(node._running().consuming) == 1
+
+
+def test_messages_that_were_put_aside_are_retried_each_by_itself_and_without_reading_all_others(
+    soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node(0) as node:
+        list(node.commit_all(f"{number}" for number in range(3_000)))
+        node.consumers.create("c", ConsumerOptions(max_attempts=1))
+        while given := node.consumers.take("c", 1_000):
+            for each in given:
+                if each.message.data in ("0", "1", "2999"):
+                    node.consumers.fail("c", each.number, "no")
+                    break
+            else:
+                node.consumers.ack("c", given[-1].number)
+        node.erase(node.consumers.parked("c")[1][0].id)
+        assert node.consumers.retry("c") == 3
+        node.consumers.ack("c", 1_500)  # once more: its reader had no answer
+        monkeypatch.setattr(node.log, "arrivals", None)
+        assert take(node) == ["0"]
+        assert take(node) == ["2999"]
+
+
+def test_not_more_is_retried_than_readers_may_have_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node_consumers, "MAX_LENT", 3)
+    with Node(0) as node:
+        list(node.commit_all("abcde"))
+        node.consumers.create("c", ConsumerOptions(max_attempts=1))
+        while given := node.consumers.take("c", 1):
+            node.consumers.fail("c", given[0].number, "no")
+        assert node.consumers.retry("c") == 3
+        assert node.consumers.retry("c") == 0
+        assert [take(node) for _ in range(4)] == [["a"], ["b"], ["c"], []]
+        node.consumers.ack("c", 2)
+        assert (node.consumers.retry("c"), described(node).parked) == (1, 1)
+
+
+def test_what_is_not_for_a_consumer_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Node(0) as node, Node(0) as other:
+        other.connect(node.address)
+        node.commit("mine")
+        list(other.commit_all(f"{number}" for number in range(2_000)))
+        wait_until(lambda: node.log.count()[0] == 2_001)
+        node.consumers.create("c", ConsumerOptions(own=True))
+        (given,) = node.consumers.take("c", 1)
+        assert take(node) == []
+        arrivals = node.log.arrivals
+        begun: list[int] = []
+
+        def noted(after: int, *args: Any, **kwargs: Any) -> Any:
+            begun.append(after)
+            return arrivals(after, *args, **kwargs)
+
+        monkeypatch.setattr(node.log, "arrivals", noted)
+        node.consumers.extend("c", given.number)
+        assert take(node) == []
+        node.consumers.ack("c", given.number)
+        assert take(node) == []
+        assert {*begun} == {2_001}
+
+
+def test_a_message_may_be_acknowledged_before_its_writer_is_back() -> None:
+    with Node(0) as node:
+        node.commit("a", topic="t")
+        node.consumers.create("c", ConsumerOptions(topic="t"))
+        (given,) = node.consumers.take("c", 1)
+        cursor = node.log.cursor(given.number)
+        with node.log._lock:
+            node.log._arrival -= 1  # as it is until the writer has noted its transaction
+        assert node.log.number(cursor) == given.number
+
+
 WRONG: list[Callable[[Node], object]] = [
     lambda node: node.consume("a b", print),
     lambda node: node.consume("", print),
@@ -225,6 +366,9 @@ WRONG: list[Callable[[Node], object]] = [
     lambda node: node.consumers.create("c", ConsumerOptions(ack_wait=0)),
     lambda node: node.consumers.create("c", ConsumerOptions(ack_wait=float("nan"))),
     lambda node: node.consumers.ack("known", 99),
+    lambda node: node.consumers.take("known", 0),
+    lambda node: node.consumers.take("known", -1),
+    lambda node: node.consumers.take("known", 1, float("nan")),
     lambda node: node.consumers.fail("known", 1, "nobody has it"),
 ]
 
@@ -233,8 +377,10 @@ WRONG: list[Callable[[Node], object]] = [
 def test_what_is_wrong_is_refused(call: Callable[[Node], object]) -> None:
     with Node(0) as node:
         node.consumers.create("known", ConsumerOptions())
+        node.commit("a")
         with pytest.raises(ConsumerError):
             call(node)
+        assert take(node, "known") == ["a"]
         assert [each.name for each in node.consumers.status()] == ["known"]
 
 

@@ -103,6 +103,17 @@ def test_a_parked_message_is_listed_retried_and_dropped(node: NodeProcess) -> No
     assert listed(node)["parked"] == 0
 
 
+def test_a_reason_that_is_no_text_does_not_stop_the_consumer(node: NodeProcess) -> None:
+    make(node, max_attempts=1)
+    node.commit("a")
+    node.commit("b")
+    failed = {"position": take(node, "?limit=1")[0]["position"], "error": "\ud800"}
+    done(ask(node, "POST", "/c/fail", failed))
+    assert listed(node)["error"] == "?"
+    assert texts(take(node)) == ["b"]
+    assert done(ask(node, "GET", "/c/parked"))["parked"][0]["error"] == "?"
+
+
 def test_a_reader_that_asks_for_more_time_keeps_a_message(node: NodeProcess) -> None:
     make(node, ack_wait=1)
     node.commit("a")
@@ -145,12 +156,13 @@ def test_positions_survive_a_restart(tmp_path: Path) -> None:
 
 WRONG = [
     ("PUT", "/c", {"unknown": 1}, 400, "it has: start, topic, own, ack_wait, max_attempts"),
-    ("PUT", "/c", {"ack_wait": "1"}, 400, "ack_wait must be a float"),
-    ("PUT", "/c", {"ack_wait": True}, 400, "ack_wait must be a float"),
-    ("PUT", "/c", {"own": 1}, 400, "own must be a bool"),
-    ("PUT", "/c", {"max_attempts": 1.5}, 400, "max_attempts must be a int"),
+    ("PUT", "/c", {"ack_wait": "1"}, 400, 'ack_wait is a number, not "1"'),
+    ("PUT", "/c", {"ack_wait": True}, 400, "ack_wait is a number, not true"),
+    ("PUT", "/c", {"own": 1}, 400, "own is true or false, not 1"),
+    ("PUT", "/c", {"max_attempts": 1.5}, 400, "max_attempts is a whole number, not 1.5"),
     ("PUT", "/known", {"max_attempts": 0.0}, 200, ""),
     ("PUT", "/c", {"ack_wait": 0}, 400, "from 0.1 to 604800"),
+    ("PUT", "/c", {"ack_wait": 10**400}, 400, "from 0.1 to 604800"),
     ("PUT", "/c", {"topic": "a b"}, 400, "a topic is"),
     ("PUT", "/c", {"start": "soon"}, 400, "next of an earlier answer"),
     ("PUT", "/c", [], 400, "must be a JSON object"),
