@@ -135,13 +135,15 @@ def _options(body: bytes) -> dict[str, Any]:
 def _number(node: Node, position: str) -> int:
     """Return the number of the message with a position; raises InputError or CursorGone."""
     try:
-        return node.log.number(position)
+        if position not in ("", "new"):  # these are places of no message
+            return node.log.number(position)
     except CursorGone:
         raise
-    except InputError as error:
-        raise ConsumerError(
-            "position must be that of a message that this node has given to the consumer"
-        ) from error
+    except InputError:
+        pass
+    raise ConsumerError(
+        "position must be that of a message that this node has given to the consumer"
+    )
 
 
 def _ids(asked: Asked) -> list[str] | None:

@@ -175,6 +175,8 @@ WRONG = [
     ("POST", "/known/ack", None, 400, "not valid JSON"),
     ("POST", "/known/ack", {}, 400, '{"position": "text"}'),
     ("POST", "/known/ack", {"position": "x"}, 400, "that of a message that this node has given"),
+    ("POST", "/known/ack", {"position": ""}, 400, "that of a message that this node has given"),
+    ("POST", "/known/ack", {"position": "new"}, 400, "that of a message that this node has"),
     ("POST", "/known/ack", {"position": "0"}, 200, ""),
     ("POST", "/known/ack", {"position": "00000000-0"}, 410, "another log"),
     ("POST", "/known/fail", {"position": "0", "error": 1}, 400, "error is a text"),

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -102,6 +103,38 @@ def assert_same(result: Any, schema: Schema) -> None:
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_results_of_the_library_are_those_objects(name: str) -> None:
     assert_same(SCHEMAS[name], described()["components"]["schemas"][name])
+
+
+def test_every_operation_belongs_to_a_group_that_is_described() -> None:
+    """So that a client that is generated from the description is sorted."""
+    groups = [tag["name"] for tag in described()["tags"]]
+    used = [tag for operation in operations().values() for tag in operation["tags"]]
+    assert set(groups) == set(used)
+    assert all(len(operation["tags"]) == 1 for operation in operations().values())
+
+
+def _numbers(value: Any, about: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each schema of a number, after its name and what is said of it."""
+    if isinstance(value, dict):
+        about = f"{value.get('name', about)}: {value.get('description', '')}"
+        if {"integer", "number"} & {*([value.get("type")] if isinstance(value.get("type"), str)
+                                      else value.get("type", ()))}:  # fmt: skip
+            yield about, value
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield from _numbers(inner, about if name == "schema" else name)
+    for inner in value if isinstance(value, list) else ():
+        yield from _numbers(inner, about)
+
+
+def test_every_number_says_what_it_counts_and_large_ones_how_large_they_are() -> None:
+    found = [*_numbers(described())]
+    assert len(found) > 50
+    for about, schema in found:
+        assert len(about.partition(": ")[2]) > 5, f"{about} has no description"
+        if re.match("(time|since|until|started|complete_since|seq|bytes)$", about.split(":")[0]):
+            assert schema["format"] == "int64", f"{about} does not fit into 32 bits"
+        if re.match("(time|since|until|started|complete_since)$", about.split(":")[0]):
+            assert "ms since the epoch" in about, f"{about} has no unit"
 
 
 def test_it_is_served_as_it_stands() -> None:
