@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .node.node import Node
     from .results import (
         ConsumerInfo,
+        ConsumersInfo,
         Dispute,
         Event,
         Events,
@@ -74,6 +75,7 @@ __all__ = [
     "ConsumerInfo",
     "ConsumerOptions",
     "Consumers",
+    "ConsumersInfo",
     "Consuming",
     "CursorGone",
     "Dispute",

@@ -147,6 +147,16 @@ class Dispute:
 
 
 @dataclass(frozen=True)
+class ConsumersInfo:
+    """The consumers of the node, in numbers."""
+
+    count: int
+    failing: int
+    parked: int
+    missed: int
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the node."""
 
@@ -159,6 +169,7 @@ class Status:
     conflicts: int
     forks: list[Fork]
     disputes: list[Dispute]
+    consumers: ConsumersInfo
     misbehaviour: dict[str, int]
     damaged: list[str]
     warnings: list[str]

@@ -86,6 +86,9 @@ CONSUMER_BATCH: Count = 100
 CONSUMER_ATTEMPTS: Count = 10
 """A message of a consumer in the library is parked after so many attempts."""
 
+CONSUMER_FAILING: Count = 2
+"""The status warns of a consumer whose message has failed so often: once may be chance."""
+
 CONSUMER_ALONE: Seconds = 86_400.0
 """`ack_wait` of a consumer whose only reader is a thread of the node: it says when it ends."""
 

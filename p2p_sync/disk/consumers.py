@@ -28,6 +28,18 @@ def names(database: Database) -> list[str]:
     return [row[0].decode() for row in database.execute("SELECT name FROM consumers ORDER BY name")]
 
 
+def every(database: Database) -> list[tuple[str, Consumer]]:
+    """Return all consumers with their names."""
+    rows = database.execute("SELECT name, state FROM consumers ORDER BY name")
+    return [(row[0].decode(), Consumer.of(json.loads(row[1]))) for row in rows]
+
+
+def all_parked(database: Database) -> dict[str, int]:
+    """Return how many messages each consumer has parked, if any."""
+    rows = database.execute("SELECT consumer, count(*) FROM parked GROUP BY consumer")
+    return {row[0].decode(): int(row[1]) for row in rows}
+
+
 def load(database: Database, name: str) -> Consumer | None:
     """Return a consumer; None if there is none of that name."""
     row = database.execute("SELECT state FROM consumers WHERE name = ?", (name,)).fetchone()

@@ -22,14 +22,16 @@ from ..core.consumer import Consumer, Span
 from ..core.core import Core
 from ..core.effects import MISSED, PARKED, Note
 from ..core.turn import ARRIVAL
+from ..core.verdict import numbered
 from ..disk import consumers
 from ..disk.consumers import Parked
 from ..disk.store import Database, Store
 from ..disk.wanted import Wanted
-from ..errors import ConsumerError, NotLent, UnknownConsumer
-from ..results import ConsumerInfo
+from ..errors import ConsumerError, LogError, NotLent, UnknownConsumer
+from ..results import ConsumerInfo, ConsumersInfo
 from ..settings import (
     API_MAX_LIMIT,
+    CONSUMER_FAILING,
     CONSUMER_LOOK,
     MAX_ACK_WAIT,
     MAX_ATTEMPTS,
@@ -147,6 +149,26 @@ class Consumers:
             error=consumer.error,
             hook=consumer.hook,
         )
+
+    def summary(self) -> tuple[ConsumersInfo, list[str]]:
+        """Return the consumers in numbers, and warnings about those that do not get on, a sentence
+        each; nothing if the database cannot be read."""
+        try:
+            with self._store.reading() as database:
+                every, parked = consumers.every(database), consumers.all_parked(database)
+        except LogError:
+            return ConsumersInfo(0, 0, 0, 0), []
+        failing = [(name, each) for name, each in every if each.attempts >= CONSUMER_FAILING]
+        missed = sum(each.missed for _, each in every)
+        about = ConsumersInfo(len(every), len(failing), sum(parked.values()), missed)
+        warnings = []
+        for name, each in failing[:1]:
+            what = f"the webhook {each.hook} ({name})" if each.hook else f"the consumer {name}"
+            warnings.append(f"messages wait for {what}{_others(failing)}: {each.error}")
+        for name in [*parked][:1]:
+            count = numbered(about.parked, "message")
+            warnings.append(f"{count} put aside by the consumer {name}{_others([*parked])}")
+        return about, warnings
 
     # -- handling -------------------------------------------------------------------------------
 
@@ -342,6 +364,11 @@ def _check(name: str, options: ConsumerOptions) -> None:
         raise ConsumerError(f"ack_wait is a number of seconds from 0.1 to {MAX_ACK_WAIT:.0f}")
     if not 0 <= options.max_attempts <= MAX_ATTEMPTS:
         raise ConsumerError(f"max_attempts is a whole number from 0 to {MAX_ATTEMPTS}; 0: no limit")
+
+
+def _others(found: Sequence[object]) -> str:
+    more = len(found) - 1
+    return f" and {numbered(more, 'other')}" if more else ""
 
 
 def _chosen(database: Database, name: str, ids: list[str] | None) -> list[Parked]:

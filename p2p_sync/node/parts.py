@@ -122,7 +122,9 @@ class Parts:
         self.shell.start()
         for hook in self.consuming:
             hook.start()
-        self.report = Report(self.state, self.store, self.counters, about, self.warnings)
+        self.report = Report(
+            self.state, self.store, self.counters, self.consumers, about, self.warnings
+        )
 
     def stop(self) -> None:
         self.journal.stop()

@@ -24,6 +24,7 @@ from ..results import LogInfo, NodeInfo, PeerInfo, Status, Verdict
 from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
+from .consumers import Consumers
 from .forks import branches, disputes, warnings
 from .state import State
 
@@ -36,11 +37,13 @@ class Report:
         state: State,
         store: Store,
         counters: Counters,
+        consumers: Consumers,
         about: NodeInfo,
         dangers: Sequence[str],
     ) -> None:
         """`dangers` are the warnings about the settings of the node."""
         self._state = state
+        self._consumers = consumers
         self._about = about
         self._dangers = dangers
         self._store = store
@@ -138,6 +141,7 @@ class Report:
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
             left_out = core.replica.warnings(core.now)
         found = branches(self._state, self._store)
+        consumers, troubles = self._consumers.summary()
         problems = clocks + twins + left_out + _damage(damaged) + warnings(found, disputed)
         return Status(
             verdict=self.verdict(),
@@ -149,9 +153,10 @@ class Report:
             conflicts=len(found) + len(disputed),
             forks=found[:MAX_FORKS_SHOWN],
             disputes=disputed[:MAX_FORKS_SHOWN],
+            consumers=consumers,
             misbehaviour=faults,
             damaged=damaged,
-            warnings=[*self._dangers, *problems],
+            warnings=[*self._dangers, *problems, *troubles],
         )
 
     def unready(self) -> str:
@@ -176,6 +181,7 @@ class Report:
     def metrics(self) -> tuple[Counts, dict[str, Times]]:
         """Return all measurements, by the names in `GET /metrics`."""
         counts = self._counters.counts() | self._links() | self._messages()
+        counts |= self._consumer_counts()
         peers = self.peers()
         counts["in_sync"] = {(): self.verdict(peers).good}
         counts["peers"] = dict(
@@ -220,6 +226,18 @@ class Report:
                 "clock_difference": {(): core.dates.difference(core.wall, core.now) / 1000},
                 "misbehaviour_total": {(kind,): count for kind, count in core.links.faults.items()},
             }
+
+    def _consumer_counts(self) -> Counts:
+        try:
+            found = self._consumers.status()
+        except LogError:
+            return {}
+        return {
+            "consumer_lag_messages": {(each.name,): each.lag for each in found},
+            "consumer_attempts": {(each.name,): each.attempts for each in found},
+            "consumer_parked_messages": {(each.name,): each.parked for each in found},
+            "consumer_missed_total": {(each.name,): each.missed for each in found},
+        }
 
     def _messages(self) -> Counts:
         heard, (held, _) = self._log.heard(), self._log.count()

@@ -72,6 +72,16 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("reason",),
     ),
     "misbehaviour_total": ("Protocol violations and other faults of peers, by kind.", ("kind",)),
+    "consumer_lag_messages": ("Messages that a consumer has not handled.", ("consumer",)),
+    "consumer_attempts": (
+        "How often the message has failed that delays the others of a consumer.",
+        ("consumer",),
+    ),
+    "consumer_parked_messages": ("Messages that a consumer has put aside.", ("consumer",)),
+    "consumer_missed_total": (
+        "Messages that were deleted before a consumer had time for them.",
+        ("consumer",),
+    ),
     "log_lines_dropped_total": (
         "Lines of the program's log that were dropped because nobody read standard error.",
         (),

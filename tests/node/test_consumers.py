@@ -14,6 +14,7 @@ from p2p_sync import (
     ConsumerError,
     ConsumerInfo,
     ConsumerOptions,
+    ConsumersInfo,
     CursorGone,
     LogError,
     Message,
@@ -356,6 +357,28 @@ def test_a_message_may_be_acknowledged_before_its_writer_is_back() -> None:
         with node.log._lock:
             node.log._arrival -= 1  # as it is until the writer has noted its transaction
         assert node.log.number(cursor) == given.number
+
+
+def test_the_status_and_the_metrics_tell_of_consumers_that_do_not_get_on(soon: None) -> None:
+    with Node(0) as node:
+        assert node.status().consumers == ConsumersInfo(0, 0, 0, 0)
+        for text in "abc":
+            node.commit(text)
+        node.consumers.create("good", ConsumerOptions())
+        node.consume("bad", lambda message: 1 / 0, max_attempts=0)
+        wait_until(lambda: node.status().consumers == ConsumersInfo(2, 1, 0, 0))
+        assert node.status().warnings == [
+            "messages wait for the consumer bad: ZeroDivisionError: division by zero"
+        ]
+        node.consume("parks", lambda message: 1 / 0, max_attempts=1)
+        wait_until(lambda: node.status().consumers == ConsumersInfo(3, 1, 3, 0))
+        assert "3 messages put aside by the consumer parks" in node.status().warnings
+        counts, _ = node.report.metrics()
+        lags = {("good",): 3, ("bad",): 3, ("parks",): 0}
+        assert counts["consumer_lag_messages"] == lags
+        assert counts["consumer_attempts"][("bad",)] > 1
+        assert counts["consumer_parked_messages"] == {("good",): 0, ("bad",): 0, ("parks",): 3}
+        assert counts["consumer_missed_total"] == dict.fromkeys(lags, 0)
 
 
 WRONG: list[Callable[[Node], object]] = [

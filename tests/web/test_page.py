@@ -23,6 +23,7 @@ import pytest
 from p2p_sync.settings import HTTP_WAITING
 from tests.harness.browser import missing
 from tests.harness.proxy import Proxy
+from tests.harness.receiver import Receiver
 from tests.harness.support import (
     DEADLINE,
     ROOT,
@@ -170,6 +171,16 @@ def post(node: NodeProcess, text: str, topic: str = "") -> None:
     kind = {"Content-Type": "application/json"}
     body = json.dumps({"data": text, "topic": topic}).encode()
     assert request(node.port, "/api/v1/messages", "POST", kind, body).status == 201
+
+
+def make_failing_consumer(node: NodeProcess, name: str) -> None:
+    """Make a consumer whose first message has failed."""
+    kind = {"Content-Type": "application/json"}
+    path = f"/api/v1/consumers/{name}"
+    assert request(node.port, path, "PUT", kind).status == 201
+    (given,) = json.loads(request(node.port, f"{path}?limit=1").body)["messages"]
+    body = json.dumps({"position": given["position"], "error": "no paper " * 20}).encode()
+    assert request(node.port, f"{path}/fail", "POST", kind, body).status == 200
 
 
 # -- two nodes ----------------------------------------------------------------------------------
@@ -688,6 +699,8 @@ def test_axe_finds_nothing(open_page: Open, axe: str, scheme: str, size: dict[st
         import_texts(one, ["long " * 1000, *(f"text {n}" for n in range(100))])
         add(page, f"127.0.0.1:{free_port_pair()}")
         wait_text(page, "#add-answer", "^Not connected")
+        make_failing_consumer(one, "c" * 64)
+        wait_text(page, "#consumer-rows", "no paper")
         page.fill("#topic", "a/" + "b" * 62)
         send(page, "hello")
         wait_text(page, "#send-answer", "^Sent")
@@ -874,6 +887,28 @@ def test_nodes_have_names_and_the_id_comes_on_hover(open_page: Open) -> None:
         )
 
 
+def test_consumers_show_how_far_they_are_and_what_keeps_them(open_page: Open) -> None:
+    with Receiver(lambda _: 500) as receiver, NodeProcess("--hook", receiver.url) as node:
+        path = "/api/v1/consumers/printer"
+        kind = {"Content-Type": "application/json"}
+        options = b'{"topic": "t", "max_attempts": 1}'
+        assert request(node.port, path, "PUT", kind, options).status == 201
+        page = open_page(node)
+        post(node, "a", "t")
+        hook, printer = (f"#consumer-rows tr:nth-child({number})" for number in (1, 2))
+        wait_text(page, hook, r"^hook-\w{8}\s+http://\S+/\s+HTTP 500 .*\s+1\s+\d\s")
+        wait_text(page, printer, r"^printer\s+topic t\s+1\s+0\s+0\s+0\s*$")
+        wait_text(page, "#warnings", "messages wait for the webhook")
+        (given,) = json.loads(request(node.port, path).body)["messages"]
+        body = json.dumps({"position": given["position"], "error": "<b>no paper</b>"}).encode()
+        assert request(node.port, f"{path}/fail", "POST", kind, body).status == 200
+        request(node.port, path)
+        wait_text(page, printer, r"^printer\s+topic t\s+<b>no paper</b>\s+0\s+0\s+1\s")
+        for name in json.loads(node.get("/api/v1/consumers").body)["consumers"]:
+            request(node.port, f"/api/v1/consumers/{name['name']}", "DELETE")
+        until(page, "() => document.getElementById('consumers').hidden")
+
+
 def test_it_is_small(open_page: Open) -> None:
     with NodeProcess("--ephemeral") as node:
         page = open_page(node)
@@ -887,7 +922,7 @@ def test_it_is_small(open_page: Open) -> None:
         assert sum(size for _, size in sizes) < 100_000, sizes
         files = [path for path in WEB.rglob("*") if path.suffix in (".js", ".css", ".html", ".svg")]
         assert sum(path.stat().st_size for path in files) < 100_000
-        assert sum(len(path.read_text().splitlines()) for path in files) < 1650
+        assert sum(len(path.read_text().splitlines()) for path in files) < 1700
 
 
 def test_an_empty_message_is_refused_and_one_that_is_there_shows(open_page: Open) -> None:

@@ -1,6 +1,7 @@
 // Asks the node for its state and shows it; notices when the node is gone and when it is back.
 
 import { Pause, Problem, call, shown } from "./api.js";
+import { noteConsumers } from "./consumers.js";
 import { $, el, set, setText } from "./dom.js";
 import { followEvents } from "./events.js";
 import { showMesh } from "./mesh.js";
@@ -52,6 +53,7 @@ async function ask() {
   }
   setText($("address"), status.node.address);
   showWarnings(status.warnings);
+  noteConsumers(status.consumers);
   showVerdict(status, peers, restarted);
   if (!begun) await loadMessages();
   begun = true;
