@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -172,9 +172,12 @@ class Consumers:
 
     # -- handling -------------------------------------------------------------------------------
 
-    def take(self, name: str, limit: int, wait: float = 0.0) -> list[Given]:
+    def take(
+        self, name: str, limit: int, wait: float = 0.0, has_gone: Callable[[], bool] = bool
+    ) -> list[Given]:
         """Lend the next messages, up to `limit`, and return them. With none, wait up to `wait`
-        seconds for some; return [] after that, or if the node stops. Raises ConsumerError."""
+        seconds for some; return [] after that, or if the node stops. `has_gone` says whether the
+        reader does not wait any more; then nothing is lent. Raises ConsumerError."""
         if limit < 1 or not wait >= 0:
             raise ConsumerError("take() needs a limit of 1 or more, and a wait of 0 s or more")
         end = time.monotonic() + wait
@@ -183,6 +186,8 @@ class Consumers:
                 if core.stopped:
                     return []
                 count = core.transactions
+            if has_gone():
+                return []
             with self._store.reading() as database:
                 consumer = _load(database, name)
                 full = consumers.count_parked(database, name) >= MAX_PARKED

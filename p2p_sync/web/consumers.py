@@ -48,7 +48,7 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         limit = asked.number("limit", API_DEFAULT_LIMIT, 1, API_MAX_LIMIT)
         wait = asked.seconds("wait", 0, API_MAX_POLL)
         with slots.held(wait > 0):
-            given = node.consumers.take(asked.parts["name"], limit, wait)
+            given = node.consumers.take(asked.parts["name"], limit, wait, asked.has_gone)
         messages = [
             {
                 **fields_of(message),

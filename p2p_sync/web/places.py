@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
+from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any
 
 from .. import settings
@@ -28,6 +29,8 @@ class Place:
     waiting: Any  # the requests that have arrived
     arriving: Any  # the one that is arriving
     unsent: Any  # bytes of answers
+    socket: Any
+    connected: bool
 
     def __init__(self, ip: str) -> None:
         self.group = LOCAL if is_loopback(ip) else OTHERS
@@ -38,6 +41,16 @@ class Place:
     def drop(self) -> None:
         """Close the connection."""
         raise NotImplementedError
+
+    def check_client_disconnected(self) -> bool:
+        """Return whether the client has closed the connection, which the loop does not notice while
+        a worker answers. Applications find this as `waitress.client_disconnected`."""
+        try:
+            return not (self.connected and self.socket.recv(1, MSG_PEEK | MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     @property
     def busy(self) -> bool:

@@ -49,6 +49,10 @@ class Asked:
         """The query string, one character for each byte."""
         return str(self.head["QUERY_STRING"])
 
+    def has_gone(self) -> bool:
+        """Return whether nobody waits for the answer any more, as far as the server knows."""
+        return bool(self.head.get("waitress.client_disconnected", bool)())
+
     def body(self) -> bytes:
         """Return the whole body; the guard has limited its size."""
         return self.stream.read(-1)

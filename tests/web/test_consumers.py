@@ -14,7 +14,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.harness.api import problem
-from tests.harness.support import Answer, NodeProcess, request
+from tests.harness.http import Http, get_bytes
+from tests.harness.support import Answer, NodeProcess, pause, request
 
 JSON = {"Content-Type": "application/json"}
 
@@ -139,6 +140,18 @@ def test_two_readers_wait_and_each_gets_other_messages(node: NodeProcess) -> Non
     for reader in readers:
         reader.join()
     assert sorted(got) == [["a"], ["b"]]
+
+
+def test_a_reader_that_has_gone_gets_nothing(node: NodeProcess) -> None:
+    make(node)
+    for _ in range(3):
+        with Http(node.port) as http:
+            http.send(get_bytes(node.port, "/api/v1/consumers/c?wait=30"))
+            pause(0.3)  # it waits
+        node.commit("a")
+        (given,) = take(node)
+        assert given["attempts"] == 0
+        done(ask(node, "POST", "/c/ack", {"position": given["position"]}))
 
 
 def test_positions_survive_a_restart(tmp_path: Path) -> None:
