@@ -17,6 +17,7 @@ PROGRAMS = {
     "simulation": ["--nodes", "20", "--degree", "4"],
     "histories": ["--count", "3", "--seed", "7"],
     "histories with a trace": ["--seed", "7", "--trace"],
+    "bench.consumers": ["--messages", "50"],
     "fuzz": ["--inputs", "300", "--seed", "2"],
 }
 
