@@ -78,8 +78,9 @@ def import_(api: Api, file: str, as_json: bool) -> None:
     """Commit each line of FILE as a new message.
 
     FILE is NDJSON: an export, or a JSON text in each line; - is standard input. If it is
-    interrupted, run it again: lines whose `id` is already in the log, and those that this node
-    has imported within a day, are skipped. Messages keep the time and the node that they had.
+    interrupted, run it again: lines whose `id` is already in the log, and the last million that
+    this node has imported within a day, are skipped. Messages keep the time and the node that
+    they had.
     """
     mark = mark_of(file)
     done = {"imported": 0, "skipped": 0}

@@ -7,6 +7,7 @@ has at most MAX_KEYS rows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from ..core.commit import Keyed
@@ -17,6 +18,7 @@ from .store import Database
 def find(database: Database, names: Sequence[bytes], since: int) -> dict[bytes, Keyed]:
     """Return what is known of keys that were used at `since` (ms since the epoch) or later."""
     found: dict[bytes, Keyed] = {}
+    since = max(since, 0)  # of a setting of many years SQLite could not store it
     for start in range(0, len(names), KEYS_ASKED):
         part = names[start : start + KEYS_ASKED]
         marks = ",".join("?" * len(part))
@@ -24,8 +26,8 @@ def find(database: Database, names: Sequence[bytes], since: int) -> dict[bytes, 
             f"SELECT key, digest, origin, seq, time FROM keys WHERE key IN ({marks}) AND time >= ?",
             (*part, since),
         )
-        for name, digest, origin, seq, time in rows:
-            found[name] = Keyed(name, digest, origin.decode(), seq, time)
+        for name, digest, origin, seq, used in rows:
+            found[name] = Keyed(name, digest, origin.decode(), seq, used)
     return found
 
 
@@ -39,7 +41,8 @@ def write(database: Database, keyed: Sequence[Keyed], keep: int) -> None:
         "SELECT number, time FROM keys ORDER BY number LIMIT ?", (2 * len(keyed),)
     ).fetchall()
     (newest,) = database.execute("SELECT max(number) FROM keys").fetchone()
-    since = keyed[-1].time - keep
-    gone = [number for number, time in oldest if time < since or number <= newest - MAX_KEYS]
+    # By this machine's clock: that of messages may be ahead, since it follows other nodes.
+    since = int(time.time() * 1000) - keep
+    gone = [number for number, used in oldest if used < since or number <= newest - MAX_KEYS]
     if gone:
         database.execute("DELETE FROM keys WHERE number <= ?", (gone[-1],))

@@ -120,6 +120,11 @@ class Store:
         return self.identity.node
 
     @property
+    def gone(self) -> LogGone | None:
+        """Why nothing that is read counts as stored any more; None if it does."""
+        return self._gone
+
+    @property
     def left(self) -> Left | None:
         """What the last start has left; None if it is not proven that the directory is the one that
         it has left."""

@@ -51,7 +51,7 @@ class Intake:
         check_topic(topic)
         (commit,) = self._commit_batch(_Batch([text], topic, "", [key]), ack=copies > 0)
         if commit.repeated:
-            commit.copies = self.wait_copies(commit.message(), copies, timeout)
+            commit.copies = self.wait_copies({commit.origin: commit.first}, copies, timeout)
             return commit
         if copies:
             # This thread waits once, for all: to wake for the disk would delay those who send.
@@ -125,12 +125,20 @@ class Intake:
             commit.future.result()
         return log.message(name) or message
 
-    def wait_copies(self, message: Message, copies: int, timeout: float) -> int:
-        """Wait, `timeout` seconds at most, until nodes on `copies` other hosts hold a message of
-        this node's own; return how many do."""
+    def wait_copies(self, ends: Mapping[str, int], copies: int, timeout: float) -> int:
+        """Wait, `timeout` seconds at most, until nodes on `copies` other hosts hold messages of
+        this node's own: of each origin those up to a number. Return how many hold the ones that the
+        fewest do; 0 if there is nothing to wait for."""
+        if not copies or not ends:
+            return 0
         with self._state.turn() as core:
-            core.replica.expect_copies(message.origin, message.seq)
-        return self._wait_copies(message.origin, message.seq, copies, timeout)
+            for origin, seq in ends.items():
+                core.replica.expect_copies(origin, seq)
+        end = time.monotonic() + timeout
+        return min(
+            self._wait_copies(origin, seq, copies, max(0.0, end - time.monotonic()))
+            for origin, seq in ends.items()
+        )
 
     def _wait_copies(
         self, origin: str, seq: int, copies: int, timeout: float, commit: Commit | None = None
@@ -169,9 +177,7 @@ class Intake:
                 end = start + 1
                 if first and first.name in known:
                     if known[first.name].digest != first.digest:
-                        raise KeyReused(
-                            f"the key {given[start]!r} has named another message; use a new key"
-                        )
+                        raise KeyReused(_reused(given[start]))
                     while end < len(texts) and _follows(known, first, keys[end], end - start):
                         end += 1
                     commit = _repeated(known[first.name], texts[start:end], topic, source)
@@ -252,6 +258,22 @@ class _Batch(NamedTuple):
     topic: str
     source: str
     keys: list[str]  # of each message
+
+
+def _reused(key: str) -> str:
+    """Say what has named another message, and what to do."""
+    name, is_made, place = key.partition("\n")  # see web/bodies.py
+    if not is_made:
+        return f"the key {key!r} has named another message; use a new key"
+    if name:
+        return (
+            f"with the key {name!r} number {place} was another message before; use a new key, or "
+            "send the same messages in the same order, and new ones behind them"
+        )
+    return (
+        f"with the id {place[:80]!r} another text or topic was imported before; to import this "
+        "one, too, leave its id out"
+    )
 
 
 def _follows(known: Mapping[bytes, Keyed], first: Key, key: Key | None, by: int) -> bool:

@@ -36,7 +36,7 @@ def key_of(key: str, text: str, topic: str) -> Key:
 
 
 def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=_BYTES).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest()
 
 
 class Keys:
@@ -63,6 +63,8 @@ class Keys:
         try:
             with self._store.reading() as database:
                 found = keyed.find(database, names, since)
+            if self._store.gone:  # whoever brought them was told that they may be lost
+                raise self._store.gone
         except BaseException:
             self.release(keys)
             raise

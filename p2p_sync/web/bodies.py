@@ -190,11 +190,12 @@ class Lines:
                 if not is_shown or set(fields) == {"exported"}:
                     continue
                 text = _text(value)
-                if self._held and fields and self._held(str(fields.get("id"))):
-                    self.skipped += 1
-                    continue
-                if "id" in fields:
-                    key = f"\n{fields['id']}"
+                id = fields.get("id")
+                if isinstance(id, str) and id:  # all ids of messages are texts
+                    if self._held and self._held(id):
+                        self.skipped += 1
+                        continue
+                    key = f"\n{id}"
                 yield text, _topic(value, self._topic), _key(value, key), source_of(fields)
 
 

@@ -155,6 +155,7 @@ def _commit_lines(node: Node, asked: Asked, copies: int, timeout: float, skip: b
     count = repeated = 0
     first: Message | None = None
     last: Message | None = None
+    ends: dict[str, int] = {}  # the last message of each origin: lines may repeat older ones
     held = node.report.holds if skip else None
     lines = Lines(asked.stream, asked.topic(), key_in(asked.head), held)
     answer: dict[str, Any] = {}
@@ -162,10 +163,11 @@ def _commit_lines(node: Node, asked: Asked, copies: int, timeout: float, skip: b
         for commit in node.intake.commit_many(lines):
             first = first or commit.message()
             last = commit.message(commit.count - 1)
+            ends[commit.origin] = max(ends.get(commit.origin, 0), commit.last)
             count += commit.count
             repeated += commit.count * commit.repeated
         if last and copies:
-            answer["copies"] = node.intake.wait_copies(last, copies, timeout)
+            answer["copies"] = node.intake.wait_copies(ends, copies, timeout)
     except Exception as error:
         progress = Progress(lines.line, count, last.id if last else None) if lines.line else None
         return refusal_of(asked.head, error, progress)

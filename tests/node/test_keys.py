@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import threading
 import time
@@ -14,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import KeyInvalid, KeyReused, LogError, Node
+from p2p_sync import KeyInvalid, KeyReused, LogError, LogGone, Node
 from p2p_sync.disk import keyed
 from p2p_sync.node import keys
-from tests.harness.support import Answer, NodeProcess, request, wait_until
+from tests.harness.support import DEADLINE, Answer, NodeProcess, request, wait_until
 
 KEY = "Idempotency-Key"
 
@@ -88,6 +89,50 @@ def test_keys_are_known_for_as_long_as_the_setting_says(monkeypatch: pytest.Monk
         assert node.commit("other text", key="k") == later
 
 
+def test_a_node_that_is_ahead_does_not_shorten_the_time_for_which_keys_are_known() -> None:
+    with Node(0, keep_keys=30.0) as node:
+        first = node.commit("text", key="k")
+        with node._running().state.turn() as core:  # a message of a node with such a clock has come
+            assert core.dates.clock.observe(core.wall + 50_000, core.wall)
+        for number in range(5):
+            later = node.commit(f"{number}", key=f"{number}")
+        assert later.time > first.time + 30_000
+        assert node.commit("text", key="k") == first
+
+
+def test_keys_may_be_known_for_ever() -> None:
+    with Node(0, keep_keys=1e30) as node:
+        assert node.commit("text", key="k") == node.commit("text", key="k")
+
+
+def test_a_commit_that_is_repeated_does_not_wait_for_copies_that_nobody_wants() -> None:
+    with Node(0) as node, Node(0) as other:
+        other.connect(node.address)
+        node.wait_linked()
+        assert node.commit("text", 1, DEADLINE, key="k").copies == 1
+        assert node.commit("text", 1, DEADLINE, key="k").copies == 1
+        assert node.commit("text", key="k").copies == 0
+
+
+def test_copies_of_lines_are_those_of_the_new_ones_too() -> None:
+    body = b'"new"\n{"data": "old", "key": "k"}\n'
+
+    def send(timeout: float) -> tuple[int, int]:
+        path = f"/api/v1/messages?copies=1&timeout={timeout:g}"
+        done = request(node.port, path, "POST", {"Content-Type": "application/x-ndjson"}, body)
+        return done.status, json.loads(done.body)["copies"]
+
+    with NodeProcess() as node, NodeProcess("--peer", node.address) as other:
+        post(node, {"data": "old", "key": "k"})
+        wait_until(lambda: other.texts() == ["old"])
+        assert send(DEADLINE) == (201, 1)
+        os.kill(other.process.pid, signal.SIGSTOP)
+        try:
+            assert send(0.2) == (202, 0)
+        finally:
+            os.kill(other.process.pid, signal.SIGCONT)
+
+
 def test_the_oldest_keys_go_when_new_ones_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyed, "MAX_KEYS", 10)
     with Node(0) as node:
@@ -143,6 +188,25 @@ def test_a_key_may_be_used_again_after_the_disk_has_failed(monkeypatch: pytest.M
         first = node.commit("text", key="k")
         assert node.commit("text", key="k") == first
         assert texts(node) == ["before", "text"]
+
+
+def test_a_message_that_is_lost_with_the_files_is_not_acknowledged_when_it_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node(0, tmp_path) as node:
+        store = node._running().store
+        settle = store._settle
+
+        def lost(*args: Any) -> None:
+            if args[1:] != (None,):  # a commit is written
+                for file in tmp_path.glob("node.db*"):
+                    file.unlink()
+            settle(*args)
+
+        monkeypatch.setattr(store, "_settle", lost)
+        for _ in range(2):
+            with pytest.raises(LogGone):
+                node.commit("text", key="k")
 
 
 def test_all_texts_of_a_list_may_come_again() -> None:
@@ -218,6 +282,36 @@ def test_a_body_with_a_key_may_come_again_and_longer() -> None:
         assert refused.status == 422
         assert json.loads(refused.body)["stored"] == 0
         assert node.count == 4
+
+
+def test_what_names_another_message_is_said() -> None:
+    with NodeProcess() as node:
+        post_lines(node, "a", "b", key="body")
+        detail = json.loads(post_lines(node, "a", "c", key="body").body)["detail"]
+        assert "with the key 'body' number 2 was another message before" in detail
+        for text in "ab":
+            kind = {"Content-Type": "application/x-ndjson"}
+            line = json.dumps({"id": "1", "data": text}).encode()
+            answer = request(node.port, "/api/v1/messages?skip=held", "POST", kind, line)
+        assert answer.status == 422
+        assert (
+            "with the id '1' another text or topic was imported"
+            in json.loads(answer.body)["detail"]
+        )
+
+
+def test_ids_that_no_message_can_have_name_nothing_and_do_no_harm() -> None:
+    ids = ["null", "1", "[]", "true", '""', '"\\ud800"', '"\\ud800:1"', '"1"', '"x:1"']
+    lines = [f'{{"id": {id}, "data": "{text}"}}\n' for text in "ab" for id in ids[:5]]
+    lines += [f'{{"id": {id}, "data": "text"}}\n' for id in ids[5:] * 2]
+    with NodeProcess() as node:
+        kind = {"Content-Type": "application/x-ndjson"}
+        body = "".join(lines).encode()
+        answer = request(node.port, "/api/v1/messages?skip=held", "POST", kind, body)
+        assert answer.status == 201, answer.text
+        done = json.loads(answer.body)
+        assert (done["count"], done["repeated"], done["skipped"]) == (18, 4, 0)
+        assert sorted(node.texts()) == ["a"] * 5 + ["b"] * 5 + ["text"] * 4
 
 
 def test_the_lines_before_a_key_of_another_message_are_stored() -> None:

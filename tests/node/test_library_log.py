@@ -102,7 +102,7 @@ def test_many_commits_can_wait_for_copies_of_the_last() -> None:
     with Node(0) as here, Node(0) as there:
         link(here, there)
         *_, last = here.commit_all(f"text {n}" for n in range(2500))
-        assert here.intake.wait_copies(last, 1, DEADLINE) == 1
+        assert here.intake.wait_copies({last.origin: last.seq}, 1, DEADLINE) == 1
         assert len(texts(there)) == 2500
 
 
