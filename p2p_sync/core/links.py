@@ -171,7 +171,7 @@ class Links:
             self._replica.close(peer.log, self._turn.now)
         peer.copies = Copies()  # the record may be kept as the source of what it has sent
         self._note_end(peer, reason, code)
-        self._turn.changed |= {LINKS, COPIES}
+        self._turn.changed.add(COPIES)
         self._turn.look()
 
     def met_twin(self, where: str) -> None:

@@ -10,6 +10,8 @@ from .effects import Effects
 # What others may wait for: see `Turn.changed`.
 WORK, ROOM, ARRIVAL, COPIES, LINKS = "work", "room", "arrival", "copies", "links"
 SIGNALS = (WORK, ROOM, ARRIVAL, COPIES, LINKS)
+NEWS = frozenset((ARRIVAL, COPIES, LINKS))
+"""The signals that change what people see."""
 
 
 @dataclass(slots=True)
@@ -26,3 +28,4 @@ class Turn:
     def look(self) -> None:
         """Addresses or links have changed: the overlay is asked at the next tick."""
         self.look_at = self.now
+        self.changed.add(LINKS)

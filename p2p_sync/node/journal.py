@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -84,6 +85,8 @@ class Journal:
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._last = 0
         self._stopped = False
+        # Called after each new event, in the thread that has brought it, with no lock held.
+        self.watchers: list[Callable[[], object]] = []
         self._failures: OrderedDict[str, _Failures] = OrderedDict()  # the latest last
         self._minute = 0.0
         # In this minute, by host; what is only an event is counted apart from lines.
@@ -96,12 +99,15 @@ class Journal:
         now = time.monotonic()
         with self._changed:
             first, line = self._news(note, now)
-            if first and note.kind in _EVENTS:
+            is_event = first and note.kind in _EVENTS
+            if is_event:
                 self._add(note)
         level = _LEVELS.get(note.kind, logging.WARNING)
         if line and level is not None:
             peer = {"address": note.address or None, "peer": note.node}
             logger.log(level, "%s", line, extra=peer)
+        for watcher in [*self.watchers] if is_event else ():
+            watcher()
 
     def forget(self, about: str) -> None:
         """Make the next failure of something an event again: a user waits for the result."""

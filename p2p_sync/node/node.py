@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count, repeat
 from typing import TypeAlias, TypeVar, overload
 
@@ -371,6 +372,18 @@ class Node:
         """
         parts = self._running()
         return Events(*parts.journal.wait(after, _seconds(timeout)), parts.started)
+
+    @contextmanager
+    def watched(self, watcher: Callable[[], object]) -> Iterator[None]:
+        """During the block, have `watcher` called when there may be news: messages, copies, links,
+        addresses or events. The thread that has brought them calls it, with no lock held, so it
+        must be quick; it is called as well when the node stops."""
+        watchers = self._running().watchers
+        watchers.append(watcher)
+        try:
+            yield
+        finally:
+            watchers.remove(watcher)
 
     @overload
     def on_message(self, callback: Function, topic: str = "") -> Function: ...

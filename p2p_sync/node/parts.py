@@ -97,6 +97,7 @@ class Parts:
             settings.advertise
             or Address(reachable(settings.host), self.server.port, bool(settings.tls_cert))
         )
+        self.watchers = self.state.watchers = self.journal.watchers
         self.warnings = settings.warnings(self.server.server_address[0])
         self.started = wall
         self.delivery = Delivery(self.state, callbacks)

@@ -24,7 +24,7 @@ from typing import Any
 from ..core.book import Known
 from ..core.core import Core
 from ..core.effects import Effects
-from ..core.turn import ROOM, SIGNALS
+from ..core.turn import NEWS, ROOM, SIGNALS
 from ..disk.log import Log
 from ..disk.wanted import Wanted
 from ..settings import BREATH, NEVER
@@ -50,6 +50,8 @@ class State:
         self._holder = 0  # the thread whose turn it is
         self._plain = _Turn(self)
         self._room = self.turn(ROOM, lambda core: not core.commits.full)
+        # Called after each turn that has brought news, in its thread, with no lock held.
+        self.watchers: list[Callable[[], object]] = []
 
     # -- the three ------------------------------------------------------------------------------
 
@@ -161,6 +163,7 @@ class _Turn:
     ) -> None:
         state, core = self._state, self._state._core
         effects, changed = core.end()
+        watchers = [*state.watchers] if state.watchers and not NEWS.isdisjoint(changed) else ()
         try:
             for signal in changed:
                 for ready, begins in state._waiting[signal]:
@@ -173,6 +176,8 @@ class _Turn:
             state._lock.release()
         if effects.woken or effects.others:
             state._perform(effects)
+        for watcher in watchers:
+            watcher()
 
 
 def wall_ms() -> int:
