@@ -22,6 +22,7 @@ import pytest
 
 from p2p_sync.settings import HTTP_WAITING
 from tests.harness.browser import missing
+from tests.harness.http import get_bytes
 from tests.harness.proxy import Proxy
 from tests.harness.receiver import Receiver
 from tests.harness.support import (
@@ -446,8 +447,8 @@ def test_a_search_that_begins_while_the_page_loads_is_carried_out(open_page: Ope
         import_texts(node, ["needle", *(f"hay {n}" for n in range(60))])
         page = open_page(node)
         held: list[Any] = []
-        page.route("**/api/v1/status", lambda route: held.append(route), times=1)
-        with page.expect_request("**/api/v1/status"):
+        page.route("**/api/v1/stream?*", lambda route: held.append(route), times=1)
+        with page.expect_request("**/api/v1/stream?*"):
             page.reload()
         page.fill("#search", "needle")
         held[0].continue_()
@@ -481,9 +482,6 @@ def test_a_burst_does_not_freeze_the_page_nor_move_what_is_read(open_page: Open)
           return [row.firstChild.textContent, row.getBoundingClientRect().top];
         }"""
         until(reader, "() => document.getElementById('scroll').scrollTop === 1200")
-        for _ in range(2):  # so that it has counted what was there when it began
-            with reader.expect_response(lambda answer: "/api/v1/status" in answer.url):
-                pass
         before = reader.evaluate(top)
         clocks = {page: cpu_clock(page) for page in (follower, reader)}
         used = {page: clock() for page, clock in clocks.items()}
@@ -823,8 +821,12 @@ def test_the_picture_is_readable_with_any_number_of_peers(open_page: Open, count
         for n in range(count)
     ]
     with NodeProcess("--ephemeral") as node:
+        status = node.api("status")
+        told = f"event: state\ndata: {json.dumps(status)}\n\n"
+        told += f"event: peers\ndata: {json.dumps({'peers': peers})}\n\n"
         page = open_page(node)
-        page.route("**/api/v1/peers", lambda route: route.fulfill(json={"peers": peers}))
+        page.route("**/api/v1/stream?*", lambda route: route.fulfill(body=told))
+        page.reload()
         until(page, f"() => document.querySelectorAll('#mesh .node').length === {count}")
         discs = page.eval_on_selector_all(
             "#mesh circle",
@@ -922,7 +924,7 @@ def test_it_is_small(open_page: Open) -> None:
         assert sum(size for _, size in sizes) < 100_000, sizes
         files = [path for path in WEB.rglob("*") if path.suffix in (".js", ".css", ".html", ".svg")]
         assert sum(path.stat().st_size for path in files) < 100_000
-        assert sum(len(path.read_text().splitlines()) for path in files) < 1700
+        assert sum(len(path.read_text().splitlines()) for path in files) < 1800
 
 
 def test_an_empty_message_is_refused_and_one_that_is_there_shows(open_page: Open) -> None:
@@ -943,11 +945,12 @@ def test_a_message_is_sent_without_waiting_while_too_many_requests_wait(open_pag
         node.add(other.address)
         page = open_page(node, failing=True)
         verdict(page, "in_sync", "^In sync with 1 of 1 peer")
-        for number in range(HTTP_WAITING):
-            stream = stack.enter_context(socket.create_connection(("127.0.0.1", node.port)))
-            stream.sendall(b"GET /api/v1/messages/follow HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            answered = stream.recv(12)
-            assert answered == b"HTTP/1.1 200" or number == HTTP_WAITING - 1, "the page polls, too"
+        place = node.api("events")["next"]
+        poll = get_bytes(node.port, f"/api/v1/events?timeout=30&after={place}")
+        for _ in range(HTTP_WAITING):
+            waiting = stack.enter_context(socket.create_connection(("127.0.0.1", node.port)))
+            waiting.sendall(poll)
+        wait_until(lambda: node.get("/api/v1/messages/export").status == 503, "all slots are taken")
         send(page, "sent all the same")
         wait_text(page, "#send-answer", "^Sent")
         assert other.texts() or wait_until(lambda: other.texts() == ["sent all the same"])

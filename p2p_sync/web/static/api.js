@@ -10,12 +10,10 @@ export class Problem extends Error {
   }
 }
 
-// Return the JSON of the node's answer; throws Problem. `signal` aborts the request.
-export async function call(path, { method = "GET", body, timeout = 10000, signal } = {}) {
+// Return the JSON of the node's answer; throws Problem.
+export async function call(path, { method = "GET", body, timeout = 10000 } = {}) {
   const control = new AbortController();
   const timer = setTimeout(() => control.abort(), timeout);
-  const giveUp = () => control.abort();
-  signal?.addEventListener("abort", giveUp);
   try {
     const sent = body && { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
     const response = await fetch(path, { method, signal: control.signal, ...sent });
@@ -27,11 +25,10 @@ export async function call(path, { method = "GET", body, timeout = 10000, signal
     throw new Problem(0, { detail: "The node isn\u2019t responding" });
   } finally {
     clearTimeout(timer);
-    signal?.removeEventListener("abort", giveUp);
   }
 }
 
-function problemOf(text) {
+export function problemOf(text) {
   try { return JSON.parse(text) ?? {}; } catch { return {}; }
 }
 

@@ -1,34 +1,11 @@
 // The table of consumers, if there are any: how far each is, and what keeps it.
 
-import { Problem, call } from "./api.js";
 import { $, arrange, count, el, set, setText } from "./dom.js";
 
-const PAUSE = 2000; // between two questions, milliseconds
 const rows = new Map(); // name -> row
-let timer = 0;
-let askedAt = -PAUSE;
 
-// Called with the `consumers` of each state of the node.
-export function noteConsumers(found) {
-  $("consumers").hidden = !found.count;
-  if (found.count && !timer) timer = setTimeout(ask, Math.max(0, askedAt + PAUSE - performance.now()));
-}
-
-async function ask() {
-  let late = false;
-  try {
-    const { consumers } = await call("/api/v1/consumers");
-    show(consumers);
-    late = consumers.some((each) => each.lag > 0);
-  } catch (error) {
-    if (!(error instanceof Problem)) throw error; // the next state asks again
-  }
-  askedAt = performance.now();
-  // A consumer that catches up does not change the state.
-  timer = late && !document.hidden ? setTimeout(ask, PAUSE) : 0;
-}
-
-function show(consumers) {
+export function showConsumers(consumers) {
+  $("consumers").hidden = !consumers.length;
   const names = new Set(consumers.map((each) => each.name));
   for (const name of rows.keys()) if (!names.has(name)) rows.delete(name);
   for (const each of consumers) {

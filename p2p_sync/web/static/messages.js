@@ -1,8 +1,8 @@
 // The messages: a window on the log of any length. Only what is in the window is in the page.
 //
-// `items` is a part of the log without gaps, newest first. `refresh` asks the node for a span of it
-// and updates that part. So new messages, late ones in between, and the numbers of copies all arrive
-// in the same way, and a burst costs no more than one page.
+// `items` is a part of the log without gaps, newest first. The node sends new messages, and late ones in between, and
+// `merge` puts them in their places. Where it has left some out, since they were many, `refresh` asks it for a span of
+// the log and updates that part. So a burst costs no more than a page.
 
 import { Pause, Problem, call } from "./api.js";
 import { $, arrange, count, el, moment, plural, set, setText } from "./dom.js";
@@ -13,6 +13,8 @@ const MOST = 300; // rows in the page
 const MOST_COUNTED = 200; // messages in one answer
 const LONG = 1200; // characters and lines of a text that are shown at first
 const LINES = 12;
+const READ_PAUSE = 1000; // from one answer that is not asked for by the user to the next, milliseconds
+const RETRY_PAUSE = 5000; // the same where there was none
 const NEAR = 300; // pixels from the end of the list at which more is fetched
 
 let items = [];
@@ -21,7 +23,14 @@ let complete = false; // and the oldest
 let query = "";
 let older = ""; // where to read on
 let last = readLast();
-let latest = { digest: "", count: 0, seen: 0, peers: 0 }; // of the last refresh
+let latest = { count: 0, seen: 0, conflicts: 0, peers: 0, behind: 0 }; // as the node has told
+let loaded = false; // there were messages, or none
+let missing = false; // newer messages than those in the window were left out of it
+let recent = []; // the last messages that the node has sent
+let arrived = 0; // how many it has sent
+const wanted = new Set(); // what is to be read, see `want`
+let reader = 0; // the timer for that
+let readAt = 0; // when to do so at the earliest
 let edits = 0; // grows when the window is moved elsewhere: answers to older questions are dropped
 let loading = false; // the window is on its way elsewhere: nothing is read at its ends
 const rows = new Map(); // id -> row
@@ -42,8 +51,80 @@ export function startMessages() {
   showOrder();
 }
 
-// Await this before the first `updateMessages`. An invalid place means the newest message.
-export function loadMessages() {
+// The node has told its state.
+export function noteState({ messages, conflicts }, restarted) {
+  const { count: total } = messages;
+  if (!loaded) want("load");
+  else if (restarted || conflicts !== latest.conflicts) want("all");
+  // None is new to a page that has just begun.
+  const seen = !loaded || (following() && !missing) ? total : latest.seen;
+  latest = { ...latest, count: total, conflicts, seen };
+  showFresh();
+}
+
+// The node has told its peers. Of the latest messages it tells the copies, too; those of others are read.
+export function notePeers(peers) {
+  const ours = peers.filter((peer) => peer.state === "connected" && peer.id);
+  const behind = ours.reduce((sum, peer) => sum + (peer.behind ?? 0), 0);
+  if (ours.length !== latest.peers) want("sight");
+  else if (behind !== latest.behind) want("copies");
+  latest = { ...latest, peers: ours.length, behind };
+  for (const item of items) showCopies(rows.get(item.id), item);
+  showNames();
+}
+
+// The node has sent messages: new ones, or erased ones.
+export function addMessages(messages) {
+  if (!messages.length) return;
+  recent = [...recent, ...messages].slice(-MOST);
+  arrived += messages.length;
+  if (!loaded || loading) return;
+  merge(messages);
+  trim(true);
+  render();
+}
+
+// The node has told the copies of messages, {id: number}.
+export function updateCopies(counts) {
+  for (const item of items) {
+    if (!(item.id in counts)) continue;
+    item.copies = counts[item.id];
+    showCopies(rows.get(item.id), item);
+  }
+}
+
+// The node has left messages out, since they were too many.
+export const updateMessages = () => want("all");
+
+// The node is back: read what was wanted meanwhile.
+export const resumeMessages = () => wanted.forEach(want);
+
+// -- reading ------------------------------------------------------------------------------------
+// Have something read soon, but not too often: "load", the first messages; "all" in the window; "sight", those in
+// sight; "copies", the same if they are not on all peers.
+function want(what) {
+  wanted.add(what);
+  reader ||= setTimeout(readWanted, Math.max(0, readAt - performance.now()));
+}
+
+async function readWanted() {
+  const all = new Set(wanted);
+  wanted.clear();
+  readAt = performance.now() + READ_PAUSE;
+  try {
+    if (all.has("load")) await loadFirst();
+    else if (all.has("all") || all.has("sight") || isPartial()) await readAgain(all.has("all"));
+  } catch (error) {
+    if (!(error instanceof Problem)) console.error(error);
+    readAt = performance.now() + RETRY_PAUSE;
+    all.forEach((what) => wanted.add(what));
+  }
+  reader = 0;
+  wanted.forEach(want);
+}
+
+// An invalid place in the address means the newest message.
+function loadFirst() {
   return load(query ? "" : before).catch((error) => {
     if (error.status !== 400) throw error;
     atNewest = true;
@@ -51,26 +132,22 @@ export function loadMessages() {
   });
 }
 
-// Fetch new messages, and the numbers of copies of those in sight.
-export async function updateMessages(status, peers, restarted) {
-  const ours = peers.filter((peer) => peer.state === "connected" && peer.id).length;
-  const partial = inSight().some((item) => (item.copies ?? 0) < ours);
-  const changed = status.messages.digest !== latest.digest || ours !== latest.peers || restarted;
-  if (!changed && !partial) return;
-  const { digest, count: total } = status.messages;
-  const seen = latest.digest ? latest.seen : total; // none is new to a page that has just begun
-  latest = { ...latest, digest, count: total, peers: ours, seen };
+async function readAgain(all) {
   if (following()) {
     await refresh("", PAGE);
-    latest.seen = total;
+    latest.seen = latest.count;
   } else {
     const [first] = inSight();
     if (first) await refresh(token(first, 1), Math.min(200, inSight().length + 4));
   }
+  for (let at = 0; all && at < items.length; at += MOST_COUNTED) {
+    await refresh(token(items[at], 1), Math.min(MOST_COUNTED, items.length - at));
+  }
   showFresh();
 }
 
-// -- reading ------------------------------------------------------------------------------------
+const isPartial = () => inSight().some((item) => (item.copies ?? 0) < latest.peers);
+
 async function fetchBack(after, limit) {
   const mine = edits;
   const search = query ? `&q=${encodeURIComponent(query)}` : "";
@@ -83,16 +160,21 @@ async function fetchBack(after, limit) {
 async function load(after) {
   edits += 1;
   const mine = edits;
+  const from = arrived;
   loading = true;
   const answer = await fetchBack(after, PAGE).finally(() => { if (mine === edits) loading = false; });
   if (!answer) return;
   ({ messages: items, next: older, complete } = answer);
+  loaded = true;
+  missing = false;
+  merge(since(from), true);
   render(true);
   if (query) await searchOn(mine);
 }
 
 // Update the window from a place downwards.
 async function refresh(after, limit) {
+  const began = arrived;
   const answer = await fetchBack(after, limit);
   if (!answer) return;
   const from = after ? place(after) : null;
@@ -104,8 +186,29 @@ async function refresh(after, limit) {
   const stay = joins ? beyond : [];
   if (!stay.length) ({ next: older, complete } = answer);
   items = [...newer, ...answer.messages, ...stay];
+  if (!after) missing = false;
+  merge(since(began));
   trim(true);
   render();
+}
+
+// The messages that the node has sent since there were so many: an answer may be older.
+const since = (number) => recent.slice(Math.max(0, recent.length - (arrived - number)));
+
+// Put messages in their places in the window; `jump`: it is about to show the newest.
+function merge(messages, jump = false) {
+  const follow = jump ? atNewest : following();
+  for (const message of messages) {
+    const at = items.findIndex((item) => item.id === message.id);
+    if (at >= 0) items[at] = { ...items[at], ...message };
+    else if (message.erased || (topic && message.topic !== topic)) continue;
+    else if (query || (missing && follow)) want("sight");
+    else if (!items.length || compare(message, items[0]) > 0) {
+      if (follow) items.unshift(message);
+      else missing ||= atNewest;
+    } else if (complete || compare(message, items.at(-1)) > 0) items.push(message);
+  }
+  items.sort((a, b) => compare(b, a));
 }
 
 let reading = null;
@@ -140,6 +243,7 @@ async function readNewer() {
   items = [...answer.messages.reverse(), ...items];
   atNewest = answer.messages.length < PAGE;
   if (atNewest) latest.seen = latest.count;
+  if (atNewest) missing = false;
   trim(true);
   render();
   showFresh();
@@ -161,7 +265,7 @@ function trim(oldest) {
 export async function toNewest() {
   atNewest = true;
   latest.seen = latest.count;
-  await load("").catch(() => {});
+  await load("").catch(() => want("sight"));
   scroll().scrollTop = edge();
   showFresh();
 }
@@ -241,7 +345,7 @@ function build(item) {
 const nodeOf = (item) => item.origin.slice(0, 32);
 
 // Show the names of nodes as they are known now.
-export function showNames() {
+function showNames() {
   for (const { from, node, name } of rows.values()) {
     setText(from, nameOf(node));
     name();
@@ -281,19 +385,14 @@ function show(message) {
   render();
 }
 
-// Messages were erased, wherever they are in the window.
-export async function updateErased() {
-  for (let at = 0; at < items.length; at += MOST_COUNTED) await refresh(token(items[at], 1), Math.min(MOST_COUNTED, items.length - at));
-}
-
 function shorten(text) {
   const lines = text.split("\n", LINES + 1);
   const short = lines.length > LINES ? `${lines.slice(0, LINES).join("\n")}\n\u2026` : text;
   return short.length > LONG ? `${[...short.slice(0, LONG)].slice(0, -1).join("")}\u2026` : short;
 }
 
-function showCopies({ copies }, item) {
-  if (item.copies === undefined) return;
+function showCopies({ copies } = {}, item) {
+  if (!copies || item.copies === undefined) return;
   const of = Math.max(latest.peers, item.copies);
   const all = of > 0 && item.copies >= of;
   setText(copies, of ? `on ${item.copies} of ${of}` : "only here");
@@ -316,7 +415,7 @@ function scrolled() {
   if (loading) return showFresh();
   if (length - fromNewest < NEAR) alone(readOlder);
   if (fromNewest < NEAR && !atNewest) alone(readNewer);
-  if (fromNewest < 12 && atNewest && latest.seen !== latest.count) toNewest();
+  if (fromNewest < 12 && atNewest && (missing || latest.seen !== latest.count)) toNewest();
   else showFresh();
 }
 
@@ -389,13 +488,12 @@ function showTopic() {
   setText($("filter"), topic);
   $("filter").hidden = !topic;
   items = [];
-  latest.digest = ""; // so that the node is asked again if it does not answer now
   toNewest();
 }
 
 // -- sending ------------------------------------------------------------------------------------
-// Send the text in the form; `sent` is called when the node has answered.
-export function startSending(sent) {
+// Send the text in the form.
+export function startSending() {
   const answer = $("send-answer");
   const say = (text, kind = "") => { setText(answer, text); set(answer, "data-kind", kind); };
   $("send").noValidate = true; // this file refuses an empty message, in its own words
@@ -425,7 +523,6 @@ export function startSending(sent) {
     } finally {
       button.disabled = false;
     }
-    sent();
   });
 }
 

@@ -1,63 +1,58 @@
-// Asks the node for its state and shows it; notices when the node is gone and when it is back.
+// Shows what the node sends; notices when the node is gone and when it is back.
 
-import { Pause, Problem, call, shown } from "./api.js";
-import { noteConsumers } from "./consumers.js";
+import { Pause, Problem, shown } from "./api.js";
+import { showConsumers } from "./consumers.js";
 import { $, el, set, setText } from "./dom.js";
-import { followEvents } from "./events.js";
+import { addEvents } from "./events.js";
 import { showMesh } from "./mesh.js";
-import { loadMessages, showNames, startMessages, startSending, updateErased, updateMessages } from "./messages.js";
+import { addMessages, notePeers, noteState, resumeMessages, startMessages, startSending, updateCopies, updateMessages } from "./messages.js";
 import { noteNames } from "./names.js";
-import { countDown, isAdding, showPeers, startPeers } from "./peers.js";
+import { showPeers, startPeers, tickPeers } from "./peers.js";
 import { forgetRates, showRates } from "./rates.js";
+import { readStream } from "./stream.js";
 import { showLost, showVerdict } from "./verdict.js";
 
-const BEAT = 900; // between two questions, milliseconds
+const BRIEF = 1000; // a stream that ends sooner was of no use, milliseconds
 const LONGEST = 10000; // between two tries to find the node again
 
 const pause = new Pause();
+let status = null;
 let peers = [];
-let peersAt = 0; // when to ask for them again
-let run = null; // identifies one run of the node: {started, version}
 let failures = 0;
 let lost = null; // while the node does not answer: {reason, at, since}
-let begun = false; // the messages are loaded
-let found = () => {}; // resolves `contact`
-let contact = Promise.resolve();
 
-// Ask now, also for the peers.
-function hurry() {
-  peersAt = 0;
-  pause.wake();
+function got(events) {
+  regained();
+  const of = (...types) => events.filter((event) => types.includes(event.type));
+  const last = (type) => of(type).at(-1)?.data;
+  if (last("state")) showState(last("state"));
+  if (last("peers")) showList(last("peers").peers);
+  if (last("consumers")) showConsumers(last("consumers").consumers);
+  addMessages(of("message", "erased").map((event) => event.data));
+  of("copies").forEach((event) => updateCopies(event.data));
+  if (last("reload")) updateMessages();
+  const happened = of("event").map((event) => event.data);
+  if (happened.length) addEvents(happened);
 }
 
-async function ask() {
-  const list = async () => (await call("/api/v1/peers")).peers;
-  // The list first: the verdict must not be older than what the list says.
-  let entries = performance.now() >= peersAt || isAdding() ? await list() : null;
-  const status = await call("/api/v1/status");
-  const restarted = run !== null && run.started !== status.node.started;
+function showState(found) {
+  const restarted = status !== null && status.node.started !== found.node.started;
   // Another version of the node has another page.
-  if (run && run.version !== status.node.version) location.reload();
-  run = { started: status.node.started, version: status.node.version };
-  if (restarted) entries = await list();
-  if (entries) {
-    peers = entries;
-    // Many peers are many bytes, and change little: ask less often.
-    peersAt = performance.now() + Math.max(1800, 10 * peers.length);
-    if (restarted) forgetRates();
-    noteNames([status.node, ...peers]);
-    showPeers(peers);
-    showMesh(peers, status.node);
-    showNames();
-    showRates(peers);
-  }
+  if (status && status.node.version !== found.node.version) location.reload();
+  if (restarted) forgetRates();
+  status = found;
   setText($("address"), status.node.address);
   showWarnings(status.warnings);
-  noteConsumers(status.consumers);
-  showVerdict(status, peers, restarted);
-  if (!begun) await loadMessages();
-  begun = true;
-  await updateMessages(status, peers, restarted);
+  showVerdict(status, restarted);
+  noteState(status, restarted);
+}
+
+function showList(found) {
+  peers = found;
+  noteNames([status.node, ...peers]);
+  showPeers(peers);
+  showMesh(peers, status.node);
+  notePeers(peers);
 }
 
 // Screen readers read a warning when it changes.
@@ -72,17 +67,19 @@ function regained() {
   failures = 0;
   if (!lost) return;
   lost = null;
-  found();
   set($("contact"), "data-state", "live");
   setText($("contact"), "live");
+  showVerdict(status);
+  resumeMessages();
 }
 
 function missed(error) {
   failures += 1;
   const wait = Math.min(LONGEST, 500 * 2 ** failures);
+  // A node that has just begun or is about to stop says so.
+  if (failures === 1 && error.status === 503) return wait;
   if (!lost) {
     lost = { since: new Date().toLocaleTimeString() };
-    contact = new Promise((resolve) => (found = resolve));
     set($("contact"), "data-state", "lost");
     setText($("contact"), "no contact");
   }
@@ -94,34 +91,37 @@ function missed(error) {
 
 const tellLost = () => showLost(lost.reason, Math.round((lost.at - Date.now()) / 1000), lost.since);
 
+// A fault of this page must not stop it.
+function carefully(act, ...given) {
+  try { act(...given); } catch (error) { console.error(error); }
+}
+
 async function live() {
   for (;;) {
     await shown();
-    let wait = BEAT;
+    const began = performance.now();
     try {
-      await ask();
-      regained();
+      await readStream((events) => carefully(got, events));
+      if (performance.now() - began < BRIEF && !document.hidden) throw new Problem(0, { detail: "The node has ended the connection" });
     } catch (error) {
-      // One answer may get lost on the way; a fault of this page must not stop it either.
-      if (!(error instanceof Problem)) console.error(error);
-      else if (failures === 0 && error.status === 503) failures = 1;
-      else wait = missed(error);
+      if (!(error instanceof Problem)) throw error;
+      await pause.wait(missed(error));
     }
-    await pause.wait(wait);
   }
 }
 
-startPeers(hurry);
-startMessages();
-startSending(hurry);
-setInterval(() => {
+function tick() {
   if (document.hidden) return;
-  countDown();
-  if (lost) tellLost();
-}, 1000);
-for (const name of ["online", "visibilitychange"]) addEventListener(name, hurry);
+  tickPeers();
+  if (lost) return tellLost();
+  if (!status) return;
+  showVerdict(status);
+  showRates(peers);
+}
+
+startPeers();
+startMessages();
+startSending();
+setInterval(() => carefully(tick), 1000);
+for (const name of ["online", "visibilitychange"]) addEventListener(name, () => pause.wake());
 live();
-followEvents(() => contact, (events) => {
-  hurry();
-  if (events.some((event) => event.type === "erased")) updateErased().catch(() => {}); // the next event tries again
-});

@@ -7,15 +7,14 @@ import { short } from "./names.js";
 import { isBehind } from "./verdict.js";
 
 const MOST = 100; // rows in the page
+const STALE = 300; // after an address was added, a list on its way may be older; milliseconds
 const path = (key) => `/api/v1/peers/${encodeURIComponent(key)}`;
 const rows = new Map(); // key -> row
 const order = []; // keys in the order they were first seen, so that rows do not jump about
 let all = false; // show unused addresses, too
 let latest = [];
-let act = () => {};
 
-export function startPeers(changed) {
-  act = changed;
+export function startPeers() {
   $("all-peers").addEventListener("click", () => {
     all = !all;
     showPeers(latest);
@@ -117,13 +116,17 @@ function button(name, row, peer) {
       if (!(error instanceof Problem)) throw error;
       say(`${name} failed: ${error.message}`, "bad");
     }
-    act();
   };
   return el("button", { type: "button", class: "quiet", text: name, "aria-label": `${name}: ${what}`, onclick: press });
 }
 
 // Called every second.
-export function countDown() {
+export function tickPeers() {
+  countDown();
+  follow(latest);
+}
+
+function countDown() {
   for (const { next, nextAt } of rows.values()) {
     const left = (nextAt - Date.now()) / 1000;
     setText(next, !nextAt ? "" : left > 0.5 ? `, next try in ${duration(left)}` : ", retrying now");
@@ -148,18 +151,16 @@ async function add(text) {
     added = { key, address, at: Date.now() };
     if ($("address-in").value === text) $("address-in").value = "";
     say(`Connecting to ${address}\u2026`);
+    setTimeout(() => follow(latest), STALE);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     say(`Not added: ${error.message}`, "bad");
   }
-  act();
 }
-
-export const isAdding = () => added !== null;
 
 // Show the result of adding an address.
 function follow(peers) {
-  if (!added) return;
+  if (!added || Date.now() - added.at < STALE) return;
   const { key, address, at } = added;
   const peer = peers.find((entry) => entry.key === key) ?? peers.find((entry) => entry.addresses.includes(address));
   if (peer?.state === "connected") {

@@ -3,6 +3,7 @@
 import { $, bytes, count, delay, el, set, setText, svg } from "./dom.js";
 
 const [SPAN, WIDTH, HEIGHT] = [5 * 60 * 1000, 300, 40];
+const EVERY = 1900; // from one sample to the next, milliseconds
 const PLOTS = [
   { name: "Messages", unit: (n) => `${count(n < 9.95 ? Math.round(n * 10) / 10 : Math.round(n))}/s`, keys: ["messagesIn", "messagesOut"] },
   { name: "Bytes", unit: (n) => `${bytes(n)}/s`, keys: ["bytesIn", "bytesOut"] },
@@ -17,13 +18,14 @@ export function forgetRates() {
   before = null;
 }
 
-// Add a sample of the peers' counters, and draw.
+// Add a sample of the peers' counters, and draw; called each second.
 export function showRates(peers) {
   if (!drawn.length) PLOTS.forEach(build);
   const now = Date.now();
   const counters = new Map(peers.filter((p) => p.state === "connected").map((p) => [`${p.key} ${p.direction}`, p]));
-  if (before && now - before.at > 200) samples.push(sample(counters, now));
-  if (!before || now - before.at > 200) before = { at: now, counters };
+  if (before && now - before.at < EVERY) return;
+  if (before) samples.push(sample(counters, now));
+  before = { at: now, counters };
   samples = samples.filter((entry) => entry.at > now - SPAN);
   PLOTS.forEach((plot, index) => draw(plot, drawn[index], now));
 }

@@ -11,11 +11,11 @@ let settled = null; // the verdict that is shown
 let changedAt = 0; // since when it should be another one
 let catching = null; // where catching up began: {at, held}
 
-// Show the verdict; `fresh`: nothing before it counts, as after a restart of the node.
-export function showVerdict(status, peers, fresh) {
+// Show the verdict, now and each second; `fresh`: nothing before it counts, as after a restart of the node.
+export function showVerdict(status, fresh = false) {
   const now = performance.now();
   const found = status.verdict;
-  const slips = settled?.state === "in_sync" && ["behind", "catching_up"].includes(found.state);
+  const slips = settled && isBrief(settled, found);
   if (!slips || fresh) changedAt = now;
   if (!slips || fresh || now - changedAt >= SETTLE || status.behind > 500) settled = found;
   const { state, text } = settled;
@@ -30,6 +30,12 @@ export function showVerdict(status, peers, fresh) {
   setText($("count-word"), since === null ? word : `${word} since ${moment(since).text}`);
   const sign = { in_sync: "\u2713", degraded: "!" }[state] ?? (state === "alone" && missing.length ? "\u2715" : "\u2022");
   document.title = `${sign} ${text} \u2013 p2p_sync`;
+}
+
+// Whether a verdict is often followed by a better one at once: a message is on its way, a new peer is being dialled.
+function isBrief(from, to) {
+  if (from.state === "alone" && to.state === "alone") return !from.unreachable.length;
+  return ["alone", "in_sync"].includes(from.state) && ["behind", "catching_up"].includes(to.state);
 }
 
 export function showLost(reason, seconds, since) {
