@@ -758,8 +758,25 @@ HTTP_THREADS: Count = 32
 room for all others."""
 
 HTTP_WAITING: Count = 16
-"""HTTP requests at a time that wait for copies or events, import, follow, or read a long log; the
+"""HTTP requests at a time that wait for copies or events, import, export, or read a long log; the
 next one is answered 503 with Retry-After."""
+
+HTTP_STREAMS: Count = 100
+"""Streams, which hold no thread, that are open at a time on connections of this machine, and as
+many on others; the next one is answered 503 with Retry-After."""
+
+HTTP_STREAM_PIECE: Bytes = 256 * 1024
+"""About as much is read of the log for a stream at a time."""
+
+HTTP_STREAM_UNSENT: Bytes = 64 * 1024
+"""A stream of which more waits for its client gets nothing further until that is taken."""
+
+HTTP_STREAM_BREATH: Seconds = 0.02
+"""News for streams are gathered for this long after others: fewer and larger pieces, and people do
+not notice."""
+
+HTTP_STREAM_RETRY: Seconds = 1
+"""A browser that has lost a stream of events opens it again after this time."""
 
 HTTP_RETRY_AFTER: Seconds = 2
 """Retry-After of such an answer, and of a node that is stopping."""
@@ -827,6 +844,22 @@ PAGE_MESSAGES: Count = 200
 PAGE_PEERS: Count = 100
 """Peers on a page without JavaScript."""
 
+PAGE_NEWS: Count = 50
+"""New messages that are sent to a page at a time. If there are more, it reads the newest itself."""
+
+PAGE_COPIES: Count = 50
+"""New messages of which a page is told when they are on further peers."""
+
+BOARD_PAUSE: Seconds = 0.1
+"""From one look at the state of the node, for all open pages, to the next, if it is reported that
+something has changed."""
+
+BOARD_CHECK: Seconds = 1.0
+"""The same if nothing is reported: time alone changes the state, too."""
+
+BOARD_PEERS_PAUSE: Seconds = 0.01
+"""For each peer, from one list of the peers to the next: many are many bytes, and change little."""
+
 API_DEFAULT_LIMIT: Count = 100
 """Messages in an answer of the API, if the request has no `limit`."""
 
@@ -854,9 +887,9 @@ API_MAX_TIMEOUT: Seconds = 60.0
 API_MAX_POLL: Seconds = 30
 """A request may wait for events for this time."""
 
-API_STREAM_PAUSE: Seconds = 15.0
-"""A stream without news sends an empty line this often. So it finds out whether the client still
-reads, and the client whether the node still runs."""
+API_STREAM_PAUSE: Seconds = 5.0
+"""A stream without news sends an empty line, or a comment, this often. So it finds out whether the
+client still reads, and the client whether the node still runs."""
 
 # -- cli -------------------------------------------------------------------------------------------
 

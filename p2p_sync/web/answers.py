@@ -38,6 +38,11 @@ PROBLEM = "urn:p2p-sync:"
 HTML_TYPE = "text/html; charset=utf-8"
 TEXT_TYPE = "text/plain; charset=utf-8"
 NDJSON_TYPE = "application/x-ndjson"
+EVENTS_TYPE = "text/event-stream"
+
+LIVE = "p2p_sync.live"
+"""Where the WSGI environment has what begins an answer that goes on without a worker: a function
+that the engine calls with the connection. Such an answer has no body of its own."""
 
 SAFE_FIELDS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "

@@ -9,10 +9,12 @@ from ..node.node import Node
 from ..settings import API_MAX_POLL
 from .answers import Answer, Refused
 from .bodies import text_of
+from .feeds import Events
+from .live import Live, Streams
 from .routes import Asked, Route, Slots, json_of, polled
 
 
-def api_routes(node: Node, slots: Slots) -> list[Route]:
+def api_routes(node: Node, slots: Slots, streams: Streams) -> list[Route]:
     """Return the routes."""
 
     def status(_: Asked) -> Answer:
@@ -35,8 +37,10 @@ def api_routes(node: Node, slots: Slots) -> list[Route]:
             raise _unknown_peer()
         return Answer(HTTPStatus.NO_CONTENT, [], b"")
 
-    def events(asked: Asked) -> Answer:
-        place = node.journal.place(asked.argument("after"))
+    def events(asked: Asked) -> Answer | Live:
+        place = node.journal.place(asked.after)
+        if asked.wants_events:
+            return streams.live(Events(node), place, asked.head)
         timeout = asked.number("timeout", 0, 0, API_MAX_POLL)
         with slots.held(timeout > 0):
             found = node.events(place, timeout)

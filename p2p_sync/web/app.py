@@ -13,9 +13,10 @@ from werkzeug.routing import BaseConverter
 
 from ..errors import P2PSyncError
 from ..node.node import Node
-from .answers import Answer, Refused, refusal_of
+from .answers import LIVE, Answer, Refused, refusal_of
 from .api import api_routes
 from .consumers import consumer_routes
+from .live import Live, Streams
 from .messages import message_routes
 from .original import original_routes
 from .probes import probe_routes
@@ -40,18 +41,18 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
     """
     app = Flask(__name__)
     app.url_map.converters["id"] = _Id
-    slots = Slots()
+    slots, streams = Slots(), Streams(node)
 
     def page(values: Mapping[str, object]) -> str:
         return render_template("page.html", **values)
 
     for route in (
         *original_routes(node, slots, page),
-        *api_routes(node, slots),
+        *api_routes(node, slots, streams),
         *message_routes(node, slots),
         *consumer_routes(node, slots),
-        *stream_routes(node, slots),
-        *probe_routes(node, dropped),
+        *stream_routes(node, slots, streams),
+        *probe_routes(node, dropped, streams.count),
     ):
         _add(app, route)
 
@@ -77,11 +78,15 @@ def _add(app: Flask, route: Route) -> None:
     app.add_url_rule(rule, f"{route.method} {route.path}", view, methods=[route.method])
 
 
-def _response(answer: Answer | Stream) -> Response:
-    if isinstance(answer, Stream):
-        response = Response(answer.pieces, content_type=answer.kind)
-        response.call_on_close(answer.end)
+def _response(answer: Answer | Stream | Live) -> Response:
+    if isinstance(answer, (Stream, Live)):
+        pieces = answer.pieces if isinstance(answer, Stream) else iter(())
+        response = Response(pieces, content_type=answer.kind)
         response.headers["X-Accel-Buffering"] = "no"  # nginx would hold lines back
+        if isinstance(answer, Stream):
+            response.call_on_close(answer.end)
+        elif request.method == "GET":
+            request.environ[LIVE] = answer.begin
         return response
     status, fields, body = answer
     response = Response(body, f"{status.value} {status.phrase}", fields)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -14,6 +15,7 @@ import waitress
 from waitress import channel, parser, server, task, wasyncore
 
 from ..settings import HTTP_IDLE_CHECK, HTTP_MAX_CHUNK_HEAD, HTTP_STOP_TIMEOUT
+from .answers import LIVE
 from .bodies import LONG_CHUNK_HEAD, check_framing, sentence
 from .guard import head_of
 from .places import Place
@@ -47,6 +49,9 @@ class Engine:
         self._workers.set_thread_count(0)
         with (done := self._workers.thread_exit_cv):  # `shutdown` goes by the system's clock
             done.wait_for(lambda: not self._workers.threads, HTTP_STOP_TIMEOUT)
+        for item in self.channels():
+            if item.live and not item.close_when_flushed:
+                item.end()
         wasyncore.close_all(self._map, ignore_all=True)
 
 
@@ -80,7 +85,26 @@ class Request(parser.HTTPRequestParser):
         return consumed
 
 
+class _GoesOn(BaseException):
+    """An answer goes on without a worker. waitress catches no BaseException, so its request stays
+    the first of its channel, as if a worker went on."""
+
+    def __init__(self, reply: Reply, begin: Any) -> None:
+        self.reply, self.begin = reply, begin
+
+
 class Reply(task.WSGITask):
+    def finish(self) -> None:
+        environ = self.environ or {}
+        if begin := environ.get(LIVE):
+            raise _GoesOn(self, begin)
+        self.write(b"")
+        if environ.get("REQUEST_METHOD") != "HEAD":  # else waitress ends a body that there is not
+            super().finish()
+
+    def end(self) -> None:
+        super().finish()
+
     def execute(self) -> None:
         if (answer := self.channel.adj.owner.answer(self.request)) is None:
             super().execute()
@@ -98,6 +122,7 @@ class Channel(Place, channel.HTTPChannel):
     parser_class, task_class, error_task_class = Request, Reply, Reply
     waiting, arriving = map(property, map(attrgetter, ("requests", "request")))
     unsent = property(attrgetter("total_outbufs_len"))
+    drained = staticmethod(lambda: None)  # called when a live answer was taken
     drop = channel.HTTPChannel.handle_close  # marked only, it would wait until it can be written to
 
     def __init__(self, server: Any, sock: Any, addr: Any, *rest: Any, **options: Any) -> None:
@@ -107,7 +132,34 @@ class Channel(Place, channel.HTTPChannel):
     def readable(self) -> bool:
         if self.is_overdue(time.monotonic()):
             self.drop()
-        return self.connected and bool(super().readable())
+        return self.connected and bool(self.live or super().readable())
+
+    def received(self, data: bytes) -> bool:
+        return not self.live and bool(super().received(data))  # nothing else is answered
+
+    def handle_write(self) -> None:
+        super().handle_write()
+        if self.live and not self.unsent:
+            self.drained()
+
+    def service(self) -> None:
+        try:
+            super().service()
+        except _GoesOn as answer:
+            self.live = answer.reply
+            answer.begin(self)
+
+    def push(self, data: bytes) -> None:
+        if not self.unsent:  # begin a new buffer: what was sent of the last one takes memory
+            self.current_outbuf_count = self.adj.outbuf_high_watermark
+        with suppress(channel.ClientDisconnected, OSError):
+            self.live.write(data)
+
+    def end(self) -> None:
+        with suppress(channel.ClientDisconnected, OSError):
+            self.live.end()
+            self.close_when_flushed = True
+            self.server.pull_trigger()
 
     def write_soon(self, data: Any) -> int:
         self.answered = time.monotonic()

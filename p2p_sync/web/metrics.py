@@ -86,6 +86,7 @@ COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "Lines of the program's log that were dropped because nobody read standard error.",
         (),
     ),
+    "http_streams": ("Open streams of the HTTP port; an open page has one.", ()),
     "threads": ("Threads of the process.", ()),
 }
 _WAYS = ("in", "out")
@@ -120,10 +121,14 @@ TIMES = {
 class Metrics(Collector):
     """The metrics of one node."""
 
-    def __init__(self, node: Node, dropped: Callable[[], int]) -> None:
-        """`dropped` returns how many lines of the process's log were dropped."""
+    def __init__(
+        self, node: Node, dropped: Callable[[], int], streams: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`dropped` returns how many lines of the process's log were dropped, and `streams` how
+        many streams are open."""
         self._node = node
         self._dropped = dropped
+        self._streams = streams
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -140,6 +145,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         counts, times = self._node.report.metrics()
         counts["log_lines_dropped_total"] = {(): self._dropped()}
+        counts["http_streams"] = {(): self._streams()}
         for name, (meaning, labels) in COUNTS.items():
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             family = kind(_PREFIX + name, meaning, labels=labels)

@@ -31,6 +31,7 @@ class Place:
     unsent: Any  # bytes of answers
     socket: Any
     connected: bool
+    live: Any = None  # the answer that goes on; there is a limit of its own for these
 
     def __init__(self, ip: str) -> None:
         self.group = LOCAL if is_loopback(ip) else OTHERS
@@ -85,7 +86,8 @@ def surplus(places: Iterable[Place]) -> list[Place]:
     """Return the idle connections that must go, so that no group and no host has too many."""
     groups: dict[int, list[Place]] = {LOCAL: [], KNOWN: [], OTHERS: []}
     for place in places:
-        groups[place.group].append(place)
+        if not place.live:
+            groups[place.group].append(place)
     found: list[Place] = []
     for host in {place.host for place in groups[OTHERS]}:
         of_host = [place for place in groups[OTHERS] if place.host == host]

@@ -12,9 +12,10 @@ from .metrics import CONTENT_TYPE, Metrics
 from .routes import Asked, Route
 
 
-def probe_routes(node: Node, dropped: Callable[[], int]) -> list[Route]:
-    """Return the routes; `dropped` returns how many lines of the program's log were dropped."""
-    metrics = Metrics(node, dropped)
+def probe_routes(node: Node, dropped: Callable[[], int], streams: Callable[[], int]) -> list[Route]:
+    """Return the routes; `dropped` returns how many lines of the program's log were dropped, and
+    `streams` how many streams are open."""
+    metrics = Metrics(node, dropped, streams)
     description = Path(__file__).with_name("openapi.json").read_bytes()
 
     def healthz(_: Asked) -> Answer:

@@ -16,8 +16,9 @@ from ..disk.wanted import ALL, Wanted
 from ..errors import Busy, InputError
 from ..settings import HTTP_WAITING, LEAST_NODE
 from ..wire.frames import check_topic
-from .answers import TEXT_TYPE, Answer, Head
+from .answers import EVENTS_TYPE, TEXT_TYPE, Answer, Head
 from .bodies import Readable
+from .live import Live
 from .query import names, parameter
 
 FILTERS = "topic node since until"
@@ -82,6 +83,18 @@ class Asked:
             raise InputError(f"{name} is a number of seconds up to {most:g}, not {text[:40]!r}")
         return value
 
+    @property
+    def wants_events(self) -> bool:
+        """Whether the client asks for server-sent events rather than for JSON."""
+        accepted = str(self.head.get("HTTP_ACCEPT", "")).lower()
+        return EVENTS_TYPE in accepted and "json" not in accepted
+
+    @property
+    def after(self) -> str:
+        """The cursor that the request names, "" with none. A browser that opens a stream again
+        names the place where it was in a header; that counts."""
+        return str(self.head.get("HTTP_LAST_EVENT_ID") or self.argument("after"))
+
     def topic(self) -> str:
         """Return the topic that the query names, "" with none."""
         topic = self.argument("topic")
@@ -114,7 +127,7 @@ class Route(NamedTuple):
 
     method: str
     path: str  # with {name} for a part that differs
-    answer: Callable[[Asked], Answer | Stream]
+    answer: Callable[[Asked], Answer | Stream | Live]
     # The parameters that its query may have, separated by spaces. None: others are ignored.
     takes: str | None = ""
     example: str = DESCRIPTION

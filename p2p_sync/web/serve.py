@@ -56,7 +56,8 @@ class HttpServer:
                 port=port,
                 threads=settings.HTTP_THREADS,
                 asyncore_use_poll=True,
-                connection_limit=4 * settings.HTTP_CONNECTIONS,  # never reached: see places.py
+                # Never reached: see places.py.
+                connection_limit=4 * settings.HTTP_CONNECTIONS + 2 * settings.HTTP_STREAMS,
                 # Longer than any step of a clock: switches off waitress's own limit.
                 channel_timeout=10**12,
                 cleanup_interval=10**12,

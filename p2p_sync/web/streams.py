@@ -1,4 +1,4 @@
-"""The routes whose answers are sent while they are made: export and follow."""
+"""The routes whose answers are sent while they are made: export, and those that go on."""
 
 from __future__ import annotations
 
@@ -6,35 +6,55 @@ import json
 import logging
 from collections.abc import Iterator
 
-from ..disk.log import Log, Page
-from ..errors import LogError
-from ..node.fields import fields_of
+from ..disk.log import Page
+from ..disk.wanted import Wanted
+from ..errors import CursorGone, LogError
 from ..node.node import Node
-from ..settings import API_STREAM_PAUSE
-from ..wire.frames import Message
+from . import feeds
 from .answers import NDJSON_TYPE
+from .board import Board
+from .live import Live, Streams
 from .messages import left_out
 from .routes import Asked, Route, Slots, Stream
 
 logger = logging.getLogger("p2p_sync")
 
 
-def stream_routes(node: Node, slots: Slots) -> list[Route]:
+def stream_routes(node: Node, slots: Slots, streams: Streams) -> list[Route]:
     """Return the routes."""
+    page = feeds.Page(node, Board(node))
 
     def export(_: Asked) -> Stream:
         return slots.stream(_exported(node.log.export()), NDJSON_TYPE)
 
-    def follow(asked: Asked) -> Stream:
-        after = node.log.place(asked.argument("after"))
+    def follow(asked: Asked) -> Live:
+        form = feeds.SENT_EVENTS if asked.wants_events else feeds.LINES
         topic, origin, since, _ = asked.wanted()
-        pages = node.follow(after, API_STREAM_PAUSE, topic, origin, since)
-        return slots.stream(_followed(pages, node.log), NDJSON_TYPE)
+        messages = feeds.Messages(node, Wanted(topic, origin, since), form)
+        return streams.live(messages, node.log.place(asked.after), asked.head)
+
+    def stream(asked: Asked) -> Live:
+        return streams.live(page, _spot(node, asked.after), asked.head)
 
     return [
         Route("GET", "/api/v1/messages/export", export),
         Route("GET", "/api/v1/messages/follow", follow, "after topic node since"),
+        Route("GET", "/api/v1/stream", stream, "after"),
     ]
+
+
+def _spot(node: Node, id: str) -> feeds.Spot:
+    """Return the place of an id in the stream of the page. Without one, it begins with the messages
+    of the future and with all events that are kept."""
+    message, _, event = id.partition(".")
+    try:
+        arrival = node.log.place(message) if message else node.log.last_arrival()
+    except CursorGone:
+        arrival = -1
+    try:
+        return feeds.Spot(arrival, node.journal.place(event))
+    except CursorGone:
+        return feeds.Spot(arrival, 0)
 
 
 def _exported(pages: Iterator[Page[str]]) -> Iterator[str]:
@@ -49,23 +69,3 @@ def _exported(pages: Iterator[Page[str]]) -> Iterator[str]:
         yield json.dumps({"exported": count}) + "\n"
     except LogError as error:
         logger.warning("ended an export: %s", error)
-
-
-def _followed(pages: Iterator[Page[tuple[int, Message]]], log: Log) -> Iterator[str]:
-    yield "\n"  # sends the head of the answer
-    try:
-        for page in pages:
-            if lacks := left_out(page):
-                yield json.dumps(lacks) + "\n"
-            yield (
-                "".join(
-                    json.dumps(
-                        {**fields_of(message), "next": log.cursor(number)}, ensure_ascii=False
-                    )
-                    + "\n"
-                    for number, message in page
-                )
-                or "\n"
-            )
-    except LogError as error:  # a client that asks again gets the error
-        logger.warning("ended a stream of messages: %s", error)

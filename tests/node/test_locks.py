@@ -20,8 +20,12 @@ import pytest
 
 from p2p_sync import Node
 from p2p_sync.errors import P2PSyncError
+from p2p_sync.web.board import Board
+from p2p_sync.web.feeds import Page, Spot
+from p2p_sync.web.live import Streams
 from tests.harness.certificates import Authority
 from tests.harness.original import Original
+from tests.harness.streams import Sink
 from tests.harness.support import ROOT, wait_until
 from tests.project.documents import Document
 
@@ -113,6 +117,8 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracer]:
 def use(nodes: list[Node], original: Original | None) -> None:
     """Do with the nodes all that people and programs do."""
     one, two, three = nodes
+    sink = Sink()
+    Streams(one).live(Page(one, Board(one)), Spot(0, 0), {}).begin(sink)
     got: list[str] = []
     handled: list[str] = []
     one.on_message(lambda message: got.append(message.data))
@@ -140,6 +146,7 @@ def use(nodes: list[Node], original: Original | None) -> None:
         wait_until(lambda: one.sockets() == 3)
         original.commit("of an original")
         wait_until(lambda: got[-1:] == ["of an original"])
+    wait_until(lambda: b"dial_failed" in sink.data)
     (key,) = [peer.key for peer in one.peers() if peer.attempts]
     assert one.forget(key)
 
@@ -171,9 +178,11 @@ def documented() -> dict[str, set[str]]:
     turn = {"State", "Link", "Journal", "Counters"}
     found: dict[str, set[str]] = {}
     locks: set[str] = set()
-    for folder in ("node", "net"):
+    for folder in ("node", "net", "web"):
         for rows in Document(ROOT / "p2p_sync" / folder / "README.md").tables:
             for name, _, cell in rows[2:] if rows[0] == ["thread", "does", "may take"] else ():
+                if "`" not in name:
+                    continue
                 before = locks if "the same" in cell else set()
                 names = {text.split(".")[0] for text in re.findall(r"`([^`]+)`", cell)}
                 locks = before | names | (turn if "a turn" in cell else set())

@@ -25,6 +25,7 @@ from p2p_sync.web.engine import Channel
 from p2p_sync.web.guard import Guard, guarded
 from p2p_sync.web.plain import begin
 from tests.harness.http import serving
+from tests.harness.streams import streaming
 from tests.harness.support import ROOT, request, wait_until
 from tests.project.documents import Document
 
@@ -75,9 +76,9 @@ class Trace:
     def _note(self, source: str, target: str) -> None:
         thread = threading.current_thread()
         kind = re.split("[ -]", thread.name)[0]
-        # The loop of the HTTP server here takes the message, a worker there makes the page.
+        # The loop of the HTTP server here takes the message, a stream there goes to the page.
         writer = self.writers.get(thread.ident)
-        node = {LOOP: HERE, "waitress": THERE, "writer": writer}
+        node = {LOOP: HERE, "streams": THERE, "writer": writer}
         # The node there has dialled: only then its peer does not mask what it sends.
         node |= dict.fromkeys(("send", "dial"), THERE if "ws:" in thread.name else HERE)
         if source and target and source != target and kind in node:
@@ -114,7 +115,7 @@ class Trace:
                 reach(node, [*before, hop])
             if (before := ways.get((HERE, STREAM))) is not None:
                 reach(THERE, [*before, Hop(STREAM, "dial")])
-        return ways[THERE, "web/original.py"]
+        return ways[THERE, "web/feeds.py"]
 
 
 def station(frame: FrameType) -> str:
@@ -163,12 +164,12 @@ def test_a_message_takes_the_documented_way_of_17_hops() -> None:
             nodes[THERE].connect(nodes[HERE].address)
             nodes[HERE].commit("the first one floods")
             wait_until(lambda: len(nodes[THERE].messages()) == 1)
+            page = stack.enter_context(streaming(ports[THERE], "/api/v1/stream"))
+            assert page.next().type == "state"
             trace.active = True
             assert request(ports[HERE], "/commit?msg=followedtext").status == 302
-            wait_until(lambda: nodes[THERE].log.count()[0] == 2)
-            page = request(ports[THERE], "/", headers={"Accept": "text/html"})
+            assert page.next("message").data["data"] == "followedtext"
             trace.active = False
-            assert "followedtext" in page.text
     finally:
         threading.setprofile(None)
     way = trace.way()
@@ -181,7 +182,7 @@ def documented() -> list[Hop]:
     (rows,) = [
         rows for rows in Document(PACKAGE / "node" / "README.md").tables if rows[0][0] == "hop"
     ]
-    kinds = {"main": LOOP, "a": "waitress"}
+    kinds = {"main": LOOP}
     hops = []
     for number, (hop, file, thread, _) in enumerate(rows[2:], 1):
         assert hop == str(number)

@@ -22,6 +22,9 @@ PROGRAMS = {
 }
 
 
+PAGE_SPEED = "tests.bench.page"
+
+
 def run(program: str, *options: str, timeout: float = 3 * DEADLINE) -> str:
     """Run `python -m tests.PROGRAM` to its end and return what it printed."""
     done = subprocess.run(
@@ -47,6 +50,13 @@ def test_the_picture_is_taken(tmp_path: Path) -> None:
     port = str(free_port_pair())
     run("screenshot", str(picture), "--port", port, "--seconds", "3", timeout=9 * DEADLINE)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_the_page_is_measured() -> None:
+    given = ["--messages", "2", "--seconds", "1", "--origins", "100", "--pages", "3"]
+    told = run(PAGE_SPEED.removeprefix("tests."), *given, timeout=9 * DEADLINE).splitlines()
+    assert len(told) == 7 and told[0].startswith("a commit until it is in the page of another node")
 
 
 def test_the_suite_of_autobahn_needs_its_program() -> None:

@@ -157,7 +157,12 @@ def numbers() -> dict[str, Any]:
 
 FIGURES = {
     # the API
-    r"holds one of the (\d+) slots": "HTTP_WAITING",
+    r"and up to (\d+) may be open": "HTTP_STREAMS",
+    r"and (\d+) on others; the next one gets 503": "HTTP_STREAMS",
+    r"Of more than (\d+) messages at once": "PAGE_NEWS",
+    r"A comment comes each (\d+) s": "API_STREAM_PAUSE",
+    r"takes nothing for (\d+) s is closed": "HTTP_STUCK",
+    r"has not taken (\d+) KiB gets nothing further": "HTTP_STREAM_UNSENT / 1024",
     r"the last ([\d,]+) are kept": "MAX_EVENTS",
     r"One answer reads ([\d,]+) messages at most": "MAX_SEARCH_MESSAGES",
     r"`copies=1` \(`limit` up to (\d+)\)": "API_MAX_COUNTED",

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -17,13 +17,9 @@ from tests.harness.support import (
     DEADLINE,
     SCALE,
     NodeProcess,
-    request,
     run_nodes,
     wait_sockets,
-    wait_until,
 )
-
-SLOTS = 16
 
 
 @contextmanager
@@ -54,8 +50,8 @@ def messages(response: http.client.HTTPResponse, count: int) -> list[dict[str, A
 def quick(pause: float) -> list[str]:
     """A node whose streams say that they are alive more often."""
     program = (
-        "import sys; from p2p_sync.web import streams; from p2p_sync.cli import main; "
-        f"streams.API_STREAM_PAUSE = {pause}; sys.exit(main())"
+        "import sys; from p2p_sync.web import live; from p2p_sync.cli import main; "
+        f"live.API_STREAM_PAUSE = {pause}; sys.exit(main())"
     )
     return [sys.executable, "-c", program]
 
@@ -87,28 +83,6 @@ def test_a_place_that_is_none_is_refused(after: str) -> None:
         assert "after" in json.loads(answer.body)["detail"]
 
 
-def test_streams_take_slots_and_leave_threads_for_others() -> None:
-    with NodeProcess("--ephemeral") as node, ExitStack() as stack:
-        for _ in range(SLOTS):
-            stack.enter_context(following(node))
-        answer = node.get("/api/v1/messages/follow")
-        assert (answer.status, "retry-after" in answer.headers) == (503, True)
-        assert node.commit("others are served").status == 302
-        assert request(node.port, "/api/v1/messages/follow", "HEAD").status == 503
-
-
-def test_a_reader_that_has_gone_frees_its_slot() -> None:
-    with NodeProcess("--ephemeral", command=quick(0.2)) as node:
-
-        def comes_and_goes() -> bool:
-            with suppress(AssertionError), following(node):
-                return True
-            return False
-
-        for _ in range(3 * SLOTS):
-            wait_until(comes_and_goes, "a slot is free")
-
-
 def test_an_empty_line_comes_while_nothing_else_does() -> None:
     with NodeProcess("--ephemeral", command=quick(0.1)) as node, following(node) as response:
         assert [response.readline() for _ in range(3)] == [b"\n"] * 3
@@ -119,7 +93,7 @@ def test_an_empty_line_comes_while_nothing_else_does() -> None:
 def test_stopping_ends_streams_within_two_seconds() -> None:
     with NodeProcess() as node, ExitStack() as stack:
         reading, deaf = [stack.enter_context(following(node)) for _ in range(2)]
-        for _ in range(SLOTS - 3):
+        for _ in range(13):
             stack.enter_context(following(node, "?after=0"))
         post_all(node.port, ["x" * 60_000] * 400)  # more than is buffered for one who reads nothing
         messages(reading, 400)

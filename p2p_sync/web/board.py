@@ -1,0 +1,79 @@
+"""What all open pages show alike: the state of the node, its peers and consumers, and the copies of
+the latest messages. It is made once for all of them, and only if something may have changed.
+
+For the thread `streams` alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ..errors import LogError
+from ..node.node import Node
+from ..settings import BOARD_CHECK, BOARD_PAUSE, BOARD_PEERS_PAUSE, NEVER, PAGE_COPIES
+from ..wire.frames import Message
+
+
+class Board:
+    """The state of one node, with a revision for each part of it."""
+
+    def __init__(self, node: Node) -> None:
+        self.revision = 0
+        self._node = node
+        self._parts: dict[str, tuple[int, Any]] = {}  # kind of event -> revision, value
+        # Of the latest messages, by id: revision, copies.
+        self._copies: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._messages: OrderedDict[str, Message] = OrderedDict()
+        self._looked = self._showed_peers = -NEVER  # when, on the monotonic clock
+
+    def look(self, now: float) -> float:
+        """See what has changed, if it is time; `now` is on the monotonic clock. Return when to look
+        again, if nothing is reported."""
+        if now - self._looked < BOARD_PAUSE:
+            return self._looked + BOARD_PAUSE
+        self._looked = now
+        self.revision += 1
+        with suppress(LogError):  # then the state stays as it was shown last
+            status = self._node.status()
+            self._show("state", status)
+            consumers = self._node.consumers.status() if status.consumers.count else []
+            self._show("consumers", {"consumers": consumers})
+        peers = self._node.peers()
+        if now - self._showed_peers >= BOARD_PEERS_PAUSE * len(peers):
+            self._showed_peers = now
+            self._show("peers", {"peers": peers})
+        messages = [*self._messages.values()]
+        for message, count in zip(messages, self._node.report.copies(messages), strict=True):
+            if self._copies[message.id][1] != count:
+                self._copies[message.id] = self.revision, count
+        return now + BOARD_CHECK
+
+    def since(self, revision: int) -> Iterator[tuple[str, Any]]:
+        """Yield the events, type and value, that bring a page up to date that has seen a
+        `revision`."""
+        for kind, (changed, value) in self._parts.items():
+            if changed > revision:
+                yield kind, value
+        copies = {id: n for id, (changed, n) in self._copies.items() if changed > revision >= 0}
+        if copies:
+            yield "copies", copies
+
+    def watch_copies(self, messages: Sequence[Message]) -> list[int]:
+        """Return on how many connected peers each of the messages is, as it was shown last. From
+        now on `since` tells what changes."""
+        new = [message for message in messages if message.id not in self._copies]
+        for message, count in zip(new, self._node.report.copies(new), strict=True):
+            self._copies[message.id] = self.revision, count
+            self._messages[message.id] = message
+        counts = [self._copies[message.id][1] for message in messages]
+        while len(self._messages) > PAGE_COPIES:
+            id, _ = self._messages.popitem(last=False)
+            del self._copies[id]
+        return counts
+
+    def _show(self, kind: str, value: Any) -> None:
+        if self._parts.get(kind, (0, None))[1] != value:
+            self._parts[kind] = self.revision, value
