@@ -199,6 +199,19 @@ class Consumer:
         if rest := span.numbers[1:]:
             self._return(Span(rest))
 
+    def go_back(self, last: int) -> bool:
+        """Nothing has arrived behind number `last`, as far as the log knows. If its last entries
+        were damaged and deleted, their numbers are used again. Return whether that changes
+        anything."""
+        if self.given <= last:
+            return False
+        self.given = last
+        for spans in (self.lent, self.back):
+            for span in spans:
+                span.numbers = [number for number in span.numbers if number <= last]
+            spans[:] = [span for span in spans if span.numbers]
+        return True
+
     def again(self, numbers: Sequence[int], now: int) -> None:
         """Lend messages once more that were put aside. They are spans of their own: a reader that
         is late may still acknowledge one of them, and has not had the others."""

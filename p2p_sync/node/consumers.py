@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -84,6 +84,8 @@ class Consumers:
         # What was read in vain, to begin behind it: by name, from where and with which options it
         # was read, and up to which arrival.
         self._read: dict[str, tuple[tuple[object, ...], int]] = {}
+        with suppress(LogError):  # it can be read at least
+            self._go_back()
 
     # -- what there is --------------------------------------------------------------------------
 
@@ -258,6 +260,14 @@ class Consumers:
         return len(found)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _go_back(self) -> None:
+        last = self._log.last_arrival()
+        with self._store.reading() as database:
+            found = consumers.every(database)
+        for name, consumer in found:
+            if consumer.go_back(last):
+                self._save(name, consumer, consumer.version)
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[tuple[Database, Consumer]]:

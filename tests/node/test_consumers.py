@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +381,29 @@ def test_the_status_and_the_metrics_tell_of_consumers_that_do_not_get_on(soon: N
         assert counts["consumer_attempts"][("bad",)] > 1
         assert counts["consumer_parked_messages"] == {("good",): 0, ("bad",): 0, ("parks",): 3}
         assert counts["consumer_missed_total"] == dict.fromkeys(lags, 0)
+
+
+def test_numbers_that_are_used_again_after_damage_are_not_skipped(tmp_path: Path) -> None:
+    with Node(0, tmp_path) as node:
+        list(node.commit_all("abc"))
+        node.consumers.create("c", ConsumerOptions())
+        node.consumers.create("lent", ConsumerOptions())
+        node.consumers.ack("c", node.consumers.take("c", 3)[-1].number)
+        node.commit("d")
+        node.consumers.ack("c", node.consumers.take("c", 3)[-1].number)
+        assert take(node, "lent") == ["a", "b", "c", "d"]
+    with closing(sqlite3.connect(tmp_path / "node.db")) as database, database:
+        database.execute("UPDATE entries SET data = 'damaged' WHERE arrival = 4")
+    with Node(0, tmp_path) as node:
+        node._running().store.indexes_damaged = True
+        node.log.mend_indexes()  # this deletes the last entry
+    with Node(0, tmp_path) as node:
+        assert node.log.last_arrival() == 3
+        node.commit("e")
+        assert take(node) == ["e"]
+        assert take(node, "lent") == ["e"], "others are lent still"
+        node.consumers.release("lent")
+        assert take(node, "lent") == ["a", "b", "c"]
 
 
 WRONG: list[Callable[[Node], object]] = [
