@@ -245,10 +245,10 @@ def test_a_signal_lets_the_program_end(
 
 def test_a_second_signal_ends_it_at_once(node: NodeProcess, tmp_path: Path) -> None:
     commit(node, "a")
-    with consuming(
-        node, *shell(f"touch {tmp_path}/began; sleep 5; touch {tmp_path}/ended")
-    ) as process:
+    script = f"touch {tmp_path}/began; sleep 5; touch {tmp_path}/ended"
+    with consuming(node, *shell(script)) as process:
         wait_until((tmp_path / "began").exists)
+        process.send_signal(signal.SIGTERM)
         pause(0.5)  # two at once would be one
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 128 + signal.SIGTERM
