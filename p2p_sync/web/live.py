@@ -96,7 +96,7 @@ class _Stream:
         self.limit = FOLLOWED
         self.current = False  # it has all that there is, as far as is known
         self.served = 0.0  # when, on the monotonic clock
-        self.ended = False  # by this node
+        self.begun = self.ended = False  # by this node
 
     @property
     def is_open(self) -> bool:
@@ -141,7 +141,6 @@ class Streams:
 
     def _begin(self, stream: _Stream) -> None:
         stream.outlet.drained = self._news.set
-        stream.outlet.push(stream.query.form.opening)
         with self._lock:
             self._open.append(stream)
             first, self._running = not self._running, True
@@ -222,7 +221,10 @@ class Streams:
             stream.ended = True
             return
         shared[key] = piece
-        if data := piece.data or (query.form.beat if is_beat else b""):
+        data = piece.data or (query.form.beat if is_beat else b"")
+        if not stream.begun:
+            data, stream.begun = query.form.opening + data, True
+        if data:
             stream.outlet.push(data)
         stream.at, stream.limit, stream.served = piece.at, piece.limit, now
         stream.current = not piece.more
