@@ -22,7 +22,7 @@ from p2p_sync.disk.directory import WITNESSES
 from p2p_sync.disk.log import Log
 from p2p_sync.disk.store import Store
 from p2p_sync.disk.witness import Left, Witness
-from p2p_sync.node import node as node_module
+from p2p_sync.node import parts as parts_module
 from p2p_sync.node import state as state_module
 from p2p_sync.wire.entries import Entry, chain
 from p2p_sync.wire.logframes import NO_HASH, Run
@@ -375,7 +375,7 @@ def test_a_clock_that_was_set_back_costs_the_origin(
 ) -> None:
     hour = 3_600_000
     with monkeypatch.context() as patch:
-        for module in (node_module, state_module):
+        for module in (parts_module, state_module):
             patch.setattr(module, "wall_ms", lambda: time.time_ns() // 1_000_000 + hour)
         with Node(0, tmp_path) as node:
             ahead = node.commit("in an hour")
