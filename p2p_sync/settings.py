@@ -765,8 +765,12 @@ HTTP_STREAMS: Count = 100
 """Streams, which hold no thread, that are open at a time on connections of this machine, and as
 many on others; the next one is answered 503 with Retry-After."""
 
-HTTP_STREAM_PIECE: Bytes = 256 * 1024
-"""About as much is read of the log for a stream at a time."""
+HTTP_STREAM_PIECE: Bytes = 128 * 1024
+"""About as much text is read of the log for a stream at a time, in up to API_MAX_LIMIT messages."""
+
+HTTP_STREAM_PIECES: Count = 8
+"""The last pieces that streams have got which lack a part of the log, for others that are at the
+same places."""
 
 HTTP_STREAM_UNSENT: Bytes = 64 * 1024
 """A stream of which more waits for its client gets nothing further until that is taken."""

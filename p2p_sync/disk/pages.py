@@ -83,11 +83,17 @@ class Pages:
             return self._arrival
 
     def arrivals(
-        self, after: int, limit: int, hidden: bool = False, wanted: Wanted = ALL
+        self,
+        after: int,
+        limit: int,
+        hidden: bool = False,
+        wanted: Wanted = ALL,
+        size: int = MAX_NUMBER,
     ) -> Page[tuple[int, Message]]:
         """Return up to `limit` messages after arrival `after`, each with its number: those that
-        are shown, or with `hidden` all; only those that are `wanted`. `upto` of the page is where
-        to go on; a page that is not `complete` may be empty.
+        are shown, or with `hidden` all; only those that are `wanted`. It ends with the entry that
+        brings the texts to more than `size` characters. `upto` of the page is where to go on; a
+        page that is not `complete` may be empty.
 
         Where a notice has arrived, the shown message that it erases comes again, without its text.
         """
@@ -96,11 +102,17 @@ class Pages:
         with self._lock:
             newest = max(after, self._arrival)
             recent = self._recent.arrived(after, limit + 1) if wanted == ALL else None
+        stop: int | None = None
         if recent is not None:
             for last, entry in recent:
                 page += _numbered(messages_in(entry), last, after)
-            return self._arrived(page, newest, limit, bad)
-        stop: int | None = None
+                size -= len(entry.text)
+                if len(page) > limit:
+                    break
+                if size < 0:
+                    stop = last
+                    break
+            return self._arrived(page, newest, limit, bad, stop)
         with self._store.snapshot() as database:
             search = Search(database, wanted, ARRIVAL, (after,), (MAX_NUMBER,), hidden)
             stop = search.end.arrival if search.end else None
@@ -112,12 +124,13 @@ class Pages:
                     bad.append(found(row))
                 else:
                     page += _numbered([*messages_of(row)], row[-1], after)
+                    size -= len(row[8])
                     if row[4] == NOTICE and not hidden:
                         erased = erased_by(database, row)
                         page += [(row[-1], each) for each in erased if wanted.has(each)]
-                if looked == settings.MAX_FILTERED:
+                if looked == settings.MAX_FILTERED or size < 0:
                     stop = row[-1]
-                if len(page) > limit or looked == settings.MAX_FILTERED:
+                if len(page) > limit or stop == row[-1]:
                     break
             # After the read: what is gone by now may be missing in it.
             gone = self._gone.arrival

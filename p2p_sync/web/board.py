@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from ..errors import LogError
@@ -27,6 +26,7 @@ class Board:
         # Of the latest messages, by id: revision, copies.
         self._copies: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._messages: OrderedDict[str, Message] = OrderedDict()
+        self._problem: LogError | None = None
         self._looked = self._showed_peers = -NEVER  # when, on the monotonic clock
 
     def look(self, now: float) -> float:
@@ -36,11 +36,14 @@ class Board:
             return self._looked + BOARD_PAUSE
         self._looked = now
         self.revision += 1
-        with suppress(LogError):  # then the state stays as it was shown last
+        self._problem = None
+        try:
             status = self._node.status()
             self._show("state", status)
             consumers = self._node.consumers.status() if status.consumers.count else []
             self._show("consumers", {"consumers": consumers})
+        except LogError as error:  # the state stays as it was shown last
+            self._problem = error
         peers = self._node.peers()
         if now - self._showed_peers >= BOARD_PEERS_PAUSE * len(peers):
             self._showed_peers = now
@@ -53,7 +56,9 @@ class Board:
 
     def since(self, revision: int) -> Iterator[tuple[str, Any]]:
         """Yield the events, type and value, that bring a page up to date that has seen a
-        `revision`."""
+        `revision`. Raises LogError if there is no state to show."""
+        if self._problem and "state" not in self._parts:
+            raise self._problem
         for kind, (changed, value) in self._parts.items():
             if changed > revision:
                 yield kind, value

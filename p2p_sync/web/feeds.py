@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..disk.wanted import Wanted
 from ..node.fields import fields_of
 from ..node.node import Node
-from ..settings import FOLLOWED, HTTP_STREAM_PIECE, HTTP_STREAM_RETRY, NEVER, PAGE_NEWS
+from ..settings import API_MAX_LIMIT, HTTP_STREAM_PIECE, HTTP_STREAM_RETRY, NEVER, PAGE_NEWS
 from ..wire.frames import Message
 from .answers import EVENTS_TYPE, NDJSON_TYPE
 from .board import Board
@@ -49,19 +49,13 @@ class Messages(NamedTuple):
     def look(self, now: float) -> float:
         return NEVER
 
-    def read(self, at: int, limit: int) -> Piece:
+    def read(self, at: int) -> Piece:
         log = self.node.log
-        page = log.arrivals(at, limit, wanted=self.wanted)
+        page = log.arrivals(at, API_MAX_LIMIT, wanted=self.wanted, size=HTTP_STREAM_PIECE)
         lacks = left_out(page)
-        texts, size = [self._missed(lacks)] if lacks else [], 0
-        for count, (number, message) in enumerate(page):
-            if size > HTTP_STREAM_PIECE and number != at and not lacks:
-                return Piece("".join(texts).encode(), at, True, max(1, count))
-            at = number
-            texts.append(self._message(message, log.cursor(number)))
-            size += len(texts[-1])
-        more = not page.complete
-        return Piece("".join(texts).encode(), page.upto, more, min(2 * limit, FOLLOWED))
+        texts = [self._missed(lacks)] if lacks else []
+        texts += [self._message(message, log.cursor(number)) for number, message in page]
+        return Piece("".join(texts).encode(), page.upto, not page.complete)
 
     def _message(self, message: Message, cursor: str) -> str:
         fields = fields_of(message)
@@ -82,7 +76,7 @@ class Events(NamedTuple):
     def look(self, now: float) -> float:
         return NEVER
 
-    def read(self, at: int, limit: int) -> Piece:
+    def read(self, at: int) -> Piece:
         found, last, _ = self.node.events(at)
         cursor = self.node.journal.cursor
         texts = [sent_event("event", event, cursor(event.id)) for event in found]
@@ -107,7 +101,7 @@ class Page(NamedTuple):
     def look(self, now: float) -> float:
         return self.board.look(now)
 
-    def read(self, at: Spot, limit: int) -> Piece:
+    def read(self, at: Spot) -> Piece:
         if at.revision < 0:  # a page that has just opened
             self.board.look(time.monotonic())
         place = self._id(max(at.arrival, 0), at.event)

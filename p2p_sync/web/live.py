@@ -18,8 +18,8 @@ from ..errors import Busy, LogError, NotRunning
 from ..node.node import Node
 from ..settings import (
     API_STREAM_PAUSE,
-    FOLLOWED,
     HTTP_STREAM_BREATH,
+    HTTP_STREAM_PIECES,
     HTTP_STREAM_UNSENT,
     HTTP_STREAMS,
 )
@@ -35,7 +35,6 @@ class Piece(NamedTuple):
     data: bytes
     at: Any
     more: bool = False  # there may be more to read at once
-    limit: int = FOLLOWED  # how many messages to read then
 
 
 class Form(NamedTuple):
@@ -57,8 +56,8 @@ class Query(Protocol):
         """See whether there is something new that nobody reports, `now` on the monotonic clock.
         Return when to look again."""
 
-    def read(self, at: Any, limit: int) -> Piece:
-        """Return what follows a place, up to about `limit` messages. Raises LogError."""
+    def read(self, at: Any) -> Piece:
+        """Return what follows a place, or a part of it. Raises LogError."""
 
 
 class Outlet(Protocol):
@@ -93,7 +92,6 @@ class _Stream:
         self.outlet = outlet
         self.query = query
         self.at = at
-        self.limit = FOLLOWED
         self.current = False  # it has all that there is, as far as is known
         self.served = 0.0  # when, on the monotonic clock
         self.begun = self.ended = False  # by this node
@@ -109,7 +107,8 @@ class _Stream:
         return int(self.outlet.unsent) <= HTTP_STREAM_UNSENT
 
 
-_Shared: TypeAlias = dict[tuple[Query, Any, int], Piece]
+_Pieces: TypeAlias = dict[tuple[Query, Any], Piece]
+"""What was made of a query at a place."""
 
 
 class Streams:
@@ -124,6 +123,7 @@ class Streams:
         # When the thread sees to news at the earliest, to what nobody reports, and to signs of
         # life; on the monotonic clock.
         self._news_at = self._look_at = self._beat_at = 0.0
+        self._lacking: _Pieces = {}  # the last pieces that streams behind have got
 
     def count(self) -> int:
         """Return how many streams are open."""
@@ -192,8 +192,12 @@ class Streams:
             self._send_news(now)
         behind = [stream for stream in self._open if not stream.current and stream.has_room]
         if behind:
-            self._write(min(behind, key=lambda stream: stream.served), {}, now)
-        elif self._news.is_set():
+            self._write(min(behind, key=lambda stream: stream.served), self._lacking, now)
+            if len(self._lacking) > HTTP_STREAM_PIECES:
+                del self._lacking[next(iter(self._lacking))]
+            return
+        self._lacking.clear()
+        if self._news.is_set():
             time.sleep(max(0.0, self._news_at - time.monotonic()))
         else:
             self._news.wait(max(0.0, min(self._look_at, self._beat_at) - time.monotonic()))
@@ -203,28 +207,26 @@ class Streams:
         if is_beat:
             self._beat_at = now + API_STREAM_PAUSE
         self._look_at = min(query.look(now) for query in {each.query for each in self._open})
-        shared: _Shared = {}
+        pieces: _Pieces = {}
         for stream in self._open:
             if stream.current and stream.has_room:
-                self._write(stream, shared, now, is_beat)
+                self._write(stream, pieces, now, is_beat)
             else:
                 stream.current = False
 
-    def _write(self, stream: _Stream, shared: _Shared, now: float, is_beat: bool = False) -> None:
-        query = stream.query
-        key = query, stream.at, stream.limit
+    def _write(self, stream: _Stream, pieces: _Pieces, now: float, is_beat: bool = False) -> None:
+        query, key = stream.query, (stream.query, stream.at)
         try:
-            piece = shared.get(key) or query.read(stream.at, stream.limit)
+            piece = pieces.get(key) or query.read(stream.at)
         except LogError as error:  # a client that asks again gets the error
             logger.warning("ended a stream: %s", error)
             stream.outlet.end()
             stream.ended = True
             return
-        shared[key] = piece
+        pieces[key] = piece
         data = piece.data or (query.form.beat if is_beat else b"")
         if not stream.begun:
             data, stream.begun = query.form.opening + data, True
         if data:
             stream.outlet.push(data)
-        stream.at, stream.limit, stream.served = piece.at, piece.limit, now
-        stream.current = not piece.more
+        stream.at, stream.served, stream.current = piece.at, now, not piece.more

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import selectors
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -20,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, cast
 
 from tests.harness.browser import browser
 from tests.harness.http import Http, get_bytes, post_bytes
@@ -31,6 +33,12 @@ from tests.harness.support import DEADLINE, NodeProcess, pause, run_nodes, wait_
 _STARTS_OF = 50  # nodes that have started often, for many origins
 _QUESTIONS = 100
 _SPACING = 0.15  # seconds from one commit to the next: no page is busy with the one before
+
+# The daily audit would begin in the midst of it.
+_WITHOUT_AUDIT = (
+    "import sys; from p2p_sync import settings; settings.AUDIT_DELAY = 86400.0; "
+    "from p2p_sync.cli import main; sys.exit(main())"
+)
 
 # Notes when each text came into the page, in milliseconds since the epoch.
 _WATCH = """
@@ -86,7 +94,8 @@ def idle_cost(chromium: Any, origins: int, seconds: float) -> tuple[float, float
     with tempfile.TemporaryDirectory(prefix="p2p-bench-") as parent, ExitStack() as stack:
         directory = Path(parent) / "node"
         make_origins(directory, min(_STARTS_OF, origins), max(1, origins // _STARTS_OF), 2)
-        node = stack.enter_context(NodeProcess(data_dir=directory))
+        command = [sys.executable, "-c", _WITHOUT_AUDIT]
+        node = stack.enter_context(NodeProcess(data_dir=directory, command=command))
         other = stack.enter_context(NodeProcess("--ephemeral", "--peer", node.address))
         wait_until(lambda: other.digest == node.digest, "the logs are equal", 10 * DEADLINE)
         pause(5.0)
@@ -104,35 +113,38 @@ def _percent(node: NodeProcess, seconds: float) -> float:
     return 100 * used / (time.monotonic() - begun)
 
 
-class _Reader:
-    """Reads the streams of many pages in one thread, and notes when each text came to the last."""
+class _Reader(threading.Thread):
+    """Reads the streams of many pages, and notes when messages came to each."""
 
     def __init__(self, node: NodeProcess, pages: int) -> None:
-        self._socks = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(pages)]
-        self.came: dict[int, list[float]] = {}
-        for number, sock in enumerate(self._socks):
+        super().__init__(daemon=True)
+        self._selector = selectors.DefaultSelector()
+        self._ends = False
+        self.came: list[list[float]] = [[] for _ in range(pages)]
+        for came in self.came:
+            sock = socket.create_connection(("127.0.0.1", node.port))
             sock.sendall(get_bytes(node.port, "/api/v1/stream"))
-            self.came[number] = []
-            threading.Thread(target=self._read, args=(number, sock), daemon=True).start()
+            self._selector.register(sock, selectors.EVENT_READ, came)
 
-    def _read(self, number: int, sock: socket.socket) -> None:
-        try:
-            while data := sock.recv(1 << 16):
-                for _ in range(data.count(b"event: message\n")):
-                    self.came[number].append(time.time() * 1000)
-        except OSError:
-            return
+    def run(self) -> None:
+        while not self._ends:
+            for key, _ in self._selector.select(0.1):
+                data = cast(socket.socket, key.fileobj).recv(1 << 16)
+                key.data.extend([time.time() * 1000] * data.count(b"event: message\n"))
 
     def close(self) -> None:
         """Close all."""
-        for sock in self._socks:
-            sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
+        self._ends = True
+        self.join()
+        for key in [*self._selector.get_map().values()]:
+            cast(socket.socket, key.fileobj).close()
+        self._selector.close()
 
 
 @contextmanager
 def _reading(node: NodeProcess, pages: int) -> Iterator[_Reader]:
     reader = _Reader(node, pages)
+    reader.start()
     try:
         pause(2.0)
         yield reader
@@ -164,14 +176,14 @@ def many_pages(pages: int) -> dict[str, str]:
             for target in targets:
                 found[f"{target}, {pages} pages"] = _told(_asked(here.port, target))
             pause(1.0)
-            for came in reader.came.values():
+            for came in reader.came:
                 came.clear()
             sent = []
             for number in range(_QUESTIONS // 2):
                 sent.append(_commit(http, f"text {number}"))
                 pause(_SPACING)
-            wait_until(lambda: all(len(came) == len(sent) for came in reader.came.values()))
-            last = [max(came[n] for came in reader.came.values()) - at for n, at in enumerate(sent)]
+            wait_until(lambda: all(len(came) == len(sent) for came in reader.came))
+            last = [max(came[n] for came in reader.came) - at for n, at in enumerate(sent)]
         found[f"a message until the last of {pages} pages has it"] = _told(last)
     return found
 

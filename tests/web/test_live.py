@@ -10,10 +10,16 @@ from typing import NamedTuple
 import pytest
 
 from p2p_sync import Node
-from p2p_sync.disk.wanted import ALL
+from p2p_sync.disk.wanted import ALL, Wanted
 from p2p_sync.errors import Busy, LogError
 from p2p_sync.results import Status
-from p2p_sync.settings import BOARD_CHECK, HTTP_STREAM_UNSENT, HTTP_STREAMS
+from p2p_sync.settings import (
+    API_MAX_LIMIT,
+    BOARD_CHECK,
+    HTTP_STREAM_PIECE,
+    HTTP_STREAM_UNSENT,
+    HTTP_STREAMS,
+)
 from p2p_sync.web.board import Board
 from p2p_sync.web.feeds import LINES, Messages, Page, Spot
 from p2p_sync.web.live import Form, Piece, Streams
@@ -38,11 +44,11 @@ class Counted(NamedTuple):
     def look(self, now: float) -> float:
         return self.feed.look(now)
 
-    def read(self, at: int, limit: int) -> Piece:
+    def read(self, at: int) -> Piece:
         self.reads[at] += 1
         if self.fails:
             raise self.fails[0]
-        return self.feed.read(at, limit)
+        return self.feed.read(at)
 
     def __hash__(self) -> int:
         return id(self.reads)
@@ -54,7 +60,7 @@ def test_a_piece_is_made_once_for_all_streams_that_are_at_the_same_place() -> No
         query = Counted(Messages(node, ALL, LINES), Counter(), [])
         for sink in sinks:
             streams.live(query, 0, LOCALLY).begin(sink)
-        wait_until(lambda: query.reads[0] >= 50)  # each begins on its own
+        wait_until(lambda: all(sink.data == b"\n" for sink in sinks), "all have begun")
         query.reads.clear()
         node.commit("news")
         wait_until(lambda: all(b"news" in sink.data for sink in sinks))
@@ -63,6 +69,17 @@ def test_a_piece_is_made_once_for_all_streams_that_are_at_the_same_place() -> No
         assert streams.count() == 49
     wait_until(lambda: all(sink.data.endswith(b"END") for sink in sinks[1:]), "the node stops")
     assert streams.count() == 0
+
+
+def test_streams_that_read_the_log_side_by_side_share_the_pieces() -> None:
+    with Node(0) as node:
+        list(node.commit_all(f"{n}" for n in range(20_000)))
+        streams, sinks = Streams(node), [Sink() for _ in range(20)]
+        query = Counted(Messages(node, ALL, LINES), Counter(), [])
+        for sink in sinks:
+            streams.live(query, 0, LOCALLY).begin(sink)
+        wait_until(lambda: all(sink.data.count(b"\n") == 20_001 for sink in sinks))
+        assert sum(query.reads.values()) < 5 * len(query.reads), query.reads
 
 
 def test_a_client_that_has_not_taken_what_was_sent_gets_no_more() -> None:
@@ -94,6 +111,38 @@ def test_a_log_that_cannot_be_read_ends_the_streams_that_need_it(
         node.commit("on")
         wait_until(lambda: b"on" in good.data)
     assert "ended a stream: the disk is gone" in caplog.text
+
+
+def test_a_page_shows_the_last_state_while_the_log_cannot_be_read_and_ends_if_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> Status:
+        raise LogError("the disk is gone")
+
+    with Node(0) as node:
+        streams, board, sinks = Streams(node), Board(node), [Sink() for _ in range(3)]
+        streams.live(Page(node, board), Spot(0, 0), LOCALLY).begin(sinks[0])
+        wait_until(lambda: b"event: state" in sinks[0].data)
+        monkeypatch.setattr(node, "status", fail)
+        streams.live(Page(node, board), Spot(0, 0), LOCALLY).begin(sinks[1])
+        wait_until(lambda: b"event: state" in sinks[1].data)
+        streams.live(Page(node, Board(node)), Spot(0, 0), LOCALLY).begin(sinks[2])
+        wait_until(lambda: sinks[2].data.endswith(b"END"))
+        node.commit("on")
+        wait_until(lambda: all(b'"data":"on"' in sink.data for sink in sinks[:2]))
+
+
+def test_a_piece_has_a_bounded_size() -> None:
+    with Node(0, max_message_bytes=60_000) as node:
+        list(node.commit_all("x" * 50_000 for _ in range(100)))
+        list(node.commit_all(f"{n}" for n in range(3_000)))
+        for wanted in (ALL, Wanted(node=node.id)):  # from memory, and from the database
+            query, at, count, more = Messages(node, wanted, LINES), 0, 0, True
+            while more:
+                data, at, more = query.read(at)
+                assert len(data) < 2 * HTTP_STREAM_PIECE + 200 * API_MAX_LIMIT
+                count += data.count(b"\n")
+            assert count == 3_100
 
 
 def test_streams_of_this_machine_and_of_others_are_counted_apart() -> None:

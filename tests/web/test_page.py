@@ -846,6 +846,18 @@ def test_the_picture_is_readable_with_any_number_of_peers(open_page: Open, count
         wait_text(page, "#mesh-note", "^10.0.0.*node .*connected.*1.5 ms")
 
 
+def test_a_page_that_does_not_reach_its_node_at_first_tries_again(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        post(node, "hello")
+        page = open_page(node, failing=True)
+        page.route("**/api/v1/stream?*", lambda route: route.abort(), times=1)
+        page.reload()
+        verdict(page, "lost", "^Lost contact with the node$")
+        verdict(page, "alone")
+        wait_shown(page, "hello")
+        wait_text(page, "#contact", "^live$")
+
+
 def test_it_is_quiet_while_nobody_looks(open_page: Open) -> None:
     with NodeProcess("--ephemeral") as node:
         page = open_page(node)

@@ -69,7 +69,7 @@ function regained() {
   lost = null;
   set($("contact"), "data-state", "live");
   setText($("contact"), "live");
-  showVerdict(status);
+  if (status) showVerdict(status);
   resumeMessages();
 }
 
