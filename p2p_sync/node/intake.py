@@ -220,37 +220,36 @@ class Intake:
     def _batches(self, messages: Iterable[Draft]) -> Iterator[_Batch]:
         """Yield messages in batches for one entry of the log, without a key twice; those before an
         error come first."""
-        texts: list[str] = []
-        keys: list[str] = []
+        batch = _Batch([], "", "", [])
+        texts, last_topic, last_source, keys = batch
         used: set[str] = set()  # of these keys
         size = 0
-        last = "", ""  # topic and source
         try:
             for text, topic, key, source in messages:
                 self._check(text)
-                about = topic, source
-                if about != last:
-                    check_topic(topic)
-                length = len(text.encode())
-                if texts and (
-                    size + length > MAX_ENTRY_BYTES or about != last or (key and key in used)
-                ):
-                    yield _Batch(texts, *last, keys)
-                    texts, keys, used, size = [], [], set(), 0
+                size += len(text.encode())
+                other = topic != last_topic or source != last_source or (key and key in used)
+                if other or size > MAX_ENTRY_BYTES or not texts:
+                    if other:
+                        check_topic(topic)
+                    if texts:
+                        yield batch
+                    batch = _Batch([], topic, source, [])
+                    texts, last_topic, last_source, keys = batch
+                    used, size = set(), len(text.encode())
                 texts.append(text)
                 keys.append(key)
                 if key:
                     used.add(key)
-                size, last = size + length, about
-                if len(texts) == MAX_BATCH:
-                    yield _Batch(texts, *last, keys)
-                    texts, keys, used, size = [], [], set(), 0
+                if len(texts) == MAX_BATCH:  # at once: the next message may take its time
+                    yield batch
+                    texts = []
         except Exception:
             if texts:
-                yield _Batch(texts, *last, keys)
+                yield batch
             raise
         if texts:
-            yield _Batch(texts, *last, keys)
+            yield batch
 
 
 class _Batch(NamedTuple):

@@ -176,7 +176,13 @@ class Lines:
         yield from self._messages([rest])
 
     def _messages(self, lines: list[bytes]) -> Iterator[Draft]:
-        for line, text in zip(lines, _strings(lines) or repeat(None), strict=False):
+        strings, topic = _strings(lines), self._topic
+        if strings and not self._key:
+            for string in strings:
+                self.line += 1
+                yield string, topic, "", ""
+            return
+        for line, text in zip(lines, strings or repeat(None), strict=False):
             self.line += 1
             key = f"{self._key}\n{self.line}" if self._key else ""  # no key can be like that
             if text is not None:
