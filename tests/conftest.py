@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.harness.browser import browser
+from tests.harness.page import Open, pages_of
 from tests.harness.raw import DIRECTIONS, RawPeer, alone
 from tests.harness.support import NodeProcess, run_nodes, wait_sockets
 
@@ -22,7 +23,8 @@ settings.load_profile("busy")
 MOST_WORKERS = 8
 GROUPS = {
     # They measure delays, or keep all cores busy.
-    **dict.fromkeys(("test_bench", "test_link_load", "test_misbehaviour", "test_page"), "heavy"),
+    **dict.fromkeys(("test_bench", "test_link_load", "test_misbehaviour"), "heavy"),
+    **dict.fromkeys(("test_page", "test_page_access", "test_page_messages"), "heavy"),
     # They do nothing but compute, so that two of them would leave no core to the others.
     **dict.fromkeys(("test_simulation", "test_mesh_simulation"), "computing"),
     # It makes an environment, which takes a while.
@@ -114,3 +116,10 @@ def chromium() -> Iterator[Any]:
     """A browser."""
     with browser() as running:
         yield running
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Open]:
+    """Opens the page of a node, as often as called, see `pages_of`."""
+    with pages_of(chromium) as opened:
+        yield opened

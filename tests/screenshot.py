@@ -141,8 +141,8 @@ def take(path: Path, port: int, seconds: float) -> None:
         page.wait_for_selector("#send-answer[data-kind=good]")
         page.evaluate("document.activeElement.blur()")
         # What peers tell of at leisure they have told within half a minute.
-        partial = "#messages li:nth-child(-n+7) .copies:not([data-all=true])"
-        wait_until(lambda: page.locator(partial).count() == 0, "all peers have told", 60)
+        lacking = "#messages li:nth-child(-n+7) .copies:not(:empty)"
+        wait_until(lambda: page.locator(lacking).count() == 0, "all peers have told", 60)
         page.wait_for_selector("#verdict[data-state=in_sync]")
         page.wait_for_timeout(2500)
         path.parent.mkdir(exist_ok=True)

@@ -113,6 +113,12 @@ class Report:
         with self._state.turn() as core:
             return [len(core.replica.copies(message.origin, message.seq)) for message in wanted]
 
+    def lacking(self, messages: Iterable[Message]) -> list[list[str]]:
+        """Return of each message which connected nodes have not confirmed it, by their ids."""
+        wanted = list(messages)
+        with self._state.turn() as core:
+            return [sorted(core.replica.lacking(each.origin, each.seq)) for each in wanted]
+
     # -- state ----------------------------------------------------------------------------------
 
     def verdict(self, peers: Iterable[PeerInfo] | None = None) -> Verdict:

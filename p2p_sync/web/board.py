@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import LogError
 from ..node.node import Node
 from ..settings import BOARD_CHECK, BOARD_PAUSE, BOARD_PEERS_PAUSE, NEVER, PAGE_COPIES
 from ..wire.frames import Message
+from .messages import spread_of
+
+Fields: TypeAlias = dict[str, Any]
 
 
 class Board:
@@ -23,8 +26,8 @@ class Board:
         self.revision = 0
         self._node = node
         self._parts: dict[str, tuple[int, Any]] = {}  # kind of event -> revision, value
-        # Of the latest messages, by id: revision, copies.
-        self._copies: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        # Of the latest messages, by id: revision, where they are.
+        self._copies: OrderedDict[str, tuple[int, Fields]] = OrderedDict()
         self._messages: OrderedDict[str, Message] = OrderedDict()
         self._problem: LogError | None = None
         self._looked = self._showed_peers = -NEVER  # when, on the monotonic clock
@@ -49,9 +52,9 @@ class Board:
             self._showed_peers = now
             self._show("peers", {"peers": peers})
         messages = [*self._messages.values()]
-        for message, count in zip(messages, self._node.report.copies(messages), strict=True):
-            if self._copies[message.id][1] != count:
-                self._copies[message.id] = self.revision, count
+        for message, spread in zip(messages, spread_of(self._node, messages), strict=True):
+            if self._copies[message.id][1] != spread:
+                self._copies[message.id] = self.revision, spread
         return now + BOARD_CHECK
 
     def since(self, revision: int) -> Iterator[tuple[str, Any]]:
@@ -62,22 +65,22 @@ class Board:
         for kind, (changed, value) in self._parts.items():
             if changed > revision:
                 yield kind, value
-        copies = {id: n for id, (changed, n) in self._copies.items() if changed > revision >= 0}
+        copies = {id: at for id, (changed, at) in self._copies.items() if changed > revision >= 0}
         if copies:
             yield "copies", copies
 
-    def watch_copies(self, messages: Sequence[Message]) -> list[int]:
-        """Return on how many connected peers each of the messages is, as it was shown last. From
-        now on `since` tells what changes."""
+    def watch_copies(self, messages: Sequence[Message]) -> list[Fields]:
+        """Return on which connected peers each of the messages is, as it was shown last. From now
+        on `since` tells what changes."""
         new = [message for message in messages if message.id not in self._copies]
-        for message, count in zip(new, self._node.report.copies(new), strict=True):
-            self._copies[message.id] = self.revision, count
+        for message, spread in zip(new, spread_of(self._node, new), strict=True):
+            self._copies[message.id] = self.revision, spread
             self._messages[message.id] = message
-        counts = [self._copies[message.id][1] for message in messages]
+        spreads = [self._copies[message.id][1] for message in messages]
         while len(self._messages) > PAGE_COPIES:
             id, _ = self._messages.popitem(last=False)
             del self._copies[id]
-        return counts
+        return spreads
 
     def _show(self, kind: str, value: Any) -> None:
         if self._parts.get(kind, (0, None))[1] != value:

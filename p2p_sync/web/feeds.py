@@ -122,9 +122,9 @@ class Page(NamedTuple):
             texts.append(sent_event("reload", {}, self._id(newest, at.event)))
             return newest
         messages = [message for _, message in page]
-        copies = self.board.watch_copies(messages)
-        for (number, message), count in zip(page, copies, strict=True):
-            fields = {**fields_of(message), "copies": count}
+        spreads = self.board.watch_copies(messages)
+        for (number, message), spread in zip(page, spreads, strict=True):
+            fields = {**fields_of(message), **spread}
             texts.append(sent_event(kind_of(message), fields, self._id(number, at.event)))
         return page.upto
 

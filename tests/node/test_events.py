@@ -15,6 +15,7 @@ import pytest
 
 from tests.harness.api import post_all
 from tests.harness.original import Original
+from tests.harness.proxy import Proxy
 from tests.harness.support import (
     DEADLINE,
     SCALE,
@@ -276,4 +277,21 @@ def test_copies_are_counted() -> None:
         wait_until(lambda: copies() == [2], "both have it")
         nodes[1].process.kill()
         wait_until(lambda: copies() == [1], "one of them is gone")
-        assert "copies" not in asked(nodes[0], f"{MESSAGES}?order=newest")["messages"][0]
+        (message,) = asked(nodes[0], f"{MESSAGES}?order=newest")["messages"]
+        assert not {"copies", "lacking"} & {*message}
+
+
+def test_it_is_said_which_peers_lack_a_message() -> None:
+    with run_nodes(2, "--ephemeral") as (here, there), Proxy(there.port + 1) as proxy:
+        here.add(proxy.address)
+        wait_sockets(1, here, there)
+
+        def lacking(text: str) -> list[str]:
+            page = asked(here, f"{MESSAGES}?order=newest&q={text}&copies=1")
+            return list(page["messages"][0]["lacking"])
+
+        proxy.stall()
+        here.commit("news")
+        assert lacking("news") == [there.id]
+        proxy.heal()
+        wait_until(lambda: lacking("news") == [], "it has confirmed it")

@@ -159,7 +159,7 @@ def test_the_page_is_told_all_that_it_shows() -> None:
             while (copies, count) != (1, 3):
                 event = stream.next("copies", "state")
                 if event.type == "copies":
-                    copies = event.data.get(mine["id"], copies)
+                    copies = event.data.get(mine["id"], mine)["copies"]
                 else:
                     count = event.data["messages"]["count"]
         with streaming(here.port, PAGE, Last_Event_ID=message.id) as stream:

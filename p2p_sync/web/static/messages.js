@@ -7,6 +7,7 @@
 import { Pause, Problem, call } from "./api.js";
 import { $, arrange, count, el, moment, plural, set, setText } from "./dom.js";
 import { nameOf } from "./names.js";
+import { isBehind } from "./verdict.js";
 
 const PAGE = 50;
 const MOST = 300; // rows in the page
@@ -15,6 +16,7 @@ const LONG = 1200; // characters and lines of a text that are shown at first
 const LINES = 12;
 const READ_PAUSE = 1000; // from one answer that is not asked for by the user to the next, milliseconds
 const RETRY_PAUSE = 5000; // the same where there was none
+const UNCONFIRMED = 40000; // a peer confirms what it has within half a minute; milliseconds
 const NEAR = 300; // pixels from the end of the list at which more is fetched
 
 let items = [];
@@ -24,6 +26,8 @@ let query = "";
 let older = ""; // where to read on
 let last = readLast();
 let latest = { count: 0, seen: 0, conflicts: 0, peers: 0, behind: 0 }; // as the node has told
+let late = new Set(); // the ids of connected peers that are behind
+let gone = []; // peers that are unreachable: {id, since}
 let loaded = false; // there were messages, or none
 let missing = false; // newer messages than those in the window were left out of it
 let recent = []; // the last messages that the node has sent
@@ -52,7 +56,8 @@ export function startMessages() {
 }
 
 // The node has told its state.
-export function noteState({ messages, conflicts }, restarted) {
+export function noteState({ messages, conflicts, verdict }, restarted) {
+  gone = verdict.unreachable.filter((peer) => peer.id);
   const { count: total } = messages;
   if (!loaded) want("load");
   else if (restarted || conflicts !== latest.conflicts) want("all");
@@ -69,9 +74,13 @@ export function notePeers(peers) {
   if (ours.length !== latest.peers) want("sight");
   else if (behind !== latest.behind) want("copies");
   latest = { ...latest, peers: ours.length, behind };
-  for (const item of items) showCopies(rows.get(item.id), item);
+  late = new Set(ours.filter(isBehind).map((peer) => peer.id));
+  tickMessages();
   showNames();
 }
+
+// Called every second.
+export const tickMessages = () => items.forEach((item) => showCopies(rows.get(item.id), item));
 
 // The node has sent messages: new ones, or erased ones.
 export function addMessages(messages) {
@@ -84,11 +93,11 @@ export function addMessages(messages) {
   render();
 }
 
-// The node has told the copies of messages, {id: number}.
-export function updateCopies(counts) {
+// The node has told which peers have messages, {id: {copies, lacking}}.
+export function updateCopies(spreads) {
   for (const item of items) {
-    if (!(item.id in counts)) continue;
-    item.copies = counts[item.id];
+    if (!(item.id in spreads)) continue;
+    Object.assign(item, spreads[item.id]);
     showCopies(rows.get(item.id), item);
   }
 }
@@ -391,13 +400,17 @@ function shorten(text) {
   return short.length > LONG ? `${[...short.slice(0, LONG)].slice(0, -1).join("")}\u2026` : short;
 }
 
+// Name the peers that lack a message. Those that are connected have a while to confirm it, unless they are behind; one
+// that is gone lacks what is newer than its last link.
 function showCopies({ copies } = {}, item) {
-  if (!copies || item.copies === undefined) return;
-  const of = Math.max(latest.peers, item.copies);
-  const all = of > 0 && item.copies >= of;
-  setText(copies, of ? `on ${item.copies} of ${of}` : "only here");
-  set(copies, "data-all", all);
-  set(copies, "title", of ? `${item.copies} of ${plural(of, "connected peer")} confirmed it` : "no peer is connected");
+  if (!copies || !item.lacking) return;
+  const fresh = Date.now() - item.time < UNCONFIRMED;
+  const lacking = item.lacking.filter((id) => !fresh || late.has(id));
+  lacking.push(...gone.filter((peer) => item.time > peer.since).map((peer) => peer.id));
+  const names = [...new Set(lacking)].map((id) => nameOf(id));
+  const few = names.length > 2 ? [names[0], `${names.length - 1} others`] : names;
+  setText(copies, names.length ? `not on ${few.join(" and ")} yet` : "");
+  set(copies, "title", names.join(", "));
 }
 
 // Show how many messages are new, without moving what the user is reading. Nobody counts those of a

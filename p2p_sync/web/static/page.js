@@ -4,8 +4,9 @@ import { Pause, Problem, shown } from "./api.js";
 import { showConsumers } from "./consumers.js";
 import { $, el, set, setText } from "./dom.js";
 import { addEvents } from "./events.js";
+import { showMissing } from "./missing.js";
 import { showMesh } from "./mesh.js";
-import { addMessages, notePeers, noteState, resumeMessages, startMessages, startSending, updateCopies, updateMessages } from "./messages.js";
+import { addMessages, notePeers, noteState, resumeMessages, startMessages, startSending, tickMessages, updateCopies, updateMessages } from "./messages.js";
 import { noteNames } from "./names.js";
 import { showPeers, startPeers, tickPeers } from "./peers.js";
 import { forgetRates, showRates } from "./rates.js";
@@ -44,12 +45,14 @@ function showState(found) {
   setText($("address"), status.node.address);
   showWarnings(status.warnings);
   showVerdict(status, restarted);
+  showMissing(status.verdict.unreachable, peers);
   noteState(status, restarted);
 }
 
 function showList(found) {
   peers = found;
   noteNames([status.node, ...peers]);
+  showMissing(status.verdict.unreachable, peers);
   showPeers(peers);
   showMesh(peers, status.node);
   notePeers(peers);
@@ -113,8 +116,10 @@ async function live() {
 function tick() {
   if (document.hidden) return;
   tickPeers();
+  tickMessages();
   if (lost) return tellLost();
   if (!status) return;
+  showMissing(status.verdict.unreachable, peers);
   showVerdict(status);
   showRates(peers);
 }

@@ -1,6 +1,6 @@
 // One line that says whether all is well, in words, with a sign and a colour.
 
-import { $, count, duration, host, moment, plural, set, setText } from "./dom.js";
+import { $, count, duration, moment, plural, set, setText } from "./dom.js";
 
 // A state that lasts no longer is normal: a message is on its way. Milliseconds.
 const SETTLE = 1500;
@@ -64,13 +64,8 @@ function timeLeft(status, now) {
   return `${plural(status.behind, "message")} to go${left}`;
 }
 
-// The reason of a bad state: the peer that has been unreachable for the longest time.
 function why(state, missing) {
   if (state === "alone" && !missing.length) return "Paste the address of another node below.";
-  if (!missing.length) return state === "in_sync" ? "All peers have every message." : "";
-  const [{ name, address, since, reason }] = missing;
-  const where = address && address !== name ? `${name} at ${host(address)}` : host(name);
-  const more = missing.length > 1 ? ` and ${plural(missing.length - 1, "other")}` : "";
-  const rest = state === "degraded" ? " Everyone else is in sync." : "";
-  return `Can't reach ${where}${more} since ${moment(since).text}${reason ? `: ${reason}` : ""}.${rest}`;
+  if (state === "degraded") return "Everyone else is in sync.";
+  return state === "in_sync" && !missing.length ? "All peers have every message." : "";
 }
