@@ -905,8 +905,9 @@ class End:
             if sim.tracing:
                 sim.trace(self.node, "->", self.other.node, describe(frame))
             for name, head in getattr(frame, "have", {}).items():
-                cut = Branch.of(name).base in sim.forked  # while the frame was made
-                held = cut or self.node.head(name, head.n) == head
+                # While the frame was made it may have been cut, or ended and forgotten.
+                gone = Branch.of(name).base in sim.forked or self.core.replica.vector.cutoff(name)
+                held = gone or self.node.head(name, head.n) == head
                 assert held, "announced, and not durable"
             frame = decode(encode(frame))  # type: ignore[arg-type]
         if sim.tampering and sim.rng.random() < sim.tampering:
