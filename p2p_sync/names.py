@@ -1,7 +1,7 @@
-"""Names of nodes, for people.
+"""Names of nodes, for people; and which names consumers may have.
 
-A name is only what a node calls itself. Two nodes may have one name, on purpose or not, so a name
-decides nothing: a node is known by its id. Where people read a name, they can see the id, too.
+A name of a node is only what it calls itself. Two nodes may have one name, on purpose or not, so a
+name decides nothing: a node is known by its id. Where people read a name, they can see the id, too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,23 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
-from .errors import InputError
+from .errors import ConsumerError, InputError
 from .settings import MAX_NAME, SHORT_ID
 
 # An id or a part of one, or an address: a node with such a name could pass for another one.
 _MISLEADING = re.compile(r"[0-9a-f]{8}|[:/]|\d+\.\d+\.\d+")
+
+# . and .. are gone from a URL before it gets here.
+_CONSUMER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
+
+
+def check_consumer(name: str) -> None:
+    """Raise ConsumerError if this cannot be the name of a consumer."""
+    if not _CONSUMER.fullmatch(name):
+        raise ConsumerError(
+            "the name of a consumer has 1 to 64 letters (A to Z, a to z), digits, '.', '_' and "
+            f"'-', and is not '.' or '..'; not {name[:80]!r}"
+        )
 
 
 def checked_name(text: str) -> str:

@@ -187,6 +187,7 @@ class ConsumerInfo:
     own: bool
     ack_wait: float
     max_attempts: int
+    shared: bool
     position: str
     lag: int
     lent: int

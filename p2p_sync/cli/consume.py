@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import click
 
+from ..names import check_consumer
 from ..settings import (
     CLI_AGAIN,
     CLI_ANSWER,
@@ -50,22 +51,32 @@ from .signals import CommandSignals
            help="Put a message aside that has failed so often; 0: try for ever."),
     option("--ack-wait", metavar="S", type=seconds(0.1, MAX_ACK_WAIT), default=30.0,
            help="After a crash of this command, a message comes again after so many seconds."),
+    option("--shared", is_flag=True,
+           help="Several of these commands handle messages at a time, in no order between them."),
 )  # fmt: skip
 def consume(
     api: Api, name: str, command: tuple[str, ...], start: str, topic: str, own: bool,
-    max_attempts: int, ack_wait: float, as_json: bool,
+    max_attempts: int, ack_wait: float, shared: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run COMMAND once for each message, in order.
 
     The text is its standard input; the variables P2P_SYNC_MESSAGE_ID, _TOPIC, _TIME, _TIME_MS,
     _NODE, _NODE_NAME and _ATTEMPTS tell the rest. The node remembers under NAME which messages are
     handled: those for which COMMAND has exited with 0. Otherwise it runs again after a pause of 1 s
-    to 5 minutes. Write -- before COMMAND.
+    to 5 minutes. Of several that run with one NAME, one handles messages, unless they are --shared.
+    Write -- before COMMAND.
     """
+    check_consumer(name)
     if not shutil.which(command[0]):
         raise Failure(USAGE, f"cannot start {command[0]!r}: there is no such program")
     path = f"/api/v1/consumers/{quote(name, safe='')}"
-    options = {"topic": topic, "own": own, "max_attempts": max_attempts, "ack_wait": ack_wait}
+    options = {
+        "topic": topic,
+        "own": own,
+        "max_attempts": max_attempts,
+        "ack_wait": ack_wait,
+        "shared": shared,
+    }
     api.ask(path, {"start": start, **options}, CLI_ANSWER, "PUT")
     signals: CommandSignals = click.get_current_context().obj[1]
     handling = _Handling(_Patient(api, signals), path, command, ack_wait, as_json)

@@ -35,7 +35,7 @@ def consumers(
     if action is None:
         _list(api, as_json)
         return
-    if name is None:
+    if not name:
         raise click.UsageError(f"missing NAME of the consumer to {action}; consumers lists them")
     if id is not None and action not in ("retry", "drop"):
         raise click.UsageError(f"{action} takes a NAME alone, not the ID {id!r}")

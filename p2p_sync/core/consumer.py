@@ -7,16 +7,25 @@ consumer. They are handled, but for those in two lists of spans:
     lent    a reader has them, and must acknowledge them before its time is up
     back    their reader has failed, or its time was up: they are lent again when they are due
 
-While something is `back`, nothing else is lent: a message that fails delays those after it, since
-order matters more than speed. Readers that share a consumer have spans of their own, so no two have
-the same message at a time.
+While something is `lent` or `back`, nothing else is lent: a message that is handled or has failed
+delays those after it, since order matters more than speed. In a `shared` consumer only what is
+`back` does. Then readers have spans of their own, so no two have the same message at a time.
 
 Whoever acknowledges a message acknowledges those of its span before it, too. So spans are
 split, and never joined: whoever had a message of a span had those before it. If a message fails, it
 comes back after a pause: 1 s, then twice as long each time, up to 5 minutes. After `max_attempts`
-it is parked instead: put aside for a person, and the consumer goes on. All times are those of the
-clock on the wall (ms), since they outlive the node; if that clock is set back, readers have as much
-time as at first, and what has failed is tried again at once.
+it is parked instead: put aside for a person, and the consumer goes on.
+
+A reader may end without an answer, perhaps because a message has killed it. That counts as a
+failure of the first message that it had. It may have been another one, so all that it had come
+alone from then on, each after the answer about the one before; so the right one is parked.
+
+Each lending has a number, the `version` that the consumer had. Readers send it with what they say:
+only who has a message can fail it or get more time for it, and readers of a former consumer of this
+name can do nothing. What is acknowledged late is handled all the same.
+
+All times are those of the clock on the wall (ms), since they outlive the node; if that clock is set
+back, readers have as much time as at first, and what has failed is tried again at once.
 """
 
 from __future__ import annotations
@@ -28,18 +37,20 @@ from typing import Any
 
 from ..settings import CONSUMER_RETRY_FIRST, CONSUMER_RETRY_LONGEST
 
-LATE = "its reader did not acknowledge it in time"
+UNANSWERED = "its reader has ended, or did not acknowledge it in time"
 
 
 @dataclass(slots=True)
 class Span:
     """Some messages, by their numbers. `attempts` is how often the first one has failed, and
-    `error` why. `due` is when its reader's time is up (lent), or when it is lent again (back)."""
+    `error` why. `due` is when its reader's time is up (lent), or when it is lent again (back);
+    `delivery` is the number of its last lending."""
 
     numbers: Sequence[int]
     attempts: int = 0
     due: int = 0
     error: str = ""
+    delivery: int = 0
 
     @property
     def after(self) -> int:
@@ -51,14 +62,16 @@ class Span:
 class Consumer:
     """One consumer. `topic` ("": all) and `own` (only what this node has committed) choose its
     messages; `ack_wait` is how long a reader has for them (s); with `max_attempts` 0 each message
-    is tried for ever."""
+    is tried for ever; `shared`: several readers may have messages at a time."""
 
     given: int = 0
     topic: str = ""
     own: bool = False
     ack_wait: float = 30.0
     max_attempts: int = 0
-    version: int = 0  # how often it was stored
+    shared: bool = False
+    version: int = 0  # rises each time that it is stored
+    made: int = 0  # its first version; those of a former consumer of this name are others
     missed: int = 0  # messages that were deleted before they were lent
     error: str = ""  # why the last message failed; "" once one was acknowledged after it
     hook: str = ""  # the URL that a webhook of this node POSTs them to, for people; "": none
@@ -77,7 +90,8 @@ class Consumer:
         value = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in ("lent", "back"):  # asdict() would take ten times as long
             value[name] = [
-                [[*span.numbers], span.attempts, span.due, span.error] for span in value[name]
+                [[*span.numbers], span.attempts, span.due, span.error, span.delivery]
+                for span in value[name]
             ]
         return value
 
@@ -105,9 +119,7 @@ class Consumer:
         changed = False
         for span in [*self.lent]:
             if span.due <= now:
-                self.lent.remove(span)
-                self.error = LATE
-                self._return(Span(span.numbers, span.attempts + 1, now, LATE))
+                self._take_back(span, now)
                 changed = True
             elif span.due > now + self._wait:
                 span.due = now + self._wait
@@ -120,6 +132,8 @@ class Consumer:
     def next(self, now: int) -> Span | int | None:
         """Return what is lent next: a span that is back, or None for what was not lent before. If
         nothing can be lent yet, return in how many ms it can."""
+        if self.lent and not self.shared:
+            return min(span.due for span in self.lent) - now
         if not self.back:
             return None
         pause = self.back[0].due - now
@@ -135,41 +149,47 @@ class Consumer:
         others for this consumer."""
         self.given = upto
         if numbers:
-            self.lent.append(Span(numbers, due=now + self._wait))
+            self.lent.append(Span(numbers, due=now + self._wait, delivery=self.version))
 
     def lend_again(self, held: Collection[int], most: int, now: int) -> Sequence[int]:
-        """A reader gets the first span that is back, or its first `most` messages. Those of them
-        that are not `held` any more are left out. Return the numbers."""
+        """A reader gets the first span that is back, or its first `most` messages, one alone if its
+        last reader has not answered. Those of them that are not `held` any more are left out.
+        Return the numbers."""
         span = self.back.pop(0)
+        alone = span.error == UNANSWERED
+        most = 1 if alone else most
         numbers = [number for number in span.numbers[:most] if number in held]
         rest = span.numbers[most:]
         if rest:
-            self._return(Span(rest, due=now))
+            self._return(Span(rest, due=now, error=UNANSWERED if alone else ""))
         if numbers:
             attempts = span.attempts if numbers[0] == span.numbers[0] else 0
-            self.lent.append(Span(numbers, attempts, now + self._wait))
+            self.lent.append(Span(numbers, attempts, now + self._wait, delivery=self.version))
         return numbers
 
     # -- what readers say -----------------------------------------------------------------------
 
-    def ack(self, number: int, now: int) -> bool:
+    def ack(self, number: int, delivery: int, now: int) -> bool:
         """Message `number` is handled, and those of its span before it. Return False if it was
-        never lent."""
+        never lent, or by a former consumer of this name."""
+        if not self.made <= delivery <= self.version:
+            return False
         for spans in (self.lent, self.back):
             for index, span in enumerate(spans):
                 if number in span.numbers:
                     rest = span.numbers[bisect_right(span.numbers, number) :]
                     due = now + self._wait if spans is self.lent else now
-                    spans[index : index + 1] = [Span(rest, due=due)] if rest else []
+                    left = Span(rest, due=due, delivery=span.delivery)
+                    spans[index : index + 1] = [left] if rest else []
                     self.error = ""
                     return True
         return number <= self.given
 
-    def fail(self, number: int, error: str, now: int) -> bool:
+    def fail(self, number: int, delivery: int, error: str, now: int) -> bool:
         """Message `number` could not be handled; those of its span before it are. Return False if
-        it is not lent."""
+        it is not lent, or to another reader."""
         for span in self.lent:
-            if number in span.numbers:
+            if number in span.numbers and span.delivery == delivery:
                 self.lent.remove(span)
                 at = bisect_left(span.numbers, number)
                 attempts = 1 if at else span.attempts + 1
@@ -178,26 +198,31 @@ class Consumer:
                 return True
         return False
 
-    def extend(self, number: int, now: int) -> bool:
+    def extend(self, number: int, delivery: int, now: int) -> bool:
         """The reader of message `number` gets as much time for it, and for those that it was taken
-        with, as it had at first. Return False if it is not lent."""
+        with, as it had at first. Return False if it is not lent, or to another reader."""
         for span in self.lent:
-            if number in span.numbers:
+            if number in span.numbers and span.delivery == delivery:
                 span.due = now + self._wait
                 return True
         return False
 
     def release(self, now: int) -> None:
-        """Take back what readers have; there are none any more."""
+        """Take back what readers have: they were stopped, and have not failed."""
         for span in self.lent:
-            self._return(Span(span.numbers, span.attempts, now, span.error))
+            self._return(Span(span.numbers, span.attempts, now))
         self.lent = []
+
+    def crash(self, now: int) -> None:
+        """Take back what readers have: they have ended without an answer."""
+        for span in [*self.lent]:
+            self._take_back(span, now)
 
     def park(self) -> None:
         """The first message of what is back was put aside."""
         span = self.back.pop(0)
         if rest := span.numbers[1:]:
-            self._return(Span(rest))
+            self._return(Span(rest, error=span.error if span.error == UNANSWERED else ""))
 
     def go_back(self, last: int) -> bool:
         """Nothing has arrived behind number `last`, as far as the log knows. If its last entries
@@ -221,6 +246,11 @@ class Consumer:
     @property
     def _wait(self) -> int:
         return int(self.ack_wait * 1000)
+
+    def _take_back(self, span: Span, now: int) -> None:
+        self.lent.remove(span)
+        self.error = UNANSWERED
+        self._return(Span(span.numbers, span.attempts + 1, now, UNANSWERED))
 
     def _return(self, span: Span) -> None:
         insort(self.back, span, key=lambda each: each.numbers[0])

@@ -86,6 +86,12 @@ def unpark(database: Database, name: str, arrivals: Sequence[int]) -> None:
     )
 
 
+def unpark_behind(database: Database, last: int) -> None:
+    """Forget messages that were put aside and arrived behind `last`: their numbers are those of
+    other messages from now on."""
+    database.execute("DELETE FROM parked WHERE arrival > ?", (last,))
+
+
 def lag(database: Database, consumer: Consumer, last: int, node: str) -> int:
     """Return how many messages up to arrival `last` a consumer has not acknowledged. Where that is
     very many, messages that are not for it count, too. `node` is this node's id."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from ..core.consumer import Consumer, Span
@@ -23,11 +24,13 @@ from ..core.core import Core
 from ..core.effects import MISSED, PARKED, Note
 from ..core.turn import ARRIVAL
 from ..core.verdict import numbered
+from ..cursors import START
 from ..disk import consumers
 from ..disk.consumers import Parked
 from ..disk.store import Database, Store
 from ..disk.wanted import Wanted
 from ..errors import ConsumerError, LogError, NotLent, UnknownConsumer
+from ..names import check_consumer
 from ..results import ConsumerInfo, ConsumersInfo
 from ..settings import (
     API_MAX_LIMIT,
@@ -45,8 +48,8 @@ from ..wire.frames import Message, check_topic
 from .journal import Journal
 from .state import State
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_NOT_LENT = "no reader has this message; it may have taken too long"
+_POSITION = re.compile(rf"((?:{START.pattern}-)?[0-9]{{1,19}})(?:\.([0-9]{{1,19}}))?")
+_NOT_LENT = "its reader has this message no more; it may have taken too long"
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,15 @@ class ConsumerOptions:
     own: bool = False
     ack_wait: float = 30.0
     max_attempts: int = 0
+    shared: bool = False
     hook: str = ""
 
 
 class Given(NamedTuple):
-    """A message that a consumer is to handle: its number, which acknowledges it, and how often it
-    has failed."""
+    """A message that a consumer is to handle: its position, which acknowledges it, and how often it
+    has failed. The position is that of this delivery: another reader gets another one."""
 
-    number: int
+    position: str
     message: Message
     attempts: int
 
@@ -93,12 +97,13 @@ class Consumers:
         """Make a consumer, or give other options to the one of that name; return whether it is new.
 
         A new one begins at the first message that is kept, with `start` "new" behind the last one,
-        or behind a cursor of the log. Raises ConsumerError, TopicError, CursorGone or InputError.
+        or behind a cursor of the log or the position of a message. Raises ConsumerError,
+        TopicError, CursorGone or InputError.
         """
         _check(name, options)
         position = self._log.last_arrival() if start == "new" else self._log.first()
         if start not in ("first", "new"):
-            position = self._log.place(start)
+            position = self._log.place(start.partition(".")[0])
         with self._store.writing() as database:
             consumer = consumers.load(database, name)
             new = consumer is None
@@ -106,10 +111,11 @@ class Consumers:
                 if len(consumers.names(database)) >= MAX_CONSUMERS:
                     raise ConsumerError(f"there are {MAX_CONSUMERS} consumers; delete one first")
                 # No other consumer of that name, which somebody may have read, has its versions.
-                consumer = Consumer(position, version=secrets.randbits(48))
+                version = secrets.randbits(48)
+                consumer = Consumer(position, version=version, made=version)
             consumer.topic, consumer.own = options.topic, options.own
             consumer.ack_wait, consumer.max_attempts = options.ack_wait, options.max_attempts
-            consumer.hook = options.hook or consumer.hook
+            consumer.shared, consumer.hook = options.shared, options.hook or consumer.hook
             consumers.save(database, name, consumer)
         return new
 
@@ -142,6 +148,7 @@ class Consumers:
             own=consumer.own,
             ack_wait=consumer.ack_wait,
             max_attempts=consumer.max_attempts,
+            shared=consumer.shared,
             position=self._log.cursor(consumer.position),
             lag=consumers.lag(database, consumer, last, self._store.node),
             lent=sum(len(span.numbers) for span in consumer.lent),
@@ -206,33 +213,39 @@ class Consumers:
             with self._state.turn(ARRIVAL, arrived, min(left, found, CONSUMER_LOOK)):
                 pass
 
-    def ack(self, name: str, number: int) -> None:
-        """Message `number` is handled, and so are those that were taken with it before it. Again is
-        fine. Raises NotLent if it was not taken."""
+    def ack(self, name: str, position: str) -> None:
+        """The message that was given with that position is handled, and so are those that were
+        taken with it before it. Again is fine, and so is late. Raises NotLent if this consumer has
+        not given it, ConsumerError if it is no position, or CursorGone."""
+        number, delivery = self._parsed(position)
         with self._changing(name) as (_, consumer):
-            if not consumer.ack(number, _now()):
+            if not consumer.ack(number, delivery, _now()):
                 raise NotLent("this message was not taken yet; acknowledge what was")
 
-    def fail(self, name: str, number: int, error: str) -> None:
-        """Message `number` could not be handled; those that were taken with it before it are. It
-        comes again after a pause. Raises NotLent if no reader has it (any more)."""
+    def fail(self, name: str, position: str, error: str) -> None:
+        """The message that was given with that position could not be handled; those that were taken
+        with it before it are. It comes again after a pause. Raises NotLent if its reader has it no
+        more, ConsumerError or CursorGone."""
         error = error[:MAX_CONSUMER_ERROR].encode("utf-8", "replace").decode()
+        number, delivery = self._parsed(position)
         with self._changing(name) as (_, consumer):
-            if not consumer.fail(number, error, _now()):
+            if not consumer.fail(number, delivery, error, _now()):
                 raise NotLent(_NOT_LENT)
 
-    def extend(self, name: str, number: int) -> None:
-        """The reader of message `number` needs more time: it gets `ack_wait` seconds from now on,
-        for those that it was taken with, too. Raises NotLent if no reader has it (any more).
-        """
+    def extend(self, name: str, position: str) -> None:
+        """The reader of the message that was given with that position needs more time: it gets
+        `ack_wait` seconds from now on, for those that it was taken with, too. Raises NotLent if
+        that reader has it no more, ConsumerError or CursorGone."""
+        number, delivery = self._parsed(position)
         with self._changing(name) as (_, consumer):
-            if not consumer.extend(number, _now()):
+            if not consumer.extend(number, delivery, _now()):
                 raise NotLent(_NOT_LENT)
 
-    def release(self, name: str) -> None:
-        """Take back what readers have: there are none any more."""
+    def release(self, name: str, crashed: bool = False) -> None:
+        """Take back what readers have: there are none any more. If they have `crashed`, that counts
+        as an attempt."""
         with self._changing(name) as (_, consumer):
-            consumer.release(_now())
+            consumer.crash(_now()) if crashed else consumer.release(_now())
 
     # -- what was put aside ---------------------------------------------------------------------
 
@@ -268,6 +281,8 @@ class Consumers:
         for name, consumer in found:
             if consumer.go_back(last):
                 self._save(name, consumer, consumer.version)
+        with self._store.writing(durable=False) as database:
+            consumers.unpark_behind(database, last)
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[tuple[Database, Consumer]]:
@@ -298,8 +313,7 @@ class Consumers:
             numbers = consumer.lend_again(found, limit, now)
             if not self._save(name, consumer, version) or not numbers:
                 return 0.0
-            attempts = consumer.lent[-1].attempts
-            return [Given(n, found[n], 0 if index else attempts) for index, n in enumerate(numbers)]
+            return self._given([found[number] for number in numbers], consumer.lent[-1])
         return self._lend_new(name, consumer, version, limit)
 
     def _lend_new(
@@ -312,12 +326,12 @@ class Consumers:
             after = consumer.given
         node = self._store.node if consumer.own else ""
         page = self._log.arrivals(after, limit, wanted=Wanted(consumer.topic, node))
-        chosen = [Given(number, message, 0) for number, message in page if not message.erased]
+        chosen = {number: message for number, message in page if not message.erased}
         if not chosen and not page.missed:
             self._read[name] = begun, page.upto
             return CONSUMER_LOOK if page.complete else 0.0
         consumer.missed += page.missed
-        consumer.lend([each.number for each in chosen], page.upto, _now())
+        consumer.lend([*chosen], page.upto, _now())
         if not self._save(name, consumer, version):
             return 0.0
         if page.missed:
@@ -328,7 +342,25 @@ class Consumers:
                     "before it had time for them",
                 )
             )
-        return chosen or 0.0
+        return self._given([*chosen.values()], consumer.lent[-1]) if chosen else 0.0
+
+    def _given(self, messages: Sequence[Message], span: Span) -> list[Given]:
+        """Return the messages of a span that was just lent, as its reader gets them."""
+        return [
+            Given(f"{self._log.cursor(number)}.{span.delivery}", message, attempts)
+            for number, message, attempts in zip(
+                span.numbers, messages, chain([span.attempts], repeat(0)), strict=False
+            )
+        ]
+
+    def _parsed(self, position: str) -> tuple[int, int]:
+        """Return the number and the delivery in the position of a message."""
+        match = _POSITION.fullmatch(position) if isinstance(position, str) else None
+        if match is None:
+            raise ConsumerError(
+                "position must be that of a message that this node has given to the consumer"
+            )
+        return self._log.number(match[1]), int(match[2] or 0)
 
     def _held(self, numbers: Sequence[int]) -> dict[int, Message]:
         """Return the messages with these numbers that are kept."""
@@ -369,11 +401,7 @@ class Consumers:
 
 
 def _check(name: str, options: ConsumerOptions) -> None:
-    if not NAME.fullmatch(name):
-        raise ConsumerError(
-            "the name of a consumer has 1 to 64 letters (A to Z, a to z), digits, '.', '_' and "
-            f"'-', not {name[:80]!r}"
-        )
+    check_consumer(name)
     check_topic(options.topic)
     if not 0.1 <= options.ack_wait <= MAX_ACK_WAIT:
         raise ConsumerError(f"ack_wait is a number of seconds from 0.1 to {MAX_ACK_WAIT:.0f}")

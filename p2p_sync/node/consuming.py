@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..errors import LogError, NotLent, UnknownConsumer
 from ..settings import CONSUMER_BATCH, CONSUMER_LOOK, DISK_RETRY, STOP_TIMEOUT
@@ -57,12 +58,26 @@ class Consuming:
         if self._thread.ident and threading.current_thread() is not self._thread:
             self._thread.join(STOP_TIMEOUT)
 
+    def leave(self) -> None:
+        """The node stops: give back what was not handled. It has not failed, and comes again, also
+        what is being handled yet."""
+        if self._thread.is_alive():
+            with suppress(LogError, UnknownConsumer):
+                self._consumers.release(self.name)
+
     def _run(self) -> None:
+        try:
+            self._handle_all()
+        finally:
+            self.leave()
+
+    def _handle_all(self) -> None:
         failing = False
+        crashed = True  # who has something yet was killed
         while not self.stopping:
             try:
-                # What was lent when the node or this thread ended comes again at once.
-                self._consumers.release(self.name)
+                self._consumers.release(self.name, crashed)
+                crashed = False
                 while not self.stopping:
                     if given := self._consumers.take(self.name, CONSUMER_BATCH, CONSUMER_LOOK):
                         self._handle(given)
@@ -91,7 +106,7 @@ class Calling(Consuming):
         self._function = function
 
     def _call(self, given: Sequence[Given]) -> None:
-        for number, message, attempts in given:
+        for position, message, attempts in given:
             if self.stopping:
                 return
             try:
@@ -104,9 +119,9 @@ class Calling(Consuming):
                     attempts + 1,
                     exc_info=error,
                 )
-                self._consumers.fail(self.name, number, _described(error))
+                self._consumers.fail(self.name, position, _described(error))
                 return
-            self._consumers.ack(self.name, number)
+            self._consumers.ack(self.name, position)
 
 
 def _described(error: BaseException) -> str:

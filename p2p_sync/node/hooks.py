@@ -67,9 +67,9 @@ class Hook(Consuming):
             if trouble := self._post(body):
                 self._say(trouble)
                 self._most = 1
-                self._consumers.fail(self.name, given[0].number, trouble)
+                self._consumers.fail(self.name, given[0].position, trouble)
                 return
-            self._consumers.ack(self.name, given[count - 1].number)
+            self._consumers.ack(self.name, given[count - 1].position)
             self._say("")
             self._most = min(2 * self._most, CONSUMER_BATCH)
             given = given[count:]

@@ -439,7 +439,8 @@ class Node:
         `max_attempts` (0: no limit) the message is parked, see `consumers`. The first call of a
         name begins at the first message that is kept, or with `start` "new" at the next one; later
         ones, also after a crash, go on where the last one was. If this process is killed while
-        `handle` runs, it is called with that message again. Erased messages are left out; `topic`
+        `handle` runs, it is called with that message again, and that counts as an attempt; a stop
+        does not. Erased messages are left out; `topic`
         chooses those of one topic.
 
         Calls come from one thread of their own, with no lock held; each name has one at a time.

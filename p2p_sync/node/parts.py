@@ -139,4 +139,5 @@ class Parts:
         self.delivery.join()
         for consuming in self.consuming:
             consuming.join()
+            consuming.leave()
         self.store.close()

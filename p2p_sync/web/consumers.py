@@ -7,7 +7,7 @@ import math
 from http import HTTPStatus
 from typing import Any
 
-from ..errors import ConsumerError, CursorGone, InputError
+from ..errors import ConsumerError, InputError
 from ..node.consumers import ConsumerOptions
 from ..node.fields import fields_of
 from ..node.node import Node
@@ -17,7 +17,14 @@ from .bodies import object_of, text_of
 from .routes import Asked, Route, Slots, json_of, polled
 
 _PATH = "/api/v1/consumers/{name}"
-_OPTIONS = {"start": str, "topic": str, "own": bool, "ack_wait": float, "max_attempts": int}
+_OPTIONS = {
+    "start": str,
+    "topic": str,
+    "own": bool,
+    "ack_wait": float,
+    "max_attempts": int,
+    "shared": bool,
+}
 _KINDS = {str: "a text", bool: "true or false", float: "a number", int: "a whole number"}
 
 
@@ -50,18 +57,14 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         with slots.held(wait > 0):
             given = node.consumers.take(asked.parts["name"], limit, wait, asked.has_gone)
         messages = [
-            {
-                **fields_of(message),
-                "position": node.log.cursor(number),
-                "attempts": attempts,
-            }
-            for number, message, attempts in given
+            {**fields_of(message), "position": position, "attempts": attempts}
+            for position, message, attempts in given
         ]
         return json_of({"messages": messages})
 
     def ack(asked: Asked) -> Answer:
         position = text_of(asked.body(), "position")
-        node.consumers.ack(asked.parts["name"], _number(node, position))
+        node.consumers.ack(asked.parts["name"], position)
         return json_of({})
 
     def fail(asked: Asked) -> Answer:
@@ -70,12 +73,12 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         error = object_of(body).get("error", "its reader has failed")
         if not isinstance(error, str):
             raise InputError('error is a text: {"position": "...", "error": "why"}')
-        node.consumers.fail(asked.parts["name"], _number(node, position), error)
+        node.consumers.fail(asked.parts["name"], position, error)
         return json_of({})
 
     def extend(asked: Asked) -> Answer:
         position = text_of(asked.body(), "position")
-        node.consumers.extend(asked.parts["name"], _number(node, position))
+        node.consumers.extend(asked.parts["name"], position)
         return json_of({})
 
     def parked(asked: Asked) -> Answer:
@@ -130,20 +133,6 @@ def _options(body: bytes) -> dict[str, Any]:
         if not fits or (kind is float and not -math.inf < value < math.inf):
             raise ConsumerError(f"{name} is {_KINDS[kind]}, not {json.dumps(value)[:40]}")
     return given
-
-
-def _number(node: Node, position: str) -> int:
-    """Return the number of the message with a position; raises InputError or CursorGone."""
-    try:
-        if position not in ("", "new"):  # these are places of no message
-            return node.log.number(position)
-    except CursorGone:
-        raise
-    except InputError:
-        pass
-    raise ConsumerError(
-        "position must be that of a message that this node has given to the consumer"
-    )
 
 
 def _ids(asked: Asked) -> list[str] | None:

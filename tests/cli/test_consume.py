@@ -185,7 +185,14 @@ WRONG = [
     (("consume", "c"), 2, "Missing argument 'COMMAND...'"),
     (("consume", "c", "--", "/nonexistent/program"), 2, "no such program"),
     (("consume", "c", "--", "/etc/passwd"), 2, "no such program"),
-    (("consume", "a b", "--", "true"), 5, "the name of a consumer has"),
+    (("consume", "a b", "--", "true"), 2, "the name of a consumer has"),
+    (("consume", "..", "--", "true"), 2, "is not '.' or '..'"),
+    (("consume", ".", "--", "true"), 2, "is not '.' or '..'"),
+    (("consume", "", "--", "true"), 2, "the name of a consumer has"),
+    (("consume", "a/b", "--", "true"), 2, "the name of a consumer has"),
+    (("consume", "a%2Fb", "--", "true"), 2, "the name of a consumer has"),
+    (("consume", "a\n", "--", "true"), 2, "the name of a consumer has"),
+    (("consumers", "delete", ""), 2, "missing NAME"),
     (("consume", "c", "--topic", "a b", "--", "true"), 2, "a topic is"),
     (("consume", "c", "--ack-wait", "0", "--", "true"), 2, "'--ack-wait'"),
     (("consume", "c", "--start", "soon", "--", "true"), 2, "'--start'"),
@@ -297,13 +304,44 @@ def test_a_program_that_leaves_another_one_behind_is_not_waited_for(
         os.kill(int(pid), signal.SIGKILL)
 
 
+def test_a_second_command_takes_over_with_the_message_of_the_first_one(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    for text in "abc":
+        commit(node, text)
+    ran = tmp_path / "ran"
+    script = f"cat >> {ran}; echo >> {ran}; [ $P2P_SYNC_MESSAGE_ATTEMPTS = 1 ] || sleep 60"
+    with consuming(node, "--ack-wait=1", *shell(script)) as first:
+        wait_until(lambda: lines(ran) == ["a"])
+        with consuming(node, "--ack-wait=1", *shell(f"cat >> {ran}; echo >> {ran}")):
+            pause(1.5)
+            assert lines(ran) == ["a"], "the second one waits"
+            first.kill()
+            wait_until(lambda: lines(ran) == ["a", "a", "b", "c"], lambda: lines(ran))
+
+
+def test_a_message_that_kills_the_command_is_put_aside(node: NodeProcess, tmp_path: Path) -> None:
+    for text in "abc":
+        commit(node, text)
+    ran = tmp_path / "ran"
+    script = f"text=$(cat); echo $text >> {ran}; [ $text != b ] || kill -9 $PPID"
+    options = ("--ack-wait=0.3", "--max-attempts=2", *shell(script))
+    for runs in (["a", "b"], ["a", "b", "b"]):
+        with consuming(node, *options) as process:
+            assert process.wait(DEADLINE) == -signal.SIGKILL
+        assert lines(ran) == runs
+    with consuming(node, *options):
+        wait_until(lambda: lines(ran) == ["a", "b", "b", "c"], lambda: lines(ran))
+    assert consumer(node)["parked"] == 1
+
+
 def test_two_commands_never_run_one_message_at_a_time(node: NodeProcess, tmp_path: Path) -> None:
     """Each run takes twice as long as a message may take without a word of its reader."""
     for number in range(6):
         commit(node, f"{number}")
     ran = tmp_path / "ran"
     script = f"text=$(cat); echo begin $text >> {ran}; sleep 1; echo end $text >> {ran}"
-    options = ("--ack-wait", "0.5", *shell(script))
+    options = ("--shared", "--ack-wait", "0.5", *shell(script))
     with consuming(node, *options), consuming(node, *options):
         wait_until(lambda: len(lines(ran)) == 12)
         wait_until(lambda: consumer(node)["lag"] == 0)

@@ -126,8 +126,10 @@ def test_a_reader_that_asks_for_more_time_keeps_a_message(node: NodeProcess) -> 
     assert (again["id"], again["attempts"]) == (given["id"], 1), "nobody has asked any more"
 
 
-def test_two_readers_wait_and_each_gets_other_messages(node: NodeProcess) -> None:
-    make(node)
+def test_two_readers_of_a_shared_consumer_wait_and_each_gets_other_messages(
+    node: NodeProcess,
+) -> None:
+    assert make(node, shared=True)["shared"] is True
     got: list[list[str]] = []
     readers = [
         threading.Thread(target=lambda: got.append(texts(take(node, "?limit=1&wait=10"))))
@@ -140,6 +142,51 @@ def test_two_readers_wait_and_each_gets_other_messages(node: NodeProcess) -> Non
     for reader in readers:
         reader.join()
     assert sorted(got) == [["a"], ["b"]]
+
+
+def test_a_second_reader_waits_until_the_first_one_is_done(node: NodeProcess) -> None:
+    assert make(node)["shared"] is False
+    for text in "ab":
+        node.commit(text)
+    (first,) = take(node, "?limit=1")
+    assert take(node) == []
+    done(ask(node, "POST", "/c/ack", {"position": first["position"]}))
+    assert texts(take(node)) == ["b"]
+
+
+def test_a_position_is_that_of_one_delivery_by_one_consumer(node: NodeProcess) -> None:
+    make(node, ack_wait=0.2)
+    for text in "abc":
+        node.commit(text)
+    late = take(node)[-1]["position"]
+    again = take(node, "?wait=5")
+    assert [(each["data"], each["attempts"]) for each in again] == [("a", 1)], "each alone now"
+    problem(ask(node, "POST", "/c/fail", {"position": late}), 409)
+    assert ask(node, "DELETE", "/c").status == 204
+    make(node)
+    assert texts(take(node)) == ["a", "b", "c"]
+    for what in ("ack", "fail", "extend"):
+        problem(ask(node, "POST", f"/c/{what}", {"position": late}), 409)
+    assert (listed(node)["lag"], listed(node)["lent"]) == (3, 3)
+    old = late.partition(".")[0]  # as it was before positions were those of deliveries
+    problem(ask(node, "POST", "/c/ack", {"position": old}), 409)
+
+
+def test_what_kills_its_reader_is_parked_and_what_was_taken_with_it_is_not(
+    node: NodeProcess,
+) -> None:
+    make(node, ack_wait=0.1, max_attempts=3)
+    for text in "abcd":
+        node.commit(text)
+    handled: list[str] = []
+    while listed(node)["lag"]:
+        given = take(node, "?wait=5")
+        if given and "c" not in texts(given):  # c kills its reader
+            handled += texts(given)
+            done(ask(node, "POST", "/c/ack", {"position": given[-1]["position"]}))
+    assert handled == ["a", "b", "d"]
+    (parked,) = done(ask(node, "GET", "/c/parked"))["parked"]
+    assert (parked["message"]["data"], parked["attempts"]) == ("c", 3)
 
 
 def test_a_reader_that_has_gone_gets_nothing(node: NodeProcess) -> None:
@@ -162,13 +209,13 @@ def test_positions_survive_a_restart(tmp_path: Path) -> None:
         given = take(node, "?limit=2")
         done(ask(node, "POST", "/c/ack", {"position": given[0]["position"]}))
     with NodeProcess(data_dir=tmp_path) as node:
-        assert texts(take(node)) == ["c"], "b is lent still"
+        assert take(node) == [], "b is lent still"
         done(ask(node, "POST", "/c/ack", {"position": given[1]["position"]}))
-        assert listed(node)["lag"] == 1
+        assert texts(take(node)) == ["c"]
 
 
 WRONG = [
-    ("PUT", "/c", {"unknown": 1}, 400, "it has: start, topic, own, ack_wait, max_attempts"),
+    ("PUT", "/c", {"unknown": 1}, 400, "it has: start, topic, own, ack_wait, max_attempts, shared"),
     ("PUT", "/c", {"ack_wait": "1"}, 400, 'ack_wait is a number, not "1"'),
     ("PUT", "/c", {"ack_wait": True}, 400, "ack_wait is a number, not true"),
     ("PUT", "/c", {"own": 1}, 400, "own is true or false, not 1"),
@@ -181,6 +228,16 @@ WRONG = [
     ("PUT", "/c", [], 400, "must be a JSON object"),
     ("PUT", f"/{'a' * 65}", None, 400, "1 to 64 letters"),
     ("PUT", "/a%20b", None, 400, "1 to 64 letters"),
+    ("PUT", "/.", None, 400, "is not '.' or '..'"),
+    ("PUT", "/..", None, 400, "is not '.' or '..'"),
+    ("PUT", "/%2e%2E", None, 400, "is not '.' or '..'"),
+    ("PUT", "/", None, 404, "not found: '/api/v1/consumers/'"),
+    ("PUT", "/a/b", None, 404, "not found: '/api/v1/consumers/a/b'"),
+    ("PUT", "/a%2Fb", None, 404, "not found: '/api/v1/consumers/a/b'"),
+    ("PUT", "/a%252Fb", None, 400, "1 to 64 letters"),
+    ("PUT", "/a%0A", None, 400, "1 to 64 letters"),
+    ("PUT", "/%00", None, 400, "1 to 64 letters"),
+    ("PUT", "/%FF", None, 400, "1 to 64 letters"),
     ("GET", "/other", None, 404, "no consumer 'other'"),
     ("GET", "/known?limit=0", None, 400, "from 1 to 1000"),
     ("GET", "/known?wait=31", None, 400, "up to 30"),
@@ -190,11 +247,12 @@ WRONG = [
     ("POST", "/known/ack", {"position": "x"}, 400, "that of a message that this node has given"),
     ("POST", "/known/ack", {"position": ""}, 400, "that of a message that this node has given"),
     ("POST", "/known/ack", {"position": "new"}, 400, "that of a message that this node has"),
-    ("POST", "/known/ack", {"position": "0"}, 200, ""),
+    ("POST", "/known/ack", {"position": "0"}, 409, "not taken yet"),
+    ("POST", "/known/ack", {"position": "0.x"}, 400, "that of a message that this node has given"),
     ("POST", "/known/ack", {"position": "00000000-0"}, 410, "another log"),
     ("POST", "/known/fail", {"position": "0", "error": 1}, 400, "error is a text"),
-    ("POST", "/known/fail", {"position": "0"}, 409, "no reader has this message"),
-    ("POST", "/known/extend", {"position": "0"}, 409, "no reader has this message"),
+    ("POST", "/known/fail", {"position": "0"}, 409, "its reader has this message no more"),
+    ("POST", "/known/extend", {"position": "0"}, 409, "its reader has this message no more"),
     ("POST", "/other/ack", {"position": "0"}, 404, "no consumer 'other'"),
     ("POST", "/other/extend", {"position": "0"}, 404, "no consumer 'other'"),
     ("HEAD", "/known", None, 405, ""),
