@@ -23,6 +23,7 @@ EventType: TypeAlias = Literal[
     "damaged",
     "erased",
     "parked",
+    "started",
 ]
 
 # -- peers -----------------------------------------------------------------------------------------
@@ -102,9 +103,20 @@ class NodeInfo:
     id: str
     name: str
     address: str
+    addresses: list[str]
+    join: str
     version: str
     protocol: int
     started: int
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the node takes of its machine, in bytes."""
+
+    memory: int | None
+    log: int
+    free: int | None
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,7 @@ class Status:
     forks: list[Fork]
     disputes: list[Dispute]
     consumers: ConsumersInfo
+    resources: Resources
     misbehaviour: dict[str, int]
     damaged: list[str]
     warnings: list[str]

@@ -24,7 +24,9 @@ MOST_WORKERS = 8
 GROUPS = {
     # They measure delays, or keep all cores busy.
     **dict.fromkeys(("test_bench", "test_link_load", "test_misbehaviour"), "heavy"),
-    **dict.fromkeys(("test_page", "test_page_access", "test_page_messages"), "heavy"),
+    **dict.fromkeys(
+        ("test_page", "test_page_access", "test_page_messages", "test_page_start"), "heavy"
+    ),
     # They do nothing but compute, so that two of them would leave no core to the others.
     **dict.fromkeys(("test_simulation", "test_mesh_simulation"), "computing"),
     # It makes an environment, which takes a while.

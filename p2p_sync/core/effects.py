@@ -72,6 +72,7 @@ CLOCK: EventType = "clock"
 DAMAGED: EventType = "damaged"
 ERASED: EventType = "erased"
 PARKED: EventType = "parked"
+STARTED: EventType = "started"
 # The others are for the log alone.
 LINKED = "linked"
 ENDED = "ended"

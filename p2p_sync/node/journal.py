@@ -29,6 +29,7 @@ from ..core.effects import (
     LINKED,
     NOT_LINKED,
     REFUSED_HERE,
+    STARTED,
     UNNEEDED,
     Note,
 )
@@ -61,6 +62,7 @@ _LEVELS: dict[str, int | None] = {
     LEFT: None,
     NOT_LINKED: None,
     CAUGHT_UP: None,
+    STARTED: None,
     DAMAGED: None,  # each entry has a line
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..address import Address, reachable
 from ..codes import MAX_NUMBER
 from ..core.core import Core
-from ..core.effects import DAMAGED, Note
+from ..core.effects import DAMAGED, STARTED, Note
 from ..disk.log import Log
 from ..disk.store import Store
 from ..errors import StartError
@@ -29,6 +29,7 @@ from .hooks import Hook
 from .intake import Intake
 from .journal import Journal
 from .keys import Keys
+from .machine import addresses_for_others, join_command
 from .report import Report
 from .shell import Shell
 from .state import State, wall_ms
@@ -61,7 +62,8 @@ class Parts:
             self.log = Log(self.store)
             newest = self.log.newest_time(wall + MAX_AHEAD_MS - 1)
             origin = self.log.origin(wall + MAX_AHEAD_MS - 1)
-            if not origin and self.log.of_node(self.store.node):
+            self._is_renewed = not origin and self.log.of_node(self.store.node) > 0
+            if self._is_renewed:
                 logger.info("%s", _NEW_ORIGIN)
             self.server = Listener(port, settings, self.credentials)
         except OSError as error:
@@ -106,10 +108,20 @@ class Parts:
         self._settings = settings
 
     def start(self) -> None:
+        why = f"; {_NEW_ORIGIN}" if self._is_renewed else ""
+        self.journal.note(Note(STARTED, f"{self._name} started, version {__version__}{why}"))
         for entry in self.log.damaged():
             self.journal.note(Note(DAMAGED, f"{entry} is damaged here; peers send it again"))
+        port, has_secret = self.server.port, bool(self.credentials.keys)
         about = NodeInfo(
-            self.store.node, self._name, self.address, __version__, PROTOCOL_VERSION, self.started
+            id=self.store.node,
+            name=self._name,
+            address=self.address,
+            addresses=addresses_for_others(self._settings, port),
+            join=join_command(self._settings, self.address, port, has_secret),
+            version=__version__,
+            protocol=PROTOCOL_VERSION,
+            started=self.started,
         )
         self.consuming += [
             Hook(url, self._settings, self.credentials, self.consumers, about)

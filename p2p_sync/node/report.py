@@ -26,6 +26,7 @@ from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
 from .consumers import Consumers
 from .forks import branches, disputes, warnings
+from .machine import resources
 from .state import State
 
 
@@ -160,6 +161,7 @@ class Report:
             forks=found[:MAX_FORKS_SHOWN],
             disputes=disputed[:MAX_FORKS_SHOWN],
             consumers=consumers,
+            resources=resources(self._store.size(), self._store.directory),
             misbehaviour=faults,
             damaged=damaged,
             warnings=[*self._dangers, *problems, *troubles],

@@ -185,6 +185,8 @@ def _values(node: Node, before: Place | None, topic: str) -> dict[str, object]:
     return {
         "node": status.node,
         "sockets": status.sockets,
+        "resources": status.resources,
+        "megabytes": lambda size: f"{size / 1e6:,.1f} MB",
         "count": status.messages.count,
         "forks": len(status.forks),
         "warnings": status.warnings,

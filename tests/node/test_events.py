@@ -94,7 +94,7 @@ def test_an_address_that_keeps_failing_is_one_event_until_it_is_asked_for_again(
             return int(asked(node, "/api/v1/peers")["peers"][0]["attempts"])
 
         wait_until(lambda: attempts() >= 2, "it has failed again")
-        assert len(happened(node)) == 1
+        assert [event["type"] for event in happened(node)] == ["started", "dial_failed"]
         node.add(dead)
         wait_events(node, "dial_failed", 2)
 
@@ -123,16 +123,18 @@ def test_catching_up_is_told_at_its_end() -> None:
 
 def test_a_poll_waits_for_the_next_event() -> None:
     with run_nodes(2, "--ephemeral") as (one, two):
+        after = asked(one, EVENTS)["next"]
         began = time.monotonic()
-        assert asked(one, f"{EVENTS}?timeout=1")["events"] == []
+        assert asked(one, f"{EVENTS}?timeout=1&after={after}")["events"] == []
         assert 0.9 < time.monotonic() - began < 1 + 5 * SCALE
         answers: list[dict[str, Any]] = []
-        thread = threading.Thread(target=lambda: answers.append(asked(one, f"{EVENTS}?timeout=20")))
+        query = f"{EVENTS}?timeout=20&after={after}"
+        thread = threading.Thread(target=lambda: answers.append(asked(one, query)))
         thread.start()
         one.add(two.address)
         thread.join(DEADLINE)
         assert [event["type"] for event in answers[0]["events"]] == ["joined"]
-        assert [event["id"] for event in answers[0]["events"]] == [1]
+        assert [event["id"] for event in answers[0]["events"]] == [2]
         after = answers[0]["next"]
         assert asked(one, f"{EVENTS}?after={after}") == {**answers[0], "events": []}
 
@@ -171,10 +173,11 @@ def test_a_bad_poll_is_refused(node: NodeProcess, query: str, reason: str) -> No
 
 def test_a_node_stops_within_two_seconds_with_polls_open() -> None:
     with NodeProcess("--ephemeral") as node:
-        threads = [threading.Thread(target=poll, args=(node,)) for _ in range(16)]
+        query = f"{EVENTS}?after={asked(node, EVENTS)['next']}"
+        threads = [threading.Thread(target=poll, args=(node, query)) for _ in range(16)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: node.get(f"{EVENTS}?timeout=1").status == 503, "all slots are taken")
+        wait_until(lambda: node.get(f"{query}&timeout=1").status == 503, "all slots are taken")
         assert node.get(EVENTS).status == 200, "who does not wait needs none"
         began = time.monotonic()
         assert node.stop() == 0
@@ -184,9 +187,9 @@ def test_a_node_stops_within_two_seconds_with_polls_open() -> None:
             assert not thread.is_alive()
 
 
-def poll(node: NodeProcess) -> None:
+def poll(node: NodeProcess, query: str) -> None:
     with suppress(OSError, http.client.HTTPException):  # the node is gone
-        wait_until(lambda: node.get(f"{EVENTS}?timeout=30").status != 503, "a slot")
+        wait_until(lambda: node.get(f"{query}&timeout=30").status != 503, "a slot")
 
 
 # -- back from the newest -----------------------------------------------------------------------

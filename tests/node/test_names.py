@@ -93,7 +93,7 @@ def test_a_machine_that_is_missing_has_its_name_also_after_a_restart(tmp_path: P
             (missing,) = one.status()["verdict"]["unreachable"]
             assert (missing["name"], missing["address"]) == ("web-2", other.address)
             assert f"  web-2 at {other.address} is unreachable" in command(one, "status")
-            assert "Can't reach web-2 at " in one.get("/", Accept="text/html").text
+            assert "<b>web-2</b><span>last seen " in one.get("/", Accept="text/html").text
 
 
 def other_id(node: NodeProcess) -> str:

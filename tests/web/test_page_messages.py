@@ -304,8 +304,9 @@ def test_a_message_is_erased_by_a_button_that_asks_first(open_page: Open) -> Non
         wait_shown(other, "text 119")
         wait_number(other, 50, "#messages li")
         for view in (page, other):  # the window is longer than what is asked for again and again
-            view.evaluate("document.getElementById('scroll').scrollTop = 1e6")
-            until(view, "() => document.querySelectorAll('#messages li').length >= 100")
+            down = "document.getElementById('scroll').scrollTop = 1e6;"
+            rows = "document.querySelectorAll('#messages li').length"
+            until(view, f"() => {{ {down} return {rows} >= 100; }}")
         row = "#messages li:nth-child(2)"
         page.hover(row)
         page.click(f"{row} .erase")

@@ -107,10 +107,12 @@ def test_a_topic_and_an_erased_message_come_as_events(node: NodeProcess) -> None
 def test_the_events_of_the_node_come_as_events_and_without_asking_for_them_as_before() -> None:
     with run_nodes(2, "--ephemeral") as (here, there):
         with streaming(here.port, "/api/v1/events") as stream:
+            first = stream.next()
+            assert (first.type, first.data["type"]) == ("event", "started")
             here.add(there.address)
             event = stream.next()
             assert (event.type, event.data["type"]) == ("event", "joined")
-            assert here.api("events")["events"][0] == event.data, "by polling"
+            assert here.api("events")["events"] == [first.data, event.data], "by polling"
             there.process.kill()
             other = stream.next()
             assert other.data["type"] == "left"

@@ -4,6 +4,8 @@ import { Pause, Problem, shown } from "./api.js";
 import { showConsumers } from "./consumers.js";
 import { $, el, set, setText } from "./dom.js";
 import { addEvents } from "./events.js";
+import { showFacts } from "./facts.js";
+import { placeJoin, startJoin } from "./join.js";
 import { showMissing } from "./missing.js";
 import { showMesh } from "./mesh.js";
 import { addMessages, notePeers, noteState, resumeMessages, startMessages, startSending, tickMessages, updateCopies, updateMessages } from "./messages.js";
@@ -42,7 +44,7 @@ function showState(found) {
   if (status && status.node.version !== found.node.version) location.reload();
   if (restarted) forgetRates();
   status = found;
-  setText($("address"), status.node.address);
+  showFacts(status, peers);
   showWarnings(status.warnings);
   showVerdict(status, restarted);
   showMissing(status.verdict.unreachable, peers);
@@ -52,6 +54,7 @@ function showState(found) {
 function showList(found) {
   peers = found;
   noteNames([status.node, ...peers]);
+  placeJoin(peers);
   showMissing(status.verdict.unreachable, peers);
   showPeers(peers);
   showMesh(peers, status.node);
@@ -72,6 +75,8 @@ function regained() {
   lost = null;
   set($("contact"), "data-state", "live");
   setText($("contact"), "live");
+  set(document.body, "data-lost", false);
+  for (const answer of document.querySelectorAll(".answer[data-kind=bad]")) setText(answer, "");
   if (status) showVerdict(status);
   resumeMessages();
 }
@@ -84,7 +89,8 @@ function missed(error) {
   if (!lost) {
     lost = { since: new Date().toLocaleTimeString() };
     set($("contact"), "data-state", "lost");
-    setText($("contact"), "no contact");
+    setText($("contact"), `no contact, as of ${lost.since}`);
+    set(document.body, "data-lost", true);
   }
   lost.reason = error.message;
   lost.at = Date.now() + wait;
@@ -121,9 +127,11 @@ function tick() {
   if (!status) return;
   showMissing(status.verdict.unreachable, peers);
   showVerdict(status);
+  showFacts(status, peers);
   showRates(peers);
 }
 
+startJoin();
 startPeers();
 startMessages();
 startSending();

@@ -42,7 +42,7 @@ export function showPeers(peers) {
   $("all-peers").hidden = !idle;
   setText($("all-peers"), all ? "Hide unused" : `Show ${count(idle)} unused ${idle === 1 ? "address" : "addresses"}`);
   $("no-peers").hidden = list.length > 0;
-  setText($("no-peers"), idle && !all ? "No peers in use." : "No peers yet. Paste the address shown at the top of another node\u2019s page.");
+  setText($("no-peers"), idle && !all ? "No peers in use" : "No peers yet");
   follow(peers);
   countDown();
 }

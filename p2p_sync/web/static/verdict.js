@@ -1,6 +1,6 @@
 // One line that says whether all is well, in words, with a sign and a colour.
 
-import { $, count, duration, moment, plural, set, setText } from "./dom.js";
+import { $, duration, plural, set, setText } from "./dom.js";
 
 // A state that lasts no longer is normal: a message is on its way. Milliseconds.
 const SETTLE = 1500;
@@ -22,12 +22,6 @@ export function showVerdict(status, fresh = false) {
   const missing = settled.unreachable;
   const catchingUp = state === "catching_up" && status.behind > 0;
   show(state, text, catchingUp ? timeLeft(status, now) : why(state, missing), missing.length > 0);
-  setText($("sockets"), count(status.sockets));
-  setText($("sockets-word"), status.sockets === 1 ? "socket" : "sockets");
-  setText($("count"), count(status.messages.count));
-  const since = status.messages.complete_since;
-  const word = status.messages.count === 1 ? "message" : "messages";
-  setText($("count-word"), since === null ? word : `${word} since ${moment(since).text}`);
   const sign = { in_sync: "\u2713", degraded: "!" }[state] ?? (state === "alone" && missing.length ? "\u2715" : "\u2022");
   document.title = `${sign} ${text} \u2013 p2p_sync`;
 }
@@ -40,7 +34,7 @@ function isBrief(from, to) {
 
 export function showLost(reason, seconds, since) {
   const again = seconds > 0 ? `Retrying in ${seconds} s` : "Retrying now";
-  show("lost", "Lost contact with the node", `${reason}. ${again}. Showing data from ${since}.`);
+  show("lost", "Lost contact with the node", `${reason}. ${again}. All below is as of ${since}.`);
   document.title = "\u2715 Lost contact \u2013 p2p_sync";
 }
 
@@ -65,7 +59,7 @@ function timeLeft(status, now) {
 }
 
 function why(state, missing) {
-  if (state === "alone" && !missing.length) return "Paste the address of another node below.";
+  if (state === "alone" && !missing.length) return "Paste the address of another node, or start one that joins this one.";
   if (state === "degraded") return "Everyone else is in sync.";
   return state === "in_sync" && !missing.length ? "All peers have every message." : "";
 }
