@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, repeat
-from typing import TypeAlias, TypeVar, overload
+from typing import TypeVar, overload
 
-from ..address import Address, parse_address
+from ..address import parse_address
 from ..core.core import Core
 from ..core.turn import LINKS
 from ..disk.log import Log, Page
 from ..disk.wanted import Wanted
-from ..errors import ConsumerError, InputError, LogError, NotRunning, StartError
+from ..errors import InputError, LogError, NotRunning, StartError
 from ..names import checked_name, host_name
 from ..results import Events, PeerInfo, Status
 from ..settings import (
@@ -26,10 +25,10 @@ from ..settings import (
     Settings,
     called,
 )
-from ..urls import Url, parse_url
 from ..wire.frames import Message, check_topic
+from .arguments import File, addresses_of, path_of, seconds_of, urls_of
 from .consumers import ConsumerOptions, Consumers
-from .consuming import Calling, Consuming
+from .consuming import Consuming
 from .delivery import Callback
 from .follow import follow
 from .forks import acknowledge
@@ -42,7 +41,6 @@ from .report import Report
 logger = logging.getLogger("p2p_sync")
 logger.addHandler(logging.NullHandler())  # a program that sets up no logging sees no lines
 
-File: TypeAlias = str | os.PathLike[str]
 Function = TypeVar("Function", bound=Callable[[Message], object])
 
 
@@ -107,7 +105,7 @@ class Node:
             host=host,
             advertise=None if advertise in (None, "none") else parse_address(advertise),
             dialable=advertise != "none",
-            peers=_addresses(peers),
+            peers=addresses_of(peers),
             target_links=target_links,
             max_peers=max_peers,
             max_peers_per_host=max_peers_per_host,
@@ -117,14 +115,14 @@ class Node:
             keep_keys=keep_keys,
             max_new_origins=max_new_origins,
             secret=secret,
-            secret_file=_path(secret_file),
-            tls_cert=_path(tls_cert),
-            tls_key=_path(tls_key),
-            tls_ca=_path(tls_ca),
-            hooks=_urls(hooks),
+            secret_file=path_of(secret_file),
+            tls_cert=path_of(tls_cert),
+            tls_key=path_of(tls_key),
+            tls_ca=path_of(tls_ca),
+            hooks=urls_of(hooks),
             hook_topic=hook_topic,
             hook_of=hook_of,
-            hook_secret_file=_path(hook_secret_file),
+            hook_secret_file=path_of(hook_secret_file),
             max_message_bytes=max_message_bytes,
             max_frame_bytes=max_frame_bytes,
             heartbeat=heartbeat,
@@ -139,7 +137,7 @@ class Node:
         )
         check_topic(hook_topic or "")
         self._peer_port = peer_port
-        self._data_dir = _path(data_dir)
+        self._data_dir = path_of(data_dir)
         self._callbacks: list[Callback] = []
         self._idle = threading.Condition()  # guards the next one
         self._changing = False  # it starts or stops: one of these at a time
@@ -237,7 +235,7 @@ class Node:
         """
         if key:
             check_key(key)
-        return self.intake.commit(text, copies, _seconds(timeout), topic, key).message()
+        return self.intake.commit(text, copies, seconds_of(timeout), topic, key).message()
 
     def commit_all(self, texts: Iterable[str], topic: str = "", key: str = "") -> Iterator[Message]:
         """Add a message for each of `texts`, all of one topic, many in a transaction. Yield each
@@ -343,7 +341,7 @@ class Node:
         def is_over(core: Core) -> bool:
             return core.stopped or core.overlay.count() >= count
 
-        with self._running().state.turn(LINKS, is_over, _seconds(timeout)) as core:
+        with self._running().state.turn(LINKS, is_over, seconds_of(timeout)) as core:
             return not core.stopped and core.overlay.count() >= count
 
     def peers(self) -> list[PeerInfo]:
@@ -371,7 +369,7 @@ class Node:
         kept. The ids begin again at each start of the node.
         """
         parts = self._running()
-        return Events(*parts.journal.wait(after, _seconds(timeout)), parts.started)
+        return Events(*parts.journal.wait(after, seconds_of(timeout)), parts.started)
 
     @contextmanager
     def watched(self, watcher: Callable[[], object]) -> Iterator[None]:
@@ -447,16 +445,8 @@ class Node:
         Returns that thread: its `stop()` ends it, as stopping the node does. Raises ConsumerError,
         TopicError, NotRunning or LogError.
         """
-        parts = self._running()
-        parts.consuming = [each for each in parts.consuming if not each.ended]
-        if any(each.name == name for each in parts.consuming):
-            raise ConsumerError(f"the consumer {name} has a thread already; stop that one first")
         options = ConsumerOptions(topic, False, CONSUMER_ALONE, max_attempts)
-        parts.consumers.create(name, options, start)
-        consuming = Calling(parts.consumers, name, handle)
-        parts.consuming.append(consuming)
-        consuming.start()
-        return consuming
+        return self._running().consume(name, handle, options, start)
 
     @property
     def consumers(self) -> Consumers:
@@ -498,29 +488,3 @@ class Node:
         if parts is None:
             raise NotRunning("the node is not running; call start() or use it in a with statement")
         return parts
-
-
-def _path(path: File | None) -> str | None:
-    """Return a path as a text. Raises TypeError for what is none."""
-    return None if path is None else os.fspath(path)
-
-
-def _addresses(texts: Sequence[str]) -> tuple[Address, ...]:
-    """Return the addresses in these texts; raises InputError."""
-    if isinstance(texts, str):
-        raise InputError(f"{called('peers')} is a list of addresses, such as [{texts!r}]")
-    return tuple(parse_address(text) for text in texts)
-
-
-def _urls(texts: Sequence[str]) -> tuple[Url, ...]:
-    """Return the URLs in these texts, each once; raises InputError."""
-    if isinstance(texts, str):
-        raise InputError(f"{called('hooks')} is a list of URLs")
-    return tuple(dict.fromkeys(parse_url(text) for text in texts))
-
-
-def _seconds(timeout: float) -> float:
-    """Return a time that a thread can wait for; raises InputError if it is no time."""
-    if not timeout >= 0:
-        raise InputError(f"timeout= is a number of seconds, 0 or more, not {timeout}")
-    return min(timeout, threading.TIMEOUT_MAX)

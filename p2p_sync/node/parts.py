@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..address import Address, reachable
 from ..codes import MAX_NUMBER
@@ -13,17 +13,17 @@ from ..core.core import Core
 from ..core.effects import DAMAGED, STARTED, Note
 from ..disk.log import Log
 from ..disk.store import Store
-from ..errors import StartError
+from ..errors import ConsumerError, StartError
 from ..metrics import Counters
 from ..net.credentials import Credentials
 from ..net.listener import Listener
 from ..results import NodeInfo
 from ..settings import MAX_AHEAD_MS, Settings, called
 from ..version import __version__
-from ..wire.frames import PROTOCOL_VERSION
+from ..wire.frames import PROTOCOL_VERSION, Message
 from .auditor import Auditor
-from .consumers import Consumers
-from .consuming import Consuming
+from .consumers import ConsumerOptions, Consumers
+from .consuming import Calling, Consuming
 from .delivery import Callback, Delivery
 from .hooks import Hook
 from .intake import Intake
@@ -138,6 +138,23 @@ class Parts:
         self.report = Report(
             self.state, self.store, self.counters, self.consumers, about, self.warnings
         )
+
+    def consume(
+        self,
+        name: str,
+        handle: Callable[[Message], object],
+        options: ConsumerOptions,
+        start: str,
+    ) -> Consuming:
+        """Begin to call `handle` with the messages of a consumer; see `Node.consume`."""
+        self.consuming = [each for each in self.consuming if not each.ended]
+        if any(each.name == name for each in self.consuming):
+            raise ConsumerError(f"the consumer {name} has a thread already; stop that one first")
+        self.consumers.create(name, options, start)
+        consuming = Calling(self.consumers, name, handle)
+        self.consuming.append(consuming)
+        consuming.start()
+        return consuming
 
     def stop(self) -> None:
         self.journal.stop()
