@@ -13,15 +13,20 @@ import click
 
 from ..core.verdict import numbered
 from ..errors import InputError
-from ..settings import CLI_ANSWER, CLI_PROBLEMS
+from ..settings import CLI_ANSWER, CLI_PROBLEMS, MAX_KEYS
 from ..wire.export import HIDDEN, Checker, Problem
 from .api import Api, Failure
 from .command import command, node_command
 from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
 from .files import Bulk, batches, mark_of, opened, progress, replaced
 from .logline import printable
-from .options import DIRECTORY, FILE, option
+from .options import DIRECTORY, FILE, number, option
 from .printing import left_out, report, say
+
+_MORE = (
+    f"a node remembers the last {MAX_KEYS:,} lines: if this import is interrupted from here on, "
+    "run it again with the --after that it says, or the first lines are committed twice"
+)
 
 
 @node_command()
@@ -73,14 +78,23 @@ def _copy(api: Api, target: BinaryIO) -> tuple[int, int, int]:
     return count - 1, hidden, damaged
 
 
-@node_command(click.argument("file", type=FILE))
-def import_(api: Api, file: str, as_json: bool) -> None:
+@node_command(
+    click.argument("file", type=FILE),
+    option(
+        "--after",
+        metavar="N",
+        type=number(0, None),
+        default=0,
+        help="Go on after the first N lines, as an import that was interrupted says.",
+    ),
+)
+def import_(api: Api, file: str, after: int, as_json: bool) -> None:
     """Commit each line of FILE as a new message.
 
     FILE is NDJSON: an export, or a JSON text in each line; - is standard input. If it is
     interrupted, run it again: lines whose `id` is already in the log, and the last million that
-    this node has imported within a day, are skipped. Messages keep the time and the node that
-    they had.
+    this node has imported within its --keep-keys (24h), are skipped. Of more lines, go on --after
+    those that are done. Messages keep the time and the node that they had.
     """
     mark = mark_of(file)
     done = {"imported": 0, "skipped": 0}
@@ -89,13 +103,30 @@ def import_(api: Api, file: str, as_json: bool) -> None:
         "; import reads NDJSON: an export, a backup, or lines that are each a JSON text or an "
         f'object {{"data": "text"}}; for lines of plain text use: p2p-sync commit < {name}'
     )
-    with opened(file, expected) as parts, Bulk(api, path, file, expected=expected) as bulk:
-        for before, lines in parts:
-            key = f"{mark}-{before}" if mark else ""
-            answer = bulk.send(range(before + 1, before + len(lines) + 1), lines, key)
-            done["imported"] += answer["count"] - answer["repeated"]
-            done["skipped"] += answer["skipped"] + answer["repeated"]
+    sent = after  # lines that the node has taken
+    try:
+        with opened(file, expected) as parts, Bulk(api, path, file, expected=expected) as bulk:
+            for before, lines in parts:
+                end = before + len(lines)
+                first = max(before, after)  # the first N lines were sent in whole parts
+                if first >= end:
+                    continue
+                if sent <= MAX_KEYS < end:
+                    _warn(_MORE)
+                key = f"{mark}-{first}" if mark else ""
+                answer = bulk.send(range(first + 1, end + 1), lines[first - before :], key)
+                done["imported"] += answer["count"] - answer["repeated"]
+                done["skipped"] += answer["skipped"] + answer["repeated"]
+                sent = end
+    except BaseException:
+        if sent > MAX_KEYS:
+            _warn(f"to go on: p2p-sync import {name} --after {sent}")
+        raise
     report(done, as_json, sys.stdout)
+
+
+def _warn(text: str) -> None:
+    print(f"p2p-sync: {text}", file=sys.stderr, flush=True)
 
 
 @command(click.argument("file", type=FILE))

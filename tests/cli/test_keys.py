@@ -5,11 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from p2p_sync.cli import backups, files
+from p2p_sync.cli.api import Failure
 from tests.harness.api import bulk
 from tests.harness.support import DEADLINE, ROOT, NodeProcess, run_to_end, wait_until
 
@@ -127,3 +132,39 @@ def test_an_import_that_was_interrupted_goes_on_and_shows_time_and_node(tmp_path
         assert first["imported"] == {"time": times[first["data"]], "node": old}
         listed = run_to_end("log", "--json", "-n", "1", "--node", at(other)).stdout
         assert json.loads(listed)["imported"]["node"] == old
+
+
+def test_an_import_of_more_lines_than_a_node_remembers_says_where_to_go_on(
+    node: NodeProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(backups, "MAX_KEYS", 5)
+    monkeypatch.setattr(files, "CLI_CHUNK", 12)  # a few lines at a time
+    file = tmp_path / "lines.ndjson"
+
+    def import_(count: int, after: int = 0, last: str = "") -> tuple[int, str]:
+        # Its size and its time are the same: the node takes it for the same file.
+        text = "".join(f'"{number}"\n' for number in range(count))
+        file.write_text(f"{text}{last or '':13}\n")
+        os.utime(file, (1, 1))
+        assert backups.import_.callback
+        try:
+            backups.import_.callback(
+                node=at(node), token_file=None, file=str(file), after=after, as_json=False
+            )
+        except Failure as error:
+            return error.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    assert import_(2, last="no JSON") == (5, ""), "it may be run again"
+    code, said = import_(10, last="no JSON")
+    first, second = said.splitlines()
+    assert code == 5
+    assert "if this import is interrupted from here on, run it again with the --after" in first
+    going_on = re.fullmatch(rf"p2p-sync: to go on: p2p-sync import {file} --after (\d+)", second)
+    assert going_on and 5 < int(going_on[1]) <= 10
+    assert import_(10, int(going_on[1]), last='"10"') == (0, "")
+    texts = ["0", "1", *(f"{number}" for number in range(11))]
+    assert [each["data"] for each in node.api("messages?order=arrival")["messages"]] == texts
