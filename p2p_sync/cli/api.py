@@ -56,6 +56,13 @@ class Api:
             raise Failure(
                 USAGE, f"--node is the URL of a node's page: http://127.0.0.1:8000, not {node!r}"
             )
+        if parts.username or parts.password or parts.query:
+            raise Failure(
+                USAGE,
+                "--node is the URL of a node's page alone; every user of this machine can read a "
+                "password or a token among the arguments: give the file of the token with "
+                "--token-file",
+            )
         self._url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._opener = build_opener(ProxyHandler({}))

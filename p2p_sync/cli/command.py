@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..errors import InputError, StartError
 from ..web.token import read_token
 from .api import Api, Failure
 from .exits import UNREACHABLE, USAGE
-from .options import FILE, option, seconds, with_variables
+from .options import FILE, option, seconds, variable, with_variables
 
 Function = Callable[..., int | None]
 Parameter = Callable[[Any], Any]
@@ -58,10 +59,11 @@ def node_command(*parameters: Parameter) -> Callable[[Function], click.Command]:
 
     def decorate(function: Function) -> click.Command:
         @functools.wraps(function)
-        def run(node: str, token_file: str | None, **given: Any) -> int | None:
+        def run(node: str | None, token_file: str | None, **given: Any) -> int | None:
             if token_file is not None and not token_file.strip():
                 raise Failure(USAGE, "--token-file is empty; name a file, or leave it out")
             token = read_token(Path(token_file)) if token_file else ""
+            node = _page_here() if node is None else node
             try:
                 return function(Api(node, token), **given)
             except (KeyError, TypeError, AttributeError):
@@ -74,8 +76,8 @@ def node_command(*parameters: Parameter) -> Callable[[Function], click.Command]:
             option(
                 "--node",
                 metavar="URL",
-                default="http://127.0.0.1:8000",
-                help="The node's page.",
+                help="The node's page; without it, http://127.0.0.1 with the port in "
+                "P2P_SYNC_PORT, as for the node, or 8000.",
             ),
             option(
                 "--token-file",
@@ -86,6 +88,17 @@ def node_command(*parameters: Parameter) -> Callable[[Function], click.Command]:
         )(run)
 
     return decorate
+
+
+def _page_here() -> str:
+    """Return the URL of the node that the same environment would run on this machine."""
+    port = os.environ.get(variable("port"), "").strip() or "8000"
+    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
+        raise Failure(
+            USAGE,
+            f"{variable('port')} is a number from 1 to 65534, not {port!r}; or give --node",
+        )
+    return f"http://127.0.0.1:{port}"
 
 
 def seconds_option(name: str, default: float, help: str, most: float | None = None) -> Parameter:

@@ -108,6 +108,19 @@ def _url(text: str) -> str:
     return text
 
 
+def _urls(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    urls = checked(_url)(context, parameter, value)
+    given = any(parse_url(url).authorization for url in urls or ())
+    if given and not variable_of(context, parameter):
+        raise click.BadParameter(
+            "every user of this machine can read the password in it among the arguments of this "
+            f"process; set the variable {parameter.envvar} to the URL instead",
+            context,
+            parameter,
+        )
+    return urls
+
+
 def _size(text: str) -> int:
     units = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
     wanted = "a number of bytes such as 2GiB, 500MiB or 1000000"
@@ -126,7 +139,7 @@ _CALLBACKS: dict[Form, Callback] = {
     "host name": checked(_host_name),
     "duration": checked(_duration),
     "size": checked(_size),
-    "url": checked(_url),
+    "url": _urls,
 }
 
 

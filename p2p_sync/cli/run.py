@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
@@ -21,6 +22,7 @@ from ..address import Address, is_loopback
 from ..errors import InputError, StartError
 from ..node.node import Node
 from ..settings import GC_THRESHOLD, HANG_UP, MAX_DESCRIPTORS, Program
+from ..urls import parse_url
 from ..web.app import create_app
 from ..web.guard import Guard, guarded
 from ..web.plain import begin
@@ -57,6 +59,7 @@ def run_node(context: click.Context, /, port: str | None, **options: Any) -> Non
             "(enableServiceLinks: false turns them off)",
             ", ".join(ignored),
         )
+    _warn_of_hooks(context, options["hooks"])
     _raise_descriptors()
     secret = os.environ.get("P2P_SYNC_SECRET")
     node = Node(program.peer_port or http_port + 1, directory, secret=secret, **options)
@@ -103,6 +106,17 @@ def _log_to(outlet: Outlet, level: str, form: str) -> None:
     logging.captureWarnings(True)
     threading.excepthook = _log_failed_thread
     sys.stderr = QueuedStream(handler)
+
+
+def _warn_of_hooks(context: click.Context, hooks: Sequence[str]) -> None:
+    """Log that others can read what may be secret. A password was refused."""
+    by_argument = name_of(context, "hooks") == "--hook"
+    for url in [url for url in map(parse_url, hooks) if by_argument and url.query]:
+        logger.warning(
+            "every user of this machine can read the query of --hook %s among the arguments of "
+            "this process; if it is secret, set P2P_SYNC_HOOK instead",
+            url,
+        )
 
 
 def _log_failed_thread(failed: threading.ExceptHookArgs) -> None:

@@ -59,6 +59,15 @@ def test_what_is_no_url_is_refused(node: str) -> None:
     assert done.returncode == 2 and "--node" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "node", ["http://u:Pa55word@x:1", "u:Pa55word@x", "http://x:1/?token=Pa55word"]
+)
+def test_a_secret_in_a_url_is_refused_and_not_shown(node: str) -> None:
+    done = run(node, "status")
+    assert done.returncode == 2 and "--token-file" in done.stderr
+    assert "Pa55word" not in done.stderr
+
+
 def test_input_that_is_no_text_is_refused(pair: list[NodeProcess]) -> None:
     assert run(pair[0], "commit", stdin=b"\xff\n").returncode == 2
     assert run(pair[0], "import", "-", stdin=b'"\xff"\n').returncode == 5

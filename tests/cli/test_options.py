@@ -415,6 +415,23 @@ def test_an_empty_variable_of_a_file_is_refused_by_commands(tmp_path: Path, comm
     assert done.returncode == 2 and f"{name} is set but empty" in done.stderr
 
 
+def test_commands_talk_to_the_node_that_the_same_environment_runs(tmp_path: Path) -> None:
+    with NodeProcess("--ephemeral") as node:
+        environment = {"P2P_SYNC_PORT": f"{node.port}"}
+        assert run_to_end("commit", "text", environment=environment).returncode == 0
+        assert node.texts() == ["text"]
+        environment["P2P_SYNC_NODE"] = "http://127.0.0.1:1"
+        assert run_to_end("status", environment=environment).returncode == 3, "it says more"
+    for value in ("x", "0", "70000", "1" * 20):
+        done = run_to_end("status", environment={"P2P_SYNC_PORT": value})
+        wanted = f"P2P_SYNC_PORT is a number from 1 to 65534, not '{value}'; or give --node"
+        assert done.returncode == 2 and wanted in done.stderr
+    done = run_to_end("status", environment={"P2P_SYNC_PORT": ""})
+    assert done.returncode in (0, 3) and "Traceback" not in done.stderr, "as if it was not set"
+    service = {"P2P_SYNC_PORT": "tcp://10.96.0.7:8000"}  # of Kubernetes
+    assert run_to_end("status", environment=service).returncode == done.returncode
+
+
 @pytest.mark.parametrize("arguments", [(), ("run",), ("--ephemeral",)], ids=" ".join)
 def test_the_port_may_come_from_a_variable(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     for value in ("x", "0", "70000"):

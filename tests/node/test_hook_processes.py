@@ -133,6 +133,18 @@ def test_a_wrong_url_is_refused_and_not_shown(url: str, by_variable: bool) -> No
     assert not [word for word in SECRETS if word in done.stderr], done.stderr
 
 
+def test_a_password_among_the_arguments_is_refused_and_a_query_warned_of() -> None:
+    done = run_to_end("8000", "--ephemeral", "--hook", "http://Abigail:Pa55word@127.0.0.1:1/?T0k3n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'--hook': every user of this machine can read the password" in done.stderr
+    assert "P2P_SYNC_HOOK" in done.stderr and done.stderr.count("\n") == 1
+    assert not [word for word in SECRETS if word in done.stderr], done.stderr
+    with NodeProcess("--ephemeral", "--hook", "http://127.0.0.1:1/x?T0k3n") as node:
+        said = "can read the query of --hook http://127.0.0.1:1/x among the arguments"
+        wait_until(lambda: said in node.log())
+        assert "T0k3n" not in node.log()
+
+
 def test_other_wrong_options_say_what_to_do(tmp_path: Path) -> None:
     cases = {
         ("--hook-of", "mine"): "'all', 'own'",
