@@ -6,6 +6,7 @@ import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,7 @@ from tests.harness.support import (
     free_port_pair,
     request,
     run_nodes,
+    wait_until,
 )
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
@@ -136,6 +138,47 @@ def test_the_usual_slip_is_explained_and_mended_by_a_click(open_page: Open) -> N
         wait_text(page, "#add-answer", "this node itself")
 
 
+def choose(page: Any, action: str, peer: str) -> None:
+    """Choose something in the menu of a peer."""
+    page.click(f"[aria-label='Actions: {peer}']")
+    page.click(f"[aria-label='{action}: {peer}']")
+
+
+def test_peers_are_sorted_by_any_column_and_copied(open_page: Open) -> None:
+    names = ["node-10", "node-9", "Alpha"]
+    with ExitStack() as stack:
+        here, *others = (
+            stack.enter_context(NodeProcess("--ephemeral", "--name", name))
+            for name in ["here", *names]
+        )
+        for other in others:
+            here.add(other.address)
+        page = open_page(here, permissions=["clipboard-read", "clipboard-write"])
+        wait_number(page, 3, "#peer-rows .badge[data-state=connected]")
+
+        def column(selector: str) -> list[str]:
+            return list(page.locator(f"#peer-rows {selector}").all_inner_texts())
+
+        page.click("th >> text=Peer")
+        wait_until(lambda: column("b") == ["Alpha", "node-9", "node-10"])
+        page.click("th >> text=Peer")
+        wait_until(lambda: column("b") == ["node-10", "node-9", "Alpha"])
+        assert page.get_attribute("th:first-child", "aria-sort") == "descending"
+        page.click("th >> text=Address")
+        addresses = sorted(other.address.removeprefix("ws://") for other in others)
+        wait_until(lambda: sorted(column(".where")) == addresses)
+        where = others[0].address.removeprefix("ws://")
+        for action, text in (("Copy address", others[0].address), ("Copy id", others[0].id)):
+            page.click(f"[aria-label='Actions: {where}']")
+            page.click(f"[aria-label='{action}: {where}']")
+            until(page, "async (t) => await navigator.clipboard.readText() === t", text)
+            page.keyboard.press("Escape")
+            assert not page.is_visible(f"[aria-label='{action}: {where}']")
+        page.click(f"[aria-label='Actions: {where}']")
+        page.click("h1")
+        wait_number(page, 0, ".menu[open]")
+
+
 def test_a_peer_is_disconnected_retried_and_forgotten_by_its_buttons(open_page: Open) -> None:
     dead = f"127.0.0.1:{free_port_pair()}"
     with run_nodes(2, "--ephemeral") as (one, two):
@@ -143,16 +186,16 @@ def test_a_peer_is_disconnected_retried_and_forgotten_by_its_buttons(open_page: 
         add(page, dead)
         wait_text(page, "#add-answer", "^Not connected.*refused.*keeps trying")
         wait_text(page, "#peer-rows", r"[2-9] attempts")
-        page.click(f"[aria-label='Retry now: {dead}']")
+        choose(page, "Retry now", dead)
         wait_text(page, "#peer-rows", r"\b1 attempt,")  # it counts anew
         wait_text(page, "#add-answer", "^Not connected.*refused.*keeps trying")
-        page.click(f"[aria-label='Forget: {dead}']")
+        choose(page, "Forget", dead)
         wait_text(page, "#add-answer", f"^Forgot {dead}")
         until(page, "() => !document.querySelector('#peer-rows tr')")
         add(page, two.address)
         wait_text(page, "#add-answer", "^Connected")
-        page.click("text=Disconnect")
-        wait_text(page, "#add-answer", "^Disconnected")
+        choose(page, "Disconnect and forget", two.address.removeprefix("ws://"))
+        wait_text(page, "#add-answer", "^Disconnected from .* and forgot its address")
         wait_text(page, "#events", "disconnected")
 
 
@@ -298,7 +341,11 @@ def test_nodes_have_names_and_the_id_comes_on_hover(open_page: Open) -> None:
         verdict(page, "in_sync")
         rows = "[...document.querySelectorAll('#peer-rows tr')]"
         shown = f"{rows}.map((row) => row.querySelector('b').textContent).sort().join()"
-        until(page, f"(t) => {shown} === t", ",".join(sorted(names[1:])))
+        pairs = zip(names[1:], others, strict=True)
+        labels = [f"{name} ({other.id[:8]})" for name, other in pairs]
+        until(page, f"(t) => {shown} === t", ",".join(sorted(labels)))
+        titles = f"{rows}.map((row) => row.querySelector('b').title).sort().join()"
+        until(page, f"(t) => {titles} === t", ",".join(sorted(other.id for other in others)))
         for name, other in zip(names[1:], others, strict=True):
             whose = f"document.querySelector(`#messages code[title^='origin {other.id}-']`)"
             until(page, f"(t) => {whose}?.textContent === t", f"{name} ({other.id[:8]})")

@@ -10,7 +10,7 @@ export function startJoin() {
 }
 
 // Copy a text, and say so on the button.
-async function copy(button, text) {
+export async function copy(button, text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch { // a page over plain HTTP may do it only in the old way
@@ -20,8 +20,9 @@ async function copy(button, text) {
     document.execCommand("copy");
     area.remove();
   }
+  button.dataset.was ??= button.textContent;
   setText(button, "Copied");
-  setTimeout(() => setText(button, "Copy"), 1500);
+  setTimeout(() => setText(button, button.dataset.was), 1500);
 }
 
 export function placeJoin(peers) {

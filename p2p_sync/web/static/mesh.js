@@ -7,9 +7,9 @@ import { $, arrange, delay, host, plural, set, setText, svg } from "./dom.js";
 import { isPlain, nameOf as labelOf, short } from "./names.js";
 import { isBehind } from "./verdict.js";
 
-const RINGS = [[124, 16, 168], [190, 32, 222], [256, 64, 282]].map(([radius, places, view]) => ({ radius, places, view }));
+const RINGS = [[112, 16, 150], [190, 32, 222], [256, 64, 282]].map(([radius, places, view]) => ({ radius, places, view }));
 const MOST = 100;
-const NAMED = 10; // up to so many peers have their names beside them
+const NAMED = 16; // up to so many peers have their names beside them
 
 const taken = RINGS.map(() => new Map()); // ring -> place -> name
 const places = new Map(); // a peer's key or id -> its place
@@ -27,7 +27,9 @@ export function showMesh(peers, self) {
   for (const peer of [...shown].sort((a, b) => hash(nameOf(a)) - hash(nameOf(b)))) at.set(placeOf(peer), peer);
   const rings = Math.max(0, ...[...at.keys()].map((spot) => spot.ring));
   const { view } = RINGS[rings];
-  set(picture, "viewBox", `${-view} ${-view} ${2 * view} ${2 * view}`);
+  const longest = Math.max(0, ...[...at.values()].map((peer) => shortName(peer, areAlike(shown)).length));
+  const half = rings || !longest ? view : 140 + 6.2 * longest; // of its width: the names are beside the first ring
+  set(picture, "viewBox", `${-half} ${-view} ${2 * half} ${2 * view}`);
   for (const [spot, parts] of drawn) {
     if (at.has(spot)) continue;
     parts.link.remove();
@@ -52,7 +54,7 @@ export function showMesh(peers, self) {
 const nameOf = (peer) => peer.id ?? peer.key;
 const trouble = (peer) => peer.state === "refused" || (peer.state === "waiting" && peer.attempts > 0);
 export const stateOf = (peer) => (trouble(peer) ? "failed" : peer.state);
-const rank = (peer) => ["connected", "dialling", "failed", "waiting"].indexOf(stateOf(peer));
+export const rank = (peer) => ["connected", "dialling", "failed", "waiting"].indexOf(stateOf(peer));
 // Of several peers on one host, show the ports only.
 const areAlike = (peers) => peers.length > 3 && new Set(peers.map((p) => host(p.address ?? "").replace(/:\d+$/, ""))).size === 1;
 
@@ -140,17 +142,20 @@ function showPeer(parts, spot, peer, named, rings, alike) {
   set(parts.disc, "r", [13, 11, 10][rings]);
   // The arrow points from the node that opened the connection.
   const turn = (Math.atan2(spot.y, spot.x) * 180) / Math.PI + (peer.direction === "in" ? 180 : 0);
-  set(parts.arrow, "transform", `translate(${spot.x * 0.72} ${spot.y * 0.72}) rotate(${turn})`);
-  const [x, y] = [spot.x * 0.46, spot.y * 0.46];
+  set(parts.arrow, "transform", `translate(${spot.x * 0.8} ${spot.y * 0.8}) rotate(${turn})`);
+  const [x, y] = [spot.x, spot.y].map((at) => at * (spot.place % 2 ? 0.63 : 0.42)); // so that neighbours do not overlap
   set(parts.rtt, "transform", `translate(${x} ${y + 3.5})`);
   setText(parts.rtt, named && peer.rtt_ms !== null ? delay(peer.rtt_ms) : "");
   setText(parts.label, named ? shortName(peer, alike) : "");
-  set(parts.label, "y", spot.y < -5 ? -20 : 29);
+  const side = Math.abs(spot.x) < 20 ? 0 : Math.sign(spot.x);
+  set(parts.label, "x", 19 * side);
+  set(parts.label, "y", side ? 4 : spot.y < 0 ? -19 : 27);
+  set(parts.label, "text-anchor", ["end", "middle", "start"][side + 1]);
 }
 
 // Of nodes with one name on one host, show the ports.
 function shortName(peer, alike) {
-  if (peer.name && peer.id && (isPlain(peer.id) || !alike)) return labelOf(peer.id, 16);
+  if (peer.name && peer.id && (isPlain(peer.id) || !alike)) return labelOf(peer.id, 12);
   const name = peer.address ? host(peer.address) : short(peer.id);
   const port = /:\d+$/.exec(name);
   const text = alike && port ? port[0] : name;

@@ -27,7 +27,8 @@ let older = ""; // where to read on
 let last = readLast();
 let latest = { count: 0, seen: 0, conflicts: 0, peers: 0, behind: 0 }; // as the node has told
 let late = new Set(); // the ids of connected peers that are behind
-let gone = []; // peers that are unreachable: {id, since}
+let unreachable = [];
+let gone = []; // those of them that do not answer: {id, since}
 let loaded = false; // there were messages, or none
 let missing = false; // newer messages than those in the window were left out of it
 let recent = []; // the last messages that the node has sent
@@ -57,7 +58,7 @@ export function startMessages() {
 
 // The node has told its state.
 export function noteState({ messages, conflicts, verdict }, restarted) {
-  gone = verdict.unreachable.filter((peer) => peer.id);
+  unreachable = verdict.unreachable;
   const { count: total } = messages;
   if (!loaded) want("load");
   else if (restarted || conflicts !== latest.conflicts) want("all");
@@ -74,6 +75,8 @@ export function notePeers(peers) {
   if (ours.length !== latest.peers) want("sight");
   else if (behind !== latest.behind) want("copies");
   latest = { ...latest, peers: ours.length, behind };
+  const failing = new Set(peers.filter((peer) => peer.id && peer.attempts > 0).map((peer) => peer.key));
+  gone = unreachable.filter((peer) => failing.has(peer.key));
   late = new Set(ours.filter(isBehind).map((peer) => peer.id));
   tickMessages();
   showNames();
@@ -410,7 +413,7 @@ function showCopies({ copies } = {}, item) {
   const names = [...new Set(lacking)].map((id) => nameOf(id));
   const few = names.length > 2 ? [names[0], `${names.length - 1} others`] : names;
   setText(copies, names.length ? `not on ${few.join(" and ")} yet` : "");
-  set(copies, "title", names.join(", "));
+  set(copies, "title", names.length ? `not confirmed by ${names.join(", ")}` : "");
 }
 
 // Show how many messages are new, without moving what the user is reading. Nobody counts those of a

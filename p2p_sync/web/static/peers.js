@@ -1,9 +1,10 @@
-// The table of peers with a few buttons for each, and the form that adds one.
+// The table of peers with a menu for each, and the form that adds one.
 
 import { Problem, call } from "./api.js";
 import { $, arrange, bytes, count, delay, duration, el, host, moment, plural, set, setText } from "./dom.js";
-import { stateOf } from "./mesh.js";
-import { short } from "./names.js";
+import { copy } from "./join.js";
+import { rank, stateOf } from "./mesh.js";
+import { nameOf } from "./names.js";
 import { isBehind } from "./verdict.js";
 
 const MOST = 100; // rows in the page
@@ -13,8 +14,29 @@ const rows = new Map(); // key -> row
 const order = []; // keys in the order they were first seen, so that rows do not jump about
 let all = false; // show unused addresses, too
 let latest = [];
+let sorting = { by: "", down: false }; // "": in the order they were first seen
+
+const SORTS = {
+  Peer: (peer) => (peer.id ? nameOf(peer.id) : "~"), Address: (peer) => where(peer), State: rank, "Round trip": (peer) => peer.rtt_ms ?? 1e9,
+  Sent: (peer) => peer.sent.messages, Received: (peer) => peer.received.messages,
+  Behind: (peer) => (peer.state === "connected" ? peer.behind ?? 0 : 1e12), Version: (peer) => peer.version ?? "~",
+};
+const collator = new Intl.Collator("en", { numeric: true });
 
 export function startPeers() {
+  for (const head of document.querySelectorAll("[data-sort]")) {
+    head.replaceChildren(el("button", { type: "button", text: head.textContent, onclick: () => sortBy(head.dataset.sort) }));
+  }
+  // A click elsewhere, or Escape, closes a menu.
+  for (const kind of ["click", "keydown"]) {
+    document.addEventListener(kind, (event) => {
+      for (const menu of document.querySelectorAll(".menu[open]")) {
+        if (kind === "click" ? menu.contains(event.target) : event.key !== "Escape") continue;
+        menu.open = false;
+        if (kind === "keydown") menu.firstChild.focus();
+      }
+    });
+  }
   $("all-peers").addEventListener("click", () => {
     all = !all;
     showPeers(latest);
@@ -25,13 +47,28 @@ export function startPeers() {
   });
 }
 
+function sortBy(by) {
+  sorting = { by, down: sorting.by === by && !sorting.down };
+  for (const head of document.querySelectorAll("[data-sort]")) {
+    if (head.dataset.sort === by) set(head, "aria-sort", sorting.down ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  }
+  showPeers(latest);
+}
+
+function compare(a, b) {
+  const [one, other] = [a, b].map(SORTS[sorting.by]);
+  return (sorting.down ? -1 : 1) * (typeof one === "number" ? one - other : collator.compare(one, other));
+}
+
 export function showPeers(peers) {
   latest = peers;
   const needed = (peer) => peer.state !== "waiting" || peer.by_hand || peer.attempts > 0;
   const known = new Map(peers.map((peer) => [peer.key, peer]));
   for (const peer of peers) if (!order.includes(peer.key)) order.push(peer.key);
   for (let i = order.length - 1; i >= 0; i--) if (!known.has(order[i])) order.splice(i, 1);
-  const list = order.map((key) => known.get(key)).filter((peer) => all || needed(peer)).slice(0, MOST);
+  const found = order.map((key) => known.get(key)).filter((peer) => all || needed(peer));
+  const list = (sorting.by ? found.sort(compare) : found).slice(0, MOST);
   for (const key of rows.keys()) if (!known.has(key)) rows.delete(key);
   for (const peer of list) {
     if (!rows.has(peer.key)) rows.set(peer.key, build(peer.key));
@@ -49,75 +86,75 @@ export function showPeers(peers) {
 
 function build(key) {
   const cell = (label) => el("td", { "data-label": label });
-  const name = el("b");
-  const id = el("code");
-  const detail = el("small");
-  const next = el("span", { class: "next" });
+  const [name, detail, next, badge] = [el("b"), el("span"), el("span"), el("span", { class: "badge" })];
   const why = el("small", { class: "why" }, detail, next);
-  const peer = el("td", { class: "peer" }, el("span", { class: "who" }, name, " ", id), why);
-  const badge = el("span", { class: "badge" });
+  const [address, state] = [el("td", { class: "where" }), el("td", { class: "state" }, badge)];
   const cells = ["Round trip", "Sent", "Received", "Behind", "Version"].map(cell);
-  const actions = el("td", { class: "actions" });
-  const state = el("td", { "data-label": "State" }, badge);
-  const element = el("tr", {}, peer, state, ...cells, actions);
-  return { key, element, name, id, detail, next, badge, cells, actions, nextAt: 0, buttons: "" };
+  const handle = el("summary", { class: "quiet", title: "Actions", text: "\u22ef" });
+  const buttons = el("div");
+  const menu = el("details", { class: "menu" }, handle, buttons);
+  const element = el("tr", {}, el("td", { class: "peer" }, name, why), address, state, ...cells, el("td", { class: "actions" }, menu));
+  return { key, element, name, why, detail, next, badge, address, cells, menu, handle, buttons, nextAt: 0, offered: "" };
 }
 
 function show(row, peer) {
   const state = stateOf(peer);
-  setText(row.name, peer.name ?? where(peer));
-  setText(row.id, peer.id ? short(peer.id) : "");
-  set(row.id, "title", peer.id ?? "");
+  setText(row.name, peer.id ? nameOf(peer.id) : "unknown");
+  set(row.name, "title", peer.id ?? "");
+  setText(row.address, where(peer));
+  set(row.address, "title", peer.by_hand ? "added by hand" : "");
   set(row.badge, "data-state", state);
   const arrow = peer.direction ? { in: "\u2190 ", out: "\u2192 " }[peer.direction] : "";
-  setText(row.badge, arrow + (peer.state === "waiting" ? state : peer.state));
-  set(row.badge, "title", peer.direction ? { in: "incoming", out: "outgoing" }[peer.direction] : "");
+  setText(row.badge, arrow + (state === "failed" && peer.state === "waiting" ? "unreachable" : peer.state));
+  const direction = { in: "incoming, ", out: "outgoing, " }[peer.direction] ?? "";
+  set(row.badge, "title", `${direction}since ${moment(peer.since).text}`);
   const carried = (what) => (peer.state === "connected" ? `${count(peer[what].messages)} \u00b7 ${bytes(peer[what].bytes)}` : "");
   const late = isBehind(peer);
-  const most = peer.behind === null ? "not confirmed yet" : peer.behind ? `up to ${count(peer.behind)}, not confirmed` : "0";
+  const most = peer.behind === null ? "not confirmed yet" : peer.behind ? `up to ${count(peer.behind)}` : "0";
   const behind = peer.state !== "connected" ? "" : late ? plural(peer.behind, "message") : most;
   const texts = [delay(peer.rtt_ms), carried("sent"), carried("received"), behind, peer.version ?? ""];
   texts.forEach((text, index) => setText(row.cells[index], text || "\u2013"));
   set(row.cells[3], "data-behind", late);
-  setText(row.detail, detail(peer));
-  set(row.detail.parentNode, "data-state", state);
+  set(row.cells[3], "title", peer.behind && !late ? "not confirmed yet" : "");
+  setText(row.detail, condition(peer));
+  row.why.hidden = !condition(peer);
+  set(row.why, "data-state", state);
   row.nextAt = peer.next_try_s === null ? 0 : Date.now() + 1000 * peer.next_try_s;
-  const names = peer.state === "connected" ? ["Disconnect"] : peer.address ? ["Retry now", "Forget"] : ["Forget"];
-  if (row.buttons !== names.join()) {
-    row.buttons = names.join();
-    const had = row.actions.contains(document.activeElement);
-    row.actions.replaceChildren(...names.map((name) => button(name, row, peer)));
-    if (had) row.actions.firstChild?.focus();
-  }
+  set(row.handle, "aria-label", `Actions: ${where(peer)}`);
+  const offered = [peer.state !== "connected" && peer.address && "Retry now", peer.address && "Copy address", peer.id && "Copy id",
+    peer.state === "connected" ? "Disconnect and forget" : "Forget"].filter(Boolean);
+  if (row.offered === offered.join()) return;
+  row.offered = offered.join();
+  row.buttons.replaceChildren(...offered.map((name) => button(name, row, peer)));
 }
 
 const where = (peer) => (peer.address ? host(peer.address) : "unknown address");
 
-const detail = (peer) => (peer.name ? `${where(peer)}, ` : "") + condition(peer);
-
+// What is wrong with a peer; "" if it is connected and all is well.
 function condition(peer) {
-  const { text } = moment(peer.since);
-  if (peer.state === "connected" && peer.notice) return peer.notice;
-  if (peer.state === "connected") return `since ${text}${peer.by_hand ? ", added by hand" : ""}`;
-  if (peer.state === "dialling") return `since ${text}`;
+  if (peer.state === "connected") return peer.notice;
+  if (peer.state === "dialling") return "";
   const tries = peer.attempts ? `, ${plural(peer.attempts, "attempt")}` : "";
-  return `${peer.last_error || "not used so far"}${tries}`;
+  return `${peer.last_error.replace("no connection: ", "") || "not used so far"}${tries}`;
 }
 
 // The result of a button shows where the result of adding an address does.
 function button(name, row, peer) {
-  const what = peer.address ? host(peer.address) : "this peer";
-  const press = async () => {
+  const what = where(peer);
+  const press = async (event) => {
+    if (name.startsWith("Copy")) return copy(event.target, name === "Copy id" ? peer.id : peer.address);
+    row.menu.open = false;
+    row.handle.focus();
     try {
       if (name === "Retry now") return await add(peer.address);
       await call(path(row.key), { method: "DELETE" });
-      say(name === "Forget" ? `Forgot ${what}.` : `Disconnected from ${what}. It may connect again.`);
+      say(name === "Forget" ? `Forgot ${what}.` : `Disconnected from ${what} and forgot its address. It may connect again.`);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       say(`${name} failed: ${error.message}`, "bad");
     }
   };
-  return el("button", { type: "button", class: "quiet", text: name, "aria-label": `${name}: ${what}`, onclick: press });
+  return el("button", { type: "button", text: name, "aria-label": `${name}: ${what}`, onclick: press });
 }
 
 // Called every second.
@@ -134,7 +171,7 @@ function countDown() {
 }
 
 // -- adding -------------------------------------------------------------------------------------
-let added = null; // the address that was added last, until its result is known
+let added = null; // the address that was added last, until it is connected
 
 function say(text, kind = "", suggestion = "") {
   const answer = $("add-answer");
@@ -161,7 +198,7 @@ async function add(text) {
 // Show the result of adding an address.
 function follow(peers) {
   if (!added || Date.now() - added.at < STALE) return;
-  const { key, address, at } = added;
+  const { key, address, at, told } = added;
   const peer = peers.find((entry) => entry.key === key) ?? peers.find((entry) => entry.addresses.includes(address));
   if (peer?.state === "connected") {
     added = null;
@@ -169,8 +206,10 @@ function follow(peers) {
   } else if (peer?.state === "self") {
     added = null;
     say(`${address} is this node itself. If the name resolves to other nodes later, this node connects to them.`);
+  } else if (told && peer) {
+    return; // the reason is shown until it is connected
   } else if (peer && peer.state !== "dialling" && peer.last_error && peer.attempts) {
-    added = null;
+    added.told = true;
     const [suggestion] = peer.last_error.match(/\bwss?:\/\/\S+:\d+/) ?? [];
     const advice = suggestion ? "" : " Is the node running, is that its peer port, and is no firewall in the way? This node keeps trying.";
     say(`Not connected to ${address}: ${peer.last_error}.${advice}`, "bad", suggestion);
