@@ -92,6 +92,22 @@ def unpark_behind(database: Database, last: int) -> None:
     database.execute("DELETE FROM parked WHERE arrival > ?", (last,))
 
 
+def rename_parked(database: Database, source: str, after: int, to: str) -> None:
+    """The messages behind number `after` of origin `source` have moved to origin `to`, so those
+    that were put aside have other ids."""
+    rows = database.execute(
+        "SELECT consumer, arrival, id FROM parked WHERE id BETWEEN ? AND ?",
+        (f"{source}:", f"{source}:~"),
+    ).fetchall()
+    for consumer, arrival, id in rows:
+        number = int(id.rpartition(b":")[2])
+        if number > after:
+            database.execute(
+                "UPDATE parked SET id = ? WHERE consumer = ? AND arrival = ?",
+                (f"{to}:{number - after}", consumer.decode(), arrival),
+            )
+
+
 def lag(database: Database, consumer: Consumer, last: int, node: str) -> int:
     """Return how many messages up to arrival `last` a consumer has not acknowledged. Where that is
     very many, messages that are not for it count, too. `node` is this node's id."""

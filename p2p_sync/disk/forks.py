@@ -10,7 +10,7 @@ from ..errors import LogError
 from ..settings import MOVED_ROWS
 from ..wire.entries import HEARD
 from ..wire.logframes import Head, Mark
-from . import damage, origins
+from . import consumers, damage, origins
 from .damage import Found
 from .origins import NO_FLOOR, Floor
 from .rows import COLUMNS, entry_of, head_of, is_whole, renamed
@@ -135,6 +135,7 @@ def carry_out(database: Database, moving: Moving) -> None:
         news = [renamed(row, to, row[1] - after, entry_of(row).shifted(after)) for row in rows]
         changes = [(new[0], new[1], new[7], *new[-2:]) for new in news]
         database.executemany(update, changes)
+    consumers.rename_parked(database, source, after, to)
 
 
 def _text(value: Any) -> str:

@@ -184,9 +184,10 @@ class Consumers:
     def take(
         self, name: str, limit: int, wait: float = 0.0, has_gone: Callable[[], bool] = bool
     ) -> list[Given]:
-        """Lend the next messages, up to `limit`, and return them. With none, wait up to `wait`
-        seconds for some; return [] after that, or if the node stops. `has_gone` says whether the
-        reader does not wait any more; then nothing is lent. Raises ConsumerError."""
+        """Lend the next messages, up to `limit`, and return them. While a reader has something,
+        there are none, unless the consumer is `shared`. With none, wait up to `wait` seconds for
+        some; return [] after that, or if the node stops. `has_gone` says whether the reader does
+        not wait any more; then nothing is lent. Raises ConsumerError."""
         if limit < 1 or not wait >= 0:
             raise ConsumerError("take() needs a limit of 1 or more, and a wait of 0 s or more")
         end = time.monotonic() + wait

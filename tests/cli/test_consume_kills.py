@@ -72,8 +72,6 @@ def test_each_message_is_handled_and_twice_only_if_its_command_was_killed(tmp_pa
             command.kill()
             command.wait(DEADLINE)
     handled = file.read_text().split()
-    places = [held.index(text) for text in handled]
-    late = sum(place < max(places[:number], default=0) for number, place in enumerate(places))
-    assert {*handled} == {*held}, f"none is skipped (seed {seed})"
+    # What a killed command has started may write on, and so once more, but not for the first time.
+    assert [*dict.fromkeys(handled)] == held, f"in order, none is skipped (seed {seed})"
     assert len(handled) - len(held) <= killed, f"twice only what a killed one had (seed {seed})"
-    assert late == 0, f"what was under way comes before all others (seed {seed})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from p2p_sync import ConsumerError, ConsumerOptions, CursorGone, Node, NotLent, UnknownConsumer
 from p2p_sync.node import consumers as node_consumers
+from tests.disk.test_witness import set_back
 from tests.harness.consumers import described, take
 from tests.harness.support import wait_until
 
@@ -324,6 +326,35 @@ def test_numbers_that_are_used_again_after_damage_are_not_skipped(tmp_path: Path
         assert node.consumers.parked("parked") == [], "4 is the number of another message now"
         assert node.consumers.retry("parked") == 0
         assert take(node, "parked") == ["e"]
+
+
+def test_what_is_parked_stays_the_same_message_when_its_origin_is_found_to_fork(
+    tmp_path: Path,
+) -> None:
+    data, older = tmp_path / "data", tmp_path / "older"
+    with Node(0) as peer:
+        with Node(0, data) as node:
+            node.commit("kept")
+        shutil.copytree(data, older)
+        with Node(0, data) as node:
+            node.connect(peer.address)
+            lost = [node.commit(text) for text in ("then one", "then two")]
+            wait_until(lambda: len(peer.messages()) == 3)
+        set_back(data, older)
+        with Node(0, data) as node:
+            node.consumers.create("c", ConsumerOptions(max_attempts=1), "new")
+            apart = [node.commit(text) for text in ("now one", "now two")]
+            assert apart[0].id == lost[0].id, "used twice"
+            while given := node.consumers.take("c", 1):
+                node.consumers.fail("c", given[0].position, "no")
+            assert described(node).parked == 2
+            node.connect(peer.address)
+            wait_until(lambda: len(node.messages()) == 5)
+            parked = node.consumers.parked("c")
+            assert [message and message.data for _, message in parked] == ["now one", "now two"]
+            assert node.consumers.retry("c", [parked[0][0].id]) == 1
+            assert take(node, limit=1) == ["now one"]
+            assert node.consumers.drop("c") == 1
 
 
 WRONG: list[Callable[[Node], object]] = [
