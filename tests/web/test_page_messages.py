@@ -66,11 +66,14 @@ def test_hostile_messages_are_shown_as_text(open_page: Open) -> None:
         assert len(texts) == len(HOSTILE)
         for text, hostile in zip(texts[::-1], HOSTILE, strict=True):
             wanted = hostile or "(empty)"
+            wanted = wanted if wanted.strip() else "(blank)"
             short = len(wanted) < 1000 and wanted.count("\n") < 10
             assert text == wanted if short else wanted.startswith(text.rstrip("\u2026\n"))
         page.click("text=show all 5,000 characters")
         wait_shown(page, "W" * 5000)
-        strange = "#messages :is(img, svg, script, a:not(.erase, .topic), h1)"
+        page.click("text=show less")
+        until(page, "() => document.getElementById('messages').innerText.length < 4000")
+        strange = "#messages :is(img, svg, script, a:not(.erase, .topic), h1, mark)"
         assert page.locator(strange).count() == 0
         wide = "() => document.documentElement.scrollWidth <= innerWidth"
         assert page.evaluate(wide)
@@ -82,6 +85,93 @@ def test_hostile_messages_are_shown_as_text(open_page: Open) -> None:
         assert page.is_visible("[role=alert]") and page.locator("main img").count() == 0
         page.click("text=Back to the page")
         page.locator("#verdict").wait_for()
+
+
+def test_addresses_of_pages_are_links_and_nothing_else_is(open_page: Open) -> None:
+    texts = {
+        "see https://a.example/b?c=d&e=%22f#g, or not": ["https://a.example/b?c=d&e=%22f#g"],
+        "(http://a.example/x_(y)) http://b.example.": [
+            "http://a.example/x_(y)",
+            "http://b.example",
+        ],
+        "javascript:alert(1) ftp://a.example www.a.example xhttps://a.example https://": [],
+        "https://a.example/<img src=x onerror=alert(1)>": ["https://a.example/"],
+        "https://user@a.example:99/": ["https://user@a.example:99/"],
+    }
+    with NodeProcess("--ephemeral") as node:
+        import_texts(node, texts)
+        page = open_page(node)
+        wait_list(page, *[*texts][::-1])
+        rows = page.locator("#messages li > p")
+        for number, links in enumerate([*texts.values()][::-1]):
+            found = rows.nth(number).locator("a")
+            assert found.all_inner_texts() == links
+            for link in found.all():
+                assert "noreferrer" in link.get_attribute("rel").split()
+                assert link.get_attribute("href") == link.inner_text()
+
+
+def test_what_is_found_is_marked_also_far_down_in_a_long_text(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        import_texts(node, ["x" * 5000 + " Needle (1) " + "y" * 5000, "a https://n.example/needle"])
+        page = open_page(node)
+        page.fill("#search", "NEEDLE")
+        wait_text(page, "#messages-note", "^2 found")
+        assert page.locator("mark").all_inner_texts() == ["needle", "Needle"]
+        assert page.locator("a mark").count() == 1
+        page.fill("#search", "needle (1)")
+        wait_text(page, "#messages-note", "^1 found")
+        assert page.locator("mark").all_inner_texts() == ["Needle (1)"]
+        page.fill("#search", "")
+        wait_number(page, 0, "mark")
+
+
+def test_a_search_has_filters(open_page: Open) -> None:
+    with ExitStack() as stack:
+        one = stack.enter_context(NodeProcess("--ephemeral", "--name=web-1"))
+        two = stack.enter_context(NodeProcess("--ephemeral", "--name=Web 2"))
+        one.add(two.address)
+        wait_sockets(1, one, two)
+        post(one, "apple", "fruit")
+        post(two, "apple pie", "cake")
+        post(two, "pear", "fruit")
+        page = open_page(one)
+        wait_number(page, 3, "#messages li")
+        for text, found in {
+            "topic:fruit": ["pear", "apple"],
+            "topic:fruit app": ["apple"],
+            'from:"web 2" since:1h': ["pear", "apple pie"],
+            f"from:{one.id[:8]}": ["apple"],
+            "since:1h topic:cake from:web-1": [],
+            "since:2020-01-02 pie": ["apple pie"],
+            "notopic:fruit": [],
+        }.items():
+            page.fill("#search", text)
+            wait_list(page, *found)
+            pattern = f"^{len(found)} found" if found else "^No messages match"
+            wait_text(page, "#messages-note", pattern)
+        for text, problem in {
+            "since:soon": "^since: takes 10m",
+            "from:nobody": "^No node is called .nobody. here",
+        }.items():
+            page.fill("#search", text)
+            wait_text(page, "#messages-note", problem)
+
+
+def test_a_message_may_have_lines(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        page = open_page(node)
+        page.fill("#msg", "one")
+        height = page.locator("#msg").bounding_box()["height"]
+        page.press("#msg", "Shift+Enter")
+        page.keyboard.type("two")
+        assert page.locator("#msg").bounding_box()["height"] > height
+        page.press("#msg", "Enter")
+        wait_list(page, "one\ntwo")
+        assert node.texts() == ["one\ntwo"]
+        assert page.locator("#msg").bounding_box()["height"] == height
+        post(node, " \n\u200b")
+        wait_list(page, "(blank)", "one\ntwo")
 
 
 def test_any_length_of_log_is_paged_through_in_both_orders(open_page: Open) -> None:

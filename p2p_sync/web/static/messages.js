@@ -7,13 +7,13 @@
 import { Pause, Problem, call } from "./api.js";
 import { $, arrange, count, el, moment, plural, set, setText } from "./dom.js";
 import { nameOf } from "./names.js";
+import { HINT, parseSearch } from "./search.js";
+import { fillText } from "./texts.js";
 import { isBehind } from "./verdict.js";
 
 const PAGE = 50;
 const MOST = 300; // rows in the page
 const MOST_COUNTED = 200; // messages in one answer
-const LONG = 1200; // characters and lines of a text that are shown at first
-const LINES = 12;
 const READ_PAUSE = 1000; // from one answer that is not asked for by the user to the next, milliseconds
 const RETRY_PAUSE = 5000; // the same where there was none
 const UNCONFIRMED = 40000; // a peer confirms what it has within half a minute; milliseconds
@@ -22,7 +22,8 @@ const NEAR = 300; // pixels from the end of the list at which more is fetched
 let items = [];
 let atNewest = true; // the window reaches the newest message
 let complete = false; // and the oldest
-let query = "";
+let query = ""; // what was typed into the search
+let search = parseSearch("");
 let older = ""; // where to read on
 let last = readLast();
 let latest = { count: 0, seen: 0, conflicts: 0, peers: 0, behind: 0 }; // as the node has told
@@ -51,6 +52,8 @@ export function startMessages() {
   $("fresh").addEventListener("click", () => toNewest());
   $("order").addEventListener("click", turn);
   $("search").addEventListener("input", typed);
+  $("search").addEventListener("focus", () => query || setText($("messages-note"), HINT));
+  $("search").addEventListener("blur", note);
   $("filter").addEventListener("click", (event) => choose(event, ""));
   addEventListener("popstate", showTopic);
   showOrder();
@@ -162,8 +165,8 @@ const isPartial = () => inSight().some((item) => (item.copies ?? 0) < latest.pee
 
 async function fetchBack(after, limit) {
   const mine = edits;
-  const search = query ? `&q=${encodeURIComponent(query)}` : "";
-  const target = `/api/v1/messages?order=newest&copies=1&limit=${limit}&after=${after}${search}${ofTopic()}`;
+  const filters = query ? `&${search.parameters}${search.topic ? "" : ofTopic()}` : ofTopic();
+  const target = `/api/v1/messages?order=newest&copies=1&limit=${limit}&after=${after}${filters}`;
   const answer = await call(target, { timeout: 20000 });
   return mine === edits ? answer : null;
 }
@@ -317,7 +320,8 @@ function render(jump = false) {
   const alive = new Set(items.map((item) => item.id));
   for (const id of rows.keys()) if (!alive.has(id)) rows.delete(id);
   for (const item of items) {
-    if (rows.get(item.id)?.erased !== !!item.erased) rows.set(item.id, build(item));
+    const row = rows.get(item.id);
+    if (row?.erased !== !!item.erased || row.found !== search.found) rows.set(item.id, build(item));
     showCopies(rows.get(item.id), item);
   }
   const elements = items.map((item) => rows.get(item.id).element);
@@ -331,7 +335,7 @@ function render(jump = false) {
 }
 
 function build(item) {
-  const text = el("p", item.data ? { dir: "auto" } : { class: "empty" });
+  const text = el("p", item.erased ? { class: "empty" } : { dir: "auto" });
   const erase = item.erased ? [] : [eraser(item)];
   const { text: when, title } = moment(item.imported?.time ?? item.time);
   const copies = el("span", { class: "copies" });
@@ -344,14 +348,9 @@ function build(item) {
   }
   const small = el("small", {}, el("time", { text: when, title }), " from ", from, ...about, ...erase, copies);
   const element = el("li", {}, text, small);
-  const short = shorten(item.data ?? "");
-  text.textContent = item.erased ? erasedBy(item) : short || "(empty)";
-  if (!item.erased && short !== item.data) {
-    const label = `show all ${count(item.data.length)} characters`;
-    const all = el("button", { type: "button", class: "link", text: label, onclick: () => { text.textContent = item.data; all.remove(); } });
-    small.append(all);
-  }
-  return { element, copies, from, node: nodeOf(item), erased: !!item.erased, name: () => item.erased && setText(text, erasedBy(item)) };
+  if (item.erased) text.textContent = erasedBy(item);
+  else small.append(...fillText(text, item.data, search.found));
+  return { element, copies, from, node: nodeOf(item), erased: !!item.erased, found: search.found, name: () => item.erased && setText(text, erasedBy(item)) };
 }
 
 const nodeOf = (item) => item.origin.slice(0, 32);
@@ -395,12 +394,6 @@ function eraser(item) {
 function show(message) {
   items = items.map((item) => (item.id === message.id ? { ...message, copies: item.copies } : item));
   render();
-}
-
-function shorten(text) {
-  const lines = text.split("\n", LINES + 1);
-  const short = lines.length > LINES ? `${lines.slice(0, LINES).join("\n")}\n\u2026` : text;
-  return short.length > LONG ? `${[...short.slice(0, LONG)].slice(0, -1).join("")}\u2026` : short;
 }
 
 // Name the peers that lack a message. Those that are connected have a while to confirm it, unless they are behind; one
@@ -465,10 +458,15 @@ async function typed() {
   quiet.wake();
   await quiet.wait(250);
   if (mine !== typings) return;
-  query = $("search").value.trim();
+  const value = $("search").value.trim();
+  const wanted = parseSearch(value);
+  if (wanted.problem) return setText($("messages-note"), wanted.problem);
+  query = wanted.parameters && value;
+  search = wanted;
   atNewest = true;
   setText($("messages-note"), query ? "Searching\u2026" : "");
-  await load("").catch(() => setText($("messages-note"), "Search failed. Type again to retry."));
+  const failed = (error) => (error.status === 400 ? error.message : "Search failed. Type again to retry.");
+  await load("").catch((error) => setText($("messages-note"), failed(error)));
   showFresh();
 }
 
@@ -512,11 +510,19 @@ function showTopic() {
 export function startSending() {
   const answer = $("send-answer");
   const say = (text, kind = "") => { setText(answer, text); set(answer, "data-kind", kind); };
+  const text = $("msg");
+  const grow = () => (text.rows = Math.min(6, text.value.split("\n").length));
+  text.addEventListener("input", grow);
+  text.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    $("send").requestSubmit();
+  });
   $("send").noValidate = true; // this file refuses an empty message, in its own words
   let draft = {}; // what is being sent, and its key: sent again, it is not stored twice
   $("send").addEventListener("submit", async (event) => {
     event.preventDefault();
-    const data = $("msg").value;
+    const data = text.value;
     if (!data) {
       say("Not sent: the message is empty.", "bad");
       return;
@@ -530,7 +536,8 @@ export function startSending() {
     try {
       const message = await post(draft);
       draft = {};
-      $("msg").value = "";
+      text.value = "";
+      grow();
       const { copies } = message;
       const where = copies ? "Stored here and on a peer." : "Stored here; peers will get it when they connect.";
       say(`Sent. ${where}`, copies || !latest.peers ? "good" : "");

@@ -22,4 +22,7 @@ export function nameOf(id, most = 32) {
   return isPlain(id) ? cut : `${cut} (${short(id)})`;
 }
 
+// The ids of the nodes that are called so, as far as they are known.
+export const idsOf = (text) => [...names].filter(([, name]) => alike(name) === alike(text)).map(([id]) => id);
+
 export const short = (id) => id.slice(0, 8);
