@@ -228,6 +228,37 @@ def test_a_peer_that_does_not_take_messages_is_behind(open_page: Open) -> None:
         wait_text(page, "#peer-rows", r"[\d,]+ messages")
 
 
+def test_the_plots_have_scales_and_times_and_outlive_a_reload(open_page: Open) -> None:
+    with run_nodes(2, "--ephemeral") as (one, two):
+        one.add(two.address)
+        page = open_page(one)
+        verdict(page, "in_sync")
+        line = "#rates .plot:nth-child(1) path.second"
+        figure = "#rates .plot:nth-child(1) .second b"
+
+        def points() -> int:
+            return str(page.get_attribute(line, "d") or "").count(",")
+
+        import_texts(one, (f"{n}" for n in range(300)))
+        wait_text(page, "#rates .plot:nth-child(1) .top", r"^[125]0*/s$")
+        wait_until(lambda: points() >= 3)
+        before = points()
+        page.reload()
+        wait_until(lambda: points() >= before)
+        wait_text(page, "#rates-time", "^now$")
+        page.focus("#rates")
+        for _ in range(before + 3):  # to the first sample, and no farther
+            page.keyboard.press("ArrowLeft")
+        wait_text(page, "#rates-time", r"\d:\d\d:\d\d")
+        page.hover("#rates .field >> nth=0")
+        wait_text(page, "#rates-time", r"\d:\d\d:\d\d")
+        wait_text(page, figure, r"^\d")
+        assert page.get_attribute("#rates .cursor >> nth=0", "d")
+        page.hover("h1")
+        page.evaluate("document.activeElement.blur()")
+        wait_text(page, "#rates-time", "^now$")
+
+
 def test_places_in_the_picture_are_kept_when_others_join_and_go(open_page: Open) -> None:
     with run_nodes(4, "--ephemeral") as nodes:
         page = open_page(nodes[0])

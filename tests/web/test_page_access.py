@@ -75,20 +75,22 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.read_text()
 
 
+def check(page: Any, axe: str, what: str) -> None:
+    """Fail if axe-core finds anything in a page, or if it is wider than the window."""
+    page.evaluate(f"{axe}; 0")
+    found = page.evaluate("async () => (await axe.run()).violations")
+    told = [(v["id"], [n["html"] + n["failureSummary"] for n in v["nodes"][:3]]) for v in found]
+    assert not told, (what, told)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 def test_axe_finds_nothing(open_page: Open, axe: str, scheme: str, size: dict[str, int]) -> None:
-    def check(page: Any, what: str) -> None:
-        page.evaluate(f"{axe}; 0")
-        found = page.evaluate("async () => (await axe.run()).violations")
-        told = [(v["id"], [n["html"] + n["failureSummary"] for n in v["nodes"][:3]]) for v in found]
-        assert not told, (what, told)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what
-
     with run_nodes(2, "--ephemeral") as (one, two):
         page = open_page(one, failing=True, color_scheme=scheme, viewport=size)
         verdict(page, "alone")
-        check(page, "alone")
+        check(page, axe, "alone")
         add(page, two.address)
         verdict(page, "in_sync")
         import_texts(one, ["long " * 1000, *(f"text {n}" for n in range(100))])
@@ -99,17 +101,57 @@ def test_axe_finds_nothing(open_page: Open, axe: str, scheme: str, size: dict[st
         page.fill("#topic", "a/" + "b" * 62)
         send(page, "hello")
         wait_text(page, "#send-answer", "^Sent")
-        check(page, "in sync, with one that failed")
+        check(page, axe, "in sync, with one that failed")
+        page.click(".menu summary")
+        check(page, axe, "an open menu")
+        page.keyboard.press("Escape")
         page.click("#messages .topic")
         wait_text(page, "#filter", "^a/b")
-        check(page, "one topic")
+        check(page, axe, "one topic")
         page.click("#filter")
         page.fill("#search", "text 1")
         wait_text(page, "#messages-note", "found")
-        check(page, "a search")
+        check(page, axe, "a search")
         one.process.send_signal(signal.SIGKILL)
         verdict(page, "lost")
-        check(page, "lost")
+        check(page, axe, "lost")
+
+
+def test_what_is_touched_is_large(open_page: Open) -> None:
+    """44 px, but for links in a text, and 16 px, or a phone zooms into the field."""
+    with run_nodes(2, "--ephemeral") as (one, two):
+        page = open_page(one, viewport=PHONE, has_touch=True, is_mobile=True)
+        for state in ("alone", "in_sync"):
+            verdict(page, state)
+            post(one, "text", "topic")
+            page.locator("#messages .topic").first.wait_for()
+            sizes = page.eval_on_selector_all(
+                "a:not(.url), button, input, textarea, summary, th",
+                """(all) => all.map((one) => [one.outerHTML.slice(0, 90),
+                  one.getBoundingClientRect().height, getComputedStyle(one).fontSize])""",
+            )
+            shown = [entry for entry in sizes if entry[1] > 1]
+            assert len(shown) > 8
+            assert not [entry for entry in shown if entry[1] < 43.9]
+            fields = [entry for entry in shown if entry[0].startswith(("<input", "<textarea"))]
+            assert fields and not [entry for entry in fields if entry[2] != "16px"]
+            one.add(two.address)
+
+
+def test_forced_colours_leave_all_to_be_seen(open_page: Open, axe: str) -> None:
+    with run_nodes(3, "--ephemeral") as (one, two, three):
+        for node in (two, three):
+            one.add(node.address)
+        page = open_page(one, forced_colors="active", reduced_motion="reduce")
+        verdict(page, "in_sync")
+        check(page, axe, "forced colours")
+        style = "(all) => all.map((one) => getComputedStyle(one)"
+        for selector, part in (("#sign", "stroke"), ("#mesh .link line", "stroke")):
+            colors = page.eval_on_selector_all(selector, f"{style}.{part})")
+            canvas = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert colors and canvas not in colors
+        moving = f"{style}.transitionDuration)"
+        assert set(page.eval_on_selector_all("*", moving)) == {"0s"}
 
 
 def test_the_keyboard_is_enough(open_page: Open) -> None:

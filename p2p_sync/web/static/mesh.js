@@ -38,7 +38,7 @@ export function showMesh(peers, self) {
   }
   for (const [spot, peer] of at) {
     if (!drawn.has(spot)) drawn.set(spot, drawPeer(spot));
-    showPeer(drawn.get(spot), spot, peer, at.size <= NAMED, rings, areAlike(shown));
+    showPeer(drawn.get(spot), spot, peer, at.size <= NAMED, rings, areAlike(shown), at.size > 5);
   }
   set(layers.chords, "data-many", at.size > 12);
   const order = [...at.keys()].sort((a, b) => a.ring - b.ring || a.place - b.place);
@@ -132,7 +132,7 @@ function drawPeer(spot) {
   return { link, line, arrow, rtt, node, disc, label, peer: null };
 }
 
-function showPeer(parts, spot, peer, named, rings, alike) {
+function showPeer(parts, spot, peer, named, rings, alike, crowded) {
   const state = stateOf(peer);
   parts.peer = peer;
   set(parts.link, "data-state", state);
@@ -143,7 +143,7 @@ function showPeer(parts, spot, peer, named, rings, alike) {
   // The arrow points from the node that opened the connection.
   const turn = (Math.atan2(spot.y, spot.x) * 180) / Math.PI + (peer.direction === "in" ? 180 : 0);
   set(parts.arrow, "transform", `translate(${spot.x * 0.8} ${spot.y * 0.8}) rotate(${turn})`);
-  const [x, y] = [spot.x, spot.y].map((at) => at * (spot.place % 2 ? 0.63 : 0.42)); // so that neighbours do not overlap
+  const [x, y] = [spot.x, spot.y].map((at) => at * (spot.place % 2 && crowded ? 0.6 : 0.42)); // so that neighbours do not overlap
   set(parts.rtt, "transform", `translate(${x} ${y + 3.5})`);
   setText(parts.rtt, named && peer.rtt_ms !== null ? delay(peer.rtt_ms) : "");
   setText(parts.label, named ? shortName(peer, alike) : "");

@@ -11,7 +11,7 @@ import { showMesh } from "./mesh.js";
 import { addMessages, notePeers, noteState, resumeMessages, startMessages, startSending, tickMessages, updateCopies, updateMessages } from "./messages.js";
 import { noteNames } from "./names.js";
 import { showPeers, startPeers, tickPeers } from "./peers.js";
-import { forgetRates, showRates } from "./rates.js";
+import { forgetRates, showRates, startRates } from "./rates.js";
 import { readStream } from "./stream.js";
 import { showLost, showVerdict } from "./verdict.js";
 
@@ -132,6 +132,7 @@ function tick() {
 }
 
 startJoin();
+startRates();
 startPeers();
 startMessages();
 startSending();
