@@ -382,6 +382,11 @@ def test_nodes_have_names_and_the_id_comes_on_hover(open_page: Open) -> None:
             until(page, f"(t) => {whose}?.textContent === t", f"{name} ({other.id[:8]})")
         page.locator("#mesh text.name", has_text=f"({others[1].id[:8]})").wait_for(state="attached")
         assert page.locator("main img").count() == 0
+        page.dblclick("header b")
+        page.keyboard.press("Control+C")
+        page.fill("#msg", "")
+        page.keyboard.press("Control+V")
+        assert page.input_value("#msg") == f"one ({here.id})", "a copied name brings the id"
         others[0].process.kill()
         wait_text(page, "#missing b", r"^<b>x</b><img src=x onerror=y\(\)> \(.{8}\)$")
 

@@ -36,6 +36,6 @@ function move(place) {
   const join = $("join");
   if (place.contains(join)) return;
   const focus = join.contains(document.activeElement) ? document.activeElement : null;
-  place.querySelector(".head")?.after(join) ?? place.append(join);
+  place.append(join);
   focus?.focus({ preventScroll: true });
 }

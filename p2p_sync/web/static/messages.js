@@ -340,7 +340,8 @@ function build(item) {
   const { text: when, title } = moment(item.imported?.time ?? item.time);
   const copies = el("span", { class: "copies" });
   const place = `origin ${item.origin}, number ${item.seq}`;
-  const from = el("code", { text: nameOf(item.imported?.node ?? nodeOf(item)), title: place });
+  const node = item.imported?.node ?? nodeOf(item);
+  const from = el("code", { text: nameOf(node), title: place, "data-id": node });
   const about = item.topic ? [label(item.topic)] : [];
   if (item.imported) {
     const how = `imported by ${nameOf(nodeOf(item))}, ${moment(item.time).title}`;

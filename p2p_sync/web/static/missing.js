@@ -29,6 +29,7 @@ function build() {
 function show(row, { name, id, address, since, reason }, peer) {
   setText(row.name, peer?.name ? nameOf(id) : host(name));
   set(row.name, "title", [id, address].filter(Boolean).join(", "));
+  if (id) set(row.name, "data-id", id);
   const { text, title } = moment(since);
   setText(row.seen, `${peer?.worked || id ? "last seen" : "not reached since"} ${text}`);
   set(row.seen, "title", title);

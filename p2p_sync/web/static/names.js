@@ -25,4 +25,15 @@ export function nameOf(id, most = 32) {
 // The ids of the nodes that are called so, as far as they are known.
 export const idsOf = (text) => [...names].filter(([, name]) => alike(name) === alike(text)).map(([id]) => id);
 
+// A name that is copied brings the id of its node, which is only shown on hover.
+export function startNames() {
+  document.addEventListener("copy", (event) => {
+    const selected = getSelection();
+    const [from, to] = [selected.anchorNode, selected.focusNode].map((node) => node?.parentElement?.closest("[data-id]"));
+    if (!from || from !== to || selected.isCollapsed) return;
+    event.clipboardData.setData("text/plain", `${selected} (${from.dataset.id})`);
+    event.preventDefault();
+  });
+}
+
 export const short = (id) => id.slice(0, 8);

@@ -9,7 +9,7 @@ import { placeJoin, startJoin } from "./join.js";
 import { showMissing } from "./missing.js";
 import { showMesh } from "./mesh.js";
 import { addMessages, notePeers, noteState, resumeMessages, startMessages, startSending, tickMessages, updateCopies, updateMessages } from "./messages.js";
-import { noteNames } from "./names.js";
+import { noteNames, startNames } from "./names.js";
 import { showPeers, startPeers, tickPeers } from "./peers.js";
 import { forgetRates, showRates, startRates } from "./rates.js";
 import { readStream } from "./stream.js";
@@ -131,6 +131,7 @@ function tick() {
   showRates(peers);
 }
 
+startNames();
 startJoin();
 startRates();
 startPeers();

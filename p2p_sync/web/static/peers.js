@@ -101,6 +101,7 @@ function show(row, peer) {
   const state = stateOf(peer);
   setText(row.name, peer.id ? nameOf(peer.id) : "unknown");
   set(row.name, "title", peer.id ?? "");
+  if (peer.id) set(row.name, "data-id", peer.id);
   setText(row.address, where(peer));
   set(row.address, "title", peer.by_hand ? "added by hand" : "");
   set(row.badge, "data-state", state);
