@@ -113,7 +113,7 @@ def take(path: Path, port: int, seconds: float) -> None:
         ]
         one, *others = nodes
         page = stack.enter_context(browser()).new_page(
-            viewport={"width": 1200, "height": 1088}, color_scheme="light", locale="en-GB"
+            viewport={"width": 1200, "height": 1166}, color_scheme="light", locale="en-GB"
         )
         page.goto(f"http://127.0.0.1:{one.port}/")
         for node in others[:3]:
