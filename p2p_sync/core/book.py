@@ -137,7 +137,7 @@ class AddressBook:
     def retry(self, known: Known, now: float) -> None:
         """A known address is due now, however often it has failed."""
         known.next_try = now
-        known.attempts = 0
+        known.attempts, known.last_error = 0, ""
 
     def restore(self, known: Known, now: float) -> None:
         """Add an address that was stored before a restart; it is due at once.
@@ -316,7 +316,7 @@ class AddressBook:
 
     def rest(self, known: Known, reason: str, now: float) -> None:
         """A link was closed because one side has enough links: wait SURPLUS_PAUSE."""
-        known.last_error = reason
+        known.attempts, known.last_error = 0, reason  # it has answered
         known.changed = now
         known.next_try = now + SURPLUS_PAUSE * (0.75 + self._rng.random() / 2)
 

@@ -59,10 +59,12 @@ def verdict(peers: Iterable[PeerInfo], held: int, behind: int, now: int = 0) -> 
 def is_missed(peer: PeerInfo) -> bool:
     """Return whether a peer that is not connected should be: its address was given by hand, or has
     worked and does not answer now. One that was only learned and never worked does not count, nor
-    one that is not needed, nor this node itself."""
+    one that has answered and has links enough, nor this node itself."""
     if peer.state in ("connected", "self"):
         return False
-    return bool(peer.by_hand or (peer.attempts and (peer.id or peer.worked)))
+    if not peer.attempts:
+        return peer.by_hand and not peer.last_error  # it was not dialled yet
+    return bool(peer.by_hand or peer.id or peer.worked)
 
 
 def _missed(peer: PeerInfo, names: Mapping[str, str], reason: str) -> Unreachable:

@@ -43,6 +43,13 @@ def said(found: Verdict) -> tuple[str, str]:
         ([linked()] * 3 + [away(known=True)], 5, 0, "degraded", "1 of 4 peers is unreachable"),
         ([linked()] * 2 + [away(True)] * 6, 5, 0, "degraded", "6 of 8 peers are unreachable"),
         ([linked(), away(known=True, attempts=0)], 5, 0, "in_sync", "In sync with 1 of 1 peer"),
+        (
+            [linked(), replace(away(True, True, 0), last_error="enough")],
+            5,
+            0,
+            "in_sync",
+            "In sync with 1 of 1 peer",
+        ),
         ([linked(1), linked()], 5, 0, "behind", "1 peer is up to 1 message behind"),
         ([linked(37), linked(2)], 99, 0, "behind", "2 peers are up to 37 messages behind"),
         ([linked(37), away(True)], 99, 0, "behind", "1 peer is up to 37 messages behind"),
