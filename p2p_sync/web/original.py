@@ -186,7 +186,7 @@ def _values(node: Node, before: Place | None, topic: str) -> dict[str, object]:
         "node": status.node,
         "sockets": status.sockets,
         "resources": status.resources,
-        "megabytes": lambda size: f"{size / 1e6:,.1f} MB",
+        "size": _size,
         "count": status.messages.count,
         "forks": len(status.forks),
         "warnings": status.warnings,
@@ -207,6 +207,11 @@ def _erased(erasure: Erasure, label: Callable[[str], str]) -> str:
     if not erasure.origin:
         return "(erased)"
     return f"(erased {_when(erasure.time)} by {label(erasure.origin)})"
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _when(milliseconds: int) -> str:

@@ -159,6 +159,7 @@ def test_peers_are_sorted_by_any_column_and_copied(open_page: Open) -> None:
         def column(selector: str) -> list[str]:
             return list(page.locator(f"#peer-rows {selector}").all_inner_texts())
 
+        wait_text(page, "#events", r"node-9 at ws://\S+ connected")
         page.click("th >> text=Peer")
         wait_until(lambda: column("b") == ["Alpha", "node-9", "node-10"])
         page.click("th >> text=Peer")

@@ -143,7 +143,7 @@ function showPeer(parts, spot, peer, named, rings, alike, crowded) {
   // The arrow points from the node that opened the connection.
   const turn = (Math.atan2(spot.y, spot.x) * 180) / Math.PI + (peer.direction === "in" ? 180 : 0);
   set(parts.arrow, "transform", `translate(${spot.x * 0.8} ${spot.y * 0.8}) rotate(${turn})`);
-  const [x, y] = [spot.x, spot.y].map((at) => at * (spot.place % 2 && crowded ? 0.6 : 0.42)); // so that neighbours do not overlap
+  const [x, y] = [spot.x, spot.y].map((at) => at * (!crowded ? 0.5 : spot.place % 2 ? 0.6 : 0.42)); // so that neighbours do not overlap
   set(parts.rtt, "transform", `translate(${x} ${y + 3.5})`);
   setText(parts.rtt, named && peer.rtt_ms !== null ? delay(peer.rtt_ms) : "");
   setText(parts.label, named ? shortName(peer, alike) : "");

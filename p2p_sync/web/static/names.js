@@ -25,6 +25,12 @@ export function nameOf(id, most = 32) {
 // The ids of the nodes that are called so, as far as they are known.
 export const idsOf = (text) => [...names].filter(([, name]) => alike(name) === alike(text)).map(([id]) => id);
 
+// What the log calls nodes: their names and the beginnings of their ids. People need these only where a name is not plain.
+export function withoutIds(text) {
+  const plain = [...names.keys()].filter(isPlain).map((id) => `${names.get(id)} (${short(id)})`);
+  return plain.reduce((rest, label) => rest.replaceAll(label, label.slice(0, -11)), text);
+}
+
 // A name that is copied brings the id of its node, which is only shown on hover.
 export function startNames() {
   document.addEventListener("copy", (event) => {

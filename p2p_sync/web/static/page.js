@@ -3,7 +3,7 @@
 import { Pause, Problem, shown } from "./api.js";
 import { showConsumers } from "./consumers.js";
 import { $, el, set, setText } from "./dom.js";
-import { addEvents } from "./events.js";
+import { addEvents, nameEvents } from "./events.js";
 import { showFacts } from "./facts.js";
 import { placeJoin, startJoin } from "./join.js";
 import { showMissing } from "./missing.js";
@@ -55,6 +55,7 @@ function showList(found) {
   peers = found;
   noteNames([status.node, ...peers]);
   placeJoin(peers);
+  nameEvents();
   showMissing(status.verdict.unreachable, peers);
   showPeers(peers);
   showMesh(peers, status.node);
