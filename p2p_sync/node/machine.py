@@ -71,10 +71,12 @@ def join_command(settings: Settings, address: str, port: int, has_secret: bool) 
     if not others:
         http += 1000 if http < 64000 else -1000
     words = ["p2p-sync", str(http)]
-    if others:
-        words += ["--host", "0.0.0.0"]
-    if has_secret:
-        words += ["--secret-file", settings.secret_file or "secret"]
-    if settings.tls_ca:
-        words += ["--tls-ca", settings.tls_ca]
-    return shlex.join([*words, "--peer", others[0] if others else address])
+    options = {
+        "host": "0.0.0.0" if others else "",
+        "secret-file": (settings.secret_file or "secret") if has_secret else "",
+        "tls-ca": settings.tls_ca or "",
+        "peer": others[0] if others else address,
+    }
+    for name, value in options.items():
+        words += [f"--{name}", value] if value else []
+    return shlex.join(words)
