@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from ..errors import LogError, NotLent, UnknownConsumer
+from ..errors import ConsumerError, LogError, NotLent, NotRunning, UnknownConsumer
 from ..settings import CONSUMER_BATCH, CONSUMER_LOOK, DISK_RETRY, STOP_TIMEOUT
 from ..wire.frames import Message
-from .consumers import Consumers, Given
+from .consumers import ConsumerOptions, Consumers, Given
 
 logger = logging.getLogger("p2p_sync")
 
@@ -20,18 +21,22 @@ class Consuming:
     """A thread that is the only reader of a consumer."""
 
     def __init__(
-        self, consumers: Consumers, name: str, handle: Callable[[Sequence[Given]], object]
+        self,
+        consumers: Consumers,
+        name: str,
+        options: ConsumerOptions,
+        start: str,
+        handle: Callable[[Sequence[Given]], object],
     ) -> None:
-        """The consumer `name` exists. `handle` handles some messages, and acknowledges them."""
+        """The parameters are those of `Consumers.create`. `handle` handles some messages, and
+        acknowledges them."""
         self.name = name
         self._consumers = consumers
+        self._options = options
+        self._start = start
         self._handle = handle
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"consume {name}", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
 
     @property
     def ended(self) -> bool:
@@ -44,23 +49,28 @@ class Consuming:
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Have no further message handled, and wait a short time for the one that is under way,
-        unless this thread handles it. For any thread."""
-        self.end()
-        self.join()
+        """Have no further message handled, and wait up to two seconds for the one that is under
+        way, unless this thread handles it. For any thread."""
+        self._end()
+        self._join(time.monotonic() + STOP_TIMEOUT)
 
-    def end(self) -> None:
+    def _begin(self) -> None:
+        """Make the consumer, unless it is there, and begin. Raises what `Consumers.create` does."""
+        self._consumers.create(self.name, self._options, self._start)
+        self._thread.start()
+
+    def _end(self) -> None:
         """Have no further message handled."""
         self._stopping.set()
 
-    def join(self) -> None:
-        """Wait a short time until no message is being handled."""
+    def _join(self, until: float) -> None:
+        """Wait until no message is being handled, up to a time of the monotonic clock."""
         if self._thread.ident and threading.current_thread() is not self._thread:
-            self._thread.join(STOP_TIMEOUT)
+            self._thread.join(max(0.0, until - time.monotonic()))
 
-    def leave(self) -> None:
-        """The node stops: give back what was not handled. It has not failed, and comes again, also
-        what is being handled yet."""
+    def _leave(self) -> None:
+        """Give back what was not handled. It has not failed, and comes again, also what is being
+        handled yet."""
         if self._thread.is_alive():
             with suppress(LogError, UnknownConsumer):
                 self._consumers.release(self.name)
@@ -69,7 +79,7 @@ class Consuming:
         try:
             self._handle_all()
         finally:
-            self.leave()
+            self._leave()
 
     def _handle_all(self) -> None:
         failing = False
@@ -100,9 +110,14 @@ class Calling(Consuming):
     raises an error, it is called again with the message after a pause."""
 
     def __init__(
-        self, consumers: Consumers, name: str, function: Callable[[Message], object]
+        self,
+        consumers: Consumers,
+        name: str,
+        options: ConsumerOptions,
+        start: str,
+        function: Callable[[Message], object],
     ) -> None:
-        super().__init__(consumers, name, self._call)
+        super().__init__(consumers, name, options, start, self._call)
         self._function = function
 
     def _call(self, given: Sequence[Given]) -> None:
@@ -122,6 +137,51 @@ class Calling(Consuming):
                 self._consumers.fail(self.name, position, _described(error))
                 return
             self._consumers.ack(self.name, position)
+
+
+class Readers:
+    """The threads of one node that have messages handled: one for each name. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards what follows
+        self._threads: dict[str, Consuming] = {}  # also those that are about to begin
+        self._stopping = False
+
+    def start(self, thread: Consuming) -> None:
+        """Make the consumer of a thread, and begin it. Raises ConsumerError if another thread has
+        that consumer, NotRunning after `end`, and what `Consumers.create` raises."""
+        with self._lock:
+            if self._stopping:
+                raise NotRunning("the node is stopping")
+            self._threads = {name: each for name, each in self._threads.items() if not each.ended}
+            if thread.name in self._threads:
+                raise ConsumerError(
+                    f"the consumer {thread.name} has a thread already; stop that one first"
+                )
+            self._threads[thread.name] = thread
+        try:
+            thread._begin()
+        except BaseException:
+            with self._lock:
+                del self._threads[thread.name]
+            raise
+
+    def end(self) -> None:
+        """Have no further message handled, and begin no further thread."""
+        with self._lock:
+            self._stopping = True
+            threads = [*self._threads.values()]
+        for thread in threads:
+            thread._end()
+
+    def join(self, until: float) -> None:
+        """Wait until no message is being handled, up to a time of the monotonic clock; give back
+        what is not handled then. Call `end` first."""
+        threads = [*self._threads.values()]
+        for thread in threads:
+            thread._join(until)
+        for thread in threads:
+            thread._leave()
 
 
 def _described(error: BaseException) -> str:

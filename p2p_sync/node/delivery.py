@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..errors import LogError
-from ..settings import DISK_RETRY, STOP_TIMEOUT
+from ..settings import DISK_RETRY
 from ..wire.frames import Message
 from .follow import follow
 from .state import State
@@ -50,10 +51,11 @@ class Delivery:
         self._stopping.set()
         self._listened.set()
 
-    def join(self) -> None:
-        """Wait a short time for the callback that runs, unless it is what calls this."""
+    def join(self, until: float) -> None:
+        """Wait for the callback that runs, unless it is what calls this, up to a time of the
+        monotonic clock."""
         if self._thread.ident and threading.current_thread() is not self._thread:
-            self._thread.join(STOP_TIMEOUT)
+            self._thread.join(max(0.0, until - time.monotonic()))
 
     def _deliver(self) -> None:
         """The thread `callbacks`: hand on each message, in order of arrival."""
@@ -89,5 +91,5 @@ class Delivery:
                 continue
             try:
                 callback.function(message)
-            except Exception:
+            except BaseException:  # also an exit: it would end this thread for all of them
                 logger.exception("the callback %r failed", callback.function)

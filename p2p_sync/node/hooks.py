@@ -43,16 +43,10 @@ class Hook(Consuming):
         consumers: Consumers,
         about: NodeInfo,
     ) -> None:
-        """Make the consumer, which begins with the next message that arrives, unless it is there.
-        Raises StartError or LogError. `about` is the node that says who it is."""
+        """`about` is the node that says who it is."""
         topic, own = settings.hook_topic or "", settings.hook_of == "own"
-        name = hook_name(url, topic, own)
-        super().__init__(consumers, name, self._push)
-        try:
-            options = ConsumerOptions(topic, own, CONSUMER_ALONE, hook=str(url))
-            consumers.create(name, options, "new")
-        except ConsumerError as error:
-            raise StartError(f"the webhook {url} has no consumer: {error}") from None
+        options = ConsumerOptions(topic, own, CONSUMER_ALONE, hook=str(url))
+        super().__init__(consumers, hook_name(url, topic, own), options, "new", self._push)
         self._url = url
         self._credentials = credentials
         self._poster = Poster(url)
@@ -60,6 +54,12 @@ class Hook(Consuming):
         # A receiver may not manage many at a time: after a failure it gets one, then two, four ...
         self._most = CONSUMER_BATCH
         self._trouble = ""  # what the log says of it now
+
+    def _begin(self) -> None:
+        try:
+            super()._begin()
+        except ConsumerError as error:
+            raise StartError(f"the webhook {self._url} has no consumer: {error}") from None
 
     def _push(self, given: Sequence[Given]) -> None:
         while given and not self.stopping:

@@ -397,8 +397,8 @@ class Node:
 
         Returns `callback`, so this is a decorator, too: `@node.on_message`, or
         `@node.on_message(topic="deploy")`. All callbacks run in one thread of their own, in order
-        of arrival; a slow one delays the others, but not the node. An error in one is logged.
-        Raises TopicError.
+        of arrival; a slow one delays the others, but not the node. An error in one is logged, an
+        exit, too. Raises TopicError.
         """
         check_topic(topic)
         if callback is None:

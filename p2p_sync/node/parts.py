@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+import time
 from collections.abc import Callable, Sequence
 
 from ..address import Address, reachable
@@ -13,17 +14,17 @@ from ..core.core import Core
 from ..core.effects import DAMAGED, STARTED, Note
 from ..disk.log import Log
 from ..disk.store import Store
-from ..errors import ConsumerError, StartError
+from ..errors import StartError
 from ..metrics import Counters
 from ..net.credentials import Credentials
 from ..net.listener import Listener
 from ..results import NodeInfo
-from ..settings import MAX_AHEAD_MS, Settings, called
+from ..settings import MAX_AHEAD_MS, STOP_TIMEOUT, Settings, called
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
 from .auditor import Auditor
 from .consumers import ConsumerOptions, Consumers
-from .consuming import Calling, Consuming
+from .consuming import Calling, Consuming, Readers
 from .delivery import Callback, Delivery
 from .hooks import Hook
 from .intake import Intake
@@ -104,7 +105,7 @@ class Parts:
         self.started = wall
         self.delivery = Delivery(self.state, callbacks)
         self.consumers = Consumers(self.state, self.store, self.journal)
-        self.consuming: list[Consuming] = []
+        self.readers = Readers()
         self._settings = settings
 
     def start(self) -> None:
@@ -123,18 +124,15 @@ class Parts:
             protocol=PROTOCOL_VERSION,
             started=self.started,
         )
-        self.consuming += [
-            Hook(url, self._settings, self.credentials, self.consumers, about)
-            for url in self._settings.hooks
-        ]
+        for url in self._settings.hooks:  # first: none of what arrives from now on is skipped
+            hook = Hook(url, self._settings, self.credentials, self.consumers, about)
+            self.readers.start(hook)
         self.delivery.start()
         self.writer.start()
         if self.store.directory:
             self.auditor.start()
         self.server.start(self.shell)
         self.shell.start()
-        for hook in self.consuming:
-            hook.start()
         self.report = Report(
             self.state, self.store, self.counters, self.consumers, about, self.warnings
         )
@@ -147,26 +145,19 @@ class Parts:
         start: str,
     ) -> Consuming:
         """Begin to call `handle` with the messages of a consumer; see `Node.consume`."""
-        self.consuming = [each for each in self.consuming if not each.ended]
-        if any(each.name == name for each in self.consuming):
-            raise ConsumerError(f"the consumer {name} has a thread already; stop that one first")
-        self.consumers.create(name, options, start)
-        consuming = Calling(self.consumers, name, handle)
-        self.consuming.append(consuming)
-        consuming.start()
+        consuming = Calling(self.consumers, name, options, start, handle)
+        self.readers.start(consuming)
         return consuming
 
     def stop(self) -> None:
         self.journal.stop()
         self.delivery.stop()
-        for consuming in self.consuming:
-            consuming.end()
+        self.readers.end()
         self.shell.stop()
         self.server.stop()
         self.auditor.stop()
         self.writer.stop()
-        self.delivery.join()
-        for consuming in self.consuming:
-            consuming.join()
-            consuming.leave()
+        until = time.monotonic() + STOP_TIMEOUT
+        self.delivery.join(until)
+        self.readers.join(until)
         self.store.close()

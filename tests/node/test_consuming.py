@@ -6,12 +6,25 @@ import logging
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from p2p_sync import ConsumerError, ConsumerOptions, ConsumersInfo, LogError, Message, Node
+from p2p_sync import (
+    ConsumerError,
+    ConsumerOptions,
+    ConsumersInfo,
+    Consuming,
+    LogError,
+    Message,
+    Node,
+    NotRunning,
+)
 from p2p_sync.core import consumer as rules
+from p2p_sync.settings import STOP_TIMEOUT
 from tests.harness.consumers import described
 from tests.harness.support import ROOT, wait_until
 
@@ -180,7 +193,68 @@ def test_a_consumer_has_one_thread_at_a_time() -> None:
             assert described(node).topic == "", "what is refused changes nothing"
             consuming.stop()
             consuming = node.consume("c", print)
-        assert len(node._running().consuming) == 1
+        assert len(node._running().readers._threads) == 1
+
+
+def test_of_many_threads_that_begin_to_consume_one_does() -> None:
+    with Node(0) as node:
+        for number in range(5):
+            accepted: list[Consuming] = []
+            together = threading.Barrier(4)
+
+            def begin(name: str, together: threading.Barrier, accepted: list[Consuming]) -> None:
+                together.wait(10)
+                with suppress(ConsumerError):
+                    accepted.append(node.consume(name, print))
+
+            arguments = (f"c{number}", together, accepted)
+            threads = [threading.Thread(target=begin, args=arguments) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(accepted) == 1
+
+
+def test_a_consumer_that_begins_while_the_node_stops_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(0)
+    node.start()
+    parts = node._running()
+    create = parts.consumers.create
+
+    def meanwhile(*arguments: Any) -> bool:
+        new = create(*arguments)
+        node.stop()
+        return new
+
+    monkeypatch.setattr(parts.consumers, "create", meanwhile)
+    consuming = node.consume("c", print)
+    wait_until(lambda: consuming.ended)
+    with pytest.raises(NotRunning):
+        parts.consume("other", print, ConsumerOptions(), "first")
+
+
+def test_many_slow_functions_do_not_make_a_stop_long() -> None:
+    stuck = threading.Event()
+    node = Node(0)
+    node.start()
+    node.commit("a")
+    begun = threading.Semaphore(0)
+
+    def handle(_: Message) -> None:
+        begun.release()
+        stuck.wait(60)
+
+    node.on_message(handle)
+    node.commit("b")
+    for number in range(4):
+        node.consume(f"c{number}", handle)
+    for _ in range(5):
+        assert begun.acquire(timeout=10)
+    begin = time.monotonic()
+    node.stop()
+    assert time.monotonic() - begin < 2 * STOP_TIMEOUT, "they are waited for side by side"
+    stuck.set()
 
 
 def test_the_status_and_the_metrics_tell_of_consumers_that_do_not_get_on(soon: None) -> None:

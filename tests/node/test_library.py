@@ -199,6 +199,22 @@ def test_a_decorated_function_is_called_until_it_is_taken_away() -> None:
         assert deployed == ["one", "by hand"], "the function is what it was"
 
 
+def test_an_exit_in_a_callback_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    got: list[str] = []
+    with Node(0) as node:
+
+        @node.on_message
+        def leaves(message: Message) -> None:
+            if message.data == "one":
+                sys.exit(3)
+
+        node.on_message(lambda message: got.append(message.data))
+        node.commit("one")
+        node.commit("two")
+        wait_until(lambda: got == ["one", "two"], lambda: got)
+    assert "leaves" in caplog.text and "SystemExit: 3" in caplog.text
+
+
 def test_a_callback_that_comes_late_gets_nothing_from_before() -> None:
     release, entered = threading.Event(), threading.Event()
 
