@@ -815,6 +815,10 @@ HTTP_MAX_BULK_BODY: Bytes = 1024 * 1024 * 1024
 HTTP_MAX_LINE: Bytes = 6 * MAX_MESSAGE_BYTES + 1024
 """A line of NDJSON: the largest message, each byte escaped, and the rest of a JSON object."""
 
+LAST_MOMENT: Milliseconds = 253_402_300_799_999
+"""The end of the year 9999. Programs that show times know none behind it, so nothing that an import
+says to be later is taken for a time."""
+
 HTTP_BODY_IN_MEMORY: Bytes = 64 * 1024
 """A larger body is kept, while it arrives, in a file without a name in the data directory."""
 

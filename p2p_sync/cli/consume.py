@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import shutil
@@ -128,12 +127,14 @@ class _Handling:
         """Run the program for a message; raises Failure if it cannot be started."""
         begin = time.monotonic()
         place = {"position": message["position"]}
+        code: int | None = None
         try:
             code, error = self._run(message)
-        except OSError as failed:
-            why = f"cannot start {self._command[0]!r}: {failed.strerror or failed}"
-            self._tell("fail", {**place, "error": why})
-            raise Failure(USAGE, why) from None
+        except Failure as failed:
+            self._tell("fail", {**place, "error": f"{failed}"})
+            raise
+        except Exception as failed:  # no room for the text, say; others may fare better
+            error = f"consume could not run it: {failed or type(failed).__name__}"
         if code == 0:
             self._tell("ack", place)
         else:
@@ -156,22 +157,15 @@ class _Handling:
         with tempfile.TemporaryFile() as text:  # a program need not read it, as it must a pipe
             text.write(message["data"].encode())
             text.seek(0)
-            process = subprocess.Popen(
-                self._command,
-                stdin=text,
-                stderr=subprocess.PIPE,
-                env={**os.environ, **self._variables(message)},
-            )
-        assert process.stderr
-        tail = _Tail(process.stderr)
-        while True:
-            try:
-                code = process.wait(self._extend_after)
-                break
-            except subprocess.TimeoutExpired:
-                with suppress(Failure):  # then it may be taken back, and handled again
-                    place = {"position": message["position"]}
-                    self.node.api.ask(f"{self._path}/extend", place, CLI_ANSWER)
+            process = self._start(text, self._variables(message))
+        try:
+            assert process.stderr
+            tail = _Tail(process.stderr)
+            code = self._end_of(process, message["position"])
+        except Exception:  # it is to fail, and so to run again: not twice at a time
+            process.kill()
+            process.wait()
+            raise
         if code == 0:
             return 0, ""
         with suppress(ValueError):
@@ -180,17 +174,43 @@ class _Handling:
         last = tail.last_line()
         return code, f"exit code {code}{': ' if last else ''}{last}"
 
+    def _start(self, text: IO[bytes], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the program; raises Failure if there is none that can be run."""
+        try:
+            return subprocess.Popen(
+                self._command,
+                stdin=text,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **variables},
+            )
+        except OSError as failed:
+            if failed.filename is None:  # this machine can start no program at all just now
+                raise
+            why = f"cannot start {self._command[0]!r}: {failed.strerror}"
+            raise Failure(USAGE, why) from None
+
+    def _end_of(self, process: subprocess.Popen[bytes], position: str) -> int:
+        """Return the exit code of a program; ask for more time until it ends."""
+        while True:
+            try:
+                return process.wait(self._extend_after)
+            except subprocess.TimeoutExpired:
+                with suppress(Failure):  # then it may be taken back, and handled again
+                    place = {"position": position}
+                    self.node.api.ask(f"{self._path}/extend", place, CLI_ANSWER)
+
     def _variables(self, message: dict[str, Any]) -> dict[str, str]:
         first = message.get("imported") or {"time": message["time"], "node": message["origin"]}
         node = first["node"].partition("-")[0]
         name = ""
         with suppress(Failure):  # the node is away
             name = self._names.of(node)
-        moment = datetime.datetime.fromtimestamp(first["time"] / 1000, datetime.timezone.utc)
+        seconds, ms = divmod(first["time"], 1000)
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))  # any year
         about = {
             "ID": message["id"],
             "TOPIC": message.get("topic", ""),
-            "TIME": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "TIME": f"{moment}.{ms:03}Z",
             "TIME_MS": f"{first['time']}",
             "NODE": node,
             "NODE_NAME": name,

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple, Protocol
 from ..errors import InputError
 from ..node.intake import Draft
 from ..node.keys import check_key
-from ..settings import HTTP_BODY_IN_MEMORY, HTTP_MAX_LINE, HTTP_READ
+from ..settings import HTTP_BODY_IN_MEMORY, HTTP_MAX_LINE, HTTP_READ, LAST_MOMENT
 from ..wire.entries import SOURCE
 
 
@@ -239,7 +239,7 @@ def _key(value: Any, default: str) -> str:
 
 def source_of(fields: Mapping[str, Any]) -> str:
     """Return the source of a message that was exported (see wire/entries.py), "" if that is not
-    known. Of one that was imported before, it is the same as there."""
+    known, or beyond the year 9999. Of one that was imported before, it is the same as there."""
     if "source" in fields:
         source = fields["source"]
     elif "imported" in fields:
@@ -247,7 +247,8 @@ def source_of(fields: Mapping[str, Any]) -> str:
         source = f"{before.get('time')}:{before.get('node')}"
     else:
         source = f"{fields.get('time')}:{str(fields.get('origin')).partition('-')[0]}"
-    return source if isinstance(source, str) and SOURCE.fullmatch(source) else ""
+    fits = isinstance(source, str) and SOURCE.fullmatch(source)
+    return source if fits and int(source.partition(":")[0]) <= LAST_MOMENT else ""
 
 
 def _text(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from p2p_sync import Node
 from tests.cli.test_client import Done, run
 from tests.harness.support import DEADLINE, RUN_NODE, NodeProcess, pause, request, wait_until
 
@@ -27,9 +29,14 @@ def node() -> Iterator[NodeProcess]:
 
 @contextmanager
 def consuming(
-    node: NodeProcess, *arguments: str, name: str = "c", log: Path | None = None
+    node: NodeProcess,
+    *arguments: str,
+    name: str = "c",
+    log: Path | None = None,
+    no_files: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `consume NAME ARGUMENTS`; what it says goes to `log`."""
+    """Run `consume NAME ARGUMENTS`; what it says goes to `log`. With `no_files` it has no room to
+    write a file."""
     url = f"http://127.0.0.1:{node.port}"
     with (log or Path(os.devnull)).open("ab") as said:
         process = subprocess.Popen(
@@ -37,6 +44,9 @@ def consuming(
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
+            preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+            if no_files
+            else None,
         )
     try:
         yield process
@@ -104,6 +114,34 @@ def test_a_program_gets_each_message_in_order_with_all_that_is_known(
             "P2P_SYNC_MESSAGE_NODE_NAME": about["name"],
             "P2P_SYNC_MESSAGE_ATTEMPTS": "0",
         }
+
+
+FAR = 9_007_199_254_740_991
+
+
+def test_a_time_of_the_far_future_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    """Nodes keep what others have imported, with any time."""
+    with Node(0, tmp_path / "data") as before:
+        list(before.intake.commit_many([("far", "", "", f"{FAR}:{'a' * 32}")]))
+        before.commit("near")
+    about = "$(cat) $P2P_SYNC_MESSAGE_TIME $P2P_SYNC_MESSAGE_TIME_MS"
+    with NodeProcess(data_dir=tmp_path / "data") as node:
+        with consuming(node, *shell(f'echo "{about}" >> {tmp_path}/ran')):
+            wait_until(lambda: len(lines(tmp_path / "ran")) == 2)
+        first, second = lines(tmp_path / "ran")
+        assert first == f"far 287396-10-12T08:59:00.991Z {FAR}"
+        assert second.startswith("near 2")
+        assert "287396" in run(node, "log").stdout
+
+
+def test_what_goes_wrong_here_is_a_failure_of_one_message(node: NodeProcess) -> None:
+    """This command may write no file, not even the one for the text."""
+    ids = [commit(node, text) for text in "ab"]
+    with consuming(node, "--max-attempts=1", "--", "true", no_files=True):
+        wait_until(lambda: consumer(node).get("parked") == 2)
+    parked = node.api("consumers/c/parked")["parked"]
+    assert [each["id"] for each in parked] == ids
+    assert all(each["error"].startswith("consume could not run it: ") for each in parked), parked
 
 
 def test_a_program_that_fails_runs_again_before_those_behind(

@@ -134,6 +134,20 @@ def test_an_import_that_was_interrupted_goes_on_and_shows_time_and_node(tmp_path
         assert json.loads(listed)["imported"]["node"] == old
 
 
+def test_an_import_takes_no_time_beyond_the_year_9999(tmp_path: Path) -> None:
+    last, by, file = 253_402_300_799_999, "a" * 32, tmp_path / "export"
+    known = [
+        {"id": f"{by}-1:1", "origin": f"{by}-1", "time": last + 1, "data": "later"},
+        {"id": f"{by}-1:2", "imported": {"time": 9 * 10**15, "node": by}, "data": "imported twice"},
+        {"id": f"{by}-1:3", "origin": f"{by}-1", "time": last, "data": "just"},
+    ]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in known))
+    with NodeProcess("--ephemeral") as node:
+        assert run_to_end("import", str(file), "--node", at(node)).returncode == 0
+        shown = {each["data"]: each.get("imported") for each in node.api("messages")["messages"]}
+    assert shown == {"later": None, "imported twice": None, "just": {"time": last, "node": by}}
+
+
 def test_an_import_of_more_lines_than_a_node_remembers_says_where_to_go_on(
     node: NodeProcess,
     tmp_path: Path,
