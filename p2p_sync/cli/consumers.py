@@ -47,7 +47,7 @@ def consumers(
         api.ask(path, within=CLI_ANSWER, method="DELETE")
         say(json.dumps({"deleted": name}) if as_json else f"Deleted {printable(name)}")
         return
-    query = f"?id={quote(id, safe='')}" if id else ""
+    query = "" if id is None else f"?id={quote(id, safe='')}"
     if action == "retry":
         answer = api.ask(f"{path}/parked/retry{query}", within=CLI_ANSWER, method="POST")
         text = f"{numbered(answer['retried'], 'message')} to be handled again"

@@ -14,6 +14,7 @@ from ..node.node import Node
 from ..settings import API_DEFAULT_LIMIT, API_MAX_LIMIT, API_MAX_POLL
 from .answers import Answer, Refused
 from .bodies import object_of, text_of
+from .query import names
 from .routes import Asked, Route, Slots, json_of, polled
 
 _PATH = "/api/v1/consumers/{name}"
@@ -136,5 +137,10 @@ def _options(body: bytes) -> dict[str, Any]:
 
 
 def _ids(asked: Asked) -> list[str] | None:
-    name = asked.argument("id")
-    return [name] if name else None
+    """Return the id of the one message that is meant; None: all are."""
+    if "id" not in names(asked.query):
+        return None
+    id = asked.argument("id")
+    if not id:
+        raise InputError("id is empty; give the id of a message, or leave id out for all of them")
+    return [id]

@@ -205,6 +205,9 @@ def test_parked_messages_are_listed_retried_and_dropped(node: NodeProcess) -> No
     parked = run(node, "consumers", "parked", "c").stdout
     assert f"{first}  1 attempt: exit code 1: broken\n  a\\nb\n" in parked
     assert len(json.loads(run(node, "consumers", "parked", "c", "--json").stdout)["parked"]) == 2
+    for action in ("drop", "retry"):  # a variable of a script was empty
+        refused = run(node, "consumers", action, "c", "")
+        assert refused.returncode == 5 and "id is empty" in refused.stderr
     assert run(node, "consumers", "drop", "c", first).stdout == "1 message dropped\n"
     assert run(node, "consumers", "retry", "c").stdout == "1 message to be handled again\n"
     assert run(node, "consumers", "parked", "c").stdout == "No messages are put aside\n"

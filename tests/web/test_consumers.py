@@ -99,6 +99,10 @@ def test_a_parked_message_is_listed_retried_and_dropped(node: NodeProcess) -> No
     assert again["id"] == given["id"]
     done(ask(node, "POST", "/c/fail", {"position": again["position"]}))
     assert take(node) == []
+    for method, path in (("POST", "/c/parked/retry"), ("DELETE", "/c/parked")):
+        for query in ("id=", "id", "%69d="):
+            problem(ask(node, method, f"{path}?{query}"), 400)
+    assert listed(node)["parked"] == 1, "nobody has meant all of them"
     path = f"/c/parked?id={quote(given['id'], safe='')}"
     assert done(ask(node, "DELETE", path))["dropped"] == 1
     assert listed(node)["parked"] == 0
