@@ -8,10 +8,11 @@ import { showFacts } from "./facts.js";
 import { placeJoin, startJoin } from "./join.js";
 import { showMissing } from "./missing.js";
 import { showMesh } from "./mesh.js";
-import { addMessages, notePeers, noteState, resumeMessages, startMessages, startSending, tickMessages, updateCopies, updateMessages } from "./messages.js";
+import { addMessages, notePeers, noteState, resumeMessages, startMessages, tickMessages, updateCopies, updateMessages } from "./messages.js";
 import { noteNames, startNames } from "./names.js";
 import { showPeers, startPeers, tickPeers } from "./peers.js";
 import { forgetRates, showRates, startRates } from "./rates.js";
+import { startSending } from "./sending.js";
 import { readStream } from "./stream.js";
 import { showLost, showVerdict } from "./verdict.js";
 
