@@ -44,13 +44,15 @@ UNANSWERED = "its reader has ended, or did not acknowledge it in time"
 class Span:
     """Some messages, by their numbers. `attempts` is how often the first one has failed, and
     `error` why. `due` is when its reader's time is up (lent), or when it is lent again (back);
-    `delivery` is the number of its last lending."""
+    `delivery` is the number of its last lending. `alone`: each is lent by itself, since one of them
+    may have ended its reader."""
 
     numbers: Sequence[int]
     attempts: int = 0
     due: int = 0
     error: str = ""
     delivery: int = 0
+    alone: bool = False
 
     @property
     def after(self) -> int:
@@ -72,7 +74,7 @@ class Consumer:
     shared: bool = False
     version: int = 0  # rises each time that it is stored
     made: int = 0  # its first version; those of a former consumer of this name are others
-    missed: int = 0  # messages that were deleted before they were lent
+    missed: int = 0  # messages that were deleted before they were handled
     error: str = ""  # why the last message failed; "" once one was acknowledged after it
     hook: str = ""  # the URL that a webhook of this node POSTs them to, for people; "": none
     lent: list[Span] = field(default_factory=list)
@@ -90,8 +92,7 @@ class Consumer:
         value = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in ("lent", "back"):  # asdict() would take ten times as long
             value[name] = [
-                [[*span.numbers], span.attempts, span.due, span.error, span.delivery]
-                for span in value[name]
+                [[*span.numbers], *(getattr(span, each) for each in _SPAN)] for span in value[name]
             ]
         return value
 
@@ -151,17 +152,19 @@ class Consumer:
         if numbers:
             self.lent.append(Span(numbers, due=now + self._wait, delivery=self.version))
 
-    def lend_again(self, held: Collection[int], most: int, now: int) -> Sequence[int]:
-        """A reader gets the first span that is back, or its first `most` messages, one alone if its
-        last reader has not answered. Those of them that are not `held` any more are left out.
-        Return the numbers."""
+    def lend_again(
+        self, held: Collection[int], most: int, now: int, deleted: Collection[int] = ()
+    ) -> Sequence[int]:
+        """A reader gets the first span that is back, or its first `most` messages, one if they are
+        lent alone. Those of them that are not `held` any more are left out; those that were
+        `deleted` are missed. Return the numbers."""
         span = self.back.pop(0)
-        alone = span.error == UNANSWERED
-        most = 1 if alone else most
-        numbers = [number for number in span.numbers[:most] if number in held]
-        rest = span.numbers[most:]
+        most = 1 if span.alone else most
+        first, rest = span.numbers[:most], span.numbers[most:]
+        numbers = [number for number in first if number in held]
+        self.missed += sum(number in deleted for number in first)
         if rest:
-            self._return(Span(rest, due=now, error=UNANSWERED if alone else ""))
+            self._return(Span(rest, due=now, alone=span.alone))
         if numbers:
             attempts = span.attempts if numbers[0] == span.numbers[0] else 0
             self.lent.append(Span(numbers, attempts, now + self._wait, delivery=self.version))
@@ -218,11 +221,12 @@ class Consumer:
         for span in [*self.lent]:
             self._take_back(span, now)
 
-    def park(self) -> None:
-        """The first message of what is back was put aside."""
+    def park(self, deleted: bool = False) -> None:
+        """The first message of what is back was put aside, or it was `deleted`, and is missed."""
         span = self.back.pop(0)
+        self.missed += deleted
         if rest := span.numbers[1:]:
-            self._return(Span(rest, error=span.error if span.error == UNANSWERED else ""))
+            self._return(Span(rest, alone=span.alone))
 
     def go_back(self, last: int) -> bool:
         """Nothing has arrived behind number `last`, as far as the log knows. If its last entries
@@ -250,10 +254,13 @@ class Consumer:
     def _take_back(self, span: Span, now: int) -> None:
         self.lent.remove(span)
         self.error = UNANSWERED
-        self._return(Span(span.numbers, span.attempts + 1, now, UNANSWERED))
+        self._return(Span(span.numbers, span.attempts + 1, now, UNANSWERED, alone=True))
 
     def _return(self, span: Span) -> None:
         insort(self.back, span, key=lambda each: each.numbers[0])
+
+
+_SPAN = [each.name for each in fields(Span)][1:]
 
 
 def pause_after(attempts: int) -> int:

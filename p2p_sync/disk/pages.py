@@ -229,6 +229,10 @@ class Pages:
         with self._store.reading() as database:
             return min(gone, begins_behind(database, gone))
 
+    def deleted_upto(self) -> int:
+        """Return the last arrival that was deleted; some before it may be here yet."""
+        return self._gone.arrival
+
     def complete_since(self) -> int | None:
         """Return since when the log is complete (ms since the epoch); None if it always was."""
         return self._gone.time + 1 if self._gone.time else None

@@ -85,9 +85,6 @@ class Consumers:
         self._log = state.log
         self._store = store
         self._journal = journal
-        # What was read in vain, to begin behind it: by name, from where and with which options it
-        # was read, and up to which arrival.
-        self._read: dict[str, tuple[tuple[object, ...], int]] = {}
         with suppress(LogError):  # it can be read at least
             self._go_back()
 
@@ -121,7 +118,6 @@ class Consumers:
 
     def delete(self, name: str) -> bool:
         """Forget a consumer; return False if there is none of that name."""
-        self._read.pop(name, None)
         with self._store.writing() as database:
             return consumers.delete(database, name)
 
@@ -190,7 +186,9 @@ class Consumers:
         not wait any more; then nothing is lent. Raises ConsumerError."""
         if limit < 1 or not wait >= 0:
             raise ConsumerError("take() needs a limit of 1 or more, and a wait of 0 s or more")
-        end = time.monotonic() + wait
+        stored = time.monotonic()
+        end = stored + wait
+        read = (0, 0)  # a version of the consumer, and up to where nothing is for it
         while True:
             with self._state.turn() as core:
                 if core.stopped:
@@ -201,18 +199,26 @@ class Consumers:
             with self._store.reading() as database:
                 consumer = _load(database, name)
                 full = consumers.count_parked(database, name) >= MAX_PARKED
-            topic = consumer.topic
+            topic, given = consumer.topic, consumer.given
+            if consumer.version == read[0]:
+                consumer.given = read[1]
             found = self._lend(name, consumer, min(limit, API_MAX_LIMIT), full)
             if isinstance(found, list):
                 return found
-            left = end - time.monotonic()
-            if found == 0.0:
-                continue
-            if left <= 0:
+            now = time.monotonic()
+            over = found > 0 and now >= end
+            if consumer.given > given and (over or now - stored >= CONSUMER_LOOK):
+                # What is deleted there was not for it, so that must not count as missed, also not
+                # after a restart.
+                self._save(name, consumer, consumer.version)
+                stored = now
+            if over:
                 return []
-            arrived = partial(_has_stored, after=count, topic=topic)
-            with self._state.turn(ARRIVAL, arrived, min(left, found, CONSUMER_LOOK)):
-                pass
+            read = consumer.version, consumer.given
+            if found > 0:
+                arrived = partial(_has_stored, after=count, topic=topic)
+                with self._state.turn(ARRIVAL, arrived, min(end - now, found, CONSUMER_LOOK)):
+                    pass
 
     def ack(self, name: str, position: str) -> None:
         """The message that was given with that position is handled, and so are those that were
@@ -310,9 +316,13 @@ class Consumers:
             return CONSUMER_LOOK
         limit = min(limit, room)
         if follows:
-            found = self._held(follows.numbers[:limit])
-            numbers = consumer.lend_again(found, limit, now)
-            if not self._save(name, consumer, version) or not numbers:
+            found, deleted = self._held(follows.numbers[:limit])
+            missed = consumer.missed
+            numbers = consumer.lend_again(found, limit, now, deleted)
+            if not self._save(name, consumer, version):
+                return 0.0
+            self._note_missed(name, consumer.missed - missed)
+            if not numbers:
                 return 0.0
             return self._given([found[number] for number in numbers], consumer.lent[-1])
         return self._lend_new(name, consumer, version, limit)
@@ -321,28 +331,17 @@ class Consumers:
         self, name: str, consumer: Consumer, version: int, limit: int
     ) -> list[Given] | float:
         """As `_lend`, of what was not lent before."""
-        begun = consumer.given, consumer.topic, consumer.own
-        before, after = self._read.get(name, ((), 0))
-        if before != begun:
-            after = consumer.given
         node = self._store.node if consumer.own else ""
-        page = self._log.arrivals(after, limit, wanted=Wanted(consumer.topic, node))
+        page = self._log.arrivals(consumer.given, limit, wanted=Wanted(consumer.topic, node))
         chosen = {number: message for number, message in page if not message.erased}
         if not chosen and not page.missed:
-            self._read[name] = begun, page.upto
+            consumer.given = page.upto
             return CONSUMER_LOOK if page.complete else 0.0
         consumer.missed += page.missed
         consumer.lend([*chosen], page.upto, _now())
         if not self._save(name, consumer, version):
             return 0.0
-        if page.missed:
-            self._journal.note(
-                Note(
-                    MISSED,
-                    f"the consumer {name} has missed {page.missed} messages, which were deleted "
-                    "before it had time for them",
-                )
-            )
+        self._note_missed(name, page.missed)
         return self._given([*chosen.values()], consumer.lent[-1]) if chosen else 0.0
 
     def _given(self, messages: Sequence[Message], span: Span) -> list[Given]:
@@ -363,14 +362,24 @@ class Consumers:
             )
         return self._log.number(match[1]), int(match[2] or 0)
 
-    def _held(self, numbers: Sequence[int]) -> dict[int, Message]:
-        """Return the messages with these numbers that are kept."""
+    def _held(self, numbers: Sequence[int]) -> tuple[dict[int, Message], list[int]]:
+        """Return the messages with these numbers that are kept, without those that are erased, and
+        the numbers of those that a limit has deleted."""
         found = self._log.arrived(numbers)
-        return {number: message for number, message in found.items() if not message.erased}
+        upto = self._log.deleted_upto()  # after the read: it may have lacked what is deleted now
+        deleted = [number for number in numbers if number <= upto and number not in found]
+        return {number: each for number, each in found.items() if not each.erased}, deleted
+
+    def _note_missed(self, name: str, count: int) -> None:
+        if count:
+            what = numbered(count, "message")
+            text = f"the consumer {name} has missed {what}, deleted before it had handled them"
+            self._journal.note(Note(MISSED, text))
 
     def _park(self, name: str, consumer: Consumer, version: int, span: Span) -> float:
-        found = self._held(span.numbers[:1]).values()
-        consumer.park()
+        held, deleted = self._held(span.numbers[:1])
+        found = held.values()
+        consumer.park(bool(deleted))
         if not self._save(
             name,
             consumer,
@@ -378,6 +387,7 @@ class Consumers:
             [Parked(span.numbers[0], each.id, span.attempts, span.error, _now()) for each in found],
         ):
             return 0.0
+        self._note_missed(name, len(deleted))
         for each in found:
             self._journal.note(
                 Note(

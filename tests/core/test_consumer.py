@@ -97,7 +97,7 @@ def test_what_is_not_acknowledged_in_time_comes_back_at_once() -> None:
     consumer.expire(WAIT - 1)
     assert consumer.next(WAIT - 1) == 1
     consumer.expire(WAIT)
-    assert consumer.next(WAIT) == Span([1, 2], 1, WAIT, UNANSWERED)
+    assert consumer.next(WAIT) == Span([1, 2], 1, WAIT, UNANSWERED, alone=True)
     assert consumer.ack(1, 0, WAIT), "late, but done"
     assert consumer.next(WAIT) == Span([2], due=WAIT)
 
@@ -109,7 +109,7 @@ def test_an_acknowledgement_gives_the_reader_more_time_for_the_rest() -> None:
     consumer.expire(2 * WAIT - 2)
     assert consumer.next(2 * WAIT - 2) == 1
     consumer.expire(2 * WAIT - 1)
-    assert consumer.next(2 * WAIT) == Span([2], 1, 2 * WAIT - 1, UNANSWERED)
+    assert consumer.next(2 * WAIT) == Span([2], 1, 2 * WAIT - 1, UNANSWERED, alone=True)
 
 
 def test_a_clock_that_is_set_back_leaves_a_reader_the_time_that_it_has_at_first() -> None:
@@ -119,10 +119,10 @@ def test_a_clock_that_is_set_back_leaves_a_reader_the_time_that_it_has_at_first(
     assert not consumer.expire(1000 + WAIT - 1)
     assert consumer.next(1000) == WAIT
     assert consumer.expire(1000 + WAIT)
-    assert consumer.next(1000 + WAIT) == Span([1], 1, 1000 + WAIT, UNANSWERED)
+    assert consumer.next(1000 + WAIT) == Span([1], 1, 1000 + WAIT, UNANSWERED, alone=True)
     consumer.back[0].due = 10**12
     consumer.expire(1000)
-    assert consumer.next(1000) == Span([1], 1, 1000, UNANSWERED), "it waits for nothing"
+    assert consumer.next(1000) == Span([1], 1, 1000, UNANSWERED, alone=True), "it waits for nothing"
 
 
 def test_a_shorter_ack_wait_takes_nothing_from_a_reader_at_once() -> None:
@@ -132,7 +132,7 @@ def test_a_shorter_ack_wait_takes_nothing_from_a_reader_at_once() -> None:
     consumer.expire(5_000)
     assert [span.numbers for span in consumer.lent] == [[1]]
     consumer.expire(15_000)
-    assert consumer.next(15_000) == Span([1], 1, 15_000, UNANSWERED)
+    assert consumer.next(15_000) == Span([1], 1, 15_000, UNANSWERED, alone=True)
 
 
 def test_an_acknowledgement_does_not_reach_messages_that_were_put_aside_and_are_retried() -> None:
@@ -172,7 +172,28 @@ def test_messages_that_are_gone_are_left_out() -> None:
     assert consumer.lent == [Span([3], 0, 1000 + WAIT)]
     consumer.fail(3, 0, "broken", 1000)
     assert consumer.lend_again([], 9, 9000) == []
-    assert (consumer.position, consumer.waiting) == (3, 0)
+    assert (consumer.position, consumer.waiting, consumer.missed) == (3, 0, 0)
+
+
+def test_messages_that_were_deleted_while_they_waited_are_missed() -> None:
+    consumer = Consumer(max_attempts=2)
+    consumer.lend([1, 2, 3, 4, 5], 5, 0)
+    consumer.fail(1, 0, "broken", 0)
+    assert consumer.lend_again([3, 5], 9, 1000, [1, 2]) == [3, 5]
+    assert consumer.missed == 2, "4 was erased"
+    consumer.crash(2000)
+    assert consumer.lend_again([], 9, 2000, [3, 5]) == []
+    assert consumer.missed == 3, "5 is looked at by itself"
+    assert consumer.next(2000) == Span([5], due=2000, alone=True)
+    consumer.park(deleted=True)
+    assert (consumer.missed, consumer.waiting) == (4, 0)
+
+
+def test_the_reason_of_a_failure_is_only_a_text() -> None:
+    consumer = Consumer()
+    consumer.lend([1, 2, 3], 3, 0)
+    consumer.fail(1, 0, UNANSWERED, 0)
+    assert consumer.lend_again([1, 2, 3], 9, 1000) == [1, 2, 3], "its reader has answered"
 
 
 def test_what_killed_its_reader_is_found_and_put_aside_though_it_was_taken_with_others() -> None:
@@ -205,7 +226,7 @@ def test_a_crash_counts_as_an_attempt_of_the_first_message_and_a_release_does_no
     consumer = Consumer()
     consumer.lend([1, 2], 2, 0)
     consumer.crash(7)
-    assert consumer.next(7) == Span([1, 2], 1, 7, UNANSWERED)
+    assert consumer.next(7) == Span([1, 2], 1, 7, UNANSWERED, alone=True)
     assert consumer.error == UNANSWERED
     assert consumer.lend_again([1, 2], 2, 7) == [1]
     consumer.release(8)

@@ -191,6 +191,56 @@ def test_a_slow_consumer_is_overtaken_and_says_what_it_missed() -> None:
         assert any(e.type == "missed" and "consumer c" in e.text for e in node.events()[0])
 
 
+def test_what_is_deleted_while_a_reader_has_it_or_it_waits_is_missed() -> None:
+    with Node(0, keep_messages=2_000) as node:
+        for text in "abcd":
+            node.commit(text)
+        node.consumers.create("waits", ConsumerOptions())
+        node.consumers.create("parks", ConsumerOptions(max_attempts=1))
+        for name in ("waits", "parks"):
+            given = node.consumers.take(name, 3)
+            node.consumers.fail(name, given[1].position, "later")
+        for _ in range(4):
+            list(node.commit_all(["x"] * 2_000, topic="other"))
+        wait_until(lambda: node.log.first() >= 2_004)
+        for name in ("waits", "parks"):
+            node.consumers.take(name, 1, wait=5)
+            found = described(node, name)
+            deleted = node.log.deleted_upto()
+            assert found.missed == deleted - 1, "all but the first, which was handled"
+            assert found.parked == 0
+            texts = [event.text for event in node.events()[0] if event.type == "missed"]
+            assert any(f"consumer {name} has missed" in text for text in texts)
+
+
+def test_what_was_not_for_a_consumer_is_not_missed_also_after_a_restart(tmp_path: Path) -> None:
+    with Node(0, tmp_path, keep_messages=2_000) as node:
+        node.consumers.create("c", ConsumerOptions(topic="alarm"))
+        node.consumers.create("waits", ConsumerOptions(topic="alarm"))
+        reader = threading.Thread(target=lambda: node.consumers.take("waits", 1, wait=60))
+        reader.start()
+        for _ in range(4):
+            list(node.commit_all(["x"] * 2_000, topic="other"))
+            assert take(node) == []
+        wait_until(lambda: node.log.first() >= 2_000)
+        at_end = node.log.cursor(node.log.last_arrival())
+        wait_until(lambda: described(node, "waits").position == at_end)
+    reader.join()
+    with Node(0, tmp_path, keep_messages=2_000) as node:
+        for name in ("c", "waits"):
+            assert take(node, name) == []
+            assert (described(node, name).missed, described(node, name).lag) == (0, 0)
+        assert not [event for event in node.events()[0] if event.type == "missed"]
+
+
+def test_a_message_that_is_erased_before_it_is_taken_does_not_wait_for_ever() -> None:
+    with Node(0) as node:
+        node.consumers.create("c", ConsumerOptions())
+        node.erase(node.commit("a").id)
+        assert take(node) == []
+        assert described(node).lag == 0
+
+
 def test_a_consumer_that_is_made_anew_begins_where_it_should() -> None:
     with Node(0) as node:
         for text in "abc":

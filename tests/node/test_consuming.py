@@ -101,7 +101,10 @@ def run_program(directory: Path, handle: str) -> None:
 import os, sys, threading, time
 from p2p_sync import Node
 
-ready, forever = threading.Event(), threading.Event()
+ready, forever, consuming = threading.Event(), threading.Event(), None
+
+def stopping():
+    return consuming is not None and consuming.stopping  # a thread may begin before it is given
 
 def handle(message):
     {handle}
@@ -136,7 +139,7 @@ def test_a_message_that_kills_its_process_is_parked_and_those_behind_it_are_hand
 def test_a_stop_is_no_attempt_whether_the_message_under_way_ends_or_not(tmp_path: Path) -> None:
     with Node(0, tmp_path) as node:
         list(node.commit_all("abc"))
-    run_program(tmp_path, "ready.set()\n    while not consuming.stopping: time.sleep(0.01)")
+    run_program(tmp_path, "ready.set()\n    while not stopping(): time.sleep(0.01)")
     run_program(tmp_path, "ready.set(); forever.wait()")
     got: list[str] = []
     with Node(0, tmp_path) as node:
