@@ -31,7 +31,7 @@ LOCALLY = {"REMOTE_ADDR": "127.0.0.1"}
 
 
 class Counted(NamedTuple):
-    """The messages of a node; counts the reads by place."""
+    """The messages of a node; counts the reads that bring something, by place."""
 
     feed: Messages
     reads: Counter[int]
@@ -45,10 +45,11 @@ class Counted(NamedTuple):
         return self.feed.look(now)
 
     def read(self, at: int) -> Piece:
-        self.reads[at] += 1
         if self.fails:
             raise self.fails[0]
-        return self.feed.read(at)
+        piece = self.feed.read(at)
+        self.reads[at] += bool(piece.data)
+        return piece
 
     def __hash__(self) -> int:
         return id(self.reads)
