@@ -955,8 +955,8 @@ CLI_LEAST_ANSWER: Seconds = 1.0
 CLI_STORING: Seconds = 3.0
 """A commit may take this time beside its `--timeout`, which is for the copies."""
 
-CLI_TAKE: Seconds = 15.0
-"""`consume` waits for a message for this time; then it asks again."""
+CLI_TAKE: Seconds = 1.0
+"""`consume` waits for a message for this time; then it asks again. A signal waits as long, too."""
 
 CLI_AGAIN: Seconds = 1.0
 """`consume` asks a node again this often that does not answer."""
@@ -964,8 +964,12 @@ CLI_AGAIN: Seconds = 1.0
 CLI_TAIL: Bytes = 4 * 1024
 """The end of what a program writes to standard error: `consume` looks there for the last line."""
 
+CLI_TAILS: Count = 16
+"""Programs that have ended and whose standard error is passed on yet; each holds a thread."""
+
 CLI_LAST_LINE: Seconds = 1.0
-"""What a program has started may keep its standard error open for longer."""
+"""The standard error of a program is read for this time after its end: what it has started may
+keep it open for ever."""
 
 CLI_REFRESH: Seconds = 1.0
 """`top` asks the node this often."""

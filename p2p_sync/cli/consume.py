@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from ..settings import (
     CLI_ANSWER,
     CLI_LAST_LINE,
     CLI_TAIL,
+    CLI_TAILS,
     CLI_TAKE,
     CONSUMER_ATTEMPTS,
     MAX_ACK_WAIT,
@@ -79,9 +82,10 @@ def consume(
     api.ask(path, {"start": start, **options}, CLI_ANSWER, "PUT")
     signals: CommandSignals = click.get_current_context().obj[1]
     handling = _Handling(_Patient(api, signals), path, command, ack_wait, as_json)
+    take = f"{path}?limit=1&wait={CLI_TAKE:g}"
     while True:
-        for message in handling.node.ask(f"{path}?limit=1&wait={CLI_TAKE:g}")["messages"]:
-            with signals.held():
+        with signals.held():  # nobody else would handle what the node has lent already
+            for message in handling.node.ask(take, within=CLI_TAKE + CLI_ANSWER)["messages"]:
                 handling.handle(message)
 
 
@@ -122,6 +126,7 @@ class _Handling:
         self._extend_after = ack_wait / 3
         self._as_json = as_json
         self._names = Names(node.api)
+        self._tails: list[_Tail] = []
 
     def handle(self, message: dict[str, Any]) -> None:
         """Run the program for a message; raises Failure if it cannot be started."""
@@ -144,6 +149,9 @@ class _Handling:
             took = round(time.monotonic() - begin, 3)
             about = {"id": message["id"], "attempts": message["attempts"], "exit_code": code}
             say(json.dumps({**about, "error": error, "seconds": took}))
+        self._tails = [tail for tail in self._tails if tail.is_open]
+        if len(self._tails) >= CLI_TAILS:  # each is over soon
+            self._tails.pop(0).join()
 
     def _tell(self, what: str, body: dict[str, str]) -> None:
         try:
@@ -161,7 +169,9 @@ class _Handling:
         try:
             assert process.stderr
             tail = _Tail(process.stderr)
+            self._tails.append(tail)
             code = self._end_of(process, message["position"])
+            tail.end()
         except Exception:  # it is to fail, and so to run again: not twice at a time
             process.kill()
             process.wait()
@@ -220,25 +230,45 @@ class _Handling:
 
 
 class _Tail:
-    """Passes on what a program writes to its standard error, and keeps the end of it."""
+    """Passes on what a program writes to its standard error, and keeps the end of it. What the
+    program has started may write on, for CLI_LAST_LINE."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
-        self._end = b""
+        self._last = b""
+        self._until = math.inf
         self._thread = threading.Thread(target=self._copy, name="stderr", daemon=True)
         self._thread.start()
 
+    def end(self) -> None:
+        """The program has ended."""
+        self._until = time.monotonic() + CLI_LAST_LINE
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may be passed on yet."""
+        return self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait until nothing more is passed on, once the program has ended."""
+        self._thread.join()
+
     def last_line(self) -> str:
         """Return the last line, once the program has ended."""
-        # What the program has started may write on.
         self._thread.join(CLI_LAST_LINE)
-        lines = self._end.decode("utf-8", "replace").split("\n")
+        lines = self._last.decode("utf-8", "replace").split("\n")
         return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "")
 
     def _copy(self) -> None:
+        ready = select.poll()
+        ready.register(self._pipe, select.POLLIN)
         with self._pipe:
-            while part := os.read(self._pipe.fileno(), CLI_TAIL):
-                self._end = (self._end + part)[-CLI_TAIL:]
+            while time.monotonic() < self._until:
+                if not ready.poll(CLI_LAST_LINE * 1000):
+                    continue
+                if not (part := os.read(self._pipe.fileno(), CLI_TAIL)):
+                    return
+                self._last = (self._last + part)[-CLI_TAIL:]
                 with suppress(OSError):
                     sys.stderr.buffer.write(part)
                     sys.stderr.buffer.flush()

@@ -8,9 +8,11 @@ import resource
 import signal
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ def node() -> Iterator[NodeProcess]:
 
 @contextmanager
 def consuming(
-    node: NodeProcess,
+    node: NodeProcess | LendingServer,
     *arguments: str,
     name: str = "c",
     log: Path | None = None,
@@ -291,6 +293,67 @@ def test_a_signal_lets_the_program_end(
     assert consumer(node)["lag"] == 1, "a is handled"
 
 
+class Lending(BaseHTTPRequestHandler):
+    """A node that lends one message, and sends `signal` to the command as it does."""
+
+    server: LendingServer
+
+    def do_PUT(self) -> None:
+        self.answer({"ack_wait": 30.0})
+
+    def do_GET(self) -> None:
+        lent: list[dict[str, Any]] = []
+        if "limit=1" in self.path:
+            assert self.server.began.wait(DEADLINE)
+            self.server.command.send_signal(signal.SIGTERM)
+            pause(0.2)  # it has come
+            lent = [MESSAGE]
+        about = {"id": ORIGIN[:32], "name": "n"}
+        self.answer({"messages": lent, "consumers": [], "peers": [], "node": about})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.told.append((self.path.rpartition("/")[2], json.loads(body)["position"]))
+        self.answer({})
+
+    def answer(self, value: object) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class LendingServer(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Lending)
+        self.began = threading.Event()
+        self.told: list[tuple[str, str]] = []
+        self.command: subprocess.Popen[bytes]
+        self.port = self.server_address[1]
+
+
+ORIGIN = f"{'a' * 32}-1"
+MESSAGE = {
+    "id": f"{ORIGIN}:1", "origin": ORIGIN, "seq": 1, "time": 1, "data": "a",
+    "position": "aaaaaaaa-1.1", "attempts": 0,
+}  # fmt: skip
+
+
+def test_a_message_that_comes_as_a_signal_does_is_not_left_with_nobody(tmp_path: Path) -> None:
+    with LendingServer() as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        try:
+            with consuming(server, *shell(f"cat > {tmp_path}/ran")) as server.command:
+                server.began.set()
+                assert server.command.wait(DEADLINE) == 128 + signal.SIGTERM
+        finally:
+            server.shutdown()
+    assert lines(tmp_path / "ran") == ["a"], server.told
+    assert server.told == [("ack", "aaaaaaaa-1.1")]
+
+
 def test_a_second_signal_ends_it_at_once(node: NodeProcess, tmp_path: Path) -> None:
     commit(node, "a")
     script = f"touch {tmp_path}/began; sleep 5; touch {tmp_path}/ended"
@@ -341,6 +404,29 @@ def test_a_program_that_leaves_another_one_behind_is_not_waited_for(
         wait_until(lambda: consumer(node).get("parked") == 1)
     assert time.monotonic() - begin < 30
     assert consumer(node)["error"] == "exit code 1: left one"
+    for pid in lines(tmp_path / "pids"):
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def test_what_programs_leave_behind_holds_nothing_of_the_command(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    for number in range(40):
+        node.commit(f"{number}")
+    with consuming(node, *shell(f"(sleep 60) & echo $! >> {tmp_path}/pids")) as process:
+        descriptors = Path(f"/proc/{process.pid}/fd")
+        if not descriptors.exists():
+            pytest.skip("nothing says which files a process has open")
+        most = 0
+
+        def is_done() -> bool:
+            nonlocal most
+            most = max(most, len([*descriptors.iterdir()]))
+            return consumer(node).get("lag") == 0
+
+        wait_until(is_done)
+        assert most < 30, "40 are left behind"
+        wait_until(lambda: len([*descriptors.iterdir()]) < 10)
     for pid in lines(tmp_path / "pids"):
         os.kill(int(pid), signal.SIGKILL)
 
