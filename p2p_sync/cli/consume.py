@@ -18,6 +18,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 import click
+from click.core import ParameterSource
 
 from ..names import check_consumer
 from ..settings import (
@@ -48,12 +49,12 @@ from .signals import CommandSignals
     option("--start", type=click.Choice(["first", "new"]), default="first",
            help="Where a new consumer begins: at the first message, or behind the last one."),
     topic_option("Only messages of this topic."),
-    option("--own", is_flag=True, help="Only messages that were committed at this node."),
+    option("--own/--no-own", help="Only messages that were committed at this node."),
     option("--max-attempts", metavar="N", type=number(0, MAX_ATTEMPTS), default=CONSUMER_ATTEMPTS,
            help="Put a message aside that has failed so often; 0: try for ever."),
     option("--ack-wait", metavar="S", type=seconds(0.1, MAX_ACK_WAIT), default=30.0,
            help="After a crash of this command, a message comes again after so many seconds."),
-    option("--shared", is_flag=True,
+    option("--shared/--no-shared",
            help="Several of these commands handle messages at a time, in no order between them."),
 )  # fmt: skip
 def consume(
@@ -66,7 +67,7 @@ def consume(
     _NODE, _NODE_NAME and _ATTEMPTS tell the rest. The node remembers under NAME which messages are
     handled: those for which COMMAND has exited with 0. Otherwise it runs again after a pause of 1 s
     to 5 minutes. Of several that run with one NAME, one handles messages, unless they are --shared.
-    Write -- before COMMAND.
+    Options that are left out stay as NAME has them. Write -- before COMMAND.
     """
     check_consumer(name)
     if not shutil.which(command[0]):
@@ -79,9 +80,18 @@ def consume(
         "ack_wait": ack_wait,
         "shared": shared,
     }
-    api.ask(path, {"start": start, **options}, CLI_ANSWER, "PUT")
-    signals: CommandSignals = click.get_current_context().obj[1]
-    handling = _Handling(_Patient(api, signals), path, command, ack_wait, as_json)
+    context = click.get_current_context()
+    known = api.ask("/api/v1/consumers", within=CLI_ANSWER)["consumers"]
+    if any(each["name"] == name for each in known):
+        default = ParameterSource.DEFAULT
+        options = {
+            each: value
+            for each, value in options.items()
+            if context.get_parameter_source(each) is not default
+        }
+    made = api.ask(path, {"start": start, **options}, CLI_ANSWER, "PUT")
+    signals: CommandSignals = context.obj[1]
+    handling = _Handling(_Patient(api, signals), path, command, made["ack_wait"], as_json)
     take = f"{path}?limit=1&wait={CLI_TAKE:g}"
     while True:
         with signals.held():  # nobody else would handle what the node has lent already

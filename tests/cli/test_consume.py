@@ -194,6 +194,24 @@ def test_options_choose_messages(node: NodeProcess, tmp_path: Path) -> None:
     assert found["max_attempts"] == 10
 
 
+def test_options_that_are_left_out_stay_as_they_are(node: NodeProcess, tmp_path: Path) -> None:
+    chosen = ("topic", "own", "ack_wait", "max_attempts", "shared")
+
+    def options() -> tuple[object, ...]:
+        return tuple(consumer(node).get(each) for each in chosen)
+
+    first = ("--topic=t", "--own", "--ack-wait=7", "--max-attempts=3", "--shared")
+    with consuming(node, *first, "--", "true"):
+        wait_until(lambda: options() == ("t", True, 7, 3, True))
+    commit(node, "of another topic", "u")
+    commit(node, "this", "t")
+    with consuming(node, "--max-attempts=4", *shell(f"cat >> {tmp_path}/ran")):
+        wait_until(lambda: options() == ("t", True, 7, 4, True), options)
+        wait_until(lambda: lines(tmp_path / "ran") == ["this"])
+    with consuming(node, "--topic", "", "--no-own", "--no-shared", "--", "true"):
+        wait_until(lambda: options() == ("", False, 7, 4, False), options)
+
+
 def test_parked_messages_are_listed_retried_and_dropped(node: NodeProcess) -> None:
     first, second = commit(node, "a\nb"), commit(node, "c")
     with consuming(node, "--max-attempts=1", *shell("echo broken >&2; exit 1")):

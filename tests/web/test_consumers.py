@@ -79,6 +79,14 @@ def test_options_can_be_changed_and_a_consumer_deleted(node: NodeProcess) -> Non
     make(node, topic="a", start="new")
     changed = done(ask(node, "PUT", "/c", {"topic": "b", "ack_wait": 1.5}))
     assert (changed["topic"], changed["ack_wait"]) == ("b", 1.5)
+    more = {"own": True, "max_attempts": 3, "shared": True}
+    done(ask(node, "PUT", "/c", more))
+    for body in (None, {}, {"ack_wait": 2}):  # what is not named stays as it is
+        kept = done(ask(node, "PUT", "/c", body))
+        assert {name: kept[name] for name in ("topic", *more)} == {"topic": "b", **more}
+    reset = done(ask(node, "PUT", "/c", {"topic": "", "own": False, "max_attempts": 0}))
+    assert (reset["topic"], reset["own"], reset["max_attempts"]) == ("", False, 0)
+    assert (reset["ack_wait"], reset["shared"]) == (2, True)
     assert ask(node, "DELETE", "/c").status == 204
     problem(ask(node, "DELETE", "/c"), 404)
     assert done(ask(node, "GET"))["consumers"] == []
