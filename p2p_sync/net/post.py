@@ -9,7 +9,8 @@ import io
 import socket
 import time
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 
 from ..errors import DialError
@@ -60,6 +61,7 @@ class Poster:
                 connection = shake_hands(self._context, plain, url.host, HOOK_TIMEOUT)
             bounded: Any = _Bounded(connection, until)
             client.sock = bounded
+            client.response_class = _Answer
             client.request(
                 "POST", url.target, body, {name: text for name, text in given.items() if text}
             )
@@ -68,6 +70,17 @@ class Poster:
             client.close()
             connection.close()
             plain.close()
+
+
+class _Answer(HTTPResponse):
+    """An answer. What comes before it, such as 103 (early hints), is read and forgotten; the limits
+    of _Bounded hold for all of it."""
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status < HTTPStatus.OK:
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
 
 
 class _Bounded(io.RawIOBase):

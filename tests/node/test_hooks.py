@@ -94,8 +94,20 @@ BAD_ANSWERS: list[tuple[Any, str]] = [
     (b"SSH-2.0-secret\r\n", "its answer is not HTTP"),
     (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200, "its answer is not HTTP"),
     (b"HTTP/1.1 200 OK\r\na: " + b"b" * 200_000, "its answer is not HTTP"),
+    (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10_000, "its answer is not HTTP"),
+    (b"HTTP/1.1 103 Early Hints\r\n\r\n", "its answer is not HTTP"),
     (threading.Event(), "no answer within 1 s"),
 ]
+
+
+def test_what_comes_before_an_answer_is_not_taken_for_it() -> None:
+    before = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    before += b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+    receiver = Receiver(lambda _: before + b"HTTP/1.1 204 No Content\r\n\r\n")
+    with receiver, Node(0, hooks=[receiver.url]) as node:
+        node.commit("a")
+        wait_until(lambda: receiver.requests and consumer(node).lag == 0, lambda: consumer(node))
+        assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD_ANSWERS, ids=[f"{b!s:.20}" for b, _ in BAD_ANSWERS])
