@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     AddressError,
     ConsumerError,
+    ConsumerInUse,
     CursorGone,
     InputError,
     KeyInvalid,
@@ -72,6 +73,7 @@ _LATER = {
 __all__ = [
     "AddressError",
     "ConsumerError",
+    "ConsumerInUse",
     "ConsumerInfo",
     "ConsumerOptions",
     "Consumers",

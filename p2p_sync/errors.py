@@ -11,6 +11,7 @@ P2PSyncError
 |   |-- KeyReused                    the key has named another message
 |   |-- UnknownMessage               no message here has that id
 |   |-- ConsumerError                a name or an option of a consumer that is not valid
+|       |-- ConsumerInUse            a thread of this node handles its messages
 |       |-- NotLent                  no reader of a consumer has the message
 |   |-- UnknownConsumer              no consumer has that name
 |   |-- NotRunning                   the node has not started, or has stopped
@@ -75,6 +76,10 @@ class UnknownMessage(InputError):
 
 class ConsumerError(InputError):
     """What a consumer was asked for is not valid."""
+
+
+class ConsumerInUse(ConsumerError):
+    """A thread of this node handles the messages of this consumer."""
 
 
 class NotLent(ConsumerError):

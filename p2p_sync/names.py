@@ -25,10 +25,10 @@ _CONSUMER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
 
 def check_consumer(name: str) -> None:
     """Raise ConsumerError if this cannot be the name of a consumer."""
-    if not _CONSUMER.fullmatch(name):
+    if not isinstance(name, str) or not _CONSUMER.fullmatch(name):
         raise ConsumerError(
             "the name of a consumer has 1 to 64 letters (A to Z, a to z), digits, '.', '_' and "
-            f"'-', and is not '.' or '..'; not {name[:80]!r}"
+            f"'-', and is not '.' or '..'; not {name!r:.80}"
         )
 
 

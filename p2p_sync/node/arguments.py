@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -11,6 +12,8 @@ from ..address import Address, parse_address
 from ..errors import InputError
 from ..settings import called
 from ..urls import Url, parse_url
+
+_NODE = re.compile("[0-9a-f]{0,32}")
 
 File: TypeAlias = str | os.PathLike[str]
 
@@ -32,6 +35,15 @@ def urls_of(texts: Sequence[str]) -> tuple[Url, ...]:
     if isinstance(texts, str):
         raise InputError(f"{called('hooks')} is a list of URLs")
     return tuple(dict.fromkeys(parse_url(text) for text in texts))
+
+
+def check_node(node: str) -> None:
+    """Raise InputError unless this is the beginning of the id of a node; "" is none."""
+    if not isinstance(node, str) or not _NODE.fullmatch(node):
+        raise InputError(
+            "node is the id of a node, or its first digits (0-9, a-f), as Node.id and the origin "
+            f"of a message have it, not {node!r:.40}"
+        )
 
 
 def seconds_of(timeout: float) -> float:

@@ -29,7 +29,7 @@ from ..disk import consumers
 from ..disk.consumers import Parked
 from ..disk.store import Database, Store
 from ..disk.wanted import Wanted
-from ..errors import ConsumerError, LogError, NotLent, UnknownConsumer
+from ..errors import ConsumerError, ConsumerInUse, LogError, NotLent, UnknownConsumer
 from ..names import check_consumer
 from ..results import ConsumerInfo, ConsumersInfo
 from ..settings import (
@@ -80,11 +80,16 @@ class Consumers:
     UnknownConsumer, unless they say something else.
     """
 
-    def __init__(self, state: State, store: Store, journal: Journal) -> None:
+    def __init__(
+        self, state: State, store: Store, journal: Journal, has_thread: Callable[[str], bool]
+    ) -> None:
+        """`has_thread` says whether a thread of this node reads the consumer of that name, or is
+        about to make it."""
         self._state = state
         self._log = state.log
         self._store = store
         self._journal = journal
+        self._has_thread = has_thread
         with suppress(LogError):  # it can be read at least
             self._go_back()
 
@@ -94,17 +99,19 @@ class Consumers:
         """Make a consumer, or give other options to the one of that name; return whether it is new.
 
         A new one begins at the first message that is kept, with `start` "new" behind the last one,
-        or behind a cursor of the log or the position of a message. Raises ConsumerError,
-        TopicError, CursorGone or InputError.
+        or behind a cursor of the log or the position of a message; another one stays where it is.
+        Raises ConsumerError, TopicError or CursorGone.
         """
-        _check(name, options)
-        position = self._log.last_arrival() if start == "new" else self._log.first()
-        if start not in ("first", "new"):
-            position = self._log.place(start.partition(".")[0])
+        _check(name, options, start)
+        with self._store.reading() as database:
+            known = consumers.load(database, name) is not None
+        position = None if known else self._begin(start)
         with self._store.writing() as database:
             consumer = consumers.load(database, name)
             new = consumer is None
             if consumer is None:
+                if position is None:
+                    raise ConsumerError(f"the consumer {name} was deleted meanwhile; make it again")
                 if len(consumers.names(database)) >= MAX_CONSUMERS:
                     raise ConsumerError(f"there are {MAX_CONSUMERS} consumers; delete one first")
                 # No other consumer of that name, which somebody may have read, has its versions.
@@ -117,8 +124,18 @@ class Consumers:
         return new
 
     def delete(self, name: str) -> bool:
-        """Forget a consumer; return False if there is none of that name."""
+        """Forget a consumer; return False if there is none of that name. Raises ConsumerInUse while
+        a thread of this node, by `Node.consume` or for a webhook, handles its messages."""
         with self._store.writing() as database:
+            consumer = consumers.load(database, name)
+            if consumer and self._has_thread(name):  # within: it cannot make the consumer now
+                raise ConsumerInUse(
+                    f"the webhook {consumer.hook} uses the consumer {name}; start the node without "
+                    "that webhook, then delete it"
+                    if consumer.hook
+                    else f"a function of this program handles the messages of the consumer {name}; "
+                    "stop its thread, which consume() has returned, then delete it"
+                )
             return consumers.delete(database, name)
 
     def status(self) -> list[ConsumerInfo]:
@@ -265,7 +282,8 @@ class Consumers:
 
     def retry(self, name: str, ids: list[str] | None = None) -> int:
         """Have messages handled again that are parked, all of them or those with these ids, the
-        first ones if readers may not have as many at a time; return how many."""
+        first ones if readers may not have as many at a time; return how many. Raises
+        ConsumerError."""
         with self._changing(name) as (database, consumer):
             found = _chosen(database, name, ids)[: max(0, MAX_LENT - consumer.waiting)]
             consumer.again([each.arrival for each in found], _now())
@@ -273,13 +291,20 @@ class Consumers:
         return len(found)
 
     def drop(self, name: str, ids: list[str] | None = None) -> int:
-        """Forget messages that are parked, all of them or those with these ids; return how many."""
+        """Forget messages that are parked, all of them or those with these ids; return how many.
+        Raises ConsumerError."""
         with self._changing(name) as (database, _):
             found = _chosen(database, name, ids)
             consumers.unpark(database, name, [each.arrival for each in found])
         return len(found)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _begin(self, start: str) -> int:
+        """Return the arrival behind which a new consumer begins."""
+        if start == "first":
+            return self._log.first()
+        return self._log.place(start.partition(".")[0])
 
     def _go_back(self) -> None:
         last = self._log.last_arrival()
@@ -411,12 +436,18 @@ class Consumers:
         return True
 
 
-def _check(name: str, options: ConsumerOptions) -> None:
+def _check(name: str, options: ConsumerOptions, start: str) -> None:
     check_consumer(name)
     check_topic(options.topic)
-    if not 0.1 <= options.ack_wait <= MAX_ACK_WAIT:
+    wait, attempts = options.ack_wait, options.max_attempts
+    if type(wait) not in (int, float) or not 0.1 <= wait <= MAX_ACK_WAIT:
         raise ConsumerError(f"ack_wait is a number of seconds from 0.1 to {MAX_ACK_WAIT:.0f}")
-    if not 0 <= options.max_attempts <= MAX_ATTEMPTS:
+    if type(start) is not str or not (start in ("first", "new") or _POSITION.fullmatch(start)):
+        raise ConsumerError(
+            "start is 'first', 'new', the next of an earlier answer (a cursor of the log), or the "
+            f"position of a message, not {start!r:.40}"
+        )
+    if type(attempts) is not int or not 0 <= attempts <= MAX_ATTEMPTS:
         raise ConsumerError(f"max_attempts is a whole number from 0 to {MAX_ATTEMPTS}; 0: no limit")
 
 
@@ -426,6 +457,8 @@ def _others(found: Sequence[object]) -> str:
 
 
 def _chosen(database: Database, name: str, ids: list[str] | None) -> list[Parked]:
+    if isinstance(ids, str):
+        raise ConsumerError(f"ids is a list of ids of messages, such as [{ids[:80]!r}]")
     return [each for each in consumers.parked(database, name) if ids is None or each.id in ids]
 
 

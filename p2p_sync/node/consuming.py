@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from ..errors import ConsumerError, LogError, NotLent, NotRunning, UnknownConsumer
+from ..errors import ConsumerInUse, LogError, NotLent, NotRunning
 from ..settings import CONSUMER_BATCH, CONSUMER_LOOK, DISK_RETRY, STOP_TIMEOUT
 from ..wire.frames import Message
 from .consumers import ConsumerOptions, Consumers, Given
@@ -72,7 +72,7 @@ class Consuming:
         """Give back what was not handled. It has not failed, and comes again, also what is being
         handled yet."""
         if self._thread.is_alive():
-            with suppress(LogError, UnknownConsumer):
+            with suppress(LogError):
                 self._consumers.release(self.name)
 
     def _run(self) -> None:
@@ -92,11 +92,8 @@ class Consuming:
                     if given := self._consumers.take(self.name, CONSUMER_BATCH, CONSUMER_LOOK):
                         self._handle(given)
                     failing = False
-            except NotLent:  # somebody has made the consumer anew meanwhile
+            except NotLent:  # a program has said meanwhile that it has failed
                 continue
-            except UnknownConsumer:
-                logger.warning("the consumer %s was deleted: it handles no more", self.name)
-                return
             except Exception as error:
                 if not failing and not self.stopping:
                     fault = None if isinstance(error, LogError) else error  # of this program
@@ -148,14 +145,14 @@ class Readers:
         self._stopping = False
 
     def start(self, thread: Consuming) -> None:
-        """Make the consumer of a thread, and begin it. Raises ConsumerError if another thread has
+        """Make the consumer of a thread, and begin it. Raises ConsumerInUse if another thread has
         that consumer, NotRunning after `end`, and what `Consumers.create` raises."""
         with self._lock:
             if self._stopping:
                 raise NotRunning("the node is stopping")
             self._threads = {name: each for name, each in self._threads.items() if not each.ended}
             if thread.name in self._threads:
-                raise ConsumerError(
+                raise ConsumerInUse(
                     f"the consumer {thread.name} has a thread already; stop that one first"
                 )
             self._threads[thread.name] = thread
@@ -165,6 +162,11 @@ class Readers:
             with self._lock:
                 del self._threads[thread.name]
             raise
+
+    def has(self, name: str) -> bool:
+        """Return whether the consumer `name` has a thread, which may be about to begin."""
+        thread = self._threads.get(name)
+        return thread is not None and not thread.ended
 
     def end(self) -> None:
         """Have no further message handled, and begin no further thread."""

@@ -14,7 +14,7 @@ from ..core.core import Core
 from ..core.turn import LINKS
 from ..disk.log import Log, Page
 from ..disk.wanted import Wanted
-from ..errors import InputError, LogError, NotRunning, StartError
+from ..errors import ConsumerError, InputError, LogError, NotRunning, StartError
 from ..names import checked_name, host_name
 from ..results import Events, PeerInfo, Status
 from ..settings import (
@@ -26,7 +26,7 @@ from ..settings import (
     called,
 )
 from ..wire.frames import Message, check_topic
-from .arguments import File, addresses_of, path_of, seconds_of, urls_of
+from .arguments import File, addresses_of, check_node, path_of, seconds_of, urls_of
 from .consumers import ConsumerOptions, Consumers
 from .consuming import Consuming
 from .delivery import Callback
@@ -320,9 +320,10 @@ class Node:
         With a `topic` only its own messages come, with a `node` those of nodes whose id begins with
         it, and with `since` those from that time on (ms since the epoch). An empty page means that
         nothing has come for `pause` seconds (None: there are none). Ends when the node stops.
-        Raises TopicError, LogError if the log cannot be read.
+        Raises TopicError or InputError, and LogError if the log cannot be read.
         """
         check_topic(topic)
+        check_node(node)
         return follow(self._running().state, after, pause, Wanted(topic, node, since))
 
     def sockets(self) -> int:
@@ -443,8 +444,10 @@ class Node:
 
         Calls come from one thread of their own, with no lock held; each name has one at a time.
         Returns that thread: its `stop()` ends it, as stopping the node does. Raises ConsumerError,
-        TopicError, NotRunning or LogError.
+        TopicError, CursorGone, NotRunning or LogError.
         """
+        if not callable(handle):
+            raise ConsumerError(f"handle is a function that takes a message, not {handle!r:.40}")
         options = ConsumerOptions(topic, False, CONSUMER_ALONE, max_attempts)
         return self._running().consume(name, handle, options, start)
 

@@ -104,8 +104,8 @@ class Parts:
         self.warnings = settings.warnings(self.server.server_address[0])
         self.started = wall
         self.delivery = Delivery(self.state, callbacks)
-        self.consumers = Consumers(self.state, self.store, self.journal)
         self.readers = Readers()
+        self.consumers = Consumers(self.state, self.store, self.journal, self.readers.has)
         self._settings = settings
 
     def start(self) -> None:

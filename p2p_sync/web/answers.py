@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import (
     Busy,
+    ConsumerInUse,
     CursorGone,
     InputError,
     KeyReused,
@@ -72,6 +73,7 @@ _KINDS = (
     (MessageTooLong, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "message_too_long"),
     ((UnknownMessage, UnknownConsumer), HTTPStatus.NOT_FOUND, "not_found"),
     (NotLent, HTTPStatus.CONFLICT, "not_lent"),
+    (ConsumerInUse, HTTPStatus.CONFLICT, "consumer_in_use"),
     (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY, "key_reused"),
     (InputError, HTTPStatus.BAD_REQUEST, "invalid"),
     (LogFull, HTTPStatus.INSUFFICIENT_STORAGE, "log_full"),

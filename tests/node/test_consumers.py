@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from p2p_sync import ConsumerError, ConsumerOptions, CursorGone, Node, NotLent, UnknownConsumer
+from p2p_sync.core.turn import ARRIVAL
 from p2p_sync.node import consumers as node_consumers
 from tests.disk.test_witness import set_back
 from tests.harness.consumers import described, take
@@ -213,6 +214,11 @@ def test_what_is_deleted_while_a_reader_has_it_or_it_waits_is_missed() -> None:
             assert any(f"consumer {name} has missed" in text for text in texts)
 
 
+def behind(node: Node, name: str) -> int:
+    """How far a consumer is behind the end, whatever is for it."""
+    return node.log.last_arrival() - node.log.number(described(node, name).position)
+
+
 def test_what_was_not_for_a_consumer_is_not_missed_also_after_a_restart(tmp_path: Path) -> None:
     with Node(0, tmp_path, keep_messages=2_000) as node:
         node.consumers.create("c", ConsumerOptions(topic="alarm"))
@@ -222,9 +228,8 @@ def test_what_was_not_for_a_consumer_is_not_missed_also_after_a_restart(tmp_path
         for _ in range(4):
             list(node.commit_all(["x"] * 2_000, topic="other"))
             assert take(node) == []
+            wait_until(lambda: behind(node, "waits") == 0)
         wait_until(lambda: node.log.first() >= 2_000)
-        at_end = node.log.cursor(node.log.last_arrival())
-        wait_until(lambda: described(node, "waits").position == at_end)
     reader.join()
     with Node(0, tmp_path, keep_messages=2_000) as node:
         for name in ("c", "waits"):
@@ -421,6 +426,15 @@ WRONG: list[Callable[[Node], object]] = [
     lambda node: node.consume("a\n", print),
     lambda node: node.consume("\x00", print),
     lambda node: node.consume("\u00e4", print),
+    lambda node: node.consume(5, print),  # type: ignore[arg-type]
+    lambda node: node.consume("c", None),  # type: ignore[arg-type]
+    lambda node: node.consume("c", print, max_attempts=2.5),  # type: ignore[arg-type]
+    lambda node: node.consume("c", print, max_attempts="3"),  # type: ignore[arg-type]
+    lambda node: node.consume("c", print, start=5),  # type: ignore[arg-type]
+    lambda node: node.consume("c", print, start="nonsense"),
+    lambda node: node.consumers.create("c", ConsumerOptions(ack_wait="3")),  # type: ignore[arg-type]
+    lambda node: node.consumers.retry("known", "1"),  # type: ignore[arg-type]
+    lambda node: node.consumers.drop("known", "1"),  # type: ignore[arg-type]
     lambda node: node.consumers.ack("known", node.log.cursor(1)),
     lambda node: node.consumers.ack("known", "x"),
     lambda node: node.consumers.ack("known", 1),  # type: ignore[arg-type]
@@ -441,6 +455,39 @@ def test_what_is_wrong_is_refused(call: Callable[[Node], object]) -> None:
             call(node)
         assert take(node, "known") == ["a"]
         assert [each.name for each in node.consumers.status()] == ["known"]
+
+
+def test_a_wrong_start_is_explained() -> None:
+    with Node(0) as node, pytest.raises(ConsumerError, match=r"^start is 'first', 'new', .*'soon'"):
+        node.consume("c", print, start="soon")
+
+
+def test_where_a_consumer_begins_matters_only_when_it_is_made() -> None:
+    with Node(0, keep_messages=2_000) as node:
+        node.commit("a")
+        cursor = node.log.cursor(1)
+        node.consumers.create("c", ConsumerOptions(), cursor)
+        for _ in range(4):
+            list(node.commit_all(["x"] * 2_000))
+        wait_until(lambda: node.log.first() > 1)
+        assert not node.consumers.create("c", ConsumerOptions(), cursor), "a program starts again"
+        with pytest.raises(CursorGone):
+            node.consumers.create("new", ConsumerOptions(), cursor)
+
+
+def test_a_reader_that_waits_ends_when_the_node_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_consumers, "CONSUMER_LOOK", 60.0)
+    node = Node(0)
+    node.start()
+    consumers, state = node.consumers, node._running().state
+    consumers.create("c", ConsumerOptions())
+    got: list[object] = []
+    reader = threading.Thread(target=lambda: got.append(consumers.take("c", 1, wait=60)))
+    reader.start()
+    wait_until(lambda: state._waiting[ARRIVAL])
+    node.stop()
+    reader.join(10)
+    assert got == [[]], "it is woken, and gets nothing"
 
 
 def test_an_unknown_consumer_is_said_to_be_unknown() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from p2p_sync import (
     ConsumerError,
+    ConsumerInUse,
     ConsumerOptions,
     ConsumersInfo,
     Consuming,
@@ -282,11 +283,17 @@ def test_the_status_and_the_metrics_tell_of_consumers_that_do_not_get_on(soon: N
         assert counts["consumer_missed_total"] == dict.fromkeys(lags, 0)
 
 
-def test_a_consumer_that_is_deleted_ends_its_thread() -> None:
+def test_a_consumer_is_not_deleted_while_its_thread_runs() -> None:
+    got: list[str] = []
     with Node(0) as node:
-        consuming = node.consume("c", print)
+        consuming = node.consume("c", lambda message: got.append(message.data))
+        with pytest.raises(ConsumerInUse, match=r"which consume\(\) has returned"):
+            node.consumers.delete("c")
+        node.commit("a")
+        wait_until(lambda: got == ["a"])
+        consuming.stop()
+        assert consuming.ended
         assert node.consumers.delete("c")
-        wait_until(lambda: not consuming._thread.is_alive())
         assert node.consumers.status() == []
 
 
@@ -295,15 +302,19 @@ def test_a_consumer_goes_on_when_the_log_can_be_read_again(
 ) -> None:
     monkeypatch.setattr("p2p_sync.node.consuming.DISK_RETRY", 0.05)
     got: list[str] = []
+    failed = threading.Semaphore(0)
     with Node(0) as node:
         arrivals = node.log.arrivals
 
         def fails(*_: object, **__: object) -> object:
+            failed.release()
             raise LogError("the disk does not answer")
 
         monkeypatch.setattr(node.log, "arrivals", fails)
         node.consume("c", lambda message: got.append(message.data))
         node.commit("a")
+        for _ in range(2):
+            assert failed.acquire(timeout=10), "it tries again"
         monkeypatch.setattr(node.log, "arrivals", arrivals)
         wait_until(lambda: got == ["a"])
 
@@ -322,7 +333,7 @@ def test_an_exit_in_a_function_is_a_failure_like_others(soon: None) -> None:
         wait_until(lambda: got == ["a", "a"])
 
 
-def test_a_function_may_stop_its_consumer_and_the_node() -> None:
+def test_a_function_may_stop_its_consumer() -> None:
     with Node(0) as node:
         done = threading.Event()
 
@@ -336,3 +347,23 @@ def test_a_function_may_stop_its_consumer_and_the_node() -> None:
         assert done.wait(10)
         wait_until(lambda: not consuming._thread.is_alive())
         assert described(node).lag == 1
+
+
+def test_a_function_may_stop_the_node(tmp_path: Path) -> None:
+    stopped = threading.Event()
+    node = Node(0, tmp_path)
+    node.start()
+
+    def handle(_: Message) -> None:
+        begin = time.monotonic()
+        node.stop()
+        assert time.monotonic() - begin < STOP_TIMEOUT, "it does not wait for itself"
+        stopped.set()
+
+    node.commit("a")
+    node.commit("b")
+    consuming = node.consume("c", handle)
+    assert stopped.wait(10)
+    wait_until(lambda: consuming.ended)
+    with Node(0, tmp_path) as again:
+        assert (described(again).lag, described(again).attempts) == (2, 0), "it comes again"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import ConsumerInfo, InputError, Node, StartError
+from p2p_sync import ConsumerInfo, ConsumerInUse, InputError, Node, StartError
 from p2p_sync.core import consumer as rules
 from p2p_sync.net import post
 from p2p_sync.urls import parse_url
@@ -289,12 +289,17 @@ def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         wait_until(lambda: "not valid for '127.0.0.1'" in consumer(node).error)
 
 
-def test_a_hook_whose_consumer_is_deleted_ends(caplog: pytest.LogCaptureFixture) -> None:
-    with Receiver() as receiver, Node(0, hooks=[receiver.url]) as node:
-        assert node.consumers.delete(consumer(node).name)
-        wait_until(lambda: "was deleted" in caplog.text)
-        node.commit("a")
-        assert node.consumers.status() == []
+def test_the_consumer_of_a_hook_is_deleted_once_the_node_runs_without_it(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        with Node(0, tmp_path, hooks=[receiver.url]) as node:
+            name = consumer(node).name
+            with pytest.raises(ConsumerInUse, match=f"webhook {receiver.url}/ uses the consumer"):
+                node.consumers.delete(name)
+            node.commit("a")
+            wait_until(lambda: receiver.texts == ["a"])
+        with Node(0, tmp_path) as node:
+            assert node.consumers.delete(name)
+            assert node.consumers.status() == []
 
 
 def test_a_node_stops_while_a_receiver_does_not_answer(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from p2p_sync import (
+    InputError,
     LogError,
     LogFull,
     Message,
@@ -286,6 +287,12 @@ def test_what_is_no_time_is_refused(timeout: float) -> None:
             with pytest.raises(ValueError, match="timeout= is a number of seconds"):
                 wait()
         assert len(node.messages()) == 1
+
+
+@pytest.mark.parametrize("wrong", ["ABCDEF", "g", "vm", "0" * 33, None, 7])
+def test_what_is_no_id_of_a_node_is_refused(wrong: Any) -> None:
+    with Node(0) as node, pytest.raises(InputError, match="node is the id of a node"):
+        node.follow(node=wrong)
 
 
 def test_a_program_without_logging_sees_no_lines() -> None:

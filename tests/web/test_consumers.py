@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -281,18 +279,3 @@ def test_what_is_wrong_is_refused_and_changes_nothing(
     assert answer.status == status, answer.text
     assert detail in (json.loads(answer.body).get("detail", "") if answer.body else "")
     assert listed(node) == before
-
-
-def test_a_reader_that_waits_ends_when_the_node_stops(node: NodeProcess) -> None:
-    make(node)
-
-    def read() -> None:
-        with suppress(OSError, HTTPException):
-            ask(node, "GET", "/c?wait=30")
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert reader.is_alive()
-    node.stop()
-    reader.join(10)
-    assert not reader.is_alive()
