@@ -61,7 +61,7 @@ def consume(
     api: Api, name: str, command: tuple[str, ...], start: str, topic: str, own: bool,
     max_attempts: int, ack_wait: float, shared: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run COMMAND once for each message, in order.
+    """Run COMMAND for each message, at least once and in order.
 
     The text is its standard input; the variables P2P_SYNC_MESSAGE_ID, _TOPIC, _TIME, _TIME_MS,
     _NODE, _NODE_NAME and _ATTEMPTS tell the rest. The node remembers under NAME which messages are

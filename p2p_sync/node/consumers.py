@@ -1,4 +1,4 @@
-"""Consumers: each handles every message once, whatever crashes. The rules are in core/consumer.py.
+"""Consumers: each handles every message at least once. The rules are in core/consumer.py.
 
 Nothing of a consumer is kept in memory. Each call reads it, applies a rule and stores it, in one
 transaction; so any thread may call, no lock is needed, and two readers never get one message. What
