@@ -33,7 +33,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..settings import CONSUMER_RETRY_FIRST, CONSUMER_RETRY_LONGEST
 
@@ -58,6 +58,12 @@ class Span:
     def after(self) -> int:
         """The number before the first message."""
         return self.numbers[0] - 1
+
+
+class Pause(NamedTuple):
+    """Nothing can be lent for so many ms, unless a reader says before that it is done."""
+
+    ms: int
 
 
 @dataclass(slots=True)
@@ -130,15 +136,15 @@ class Consumer:
                 span.due = now
         return changed
 
-    def next(self, now: int) -> Span | int | None:
-        """Return what is lent next: a span that is back, or None for what was not lent before. If
-        nothing can be lent yet, return in how many ms it can."""
+    def next(self, now: int) -> Span | Pause | None:
+        """Return what is lent next: a span that is back, or None for what was not lent before; or
+        how long nothing can be lent."""
         if self.lent and not self.shared:
-            return min(span.due for span in self.lent) - now
+            return Pause(min(span.due for span in self.lent) - now)
         if not self.back:
             return None
         pause = self.back[0].due - now
-        return pause if pause > 0 else self.back[0]
+        return Pause(pause) if pause > 0 else self.back[0]
 
     def exhausted(self) -> Span | None:
         """Return the span whose first message is to be parked."""

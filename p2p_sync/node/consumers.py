@@ -15,14 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, repeat
 from typing import NamedTuple
 
-from ..core.consumer import Consumer, Span
-from ..core.core import Core
+from ..core.consumer import Consumer, Pause, Span
 from ..core.effects import MISSED, PARKED, Note
-from ..core.turn import ARRIVAL
 from ..core.verdict import numbered
 from ..cursors import START
 from ..disk import consumers
@@ -45,6 +42,7 @@ from ..settings import (
     PARKED_LISTED,
 )
 from ..wire.frames import Message, check_topic
+from .follow import count_stored, wait_stored
 from .journal import Journal
 from .state import State
 
@@ -71,6 +69,16 @@ class Given(NamedTuple):
     position: str
     message: Message
     attempts: int
+
+
+class _Nothing(NamedTuple):
+    """No message can be lent now. One may come back by itself after `pause` seconds; 0: there may
+    be one already."""
+
+    pause: float
+
+
+_AGAIN = _Nothing(0.0)
 
 
 class Consumers:
@@ -172,26 +180,6 @@ class Consumers:
             hook=consumer.hook,
         )
 
-    def summary(self) -> tuple[ConsumersInfo, list[str]]:
-        """Return the consumers in numbers, and warnings about those that do not get on, a sentence
-        each; nothing if the database cannot be read."""
-        try:
-            with self._store.reading() as database:
-                every, parked = consumers.every(database), consumers.all_parked(database)
-        except LogError:
-            return ConsumersInfo(0, 0, 0, 0), []
-        failing = [(name, each) for name, each in every if each.attempts >= CONSUMER_FAILING]
-        missed = sum(each.missed for _, each in every)
-        about = ConsumersInfo(len(every), len(failing), sum(parked.values()), missed)
-        warnings = []
-        for name, each in failing[:1]:
-            what = f"the webhook {each.hook} ({name})" if each.hook else f"the consumer {name}"
-            warnings.append(f"messages wait for {what}{_others(failing)}: {each.error}")
-        for name in [*parked][:1]:
-            count = numbered(about.parked, "message")
-            warnings.append(f"{count} put aside by the consumer {name}{_others([*parked])}")
-        return about, warnings
-
     # -- handling -------------------------------------------------------------------------------
 
     def take(
@@ -207,11 +195,8 @@ class Consumers:
         end = stored + wait
         read = (0, 0)  # a version of the consumer, and up to where nothing is for it
         while True:
-            with self._state.turn() as core:
-                if core.stopped:
-                    return []
-                count = core.transactions
-            if has_gone():
+            count = count_stored(self._state)
+            if count is None or has_gone():
                 return []
             with self._store.reading() as database:
                 consumer = _load(database, name)
@@ -223,7 +208,7 @@ class Consumers:
             if isinstance(found, list):
                 return found
             now = time.monotonic()
-            over = found > 0 and now >= end
+            over = found.pause > 0 and now >= end
             if consumer.given > given and (over or now - stored >= CONSUMER_LOOK):
                 # What is deleted there was not for it, so that must not count as missed, also not
                 # after a restart.
@@ -232,10 +217,8 @@ class Consumers:
             if over:
                 return []
             read = consumer.version, consumer.given
-            if found > 0:
-                arrived = partial(_has_stored, after=count, topic=topic)
-                with self._state.turn(ARRIVAL, arrived, min(end - now, found, CONSUMER_LOOK)):
-                    pass
+            if found.pause > 0:
+                wait_stored(self._state, count, topic, min(end - now, found.pause, CONSUMER_LOOK))
 
     def ack(self, name: str, position: str) -> None:
         """The message that was given with that position is handled, and so are those that were
@@ -324,50 +307,51 @@ class Consumers:
             yield database, consumer
             consumers.save(database, name, consumer)
 
-    def _lend(self, name: str, consumer: Consumer, limit: int, full: bool) -> list[Given] | float:
-        """Lend the next messages and return them. With none, return how many seconds it takes until
-        one comes back by itself; 0: there may be more."""
+    def _lend(
+        self, name: str, consumer: Consumer, limit: int, full: bool
+    ) -> list[Given] | _Nothing:
+        """Lend the next messages and return them."""
         now = _now()
         if consumer.expire(now) and not self._save(name, consumer, consumer.version):
-            return 0.0
+            return _AGAIN
         version = consumer.version
         if (span := consumer.exhausted()) and not full:
             return self._park(name, consumer, version, span)
         follows = consumer.next(now)
-        if isinstance(follows, int):
-            return follows / 1000
+        if isinstance(follows, Pause):
+            return _Nothing(follows.ms / 1000)
         room = MAX_LENT - (0 if follows else consumer.waiting)
         if room <= 0:
-            return CONSUMER_LOOK
+            return _Nothing(CONSUMER_LOOK)
         limit = min(limit, room)
         if follows:
             found, deleted = self._held(follows.numbers[:limit])
             missed = consumer.missed
             numbers = consumer.lend_again(found, limit, now, deleted)
             if not self._save(name, consumer, version):
-                return 0.0
+                return _AGAIN
             self._note_missed(name, consumer.missed - missed)
             if not numbers:
-                return 0.0
+                return _AGAIN
             return self._given([found[number] for number in numbers], consumer.lent[-1])
         return self._lend_new(name, consumer, version, limit)
 
     def _lend_new(
         self, name: str, consumer: Consumer, version: int, limit: int
-    ) -> list[Given] | float:
+    ) -> list[Given] | _Nothing:
         """As `_lend`, of what was not lent before."""
         node = self._store.node if consumer.own else ""
         page = self._log.arrivals(consumer.given, limit, wanted=Wanted(consumer.topic, node))
         chosen = {number: message for number, message in page if not message.erased}
         if not chosen and not page.missed:
             consumer.given = page.upto
-            return CONSUMER_LOOK if page.complete else 0.0
+            return _Nothing(CONSUMER_LOOK) if page.complete else _AGAIN
         consumer.missed += page.missed
         consumer.lend([*chosen], page.upto, _now())
         if not self._save(name, consumer, version):
-            return 0.0
+            return _AGAIN
         self._note_missed(name, page.missed)
-        return self._given([*chosen.values()], consumer.lent[-1]) if chosen else 0.0
+        return self._given([*chosen.values()], consumer.lent[-1]) if chosen else _AGAIN
 
     def _given(self, messages: Sequence[Message], span: Span) -> list[Given]:
         """Return the messages of a span that was just lent, as its reader gets them."""
@@ -401,7 +385,7 @@ class Consumers:
             text = f"the consumer {name} has missed {what}, deleted before it had handled them"
             self._journal.note(Note(MISSED, text))
 
-    def _park(self, name: str, consumer: Consumer, version: int, span: Span) -> float:
+    def _park(self, name: str, consumer: Consumer, version: int, span: Span) -> _Nothing:
         held, deleted = self._held(span.numbers[:1])
         found = held.values()
         consumer.park(bool(deleted))
@@ -411,7 +395,7 @@ class Consumers:
             version,
             [Parked(span.numbers[0], each.id, span.attempts, span.error, _now()) for each in found],
         ):
-            return 0.0
+            return _AGAIN
         self._note_missed(name, len(deleted))
         for each in found:
             self._journal.note(
@@ -421,7 +405,7 @@ class Consumers:
                     f"{span.attempts} attempts: {span.error}",
                 )
             )
-        return 0.0
+        return _AGAIN
 
     def _save(
         self, name: str, consumer: Consumer, version: int, parked: list[Parked] | None = None
@@ -434,6 +418,27 @@ class Consumers:
             for message in parked or []:
                 consumers.park(database, name, message)
         return True
+
+
+def summary(store: Store) -> tuple[ConsumersInfo, list[str]]:
+    """Return the consumers in numbers, and warnings about those that do not get on, a sentence
+    each; nothing if the database cannot be read."""
+    try:
+        with store.reading() as database:
+            every, parked = consumers.every(database), consumers.all_parked(database)
+    except LogError:
+        return ConsumersInfo(0, 0, 0, 0), []
+    failing = [(name, each) for name, each in every if each.attempts >= CONSUMER_FAILING]
+    missed = sum(each.missed for _, each in every)
+    about = ConsumersInfo(len(every), len(failing), sum(parked.values()), missed)
+    warnings = []
+    for name, each in failing[:1]:
+        what = f"the webhook {each.hook} ({name})" if each.hook else f"the consumer {name}"
+        warnings.append(f"messages wait for {what}{_others(failing)}: {each.error}")
+    for name in [*parked][:1]:
+        count = numbered(about.parked, "message")
+        warnings.append(f"{count} put aside by the consumer {name}{_others([*parked])}")
+    return about, warnings
 
 
 def _check(name: str, options: ConsumerOptions, start: str) -> None:
@@ -467,10 +472,6 @@ def _load(database: Database, name: str) -> Consumer:
     if consumer is None:
         raise UnknownConsumer(f"there is no consumer {name[:80]!r}; make it first")
     return consumer
-
-
-def _has_stored(core: Core, after: int, topic: str) -> bool:
-    return core.stopped or core.last_transaction(topic) > after
 
 
 def _now() -> int:

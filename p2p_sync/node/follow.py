@@ -1,4 +1,5 @@
-"""The one loop that follows the log: for callbacks, for the HTTP stream and for programs."""
+"""The one loop that follows the log: for callbacks, for the HTTP stream and for programs. And what
+readers wait with for more."""
 
 from __future__ import annotations
 
@@ -29,10 +30,9 @@ def follow(
     after = after or state.log.first()
     quiet = time.monotonic()  # since then
     while True:
-        with state.turn() as core:
-            if core.stopped:
-                return
-            count = core.transactions
+        count = count_stored(state)
+        if count is None:
+            return
         page = state.log.arrivals(after, FOLLOWED, wanted=wanted)
         after = page.upto
         if page or page.damaged or page.missed:
@@ -41,13 +41,25 @@ def follow(
             continue
         due = NEVER if pause is None else quiet + pause
         if page.complete:
-            has_more = partial(_has_stored, after=count, topic=wanted.topic)
             left = None if pause is None else max(0.0, due - time.monotonic())
-            with state.turn(ARRIVAL, has_more, left):
-                pass
+            wait_stored(state, count, wanted.topic, left)
         if time.monotonic() >= due:
             yield page
             quiet = time.monotonic()
+
+
+def count_stored(state: State) -> int | None:
+    """Return how many transactions with messages were stored; None once the node stops."""
+    with state.turn() as core:
+        return None if core.stopped else core.transactions
+
+
+def wait_stored(state: State, after: int, topic: str, timeout: float | None) -> None:
+    """Wait until there is a transaction behind the number `after` with messages of a topic ("": of
+    any), the node stops, or `timeout` seconds have passed (None: for ever)."""
+    has_stored = partial(_has_stored, after=after, topic=topic)
+    with state.turn(ARRIVAL, has_stored, timeout):
+        pass
 
 
 def _has_stored(core: Core, after: int, topic: str) -> bool:

@@ -242,7 +242,8 @@ class Node:
         once it is on disk. With a `key` (see `commit`) each message has the key and its number: if
         the same texts come again with it, those that are stored are not added again.
 
-        Raises what `commit` raises; the messages before the error are stored and yielded.
+        This is a generator: nothing is added until its result is read, as by `list(...)`. Raises
+        what `commit` raises; the messages before the error are stored and yielded.
         """
         if key:
             check_key(key)

@@ -24,7 +24,7 @@ from ..results import LogInfo, NodeInfo, PeerInfo, Status, Verdict
 from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
-from .consumers import Consumers
+from .consumers import Consumers, summary
 from .forks import branches, disputes, warnings
 from .machine import resources
 from .state import State
@@ -148,7 +148,7 @@ class Report:
             clocks = core.dates.warnings(core.replica.catch_up.early, core.wall, core.now)
             left_out = core.replica.warnings(core.now)
         found = branches(self._state, self._store)
-        consumers, troubles = self._consumers.summary()
+        consumers, troubles = summary(self._store)
         problems = clocks + twins + left_out + _damage(damaged) + warnings(found, disputed)
         return Status(
             verdict=self.verdict(),

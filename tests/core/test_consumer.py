@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from p2p_sync.core.consumer import UNANSWERED, Consumer, Span, pause_after
+from p2p_sync.core.consumer import UNANSWERED, Consumer, Pause, Span, pause_after
 
 WAIT = 30_000
 
@@ -25,9 +25,9 @@ def test_what_is_lent_is_acknowledged_in_parts() -> None:
 def test_nothing_newer_is_lent_while_a_reader_has_something_unless_readers_share_it() -> None:
     consumer = Consumer()
     consumer.lend([1, 2], 2, 0)
-    assert consumer.next(1000) == WAIT - 1000
+    assert consumer.next(1000) == Pause(WAIT - 1000)
     consumer.ack(1, 0, 2000)
-    assert consumer.next(3000) == WAIT - 1000, "it has more time for the other one"
+    assert consumer.next(3000) == Pause(WAIT - 1000), "it has more time for the other one"
     consumer.ack(2, 0, 3000)
     assert consumer.next(3000) is None
     consumer.lend([3], 3, 0)
@@ -50,13 +50,13 @@ def test_a_message_that_fails_comes_back_with_those_behind_it_and_delays_others(
     consumer.lend([1, 2, 3], 3, 0)
     assert consumer.fail(2, 0, "broken", 1000)
     assert (consumer.position, consumer.attempts, consumer.error) == (1, 1, "broken")
-    assert consumer.next(1000) == 1000
+    assert consumer.next(1000) == Pause(1000)
     assert consumer.next(2000) == Span([2, 3], 1, 2000, "broken")
     assert consumer.lend_again([2, 3], 1, 2000) == [2]
     assert consumer.lent == [Span([2], 1, 2000 + WAIT)]
-    assert consumer.next(2000) == WAIT, "3 waits, too"
+    assert consumer.next(2000) == Pause(WAIT), "3 waits, too"
     assert consumer.fail(2, 0, "again", 3000)
-    assert consumer.next(3000) == 2000
+    assert consumer.next(3000) == Pause(2000)
     assert not consumer.fail(2, 0, "nobody has it", 3000)
     assert consumer.ack(2, 0, 3000), "its reader was done all the same"
     assert consumer.next(3000) == Span([3], due=2000)
@@ -95,7 +95,7 @@ def test_what_is_not_acknowledged_in_time_comes_back_at_once() -> None:
     consumer = Consumer()
     consumer.lend([1, 2], 2, 0)
     consumer.expire(WAIT - 1)
-    assert consumer.next(WAIT - 1) == 1
+    assert consumer.next(WAIT - 1) == Pause(1)
     consumer.expire(WAIT)
     assert consumer.next(WAIT) == Span([1, 2], 1, WAIT, UNANSWERED, alone=True)
     assert consumer.ack(1, 0, WAIT), "late, but done"
@@ -107,7 +107,7 @@ def test_an_acknowledgement_gives_the_reader_more_time_for_the_rest() -> None:
     consumer.lend([1, 2], 2, 0)
     consumer.ack(1, 0, WAIT - 1)
     consumer.expire(2 * WAIT - 2)
-    assert consumer.next(2 * WAIT - 2) == 1
+    assert consumer.next(2 * WAIT - 2) == Pause(1)
     consumer.expire(2 * WAIT - 1)
     assert consumer.next(2 * WAIT) == Span([2], 1, 2 * WAIT - 1, UNANSWERED, alone=True)
 
@@ -117,7 +117,7 @@ def test_a_clock_that_is_set_back_leaves_a_reader_the_time_that_it_has_at_first(
     consumer.lend([1], 1, 10**12)
     assert consumer.expire(1000), "that must be stored, or its time begins anew each time"
     assert not consumer.expire(1000 + WAIT - 1)
-    assert consumer.next(1000) == WAIT
+    assert consumer.next(1000) == Pause(WAIT)
     assert consumer.expire(1000 + WAIT)
     assert consumer.next(1000 + WAIT) == Span([1], 1, 1000 + WAIT, UNANSWERED, alone=True)
     consumer.back[0].due = 10**12
