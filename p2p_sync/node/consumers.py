@@ -189,7 +189,7 @@ class Consumers:
         there are none, unless the consumer is `shared`. With none, wait up to `wait` seconds for
         some; return [] after that, or if the node stops. `has_gone` says whether the reader does
         not wait any more; then nothing is lent. Raises ConsumerError."""
-        if limit < 1 or not wait >= 0:
+        if type(limit) is not int or limit < 1 or not wait >= 0:
             raise ConsumerError("take() needs a limit of 1 or more, and a wait of 0 s or more")
         stored = time.monotonic()
         end = stored + wait
@@ -233,6 +233,8 @@ class Consumers:
         """The message that was given with that position could not be handled; those that were taken
         with it before it are. It comes again after a pause. Raises NotLent if its reader has it no
         more, ConsumerError or CursorGone."""
+        if not isinstance(error, str):
+            raise ConsumerError(f"error is a text that says why, not {error!r:.40}")
         error = error[:MAX_CONSUMER_ERROR].encode("utf-8", "replace").decode()
         number, delivery = self._parsed(position)
         with self._changing(name) as (_, consumer):
@@ -447,6 +449,8 @@ def _check(name: str, options: ConsumerOptions, start: str) -> None:
     wait, attempts = options.ack_wait, options.max_attempts
     if type(wait) not in (int, float) or not 0.1 <= wait <= MAX_ACK_WAIT:
         raise ConsumerError(f"ack_wait is a number of seconds from 0.1 to {MAX_ACK_WAIT:.0f}")
+    if type(options.own) is not bool or type(options.shared) is not bool:
+        raise ConsumerError("own and shared are True or False")
     if type(start) is not str or not (start in ("first", "new") or _POSITION.fullmatch(start)):
         raise ConsumerError(
             "start is 'first', 'new', the next of an earlier answer (a cursor of the log), or the "
@@ -470,7 +474,7 @@ def _chosen(database: Database, name: str, ids: list[str] | None) -> list[Parked
 def _load(database: Database, name: str) -> Consumer:
     consumer = consumers.load(database, name)
     if consumer is None:
-        raise UnknownConsumer(f"there is no consumer {name[:80]!r}; make it first")
+        raise UnknownConsumer(f"there is no consumer {name!r:.80}; make it first")
     return consumer
 
 

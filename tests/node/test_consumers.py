@@ -433,6 +433,10 @@ WRONG: list[Callable[[Node], object]] = [
     lambda node: node.consume("c", print, start=5),  # type: ignore[arg-type]
     lambda node: node.consume("c", print, start="nonsense"),
     lambda node: node.consumers.create("c", ConsumerOptions(ack_wait="3")),  # type: ignore[arg-type]
+    lambda node: node.consumers.create("c", ConsumerOptions(own="no")),  # type: ignore[arg-type]
+    lambda node: node.consumers.create("c", ConsumerOptions(shared=1)),  # type: ignore[arg-type]
+    lambda node: node.consumers.take("known", 1.5),  # type: ignore[arg-type]
+    lambda node: node.consumers.fail("known", "1", OSError()),  # type: ignore[arg-type]
     lambda node: node.consumers.retry("known", "1"),  # type: ignore[arg-type]
     lambda node: node.consumers.drop("known", "1"),  # type: ignore[arg-type]
     lambda node: node.consumers.ack("known", node.log.cursor(1)),
