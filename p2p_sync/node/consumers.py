@@ -59,6 +59,12 @@ class ConsumerOptions:
     ack_wait: float = 30.0
     max_attempts: int = 0
     shared: bool = False
+
+
+@dataclass(frozen=True)
+class HookOptions(ConsumerOptions):
+    """Those of the consumer of a webhook, with its URL as people may see it."""
+
     hook: str = ""
 
 
@@ -127,7 +133,9 @@ class Consumers:
                 consumer = Consumer(position, version=version, made=version)
             consumer.topic, consumer.own = options.topic, options.own
             consumer.ack_wait, consumer.max_attempts = options.ack_wait, options.max_attempts
-            consumer.shared, consumer.hook = options.shared, options.hook or consumer.hook
+            consumer.shared = options.shared
+            if isinstance(options, HookOptions):
+                consumer.hook = options.hook
             consumers.save(database, name, consumer)
         return new
 

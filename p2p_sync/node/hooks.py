@@ -22,7 +22,7 @@ from ..results import NodeInfo
 from ..settings import CONSUMER_ALONE, CONSUMER_BATCH, HOOK_BYTES, Settings
 from ..urls import Url
 from ..version import __version__
-from .consumers import ConsumerOptions, Consumers, Given
+from .consumers import Consumers, Given, HookOptions
 from .consuming import Consuming
 from .fields import fields_of
 
@@ -45,7 +45,7 @@ class Hook(Consuming):
     ) -> None:
         """`about` is the node that says who it is."""
         topic, own = settings.hook_topic or "", settings.hook_of == "own"
-        options = ConsumerOptions(topic, own, CONSUMER_ALONE, hook=str(url))
+        options = HookOptions(topic, own, CONSUMER_ALONE, hook=str(url))
         super().__init__(consumers, hook_name(url, topic, own), options, "new", self._push)
         self._url = url
         self._credentials = credentials
