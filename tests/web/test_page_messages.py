@@ -135,7 +135,7 @@ def test_a_search_has_filters(open_page: Open) -> None:
         post(one, "apple", "fruit")
         post(two, "apple pie", "cake")
         post(two, "pear", "fruit")
-        page = open_page(one)
+        page = open_page(one, failing=True)  # it asks for a topic that there cannot be
         wait_number(page, 3, "#messages li")
         for text, found in {
             "topic:fruit": ["pear", "apple"],
@@ -144,6 +144,9 @@ def test_a_search_has_filters(open_page: Open) -> None:
             f"from:{one.id[:8]}": ["apple"],
             "since:1h topic:cake from:web-1": [],
             "since:2020-01-02 pie": ["apple pie"],
+            "topic: fruit app": ["apple"],
+            'FROM:WEB-1 Topic:  "fruit"': ["apple"],
+            "topic: from:web-1": ["apple"],
             "notopic:fruit": [],
         }.items():
             page.fill("#search", text)
@@ -153,9 +156,20 @@ def test_a_search_has_filters(open_page: Open) -> None:
         for text, problem in {
             "since:soon": "^since: takes 10m",
             "from:nobody": "^No node is called .nobody. here",
+            f"topic:{'x' * 300}": "topic",
         }.items():
+            page.fill("#search", "apple")
+            wait_list(page, "apple pie", "apple")
             page.fill("#search", text)
+            wait_list(page)  # nothing of the search before
+            wait_text(page, "#none", problem)
             wait_text(page, "#messages-note", problem)
+        post(two, "apple late")
+        post(one, "apple later")
+        wait_text(page, "#count", "5")
+        wait_list(page)
+        page.fill("#search", "apple lat")
+        wait_list(page, "apple later", "apple late")
 
 
 def test_a_message_may_have_lines(open_page: Open) -> None:

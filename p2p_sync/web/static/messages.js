@@ -166,6 +166,7 @@ async function readAgain(all) {
 const isPartial = () => inSight().some((item) => (item.copies ?? 0) < latest.peers);
 
 async function fetchBack(after, limit) {
+  if (search.problem) return { messages: [], next: "", complete: true };
   const mine = edits;
   const filters = query ? `&${search.parameters}${search.topic ? "" : ofTopic()}` : ofTopic();
   const target = `/api/v1/messages?order=newest&copies=1&limit=${limit}&after=${after}${filters}`;
@@ -463,13 +464,15 @@ async function typed() {
   if (mine !== typings) return;
   const value = $("search").value.trim();
   const wanted = parseSearch(value);
-  if (wanted.problem) return setText($("messages-note"), wanted.problem);
-  query = wanted.parameters && value;
+  query = wanted.parameters || wanted.problem ? value : "";
   search = wanted;
   atNewest = true;
   setText($("messages-note"), query ? "Searching\u2026" : "");
-  const failed = (error) => (error.status === 400 ? error.message : "Search failed. Type again to retry.");
-  await load("").catch((error) => setText($("messages-note"), failed(error)));
+  await load("").catch((error) => {
+    if (error.status !== 400) return setText($("messages-note"), "Search failed. Type again to retry.");
+    wanted.problem = error.message;
+    return load("");
+  });
   showFresh();
 }
 
@@ -485,7 +488,7 @@ async function searchOn(mine) {
   render();
 }
 
-const noneFound = () => (complete ? `No messages match \u201c${query}\u201d.` : "Searching\u2026");
+const noneFound = () => search.problem || (complete ? `No messages match \u201c${query}\u201d.` : "Searching\u2026");
 
 // -- topics -------------------------------------------------------------------------------------
 // The address of the page has the topic that is shown, so it outlives a reload.

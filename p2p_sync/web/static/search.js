@@ -3,15 +3,16 @@
 import { idsOf } from "./names.js";
 
 export const HINT = "Filters: topic:deploy  from:web-1  since:2h";
-const FILTER = /(?:^|\s)(topic|from|since):(?:"([^"]*)"|(\S*))/g;
+// A space may come before the value, but that of "topic: since:2h" has not been typed yet.
+const FILTER = /(?:^|\s)(topic|from|since):(?:\s+(?!(?:topic|from|since):))?(?:"([^"]*)"|(\S*))/gi;
 const SPANS = { s: 1, m: 60, h: 3600, d: 86400, w: 604800 };
 
 // Return {text, parameters, found, problem}: the parameters of the request, what to mark, and what is wrong with it.
 export function parseSearch(typed) {
   const wanted = new URLSearchParams();
   let problem = "";
-  const rest = typed.replace(FILTER, (_, name, quoted, plain) => {
-    const value = quoted ?? plain;
+  const rest = typed.replace(FILTER, (_, written, quoted, plain) => {
+    const [name, value] = [written.toLowerCase(), quoted ?? plain];
     if (!value) return "";
     try {
       wanted.set({ topic: "topic", from: "node", since: "since" }[name], { topic: (text) => text, from: nodeOf, since: timeOf }[name](value));
