@@ -178,6 +178,9 @@ def _shown(value: Any, unit: str) -> str:
 def _library() -> Iterator[str]:
     yield "Import all names from `p2p_sync`. All have types. A program that uses most of `Node`:"
     yield from ("", "```python", (ROOT / "tests/example.py").read_text().rstrip(), "```", "")
+    yield "One that acts on messages, each at least once: it does not miss any while it is off."
+    text = (ROOT / "tests/example_consumer.py").read_text().rstrip()
+    yield from ("", "```python", text, "```", "")
     yield from ("## `Node`", "", *_text(Node), "", "### Parameters", "", *_text(Node.__init__), "")
     yield "`File` is the name of a file or a path, `Seconds` a float, and `Bytes` a whole number."
     yield ""

@@ -10,7 +10,13 @@ import socket
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    RemoteDisconnected,
+)
 from typing import Any
 
 from ..errors import DialError
@@ -45,6 +51,8 @@ class Poster:
             return self._exchange(plain, body, fields)
         except TimeoutError:
             raise DialError(f"no answer within {HOOK_TIMEOUT:g} s") from None
+        except RemoteDisconnected:
+            raise DialError("it closed the connection without an answer") from None
         except HTTPException:  # its text is what was read
             raise DialError("its answer is not HTTP") from None
         except OSError as error:

@@ -48,6 +48,12 @@ class Consuming:
         """Whether no further message is to be handled."""
         return self._stopping.is_set()
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the thread has ended: `stop` was called, or the node stops. None: without a
+        limit; else `timeout` seconds at most. Return whether it has. For any thread but this."""
+        self._thread.join(timeout)
+        return self.ended
+
     def stop(self) -> None:
         """Have no further message handled, and wait up to two seconds for the one that is under
         way, unless this thread handles it. For any thread."""

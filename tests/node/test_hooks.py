@@ -90,12 +90,12 @@ BAD_ANSWERS: list[tuple[Any, str]] = [
     (429, "HTTP 429 (Too Many Requests)"),
     (500, "HTTP 500 (Internal Server Error)"),
     (777, "HTTP 777"),
-    (b"", "its answer is not HTTP"),
+    (b"", "it closed the connection without an answer"),
     (b"SSH-2.0-secret\r\n", "its answer is not HTTP"),
     (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200, "its answer is not HTTP"),
     (b"HTTP/1.1 200 OK\r\na: " + b"b" * 200_000, "its answer is not HTTP"),
     (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10_000, "its answer is not HTTP"),
-    (b"HTTP/1.1 103 Early Hints\r\n\r\n", "its answer is not HTTP"),
+    (b"HTTP/1.1 103 Early Hints\r\n\r\n", "it closed the connection without an answer"),
     (threading.Event(), "no answer within 1 s"),
 ]
 

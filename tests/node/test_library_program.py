@@ -1,4 +1,4 @@
-"""The program in the reference of the library: it runs, and its types are right."""
+"""The programs in the reference of the library: they run, and their types are right."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import configparser
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 import p2p_sync
-from tests.harness.support import DEADLINE, ROOT, START_DEADLINE, NodeProcess
+from tests.harness.support import DEADLINE, ROOT, START_DEADLINE, NodeProcess, wait_until
 
 PROGRAM = ROOT / "tests" / "example.py"
+CONSUMER = ROOT / "tests" / "example_consumer.py"
 
 MISTAKES = """
 from p2p_sync import Node
@@ -61,10 +63,19 @@ def test_a_type_checker_accepts_the_program_and_sees_mistakes(tmp_path: Path) ->
     work = tmp_path / "work"
     work.mkdir()
     shutil.copy(PROGRAM, work)
+    shutil.copy(CONSUMER, work)
     (work / "mistakes.py").write_text(MISTAKES)
     python = install(tmp_path / "venv")
     done = subprocess.run(
-        [mypy, "--strict", "--python-executable", python, "example.py", "mistakes.py"],
+        [
+            mypy,
+            "--strict",
+            "--python-executable",
+            python,
+            "example.py",
+            CONSUMER.name,
+            "mistakes.py",
+        ],
         cwd=work,
         capture_output=True,
         text=True,
@@ -75,8 +86,9 @@ def test_a_type_checker_accepts_the_program_and_sees_mistakes(tmp_path: Path) ->
     assert found == [("mistakes.py", f"{line}") for line in lines], done.stdout + done.stderr
 
 
-def test_the_program_needs_nothing_but_public_names() -> None:
-    for node in ast.walk(ast.parse(PROGRAM.read_text())):
+@pytest.mark.parametrize("program", [PROGRAM, CONSUMER], ids=lambda path: path.stem)
+def test_the_program_needs_nothing_but_public_names(program: Path) -> None:
+    for node in ast.walk(ast.parse(program.read_text())):
         if isinstance(node, ast.ImportFrom) and f"{node.module}".startswith("p2p_sync"):
             assert node.module == "p2p_sync"
             assert {name.name for name in node.names} <= set(p2p_sync.__all__)
@@ -120,3 +132,28 @@ def test_every_public_name_is_there() -> None:
         assert getattr(p2p_sync, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nod'"):
         getattr(p2p_sync, "Nod")  # noqa: B009
+
+
+def test_a_program_that_is_killed_misses_no_message(tmp_path: Path) -> None:
+    pages = tmp_path / "data" / "pages"
+
+    def paged() -> set[str]:
+        return set(re.findall(r"alarm \d+", pages.read_text())) if pages.exists() else set()
+
+    wanted: set[str] = set()
+    with NodeProcess() as node:
+        for number, end in enumerate([signal.SIGKILL, signal.SIGKILL, signal.SIGINT]):
+            command = [sys.executable, str(CONSUMER), str(tmp_path / "data"), node.address]
+            pipe = subprocess.PIPE
+            with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, stderr=pipe) as program:
+                try:
+                    for each in range(5):
+                        wanted.add(f"alarm {number}{each}")
+                        node.get(f"/commit?msg=alarm+{number}{each}&topic=alarm")
+                    wait_until(lambda: len(paged()) > 5 * number, "a message of this run")
+                    if end == signal.SIGINT:
+                        wait_until(lambda: paged() == wanted, "all messages")
+                finally:
+                    program.send_signal(end)
+                _, said = program.communicate(timeout=DEADLINE)
+                assert (program.returncode, said) == (0 if end == signal.SIGINT else -9, b"")
