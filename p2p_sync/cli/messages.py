@@ -192,8 +192,9 @@ def log(
             text = f"[{printable(message['topic'])}] {text}" if "topic" in message else text
             when, node = message["time"], message["origin"]
             if "imported" in message:
+                by = node.partition("-")[0]
                 when, node = message["imported"]["time"], message["imported"]["node"]
-                text += "  (imported)"
+                text += f"  (imported by {names.of(by) or by[:SHORT_ID]})"
             say(f"{moment(when)}  {names.columns(node)}  {text}")
     if follow:
         raise Failure(UNREACHABLE, "the node has stopped")

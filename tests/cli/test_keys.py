@@ -121,7 +121,7 @@ def test_an_import_that_was_interrupted_goes_on_and_shows_time_and_node(tmp_path
         for message in page:
             assert message["imported"] == {"time": times[message["data"]], "node": old}
         shown = run_to_end("log", "-n", "1", "--node", at(node)).stdout
-        assert old[:8] in shown and "(imported)" in shown
+        assert old[:8] in shown and "(imported by " in shown
         # An import of an import still names the first node.
         export = tmp_path / "export"
         export.write_text(run_to_end("export", "--node", at(node)).stdout)

@@ -69,10 +69,10 @@ def test_topics_survive_a_backup_an_import_and_a_restore(node: NodeProcess, tmp_
     assert run(None, "verify", str(file)).returncode == 0
     assert run(None, "restore", str(file), "--data-dir", str(data)).returncode == 0
     for directory in (data, None):
-        with NodeProcess(data_dir=directory) as other:
+        with NodeProcess("--name=third", data_dir=directory) as other:
             if not directory:
                 assert run(other, "import", str(file)).returncode == 0
-            mark = "" if directory else "  (imported)"
+            mark = "" if directory else "  (imported by third)"
             expected = [f"{line}{mark}" for line in shown(run(node, "log"))]
             assert shown(run(other, "log")) == expected
             assert shown(run(other, "log", "--topic=sensors/a")) == [f"[sensors/a] 22 C{mark}"]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from p2p_sync.settings import HTTP_WAITING
+from tests.harness.api import post_all
 from tests.harness.browser import missing
 from tests.harness.http import get_bytes
 from tests.harness.page import (
@@ -170,6 +171,23 @@ def test_a_search_has_filters(open_page: Open) -> None:
         wait_list(page)
         page.fill("#search", "apple lat")
         wait_list(page, "apple later", "apple late")
+
+
+def test_an_imported_message_is_from_the_node_that_committed_it_first(open_page: Open) -> None:
+    with ExitStack() as stack:
+        one, two, three = (
+            stack.enter_context(NodeProcess("--ephemeral", f"--name={name}"))
+            for name in ("first", "second", "third")
+        )
+        two.add(one.address)
+        wait_sockets(1, one, two)
+        line = {"id": f"{one.id}-1:2", "origin": f"{one.id}-1", "time": 10**12, "data": "old"}
+        post_all(two.port, [line])
+        page = open_page(two)
+        wait_text(page, "#messages li", r"from\s+first\s+\(imported\)")
+        three.add(two.address)  # so it shows the names again
+        wait_text(page, "#peers", "third")
+        wait_text(page, "#messages li", r"from\s+first\s+\(imported\)")
 
 
 def test_a_message_may_have_lines(open_page: Open) -> None:

@@ -354,7 +354,7 @@ function build(item) {
   const element = el("li", {}, text, small);
   if (item.erased) text.textContent = erasedBy(item);
   else small.append(...fillText(text, item.data, search.found));
-  return { element, copies, from, node: nodeOf(item), erased: !!item.erased, found: search.found, name: () => item.erased && setText(text, erasedBy(item)) };
+  return { element, copies, from, node, erased: !!item.erased, found: search.found, name: () => item.erased && setText(text, erasedBy(item)) };
 }
 
 const nodeOf = (item) => item.origin.slice(0, 32);
