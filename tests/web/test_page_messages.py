@@ -182,7 +182,7 @@ def test_an_imported_message_is_from_the_node_that_committed_it_first(open_page:
         two.add(one.address)
         wait_sockets(1, one, two)
         line = {"id": f"{one.id}-1:2", "origin": f"{one.id}-1", "time": 10**12, "data": "old"}
-        post_all(two.port, [line])
+        post_all(two.port, [line], "?skip=held")
         page = open_page(two)
         wait_text(page, "#messages li", r"from\s+first\s+\(imported\)")
         three.add(two.address)  # so it shows the names again
