@@ -3,16 +3,23 @@ node join it."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shlex
 import shutil
 import socket
+import sys
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ..address import Address, is_loopback, reachable
-from ..results import Resources
-from ..settings import Settings
+from ..address import Address, is_local, is_loopback, place, reachable
+from ..results import PeerInfo, Resources
+from ..settings import MAX_NAME, Settings
+
+_PROGRAM = "p2p-sync"
+_NUMBERED = re.compile(r"(.+)-([0-9]{1,3})")
 
 _ROUND_MEMORY = -6
 _ROUND_FREE = -8
@@ -62,21 +69,53 @@ def _own_hosts() -> list[str]:
     return []
 
 
-def join_command(settings: Settings, address: str, port: int, has_secret: bool) -> str:
+def join_command(
+    settings: Settings,
+    address: str,
+    port: int,
+    has_secret: bool,
+    name: str,
+    peers: Iterable[PeerInfo] = (),
+) -> str:
     """Return the command that starts the next node and has it join this one at `address`, whose
-    peer port is `port`: on another machine if others reach this node, else on this machine, with
-    other ports. It names the file of the secret, and never holds the secret."""
+    peer port is `port` and whose name is `name`: on another machine if others reach this node, else
+    on this machine, with a name and ports that none of the `peers` has. It names the file of the
+    secret, and never holds the secret."""
     others = addresses_for_others(settings, port)
+    peers = list(peers)
     http = max(1, port - 1)
-    if not others:
-        http += 1000 if http < 64000 else -1000
-    words = ["p2p-sync", str(http)]
+    words = [_PROGRAM, str(http)] if others else [_program(), str(_next_http(http, peers))]
     options = {
+        "name": "" if others else _next_name(name, {peer.name for peer in peers}),
         "host": "0.0.0.0" if others else "",
         "secret-file": (settings.secret_file or "secret") if has_secret else "",
         "tls-ca": settings.tls_ca or "",
         "peer": others[0] if others else address,
     }
-    for name, value in options.items():
-        words += [f"--{name}", value] if value else []
+    for option, value in options.items():
+        words += [f"--{option}", value] if value else []
     return shlex.join(words)
+
+
+def _program() -> str:
+    """Return what starts the program here as this process was started, if it runs it."""
+    started = sys.argv[0]
+    is_found = Path(started).name != _PROGRAM or shutil.which(_PROGRAM) == started
+    return _PROGRAM if is_found else started
+
+
+def _next_http(http: int, peers: Iterable[PeerInfo]) -> int:
+    """Return an HTTP port for the next node on this machine, far from that of this one."""
+    every = [address for peer in peers for address in peer.addresses]
+    taken = {place(address)[1] for address in every if is_local(address)}
+    ports: list[int] = [*range(http + 1000, 65535, 1000), *range(http - 1000, 0, -1000)]
+    return next((port for port in ports if taken.isdisjoint((port, port + 1))), ports[0])
+
+
+def _next_name(name: str, taken: Container[str | None]) -> str:
+    """Return the name of the next node after that one: vm-2 after vm, web-4 after web-3."""
+    numbered = _NUMBERED.fullmatch(name)
+    stem, last = (numbered[1], int(numbered[2])) if numbered else (name, 1)
+    ends = (f"-{number}" for number in itertools.count(last + 1))
+    names = (f"{stem[: MAX_NAME - len(end)]}{end}" for end in ends)
+    return next(found for found in names if found not in taken)

@@ -7,6 +7,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..address import Address, reachable
 from ..codes import MAX_NUMBER
@@ -114,12 +115,13 @@ class Parts:
         for entry in self.log.damaged():
             self.journal.note(Note(DAMAGED, f"{entry} is damaged here; peers send it again"))
         port, has_secret = self.server.port, bool(self.credentials.keys)
+        join = partial(join_command, self._settings, self.address, port, has_secret, self._name)
         about = NodeInfo(
             id=self.store.node,
             name=self._name,
             address=self.address,
             addresses=addresses_for_others(self._settings, port),
-            join=join_command(self._settings, self.address, port, has_secret),
+            join=join(),
             version=__version__,
             protocol=PROTOCOL_VERSION,
             started=self.started,
@@ -134,7 +136,7 @@ class Parts:
         self.server.start(self.shell)
         self.shell.start()
         self.report = Report(
-            self.state, self.store, self.counters, self.consumers, about, self.warnings
+            self.state, self.store, self.counters, self.consumers, about, join, self.warnings
         )
 
     def consume(

@@ -9,7 +9,8 @@ import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from ..core.clock import early_notice
 from ..core.core import Core
@@ -40,12 +41,15 @@ class Report:
         counters: Counters,
         consumers: Consumers,
         about: NodeInfo,
+        join: Callable[[Iterable[PeerInfo]], str],
         dangers: Sequence[str],
     ) -> None:
-        """`dangers` are the warnings about the settings of the node."""
+        """`join` returns the command by which another node joins this one and these peers;
+        `dangers` are the warnings about the settings of the node."""
         self._state = state
         self._consumers = consumers
         self._about = about
+        self._join = join
         self._dangers = dangers
         self._store = store
         self._log = state.log
@@ -150,9 +154,10 @@ class Report:
         found = branches(self._state, self._store)
         consumers, troubles = summary(self._store)
         problems = clocks + twins + left_out + _damage(damaged) + warnings(found, disputed)
+        peers = self.peers()
         return Status(
-            verdict=self.verdict(),
-            node=self._about,
+            verdict=self.verdict(peers),
+            node=replace(self._about, join=self._join(peers)),
             sockets=sockets,
             messages=LogInfo(held - hidden, digest, self._log.complete_since()),
             behind=behind,
