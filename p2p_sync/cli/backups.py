@@ -17,7 +17,7 @@ from ..settings import CLI_ANSWER, CLI_PROBLEMS, MAX_KEYS
 from ..wire.export import HIDDEN, Checker, Problem
 from .api import Api, Failure
 from .command import command, node_command
-from .exits import DONE, FAILED, NO, UNREACHABLE, USAGE
+from .exits import DONE, FAILED, NO, NOT_ALLOWED, REFUSED, UNREACHABLE, USAGE
 from .files import Bulk, batches, mark_of, opened, progress, replaced
 from .logline import printable
 from .options import DIRECTORY, FILE, number, option
@@ -104,6 +104,7 @@ def import_(api: Api, file: str, after: int, as_json: bool) -> None:
         f'object {{"data": "text"}}; for lines of plain text use: p2p-sync commit < {name}'
     )
     sent = after  # lines that the node has taken
+    end = 0
     try:
         with opened(file, expected) as parts, Bulk(api, path, file, expected=expected) as bulk:
             for before, lines in parts:
@@ -118,10 +119,15 @@ def import_(api: Api, file: str, after: int, as_json: bool) -> None:
                 done["imported"] += answer["count"] - answer["repeated"]
                 done["skipped"] += answer["skipped"] + answer["repeated"]
                 sent = end
-    except BaseException:
+    except BaseException as error:
         if sent > MAX_KEYS:
             _warn(f"to go on: p2p-sync import {name} --after {sent}")
+        elif mark and getattr(error, "code", None) not in (USAGE, REFUSED, NOT_ALLOWED):
+            _warn("to go on, run the same command again: it skips what is stored")
         raise
+    if after > end:
+        lines_are = f"{numbered(end, 'line')}, and --after {after:,} is beyond them"
+        raise Failure(USAGE, f"nothing is imported: {file} has only {lines_are}")
     report(done, as_json, sys.stdout)
 
 

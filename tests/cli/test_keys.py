@@ -71,6 +71,10 @@ def test_an_import_may_be_run_again_and_says_so(tmp_path: Path) -> None:
         for said in ("3 imported, 0 skipped", "0 imported, 3 skipped"):
             done = run_to_end("import", str(file), "--node", at(node))
             assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
+        beyond = run_to_end("import", str(file), "--after", "4", "--node", at(node))
+        assert beyond.returncode == 2 and beyond.stdout == ""
+        assert "has only 3 lines, and --after 4 is beyond" in beyond.stderr
+        assert run_to_end("import", str(file), "--after", "3", "--node", at(node)).returncode == 0
         file.write_text('"same"\n')  # it is another file now
         done = run_to_end("import", str(file), "--node", at(node))
         assert done.stdout.strip() == "1 imported, 0 skipped"
@@ -113,6 +117,7 @@ def test_an_import_that_was_interrupted_goes_on_and_shows_time_and_node(tmp_path
             _, problem = importing.communicate(timeout=DEADLINE)
             assert importing.returncode, "it says that it was interrupted"
             assert b"stored" in problem, (round, problem)
+            assert b"to go on, run the same command again" in problem, (round, problem)
     with NodeProcess(data_dir=data) as node:
         done = run_to_end("import", str(file), "--node", at(node))
         assert done.returncode == 0, done.stderr
