@@ -91,7 +91,7 @@ def consume(
         }
     made = api.ask(path, {"start": start, **options}, CLI_ANSWER, "PUT")
     signals: CommandSignals = context.obj[1]
-    handling = _Handling(_Patient(api, signals), path, command, made["ack_wait"], as_json)
+    handling = _Handling(_Patient(api, signals), path, command, made, as_json)
     take = f"{path}?limit=1&wait={CLI_TAKE:g}"
     while True:
         with signals.held():  # nobody else would handle what the node has lent already
@@ -128,12 +128,19 @@ class _Handling:
     """Has messages handled by a program, and tells the node."""
 
     def __init__(
-        self, node: _Patient, path: str, command: tuple[str, ...], ack_wait: float, as_json: bool
+        self,
+        node: _Patient,
+        path: str,
+        command: tuple[str, ...],
+        consumer: dict[str, Any],
+        as_json: bool,
     ) -> None:
         self.node = node
         self._path = path
         self._command = command
-        self._extend_after = ack_wait / 3
+        self._name = consumer["name"]
+        self._most = consumer["max_attempts"]
+        self._extend_after = consumer["ack_wait"] / 3
         self._as_json = as_json
         self._names = Names(node.api)
         self._tails: list[_Tail] = []
@@ -153,8 +160,11 @@ class _Handling:
         if code == 0:
             self._tell("ack", place)
         else:
-            self._tell("fail", {**place, "error": error})
-            _warn(f"the message {message['id']} failed, attempt {message['attempts'] + 1}: {error}")
+            told = self._tell("fail", {**place, "error": error})
+            attempt = message["attempts"] + 1
+            _warn(f"the message {message['id']} failed, attempt {attempt}: {error}")
+            if told and 0 < self._most <= attempt:
+                _warn(f"it is put aside; see: p2p-sync consumers parked {self._name}")
         if self._as_json:
             took = round(time.monotonic() - begin, 3)
             about = {"id": message["id"], "attempts": message["attempts"], "exit_code": code}
@@ -163,12 +173,15 @@ class _Handling:
         if len(self._tails) >= CLI_TAILS:  # each is over soon
             self._tails.pop(0).join()
 
-    def _tell(self, what: str, body: dict[str, str]) -> None:
+    def _tell(self, what: str, body: dict[str, str]) -> bool:
+        """Tell the node what became of a message; return False if it had been taken back."""
         try:
             self.node.ask(f"{self._path}/{what}", body, CLI_ANSWER)
         except Failure as error:
             if error.problem.get("type") != f"{PROBLEM}not_lent":  # it took too long
                 raise
+            return False
+        return True
 
     def _run(self, message: dict[str, Any]) -> tuple[int, str]:
         """Run the program; return its exit code and what went wrong."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -10,13 +11,15 @@ import click
 
 from ..core.verdict import numbered
 from ..settings import CLI_ANSWER
-from .api import Api
+from .api import Api, Failure
 from .command import node_command
+from .exits import REFUSED
 from .logline import printable
 from .printing import moment, paint, say, table
 
 _HEAD = ["NAME", "TOPIC", "OF", "LAG", "ATTEMPTS", "PARKED", "MISSED"]
 _ACTIONS = ("delete", "parked", "retry", "drop")
+_LIST = "p2p-sync consumers lists them"
 
 
 @node_command(
@@ -36,9 +39,18 @@ def consumers(
         _list(api, as_json)
         return
     if not name:
-        raise click.UsageError(f"missing NAME of the consumer to {action}; consumers lists them")
+        raise click.UsageError(f"missing NAME of the consumer to {action}; {_LIST}")
     if id is not None and action not in ("retry", "drop"):
         raise click.UsageError(f"{action} takes a NAME alone, not the ID {id!r}")
+    try:
+        _act(api, action, name, id, as_json)
+    except Failure as error:
+        if error.problem.get("status") != HTTPStatus.NOT_FOUND:
+            raise
+        raise Failure(error.code, f"there is no consumer {name!r}; {_LIST}") from None
+
+
+def _act(api: Api, action: str, name: str, id: str | None, as_json: bool) -> None:
     path = f"/api/v1/consumers/{quote(name, safe='')}"
     if action == "parked":
         _list_parked(api, path, as_json)
@@ -50,10 +62,14 @@ def consumers(
     query = "" if id is None else f"?id={quote(id, safe='')}"
     if action == "retry":
         answer = api.ask(f"{path}/parked/retry{query}", within=CLI_ANSWER, method="POST")
-        text = f"{numbered(answer['retried'], 'message')} to be handled again"
+        count, done = answer["retried"], "to be handled again"
     else:
         answer = api.ask(f"{path}/parked{query}", within=CLI_ANSWER, method="DELETE")
-        text = f"{numbered(answer['dropped'], 'message')} dropped"
+        count, done = answer["dropped"], "dropped"
+    text = f"{numbered(count, 'message')} {done}"
+    if id is not None and not count:
+        see = f"p2p-sync consumers parked {name} lists those that are put aside"
+        raise Failure(REFUSED, f"{text}, none with the id {printable(id)!r}; {see}")
     say(json.dumps(answer) if as_json else text)
 
 

@@ -447,7 +447,8 @@ def summary(store: Store) -> tuple[ConsumersInfo, list[str]]:
         warnings.append(f"messages wait for {what}{_others(failing)}: {each.error}")
     for name in [*parked][:1]:
         count = numbered(about.parked, "message")
-        warnings.append(f"{count} put aside by the consumer {name}{_others([*parked])}")
+        what = f"{count} put aside by the consumer {name}{_others([*parked])}"
+        warnings.append(f"{what}; see: p2p-sync consumers parked {name}")
     return about, warnings
 
 

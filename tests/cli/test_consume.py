@@ -212,10 +212,16 @@ def test_options_that_are_left_out_stay_as_they_are(node: NodeProcess, tmp_path:
         wait_until(lambda: options() == ("", False, 7, 4, False), options)
 
 
-def test_parked_messages_are_listed_retried_and_dropped(node: NodeProcess) -> None:
+ASIDE = "p2p-sync: it is put aside; see: p2p-sync consumers parked c"
+
+
+def test_parked_messages_are_listed_retried_and_dropped(node: NodeProcess, tmp_path: Path) -> None:
     first, second = commit(node, "a\nb"), commit(node, "c")
-    with consuming(node, "--max-attempts=1", *shell("echo broken >&2; exit 1")):
+    log = tmp_path / "said"
+    with consuming(node, "--max-attempts=2", *shell("echo broken >&2; exit 1"), log=log):
         wait_until(lambda: consumer(node).get("parked") == 2)
+        wait_until(lambda: lines(log)[-1] == ASIDE, lambda: lines(log))
+    assert lines(log).count(ASIDE) == 2, "after the last attempt of each"
     shown = run(node, "consumers").stdout
     assert [line.split() for line in shown.splitlines()] == [
         ["NAME", "TOPIC", "OF", "LAG", "ATTEMPTS", "PARKED", "MISSED"],
@@ -223,11 +229,14 @@ def test_parked_messages_are_listed_retried_and_dropped(node: NodeProcess) -> No
         ["exit", "code", "1:", "broken"],
     ]
     parked = run(node, "consumers", "parked", "c").stdout
-    assert f"{first}  1 attempt: exit code 1: broken\n  a\\nb\n" in parked
+    assert f"{first}  2 attempts: exit code 1: broken\n  a\\nb\n" in parked
     assert len(json.loads(run(node, "consumers", "parked", "c", "--json").stdout)["parked"]) == 2
     for action in ("drop", "retry"):  # a variable of a script was empty
         refused = run(node, "consumers", action, "c", "")
         assert refused.returncode == 5 and "id is empty" in refused.stderr
+        refused = run(node, "consumers", action, "c", "unknown")
+        assert refused.returncode == 5 and refused.stdout == ""
+        assert "none with the id 'unknown'; p2p-sync consumers parked c lists" in refused.stderr
     assert run(node, "consumers", "drop", "c", first).stdout == "1 message dropped\n"
     assert run(node, "consumers", "retry", "c").stdout == "1 message to be handled again\n"
     assert run(node, "consumers", "parked", "c").stdout == "No messages are put aside\n"
@@ -241,8 +250,10 @@ WRONG = [
     (("consumers", "delete"), 2, "missing NAME"),
     (("consumers", "parked", "c", "x"), 2, "takes a NAME alone"),
     (("consumers", "eat", "c"), 2, "'eat' is not one of"),
-    (("consumers", "delete", "c"), 5, "no consumer has that name"),
-    (("consumers", "retry", "c"), 5, "there is no consumer 'c'"),
+    *(
+        (("consumers", action, "c"), 5, "no consumer 'c'; p2p-sync consumers lists them")
+        for action in ("delete", "parked", "retry", "drop")
+    ),
     (("consume", "c"), 2, "Missing argument 'COMMAND...'"),
     (("consume", "c", "--", "/nonexistent/program"), 2, "no such program"),
     (("consume", "c", "--", "/etc/passwd"), 2, "no such program"),
@@ -317,7 +328,7 @@ class Lending(BaseHTTPRequestHandler):
     server: LendingServer
 
     def do_PUT(self) -> None:
-        self.answer({"ack_wait": 30.0})
+        self.answer({"name": "c", "max_attempts": 10, "ack_wait": 30.0})
 
     def do_GET(self) -> None:
         lent: list[dict[str, Any]] = []
