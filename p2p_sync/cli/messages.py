@@ -95,7 +95,7 @@ def commit(
 def _commit_text(
     api: Api, path: str, text: str, timeout: float, key: str | None
 ) -> tuple[Any, int, str]:
-    """Return the answer, the copies and the id."""
+    """Return the answer, the copies, and what was committed."""
     key = key or f"commit-{secrets.token_hex(8)}"
     try:
         answer = api.ask(path, {"data": text, "key": key}, timeout + CLI_STORING)
@@ -104,14 +104,15 @@ def _commit_text(
             error.code,
             f"{error}; to send it again, add --key {shlex.quote(key)}: then it is stored only once",
         ) from None
-    return answer, answer["copies"], answer["id"]
+    before = "before as " if answer["repeated"] else ""
+    return answer, answer["copies"], f"{before}{answer['id']}"
 
 
 def _commit_lines(
     api: Api, path: str, copies: int, timeout: float, key: str | None
 ) -> tuple[Any, int, str]:
-    """Return what to print as JSON, the copies, and the number of messages."""
-    done: dict[str, Any] = {"count": 0, "copies": None}
+    """Return what to print as JSON, the copies, and what was committed."""
+    done: dict[str, Any] = {"count": 0, "repeated": 0, "copies": None}
     reached = copies
     source: Any = sys.stdin.buffer
     with Bulk(api, path, "standard input", timeout + CLI_STORING) as bulk:
@@ -125,10 +126,12 @@ def _commit_lines(
                 ]
             answer = bulk.send(numbers, [json.dumps(draft).encode() for draft in drafts])
             done["count"] += answer["count"]
+            done["repeated"] += answer["repeated"]
             if answer["count"]:
                 done["copies"] = answer.get("copies", 0)
                 reached = min(reached, done["copies"])
-    return done, reached, numbered(done["count"], "message")
+    again = f", {done['repeated']:,} of them before" if done["repeated"] else ""
+    return done, reached, f"{numbered(done['count'], 'message')}{again}"
 
 
 def _decoded(line: bytes) -> str:

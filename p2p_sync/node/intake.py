@@ -177,7 +177,7 @@ class Intake:
                 end = start + 1
                 if first and first.name in known:
                     if known[first.name].digest != first.digest:
-                        raise KeyReused(_reused(given[start]))
+                        raise KeyReused(_reused(given[start], known[first.name]))
                     while end < len(texts) and _follows(known, first, keys[end], end - start):
                         end += 1
                     commit = _repeated(known[first.name], texts[start:end], topic, source)
@@ -259,18 +259,19 @@ class _Batch(NamedTuple):
     keys: list[str]  # of each message
 
 
-def _reused(key: str) -> str:
-    """Say what has named another message, and what to do."""
+def _reused(key: str, known: Keyed) -> str:
+    """Say what has named another message, which one, and what to do."""
+    id = f"{known.origin}:{known.seq}"
     name, is_made, place = key.partition("\n")  # see web/bodies.py
     if not is_made:
-        return f"the key {key!r} has named another message; use a new key"
+        return f"the key {key!r} has named another message, {id}; use a new key"
     if name:
         return (
-            f"with the key {name!r} number {place} was another message before; use a new key, or "
+            f"with the key {name!r} number {place} was another message before, {id}; use a new key, or "
             "send the same messages in the same order, and new ones behind them"
         )
     return (
-        f"with the id {place[:80]!r} another text or topic was imported before; to import this "
+        f"with the id {place[:80]!r} another text or topic was imported before, as {id}; to import this "
         "one, too, leave its id out"
     )
 

@@ -77,7 +77,8 @@ def message_routes(node: Node, slots: Slots) -> list[Route]:
             done = node.intake.commit(text, copies, timeout, topic, key)
         reached = HTTPStatus.CREATED if done.copies >= copies else HTTPStatus.ACCEPTED
         message = done.message()
-        answer = json_of({**fields_of(message), "copies": done.copies}, reached)
+        about = {"copies": done.copies, "repeated": done.repeated}
+        answer = json_of({**fields_of(message), **about}, reached)
         location = ("Location", f"/api/v1/messages/{quote(message.id, safe=':')}")
         fields = [*answer.fields, location, *REPEATED * done.repeated]
         return answer._replace(fields=fields)

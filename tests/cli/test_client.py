@@ -223,7 +223,10 @@ def test_commits_are_printed_by_log_safe_for_a_terminal() -> None:
 def test_lines_of_the_standard_input_are_commits(pair: list[NodeProcess]) -> None:
     before = len(read_pages(pair[0].port, "time")[0])
     done = run(pair[0], "commit", "--copies", "1", "--json", stdin="one\n\n\u20ac\r\nthree")
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"count": 3, "copies": 1})
+    assert (done.returncode, json.loads(done.stdout)) == (
+        0,
+        {"count": 3, "repeated": 0, "copies": 1},
+    )
     texts = [message["data"] for message in read_pages(pair[1].port, "time")[0]]
     assert texts[before:] == ["one", "\u20ac", "three"]
 

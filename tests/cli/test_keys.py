@@ -25,19 +25,28 @@ def at(node: NodeProcess) -> str:
 
 def test_a_commit_with_a_key_may_be_run_again() -> None:
     with NodeProcess("--ephemeral") as node:
-        for _ in range(2):
-            done = run_to_end("commit", "deployed", "--key", "deploy-1", "--node", at(node))
-            assert done.returncode == 0, done.stderr
+        command = ("commit", "deployed", "--key", "deploy-1", "--node", at(node))
+        first, again = (run_to_end(*command) for _ in range(2))
+        (message,) = node.api("messages")["messages"]
+        assert first.stdout == f"Committed {message['id']}\n", first.stderr
+        assert again.stdout == f"Committed before as {message['id']}\n", again.stderr
+        assert json.loads(run_to_end(*command, "--json").stdout)["repeated"] is True
+        new = run_to_end("commit", "deployed", "--json", "--key", "deploy-2", "--node", at(node))
+        assert json.loads(new.stdout)["repeated"] is False
         other = run_to_end("commit", "other", "--key", "deploy-1", "--node", at(node))
-        assert other.returncode != 0 and "'deploy-1' has named another message" in other.stderr
-        assert node.texts() == ["deployed"]
+        assert other.returncode != 0
+        assert f"'deploy-1' has named another message, {message['id']}; use" in other.stderr
+        assert node.texts() == ["deployed", "deployed"]
         wrong = run_to_end("commit", "text", "--key", "\u00e4", "--node", at(node))
         assert wrong.returncode == 2 and "printable ASCII" in wrong.stderr
 
 
 def test_lines_with_a_key_may_be_sent_again_and_continued() -> None:
     with NodeProcess("--ephemeral") as node:
-        for lines in (b"a\nb\na\n", b"a\nb\na\nc\n"):
+        for lines, said in {
+            b"a\nb\na\n": b"Committed 3 messages\n",
+            b"a\nb\na\nc\n": b"Committed 4 messages, 3 of them before\n",
+        }.items():
             done = subprocess.run(
                 [sys.executable, "-m", "p2p_sync", "commit", "--key", "k", "--node", at(node)],
                 input=lines,
@@ -45,7 +54,7 @@ def test_lines_with_a_key_may_be_sent_again_and_continued() -> None:
                 capture_output=True,
                 timeout=DEADLINE,
             )
-            assert done.returncode == 0, done.stderr
+            assert (done.returncode, done.stdout) == (0, said), done.stderr
         assert sorted(node.texts()) == ["a", "a", "b", "c"]
 
 
