@@ -77,7 +77,7 @@ class Api:
     ) -> Any:
         """GET `path`, or POST `body` (lines of NDJSON as bytes, else a value), or use another
         `method`, and return the JSON that is answered, None if the answer is empty. `key` is an
-        idempotency key.
+        idempotency key. The answer to a commit that was repeated has `repeated`.
 
         `within` limits the whole exchange, from resolving the host name to the last byte of the
         answer, in seconds; raises TooLate after it. None: the node may take as long as its answer
@@ -106,7 +106,9 @@ class Api:
         with self._open(path, body, patience, method, key) as response:
             try:
                 text = response.read()
-                return json.loads(text) if response.status != HTTPStatus.NO_CONTENT else None
+                found: Any = json.loads(text) if response.status != HTTPStatus.NO_CONTENT else None
+                replayed = response.headers.get("Idempotent-Replayed") and isinstance(found, dict)
+                return {**found, "repeated": True} if replayed else found
             except (OSError, HTTPException) as error:
                 raise self._unreachable(error) from None
             except ValueError:

@@ -104,6 +104,7 @@ def _commit_text(
             error.code,
             f"{error}; to send it again, add --key {shlex.quote(key)}: then it is stored only once",
         ) from None
+    answer.setdefault("repeated", False)
     before = "before as " if answer["repeated"] else ""
     return answer, answer["copies"], f"{before}{answer['id']}"
 

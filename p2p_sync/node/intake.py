@@ -267,12 +267,12 @@ def _reused(key: str, known: Keyed) -> str:
         return f"the key {key!r} has named another message, {id}; use a new key"
     if name:
         return (
-            f"with the key {name!r} number {place} was another message before, {id}; use a new key, or "
-            "send the same messages in the same order, and new ones behind them"
+            f"with the key {name!r} number {place} was another message before, {id}; use a new "
+            "key, or send the same messages in the same order, and new ones behind them"
         )
     return (
-        f"with the id {place[:80]!r} another text or topic was imported before, as {id}; to import this "
-        "one, too, leave its id out"
+        f"with the id {place[:80]!r} another text or topic was imported before, as {id}; to "
+        "import this one, too, leave its id out"
     )
 
 

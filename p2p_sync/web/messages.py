@@ -77,8 +77,7 @@ def message_routes(node: Node, slots: Slots) -> list[Route]:
             done = node.intake.commit(text, copies, timeout, topic, key)
         reached = HTTPStatus.CREATED if done.copies >= copies else HTTPStatus.ACCEPTED
         message = done.message()
-        about = {"copies": done.copies, "repeated": done.repeated}
-        answer = json_of({**fields_of(message), **about}, reached)
+        answer = json_of({**fields_of(message), "copies": done.copies}, reached)
         location = ("Location", f"/api/v1/messages/{quote(message.id, safe=':')}")
         fields = [*answer.fields, location, *REPEATED * done.repeated]
         return answer._replace(fields=fields)

@@ -152,13 +152,12 @@ def test_status_counts_what_is_shown() -> None:
 def test_a_commit_is_answered_with_the_message(node: NodeProcess, text: str) -> None:
     before = int(time.time() * 1000)
     message = posted(node, text)
-    assert set(message) == {"id", "origin", "seq", "time", "data", "copies", "repeated"}
+    assert set(message) == {"id", "origin", "seq", "time", "data", "copies"}
     assert message["id"] == f"{message['origin']}:{message['seq']}"
     assert (message["data"], message["copies"]) == (text, 0)
     assert type(message["seq"]) is int and type(message["time"]) is int
     assert before - 1000 <= message["time"] <= time.time() * 1000 + 1000
-    assert message["repeated"] is False
-    del message["copies"], message["repeated"]
+    del message["copies"]
     assert message in listed(node)
     assert posted(node, text)["seq"] == message["seq"] + 1
 

@@ -98,8 +98,9 @@ def test_a_search_keeps_to_its_filters(mesh: list[NodeProcess]) -> None:
     newest = read(mesh[2], query)
     assert [m["data"] for m in newest] == own
     query += f"&until={newest[0]['time']}&copies=1&limit=1"
-    page = one.api(f"messages?{query}")
-    assert page["messages"][0]["data"] == "6" and page["messages"][0]["copies"] == 2
+    assert one.api(f"messages?{query}")["messages"][0]["data"] == "6"
+    # Peers confirm within a second or two.
+    wait_until(lambda: one.api(f"messages?{query}")["messages"][0]["copies"] == 2, "two copies")
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -193,7 +194,7 @@ def test_the_place_of_a_commit_leads_to_the_message(node: NodeProcess) -> None:
         again = request(node.port, MESSAGES, "POST", JSON, body)
         assert again.headers["location"] == where, "the first answer"
         shown = node.get(where)
-        del told["copies"], told["repeated"]
+        del told["copies"]
         assert shown.status == 200 and json.loads(shown.body) == told
         tag = {"If-None-Match": shown.headers["etag"]}
         assert node.get(where, **tag).status == 304
