@@ -81,8 +81,8 @@ def test_what_may_be_several_peers_or_none_is_an_error(text: str, named: list[st
 
 @pytest.fixture
 def linked() -> Iterator[tuple[NodeProcess, NodeProcess]]:
-    """Two nodes; the first has dialled the second."""
-    with run_nodes(2, "--ephemeral") as (node, other):
+    """Two nodes; the first has dialled the second, which would not dial it."""
+    with run_nodes(2, "--ephemeral", "--target-links", "0") as (node, other):
         node.add(other.address)
         wait_sockets(1, node, other)
         yield node, other

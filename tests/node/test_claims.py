@@ -352,6 +352,6 @@ def test_a_slow_line_gets_nobody_blamed() -> None:
         for node in (one, two):
             assert not any(node.status()["misbehaviour"].values()), node.status()["misbehaviour"]
         events = two.api("events?after=0&timeout=0")["events"]
-        assert [event["type"] for event in events] == ["joined", "caught_up"]
+        assert [event["type"] for event in events] == ["started", "joined", "caught_up"]
         copies = two.get("/metrics").text
         assert "p2p_sync_duplicates_received_total 0.0" in copies, "nothing crossed the line twice"
