@@ -145,7 +145,8 @@ def test_retrying_tells_what_came_of_it() -> None:
         with NodeProcess("--ephemeral", port=port):
             done = run(node, "retry", "--wait", "10")
             assert done.returncode == 1 and f"{NOWHERE} is not connected yet: " in done.stdout
-            assert f"Connected to {address} (" in done.stdout
+            # The node may have dialled it again by itself before that.
+            assert f"Connected to {address} (" in done.stdout or address not in done.stdout
             (told,) = json.loads(run(node, "retry", address, "--json").stdout)["peers"]
             assert (told["address"], told["state"]) == (address, "connected")
 
