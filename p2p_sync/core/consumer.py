@@ -21,8 +21,8 @@ failure of the first message that it had. It may have been another one, so all t
 alone from then on, each after the answer about the one before; so the right one is parked.
 
 Each lending has a number, the `version` that the consumer had. Readers send it with what they say:
-only who has a message can fail it or get more time for it, and readers of a former consumer of this
-name can do nothing. What is acknowledged late is handled all the same.
+only the reader that has a message can fail it or get more time for it, and readers of a former
+consumer of this name can do nothing. A late acknowledgement counts all the same.
 
 All times are those of the clock on the wall (ms), since they outlive the node; if that clock is set
 back, readers have as much time as at first, and what has failed is tried again at once.

@@ -289,10 +289,6 @@ class Replica:
         """Return the ids of the linked nodes that have announced a message as durable there."""
         return {link.peer for link in self.links if link.progress.held(origin) >= seq}
 
-    def lacking(self, origin: str, seq: int) -> set[str]:
-        """Return the ids of the linked nodes that have not announced a message as durable there."""
-        return {link.peer for link in self.links} - self.copies(origin, seq)
-
     def hosts(self, origin: str, seq: int) -> int:
         """Return on how many other remote hosts a message that was committed here is durable, as
         linked nodes announce: all ids of one host may be one program."""

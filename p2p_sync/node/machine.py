@@ -10,7 +10,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -71,6 +71,7 @@ def _own_hosts() -> list[str]:
 
 def join_command(
     settings: Settings,
+    others: Sequence[str],
     address: str,
     port: int,
     has_secret: bool,
@@ -78,10 +79,9 @@ def join_command(
     peers: Iterable[PeerInfo] = (),
 ) -> str:
     """Return the command that starts the next node and has it join this one at `address`, whose
-    peer port is `port` and whose name is `name`: on another machine if others reach this node, else
-    on this machine, with a name and ports that none of the `peers` has. It names the file of the
-    secret, and never holds the secret."""
-    others = addresses_for_others(settings, port)
+    peer port is `port` and whose name is `name`: on another machine if `others` reach this node at
+    some addresses, else on this machine, with a name and ports that none of the `peers` has. It
+    names the file of the secret, and never holds the secret."""
     peers = list(peers)
     http = max(1, port - 1)
     words = [_PROGRAM, str(http)] if others else [_program(), str(_next_http(http, peers))]

@@ -114,13 +114,14 @@ class Parts:
         self.journal.note(Note(STARTED, f"{self._name} started, version {__version__}{why}"))
         for entry in self.log.damaged():
             self.journal.note(Note(DAMAGED, f"{entry} is damaged here; peers send it again"))
-        port, has_secret = self.server.port, bool(self.credentials.keys)
-        join = partial(join_command, self._settings, self.address, port, has_secret, self._name)
+        settings, port, has_secret = self._settings, self.server.port, bool(self.credentials.keys)
+        others = addresses_for_others(settings, port)
+        join = partial(join_command, settings, others, self.address, port, has_secret, self._name)
         about = NodeInfo(
             id=self.store.node,
             name=self._name,
             address=self.address,
-            addresses=addresses_for_others(self._settings, port),
+            addresses=others,
             join=join(),
             version=__version__,
             protocol=PROTOCOL_VERSION,

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from ..core.clock import early_notice
 from ..core.core import Core
@@ -29,6 +30,14 @@ from .consumers import Consumers, summary
 from .forks import branches, disputes, warnings
 from .machine import resources
 from .state import State
+
+
+class Spread(NamedTuple):
+    """How many connected nodes have confirmed that a message is on their disk, and which have not,
+    by their ids."""
+
+    copies: int
+    lacking: list[str]
 
 
 class Report:
@@ -111,18 +120,13 @@ class Report:
         with self._state.turn() as core:
             return 0 < number <= core.replica.vector.held(origin)
 
-    def copies(self, messages: Iterable[Message]) -> list[int]:
-        """Return of each message how many connected nodes have confirmed that it is on their
-        disk."""
+    def spread(self, messages: Iterable[Message]) -> list[Spread]:
+        """Return of each message on which connected nodes it is."""
         wanted = list(messages)
         with self._state.turn() as core:
-            return [len(core.replica.copies(message.origin, message.seq)) for message in wanted]
-
-    def lacking(self, messages: Iterable[Message]) -> list[list[str]]:
-        """Return of each message which connected nodes have not confirmed it, by their ids."""
-        wanted = list(messages)
-        with self._state.turn() as core:
-            return [sorted(core.replica.lacking(each.origin, each.seq)) for each in wanted]
+            linked = {link.peer for link in core.replica.links}
+            held = [core.replica.copies(each.origin, each.seq) for each in wanted]
+        return [Spread(len(nodes), sorted(linked - nodes)) for nodes in held]
 
     # -- state ----------------------------------------------------------------------------------
 

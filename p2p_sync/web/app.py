@@ -60,8 +60,8 @@ def create_app(node: Node, dropped: Callable[[], int] = lambda: 0) -> Flask:
     @app.after_request
     def smaller(response: Response) -> Response:
         """Compress the files of the page: over a slow line it is there sooner."""
-        accepted = request.accept_encodings["gzip"] > 0
-        if request.endpoint == "static" and accepted and response.status_code == HTTPStatus.OK:
+        is_file = request.endpoint == "static" and response.status_code == HTTPStatus.OK
+        if is_file and request.accept_encodings["gzip"] > 0:
             response.direct_passthrough = False
             response.set_data(gzip.compress(response.get_data(), mtime=0))
             response.headers["Content-Encoding"] = "gzip"

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..errors import LogError
 from ..node.node import Node
+from ..node.report import Spread
 from ..settings import BOARD_CHECK, BOARD_PAUSE, BOARD_PEERS_PAUSE, NEVER, PAGE_COPIES
 from ..wire.frames import Message
-from .messages import spread_of
-
-Fields: TypeAlias = dict[str, Any]
 
 
 class Board:
@@ -27,7 +25,7 @@ class Board:
         self._node = node
         self._parts: dict[str, tuple[int, Any]] = {}  # kind of event -> revision, value
         # Of the latest messages, by id: revision, where they are.
-        self._copies: OrderedDict[str, tuple[int, Fields]] = OrderedDict()
+        self._copies: OrderedDict[str, tuple[int, Spread]] = OrderedDict()
         self._messages: OrderedDict[str, Message] = OrderedDict()
         self._problem: LogError | None = None
         self._looked = self._showed_peers = -NEVER  # when, on the monotonic clock
@@ -52,7 +50,7 @@ class Board:
             self._showed_peers = now
             self._show("peers", {"peers": peers})
         messages = [*self._messages.values()]
-        for message, spread in zip(messages, spread_of(self._node, messages), strict=True):
+        for message, spread in zip(messages, self._node.report.spread(messages), strict=True):
             if self._copies[message.id][1] != spread:
                 self._copies[message.id] = self.revision, spread
         return now + BOARD_CHECK
@@ -65,15 +63,16 @@ class Board:
         for kind, (changed, value) in self._parts.items():
             if changed > revision:
                 yield kind, value
-        copies = {id: at for id, (changed, at) in self._copies.items() if changed > revision >= 0}
+        news = (each for each in self._copies.items() if each[1][0] > revision >= 0)
+        copies = {id: spread._asdict() for id, (_, spread) in news}
         if copies:
             yield "copies", copies
 
-    def watch_copies(self, messages: Sequence[Message]) -> list[Fields]:
+    def watch_copies(self, messages: Sequence[Message]) -> list[Spread]:
         """Return on which connected peers each of the messages is, as it was shown last. From now
         on `since` tells what changes."""
         new = [message for message in messages if message.id not in self._copies]
-        for message, spread in zip(new, spread_of(self._node, new), strict=True):
+        for message, spread in zip(new, self._node.report.spread(new), strict=True):
             self._copies[message.id] = self.revision, spread
             self._messages[message.id] = message
         spreads = [self._copies[message.id][1] for message in messages]

@@ -124,7 +124,7 @@ class Page(NamedTuple):
         messages = [message for _, message in page]
         spreads = self.board.watch_copies(messages)
         for (number, message), spread in zip(page, spreads, strict=True):
-            fields = {**fields_of(message), **spread}
+            fields = {**fields_of(message), **spread._asdict()}
             texts.append(sent_event(kind_of(message), fields, self._id(number, at.event)))
         return page.upto
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -60,8 +59,8 @@ def message_routes(node: Node, slots: Slots) -> list[Route]:
             raise InputError(f"order is arrival, time or newest, not {order[:40]!r}")
         found = [fields_of(message) for message in page]
         if counted:
-            for fields, spread in zip(found, spread_of(node, page), strict=True):
-                fields.update(spread)
+            for fields, spread in zip(found, node.report.spread(page), strict=True):
+                fields.update(spread._asdict())
         return _page(found, page, token_of(page.place) if page.place else "")
 
     def commit(asked: Asked) -> Answer:
@@ -98,13 +97,6 @@ def message_routes(node: Node, slots: Slots) -> list[Route]:
         Route("GET", "/api/v1/messages/{id}", show),
         Route("DELETE", "/api/v1/messages/{id}", erase),
     ]
-
-
-def spread_of(node: Node, messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Return for each message the fields that say on which connected peers it is."""
-    report = node.report
-    counts = zip(report.copies(messages), report.lacking(messages), strict=True)
-    return [{"copies": copies, "lacking": lacking} for copies, lacking in counts]
 
 
 def key_in(head: Head) -> str:

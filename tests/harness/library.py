@@ -19,4 +19,4 @@ def link(here: Node, *others: Node) -> None:
         here.connect(other.address)
     assert here.wait_linked(len(others), DEADLINE), "all are linked"
     message = here.commit(PROBE)
-    wait_until(lambda: here.report.copies([message]) == [len(others)], "all have answered")
+    wait_until(lambda: here.report.spread([message])[0].copies == len(others), "all have answered")

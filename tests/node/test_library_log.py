@@ -44,7 +44,7 @@ def test_nodes_of_one_host_count_as_one_copy() -> None:
         link(here, one, other)
         message = here.commit("text", copies=2, timeout=0.5)
         assert message.copies == 1
-        wait_until(lambda: here.report.copies([message]) == [2], "both nodes have it")
+        wait_until(lambda: here.report.spread([message])[0].copies == 2, "both nodes have it")
 
 
 def test_a_commit_without_enough_nodes_says_how_many_there_are() -> None:

@@ -135,7 +135,7 @@ def use(nodes: list[Node], original: Original | None) -> None:
     for node in nodes:
         for ask in (node.status, node.report.metrics, node.unready, node.peers, node.events):
             ask()
-        node.report.copies(node.messages()[:10])
+        node.report.spread(node.messages()[:10])
         next(node.follow(0, 0.01))
     with suppress(P2PSyncError):
         one.commit("x" * 1_000_000)

@@ -44,7 +44,7 @@ def test_the_next_node_is_told_how_to_join(
 ) -> None:
     settings = Settings(**options)
     assert addresses_for_others(settings, 8001) == addresses
-    assert join_command(settings, HERE, 8001, False, "vm") == join
+    assert join_command(settings, addresses, HERE, 8001, False, "vm") == join
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_next_node_is_told_how_to_join(
     [("vm", "vm-2"), ("web-3", "web-4"), ("-1", "-1-2"), ("x" * 32, f"{'x' * 30}-2")],
 )
 def test_the_next_node_here_has_a_name_of_its_own(name: str, next_name: str) -> None:
-    words = join_command(Settings(), HERE, 8001, False, name).split()
+    words = join_command(Settings(), (), HERE, 8001, False, name).split()
     assert words[words.index("--name") + 1] == next_name
 
 
@@ -70,7 +70,7 @@ def test_the_next_node_here_takes_no_name_and_no_port_of_a_known_peer() -> None:
 
 def test_the_next_node_here_is_started_as_this_one_was(monkeypatch: pytest.MonkeyPatch) -> None:
     def program() -> str:
-        return shlex.split(join_command(Settings(), HERE, 8001, False, "vm"))[0]
+        return shlex.split(join_command(Settings(), (), HERE, 8001, False, "vm"))[0]
 
     monkeypatch.setattr("sys.argv", ["my env/bin/p2p-sync", "8000"])
     assert program() == "my env/bin/p2p-sync"

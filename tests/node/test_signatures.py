@@ -253,4 +253,4 @@ def test_one_program_under_three_ids_is_one_copy(secret: str | None) -> None:
             peer.send_json({"type": "HAVE", "have": {message.origin: head}})
             peer.ping()
         assert node.intake.wait_copies({message.origin: message.seq}, 3, 0.5) == 1
-        assert node.report.copies([message]) == [4], "so many nodes say that they hold it"
+        assert node.report.spread([message])[0].copies == 4, "so many nodes say that they hold it"
