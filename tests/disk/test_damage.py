@@ -305,6 +305,7 @@ def test_what_follows_the_damage_does_not_arrive_twice(
         before = node.log.last_arrival()
         node.connect(good.address)
         wait_until(lambda: texts(node) == ALL, node.status, 60 * SCALE)
+        wait_until(lambda: node.log.last_arrival() > before, "the arrival is counted")
         again = [message.data for _, message in node.log.arrivals(before, 1_000)]
         assert again == [TEXTS[10]]
 

@@ -88,6 +88,10 @@ def test_hostile_messages_are_shown_as_text(open_page: Open) -> None:
         page.locator("#verdict").wait_for()
 
 
+def has_texts(found: Any, texts: list[str]) -> bool:
+    return bool(found.all_inner_texts() == texts)
+
+
 def test_addresses_of_pages_are_links_and_nothing_else_is(open_page: Open) -> None:
     texts = {
         "see https://a.example/b?c=d&e=%22f#g, or not": ["https://a.example/b?c=d&e=%22f#g"],
@@ -106,7 +110,8 @@ def test_addresses_of_pages_are_links_and_nothing_else_is(open_page: Open) -> No
         rows = page.locator("#messages li > p")
         for number, links in enumerate([*texts.values()][::-1]):
             found = rows.nth(number).locator("a")
-            assert found.all_inner_texts() == links
+            # The page without JavaScript, which is there at first, has no links.
+            wait_until(partial(has_texts, found, links), f"the links {links}")
             for link in found.all():
                 assert "noreferrer" in link.get_attribute("rel").split()
                 assert link.get_attribute("href") == link.inner_text()
