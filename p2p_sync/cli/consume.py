@@ -42,6 +42,8 @@ from .options import number, option, seconds
 from .printing import say
 from .signals import CommandSignals
 
+_OPTIONS = ("topic", "own", "max_attempts", "ack_wait", "shared")
+
 
 @node_command(
     click.argument("name"),
@@ -67,29 +69,24 @@ def consume(
     _NODE, _NODE_NAME and _ATTEMPTS tell the rest. The node remembers under NAME which messages are
     handled: those for which COMMAND has exited with 0. Otherwise it runs again after a pause of 1 s
     to 5 minutes. Of several that run with one NAME, one handles messages, unless they are --shared.
-    Options that are left out stay as NAME has them. Write -- before COMMAND.
+    Options that are left out stay as NAME has them, and changes are said. Write -- before COMMAND.
     """
     check_consumer(name)
     if not shutil.which(command[0]):
         raise Failure(USAGE, f"cannot start {command[0]!r}: there is no such program")
     path = f"/api/v1/consumers/{quote(name, safe='')}"
-    options = {
-        "topic": topic,
-        "own": own,
-        "max_attempts": max_attempts,
-        "ack_wait": ack_wait,
-        "shared": shared,
-    }
+    values = (topic, own, max_attempts, ack_wait, shared)
+    options: dict[str, object] = dict(zip(_OPTIONS, values, strict=True))
     context = click.get_current_context()
-    known = api.ask("/api/v1/consumers", within=CLI_ANSWER)["consumers"]
-    if any(each["name"] == name for each in known):
-        default = ParameterSource.DEFAULT
-        options = {
-            each: value
-            for each, value in options.items()
-            if context.get_parameter_source(each) is not default
-        }
+    every = api.ask("/api/v1/consumers", within=CLI_ANSWER)["consumers"]
+    known = next((each for each in every if each["name"] == name), None)
+    if known:
+        options = {each: value for each, value in options.items() if _is_given(context, each)}
     made = api.ask(path, {"start": start, **options}, CLI_ANSWER, "PUT")
+    if known:
+        _tell_changes(name, known, made)
+        if _is_given(context, "start"):
+            _warn(f"{name} was there already, and goes on where it was: --start is for a new one")
     signals: CommandSignals = context.obj[1]
     handling = _Handling(_Patient(api, signals), path, command, made, as_json)
     take = f"{path}?limit=1&wait={CLI_TAKE:g}"
@@ -97,6 +94,18 @@ def consume(
         with signals.held():  # nobody else would handle what the node has lent already
             for message in handling.node.ask(take, within=CLI_TAKE + CLI_ANSWER)["messages"]:
                 handling.handle(message)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _tell_changes(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say which options of a consumer are others now: it may be one of somebody else."""
+    for each in _OPTIONS:
+        if before[each] != now[each]:
+            value, was = (json.dumps(values[each], ensure_ascii=False) for values in (now, before))
+            _warn(f"{name} now has {each} {value}, before {was}")
 
 
 class _Patient:

@@ -212,6 +212,22 @@ def test_options_that_are_left_out_stay_as_they_are(node: NodeProcess, tmp_path:
         wait_until(lambda: options() == ("", False, 7, 4, False), options)
 
 
+def test_a_consumer_that_gets_other_options_says_so(node: NodeProcess, tmp_path: Path) -> None:
+    log = tmp_path / "said"
+    with consuming(node, "--topic=a", "--start=new", "--", "true", log=log):
+        wait_until(lambda: consumer(node))
+    with consuming(node, "--topic=b", "--own", "--start=first", "--", "true", log=log):
+        wait_until(lambda: len(lines(log)) >= 3, lambda: lines(log))
+    with consuming(node, "--topic=b", "--", "true", log=log):  # changes nothing
+        commit(node, "this", "b")
+        wait_until(lambda: consumer(node)["lag"] == 0)
+    assert lines(log) == [
+        'p2p-sync: c now has topic "b", before "a"',
+        "p2p-sync: c now has own true, before false",
+        "p2p-sync: c was there already, and goes on where it was: --start is for a new one",
+    ]
+
+
 ASIDE = "p2p-sync: it is put aside; see: p2p-sync consumers parked c"
 
 
