@@ -66,10 +66,11 @@ def consume(
     """Run COMMAND for each message, at least once and in order.
 
     The text is its standard input; the variables P2P_SYNC_MESSAGE_ID, _TOPIC, _TIME, _TIME_MS,
-    _NODE, _NODE_NAME and _ATTEMPTS tell the rest. The node remembers under NAME which messages are
-    handled: those for which COMMAND has exited with 0. Otherwise it runs again after a pause of 1 s
-    to 5 minutes. Of several that run with one NAME, one handles messages, unless they are --shared.
-    Options that are left out stay as NAME has them, and changes are said. Write -- before COMMAND.
+    _NODE, _NODE_NAME and _ATTEMPTS (0 the first time) tell the rest. The node remembers under NAME
+    which messages are handled: those for which COMMAND has exited with 0. Otherwise it runs again
+    after a pause of 1 s to 5 minutes. Of several that run with one NAME, one handles messages,
+    unless they are --shared. Options that are left out stay as NAME has them, and changes are said.
+    Write -- before COMMAND.
     """
     check_consumer(name)
     if not shutil.which(command[0]):

@@ -70,7 +70,8 @@ class HookOptions(ConsumerOptions):
 
 class Given(NamedTuple):
     """A message that a consumer is to handle: its position, which acknowledges it, and how often it
-    has failed. The position is that of this delivery: another reader gets another one."""
+    has failed, since it was retried if it was put aside before. The position is that of this
+    delivery: another reader gets another one."""
 
     position: str
     message: Message

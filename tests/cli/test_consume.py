@@ -257,6 +257,11 @@ def test_parked_messages_are_listed_retried_and_dropped(node: NodeProcess, tmp_p
     assert run(node, "consumers", "retry", "c").stdout == "1 message to be handled again\n"
     assert run(node, "consumers", "parked", "c").stdout == "No messages are put aside\n"
     assert consumer(node)["lag"] == 1, f"{second} waits"
+    tries = f'echo "$P2P_SYNC_MESSAGE_ATTEMPTS" >> {tmp_path}/tries; exit 1'
+    with consuming(node, *shell(tries)):
+        wait_until(lambda: consumer(node)["parked"] == 1)
+    assert lines(tmp_path / "tries") == ["0", "1"], "as if it had never failed"
+    assert f"{second}  2 attempts" in run(node, "consumers", "parked", "c").stdout
     assert json.loads(run(node, "consumers", "--json").stdout) == node.api("consumers")
     assert run(node, "consumers", "delete", "c").stdout == "Deleted c\n"
     assert run(node, "consumers").stdout == "No consumers\n"
