@@ -35,8 +35,9 @@ class Cursors:
         """Return the cursor after the item with that number; 0 is the beginning."""
         return f"{self._start}-{number}"
 
-    def number(self, text: str, last: int) -> int:
-        """Return the number in a cursor. `last` is the number of the last item now.
+    def number(self, text: str, last: int, name: str = "after") -> int:
+        """Return the number in a cursor. `last` is the number of the last item now; errors call the
+        cursor by its `name`, that of the parameter or header that it came in.
 
         "" and "0" are the beginning, "new" is behind the last item. Raises InputError for text
         that is not a cursor. Raises CursorGone for a cursor of another list or beyond the end of
@@ -49,8 +50,8 @@ class Cursors:
         match = _CURSOR.fullmatch(text)
         if match is None:
             raise InputError(
-                "after must be the next of an earlier answer, or new to start behind the last one; "
-                "omit it to start from the beginning"
+                f"{name} must be the next of an earlier answer, or new to start behind the last "
+                "one; omit it to start from the beginning"
             )
         start, number = match[1], int(match[2])
         end = last if start == self._start else self._ends.get(start)
@@ -58,12 +59,12 @@ class Cursors:
             return number
         if end is None:
             raise CursorGone(
-                "after belongs to another log: this node has lost its disk, or is another node; "
+                f"{name} belongs to another log: this node has lost its disk, or is another node; "
                 "start again from next",
                 self.text(0),
             )
         raise CursorGone(
-            "after is beyond the end of this log, which was restored to an older state; "
+            f"{name} is beyond the end of this log, which was restored to an older state; "
             "continue from next",
             self.text(end),
         )

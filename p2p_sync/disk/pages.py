@@ -189,24 +189,24 @@ class Pages:
         """Return the cursor of an arrival."""
         return self._store.cursors.text(arrival)
 
-    def number(self, cursor: str) -> int:
+    def number(self, cursor: str, name: str = "after") -> int:
         """Return the arrival at a cursor, whether it is kept or not; raises CursorGone for one of
-        another log or beyond the end, InputError for what is no cursor."""
+        another log or beyond the end, InputError for what is no cursor. They call it `name`."""
         try:
-            return self._store.cursors.number(cursor, self.last_arrival())
+            return self._store.cursors.number(cursor, self.last_arrival(), name)
         except CursorGone:  # readers may see a transaction before its writer is back
             with self._store.reading() as database:
                 (newest,) = database.execute(LAST_ARRIVAL).fetchone()
-            return self._store.cursors.number(cursor, newest)
+            return self._store.cursors.number(cursor, newest, name)
 
-    def place(self, cursor: str) -> int:
+    def place(self, cursor: str, name: str = "after") -> int:
         """Return the arrival at a cursor.
 
         "" and "0" are the beginning of what is kept, "new" is the end. Raises CursorGone for a
         cursor of another log, beyond the end, or before what is kept; InputError for what is no
-        cursor.
+        cursor. They call it `name`.
         """
-        number = self.number(cursor)
+        number = self.number(cursor, name)
         first = self.first()
         if number >= first:
             return number
@@ -215,7 +215,7 @@ class Pages:
         missed = first - number
         messages = "1 message" if missed == 1 else f"{missed:,} messages"
         raise CursorGone(
-            f"{messages} behind after {'was' if missed == 1 else 'were'} deleted, since this node "
+            f"{messages} behind {name} {'was' if missed == 1 else 'were'} deleted, since this node "
             "does not keep more; continue from next",
             self.cursor(first),
             missed,

@@ -298,7 +298,7 @@ class Consumers:
         """Return the arrival behind which a new consumer begins."""
         if start == "first":
             return self._log.first()
-        return self._log.place(start.partition(".")[0])
+        return self._log.place(start.partition(".")[0], "start")
 
     def _go_back(self) -> None:
         last = self._log.last_arrival()
@@ -380,7 +380,7 @@ class Consumers:
             raise ConsumerError(
                 "position must be that of a message that this node has given to the consumer"
             )
-        return self._log.number(match[1]), int(match[2] or 0)
+        return self._log.number(match[1], "position"), int(match[2] or 0)
 
     def _held(self, numbers: Sequence[int]) -> tuple[dict[int, Message], list[int]]:
         """Return the messages with these numbers that are kept, without those that are erased, and

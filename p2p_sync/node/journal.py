@@ -164,12 +164,12 @@ class Journal:
         """Return the cursor of the event with that id."""
         return self._cursors.text(number)
 
-    def place(self, cursor: str) -> int:
+    def place(self, cursor: str, name: str = "after") -> int:
         """Return the id of the event at a cursor. Raises CursorGone for a cursor of another start,
-        InputError for what is no cursor."""
+        InputError for what is no cursor. They call it `name`."""
         with self._changed:
             last = self._last
-        return self._cursors.number(cursor, last)
+        return self._cursors.number(cursor, last, name)
 
     def wait(self, after: int, timeout: float) -> tuple[list[Event], int]:
         """Return the events with ids above `after`, and the last id.

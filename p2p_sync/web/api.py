@@ -38,7 +38,7 @@ def api_routes(node: Node, slots: Slots, streams: Streams) -> list[Route]:
         return Answer(HTTPStatus.NO_CONTENT, [], b"")
 
     def events(asked: Asked) -> Answer | Live:
-        place = node.journal.place(asked.after)
+        place = node.journal.place(*asked.after)
         if asked.wants_events:
             return streams.live(Events(node), place, asked.head)
         timeout = asked.number("timeout", 0, 0, API_MAX_POLL)

@@ -90,10 +90,12 @@ class Asked:
         return EVENTS_TYPE in accepted and "json" not in accepted
 
     @property
-    def after(self) -> str:
-        """The cursor that the request names, "" with none. A browser that opens a stream again
-        names the place where it was in a header; that counts."""
-        return str(self.head.get("HTTP_LAST_EVENT_ID") or self.argument("after"))
+    def after(self) -> tuple[str, str]:
+        """The cursor that the request names, "" with none, and where it names it. A browser that
+        opens a stream again names the place where it was in a header; that counts."""
+        if known := self.head.get("HTTP_LAST_EVENT_ID"):
+            return str(known), "Last-Event-ID"
+        return self.argument("after"), "after"
 
     def topic(self) -> str:
         """Return the topic that the query names, "" with none."""

@@ -31,10 +31,10 @@ def stream_routes(node: Node, slots: Slots, streams: Streams) -> list[Route]:
         form = feeds.SENT_EVENTS if asked.wants_events else feeds.LINES
         topic, origin, since, _ = asked.wanted()
         messages = feeds.Messages(node, Wanted(topic, origin, since), form)
-        return streams.live(messages, node.log.place(asked.after), asked.head)
+        return streams.live(messages, node.log.place(*asked.after), asked.head)
 
     def stream(asked: Asked) -> Live:
-        return streams.live(page, _spot(node, asked.after), asked.head)
+        return streams.live(page, _spot(node, *asked.after), asked.head)
 
     return [
         Route("GET", "/api/v1/messages/export", export),
@@ -43,16 +43,16 @@ def stream_routes(node: Node, slots: Slots, streams: Streams) -> list[Route]:
     ]
 
 
-def _spot(node: Node, id: str) -> feeds.Spot:
+def _spot(node: Node, id: str, name: str) -> feeds.Spot:
     """Return the place of an id in the stream of the page. Without one, it begins with the messages
-    of the future and with all events that are kept."""
+    of the future and with all events that are kept. Errors call it `name`."""
     message, _, event = id.partition(".")
     try:
-        arrival = node.log.place(message) if message else node.log.last_arrival()
+        arrival = node.log.place(message, name) if message else node.log.last_arrival()
     except CursorGone:
         arrival = -1
     try:
-        return feeds.Spot(arrival, node.journal.place(event))
+        return feeds.Spot(arrival, node.journal.place(event, name))
     except CursorGone:
         return feeds.Spot(arrival, 0)
 

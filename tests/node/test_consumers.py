@@ -518,3 +518,12 @@ def test_what_readers_have_at_a_time_is_bounded() -> None:
         assert node.consumers.take("c", 1) == []
         node.consumers.ack("c", first[-1].position)
         assert len(node.consumers.take("c", 1)) == 1
+
+
+def test_a_place_in_another_log_is_called_as_the_caller_calls_it() -> None:
+    with Node(0) as node:
+        with pytest.raises(CursorGone, match="start belongs to another log"):
+            node.consumers.create("c", ConsumerOptions(), "01234567-1")
+        node.consumers.create("c", ConsumerOptions())
+        with pytest.raises(CursorGone, match="position belongs to another log"):
+            node.consumers.ack("c", "01234567-1.1")

@@ -125,13 +125,15 @@ def test_the_events_of_the_node_come_as_events_and_without_asking_for_them_as_be
 def test_a_place_that_is_none_is_refused(node: NodeProcess, target: str) -> None:
     for headers in ({"Last-Event-ID": "x"}, {"Last-Event-ID": "1-1"}):
         answer = request(node.port, target, headers={"Accept": EVENTS, **headers})
-        assert answer.status == 400 and "after" in json.loads(answer.body)["detail"]
+        assert answer.status == 400, answer
+        assert json.loads(answer.body)["detail"].startswith("Last-Event-ID must be the next of")
     answer = request(node.port, f"{target}?before=1", headers={"Accept": EVENTS})
     assert answer.status == 400 and "no parameter 'before'" in json.loads(answer.body)["detail"]
     gone = {"Accept": EVENTS, "Last-Event-ID": "01234567-1"}
     if target != PAGE:
         answer = request(node.port, target, headers=gone)
         assert answer.status == 410 and json.loads(answer.body)["next"].endswith("-0")
+        assert "Last-Event-ID belongs to another log" in json.loads(answer.body)["detail"]
 
 
 # -- the stream of the page -----------------------------------------------------------------------
