@@ -2,6 +2,8 @@
 
 A name of a node is only what it calls itself. Two nodes may have one name, on purpose or not, so a
 name decides nothing: a node is known by its id. Where people read a name, they can see the id, too.
+Each node tells its peers the names of the nodes that it is connected with, so that people read the
+names of nodes two links away as well.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import re
 import socket
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from .errors import ConsumerError, InputError
@@ -68,13 +70,28 @@ class Named(Protocol):
         """What it calls itself."""
 
 
-def labels(nodes: Iterable[Named]) -> dict[str, str]:
-    """Return what a list calls each of its nodes, by id; without those that have none.
+class Linked(Protocol):
+    """A peer, as far as it is known."""
+
+    @property
+    def links(self) -> Mapping[str, str]:
+        """Names of the nodes that it is connected with, by id, as it gives them."""
+
+
+def told(peers: Iterable[Linked]) -> dict[str, str]:
+    """Return the names, by id, that peers have given of the nodes that they are connected with."""
+    return {node: name for peer in peers for node, name in peer.links.items() if name}
+
+
+def labels(nodes: Iterable[Named], others: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what a list calls each of its nodes, by id; without those that have none. `others` are
+    the names of further nodes; what a node calls itself goes before what others call it.
 
     It is the name, and the shortened id as well if two of them have that name or if it looks like
     an id or an address. A node without a name is called by its shortened id.
     """
-    names = {node.id: node.name or "" for node in nodes if node.id}
+    names = dict(others or {})
+    names |= {node.id: node.name or names.get(node.id, "") for node in nodes if node.id}
     count = Counter(map(_alike, names.values()))
     return {
         node: name

@@ -58,7 +58,7 @@ class PeerInfo:
     behind: int | None
     late: int | None
     notice: str
-    links: list[str]
+    links: dict[str, str]
     version: str | None
     worked: bool
     by_hand: bool

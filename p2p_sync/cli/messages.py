@@ -288,12 +288,12 @@ class Names:
     def called(self, text: str) -> str:
         """Return the id, or its beginning, of the node that a user calls `text`; raises Failure if
         there can be none, or more than one has that name."""
-        found = {node["id"] for node in self._nodes() if node["id"] and text == node["name"]}
+        found = {node for node, name in self._ask().items() if name == text}
         if len(found) > 1:
             ids = ", ".join(id[:SHORT_ID] for id in sorted(found))
             raise Failure(USAGE, f"{len(found)} nodes have the name {text!r}: {ids}; give the id")
         if found:
-            return str(*found)
+            return found.pop()
         if len(text) < LEAST_NODE or text.strip(string.hexdigits):
             raise Failure(
                 USAGE,
@@ -312,11 +312,14 @@ class Names:
         """Return the name of a node; "" if it is not known."""
         if node not in self._names and time.monotonic() >= self._ask_at:
             self._ask_at = time.monotonic() + CLI_NAMES
-            nodes = self._nodes()
-            self._names = {n["id"]: printable(n["name"]) for n in nodes if n["id"] and n["name"]}
+            self._names = {node: printable(name) for node, name in self._ask().items()}
             self._width = max(map(len, self._names.values()), default=1)
         return self._names.get(node, "")
 
-    def _nodes(self) -> list[dict[str, Any]]:
+    def _ask(self) -> dict[str, str]:
+        """Return the names that the node knows, by id: its own, those of its peers, and those of
+        the nodes that these are connected with."""
         peers = self._api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"]
-        return [*peers, self._api.ask("/api/v1/status", within=CLI_ANSWER)["node"]]
+        nodes = [*peers, self._api.ask("/api/v1/status", within=CLI_ANSWER)["node"]]
+        told = {node: name for peer in peers for node, name in peer["links"].items() if name}
+        return told | {node["id"]: node["name"] for node in nodes if node["id"] and node["name"]}

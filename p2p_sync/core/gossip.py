@@ -151,8 +151,8 @@ class Gossip:
         """Return what SOCKETS says of this node now."""
         enough = nodes(self._peers) >= self._settings.target_links
         ours = [peer for peer in self._peers if peer.introduced and peer.ours and not peer.leaving]
-        ids = {str(peer.node) for peer in ours}
-        return Status(enough, tuple(sorted(ids)[:MAX_LINKS_NAMED]), *self._originals.places())
+        links = dict(sorted({str(peer.node): peer.name for peer in ours}.items())[:MAX_LINKS_NAMED])
+        return Status(enough, links, *self._originals.places())
 
 
 def _lacks_originals(peer: Peer, status: Status) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,11 +22,11 @@ NEEDED, PROBE, CHECK = "needed", "probe", "check"
 
 
 class Status(NamedTuple):
-    """What this node's SOCKETS frames say of it: whether it has enough links, the ids of the nodes
-    that they lead to, and the addresses of its leaves and guests."""
+    """What this node's SOCKETS frames say of it: whether it has enough links, the ids and names of
+    the nodes that they lead to, and the addresses of its leaves and guests."""
 
     enough: bool
-    links: tuple[str, ...]
+    links: Mapping[str, str]
     leaves: tuple[str, ...]
     guests: tuple[str, ...]
 
@@ -67,9 +67,9 @@ class Peer:
     version: str = ""
     # What it calls itself.
     name: str = ""
-    # It says that it has enough links, and to which nodes they lead.
+    # It says that it has enough links, and to which nodes they lead: their names, by id.
     enough: bool = False
-    links: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     # The address that it says it can be dialled at; and that address if this node has found it
     # there, or if it is on the host that the link comes from.
     claimed: str | None = None

@@ -87,7 +87,7 @@ class Entry:
             behind=(carried.behind if peer.ours else 0) if peer else None,
             late=(carried.late if peer.ours else 0) if peer else None,
             notice=carried.notice,
-            links=list(peer.links) if peer else [],
+            links=dict(peer.links) if peer else {},
             version=(peer.version or None) if peer else None,
             worked=any(known.worked is not None for known in self.known),
             by_hand=any(known.by_hand for known in self.known),

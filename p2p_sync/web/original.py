@@ -12,7 +12,7 @@ from http import HTTPStatus
 from ..address import Address, is_loopback, is_private, parse_address
 from ..core.deduplication import node_of
 from ..disk.wanted import Place, Wanted
-from ..names import labels
+from ..names import labels, told
 from ..node.node import Node
 from ..settings import PAGE_MESSAGES, PAGE_PEERS, SHORT_ID, SHOWN_TO_ERASE
 from ..wire.entries import Erasure
@@ -181,7 +181,7 @@ def _values(node: Node, before: Place | None, topic: str) -> dict[str, object]:
     """Return the values of the page."""
     messages = node.log.newest(PAGE_MESSAGES, before, Wanted(topic))
     status, peers = node.status(), node.peers()
-    names = labels([status.node, *peers])
+    names = labels([status.node, *peers], told(peers))
     return {
         "node": status.node,
         "sockets": status.sockets,

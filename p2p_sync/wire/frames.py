@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -87,9 +87,9 @@ class Sockets:
     `addresses` are valid addresses. The other fields count between our own nodes only: the `port`
     where the sender accepts peers or the whole `address` that it advertises (neither: it cannot be
     dialled), `link`, which counts the sender's dials, its `version`, whether it has `enough` links,
-    the ids of the nodes at their ends (`links`), and the addresses of the original nodes that it
-    has dialled (`leaves`) or that have dialled it (`guests`; see gossip.py). `secure`: the port
-    speaks TLS. `name` is what the sender calls itself.
+    the ids and names of the nodes at their ends (`links`), and the addresses of the original nodes
+    that it has dialled (`leaves`) or that have dialled it (`guests`; see gossip.py). `secure`: the
+    port speaks TLS. `name` is what the sender calls itself.
     """
 
     addresses: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class Sockets:
     link: int = 0
     version: str = ""
     enough: bool = False
-    links: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     leaves: tuple[str, ...] = ()
     guests: tuple[str, ...] = ()
     secure: bool = False
@@ -185,7 +185,7 @@ def _fields(frame: Sockets | Proof | Message) -> dict[str, Any]:
             "address": frame.address,
             "version": frame.version,
             "enough": frame.enough,
-            "links": list(frame.links),
+            "links": dict(frame.links),
             "leaves": list(frame.leaves),
             "guests": list(frame.guests),
             "secure": frame.secure,
@@ -317,7 +317,7 @@ def _decode_sockets(fields: dict[str, Any]) -> Sockets:
         _number(fields, "link") if "link" in fields else 0,
         _text(fields, "version", _VERSION, "a short text") if "version" in fields else "",
         fields.get("enough") is True,
-        _ids(fields.get("links", [])),
+        _links(fields.get("links", {})),
         _addresses(fields.get("leaves", []), "leaves"),
         _addresses(fields.get("guests", []), "guests"),
         fields.get("secure") is True,
@@ -334,12 +334,12 @@ def _decode_proof(fields: dict[str, Any]) -> Proof:
     )
 
 
-def _ids(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or len(values) > MAX_LINKS_NAMED:
-        raise _wrong("links", f"a list of at most {MAX_LINKS_NAMED} ids")
-    if not all(isinstance(value, str) and _NODE_ID.fullmatch(value) for value in values):
-        raise _wrong("links", "a list of ids")
-    return tuple(values)
+def _links(names: Any) -> dict[str, str]:
+    if not isinstance(names, dict) or len(names) > MAX_LINKS_NAMED:
+        raise _wrong("links", f"the names of at most {MAX_LINKS_NAMED} nodes, by id")
+    if not all(_NODE_ID.fullmatch(node) for node in names):
+        raise _wrong("links", "names by id")
+    return {node: name_from(name) for node, name in names.items()}
 
 
 def _decode_message(fields: dict[str, Any]) -> Message | Heard | Ignored:

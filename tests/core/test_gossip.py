@@ -46,8 +46,8 @@ def test_changed_links_are_announced_to_our_nodes_after_a_while() -> None:
     joins(node, range(1, 3))
     assert node.news(10.0)[0] == []
     frames, again = node.news(node.news(10.0)[1])
-    ids = (f"{1:032x}", f"{2:032x}")
-    assert [(sent.link, sent.frame.links) for sent in frames] == [(1, ids), (2, ids)]
+    links = {f"{1:032x}": "", f"{2:032x}": ""}
+    assert [(sent.link, sent.frame.links) for sent in frames] == [(1, links), (2, links)]
     assert {(sent.frame.addresses, sent.frame.enough) for sent in frames} == {((), True)}
     assert again == float("inf")
     joins(node, range(3, 4))

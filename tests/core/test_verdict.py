@@ -12,7 +12,7 @@ from p2p_sync.core.verdict import verdict
 PEER = PeerInfo(
     key="k", id=None, name=None, address=None, addresses=[], direction=None, state="waiting",
     since=0, rtt_ms=None, attempts=0, last_error="", next_try_s=None, sent=Volume(0, 0),
-    received=Volume(0, 0), behind=None, late=0, notice="", links=[], version=None, worked=False,
+    received=Volume(0, 0), behind=None, late=0, notice="", links={}, version=None, worked=False,
     by_hand=False, source=None,
 )  # fmt: skip
 

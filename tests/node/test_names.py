@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,10 @@ def test_a_machine_that_is_missing_has_its_name_also_after_a_restart(tmp_path: P
             assert "<b>web-2</b><span>last seen " in one.get("/", Accept="text/html").text
 
 
+def shows(node: NodeProcess, text: str) -> bool:
+    return text in node.get("/").text
+
+
 def other_id(node: NodeProcess) -> str:
     return str(node.peers()[0]["id"])[:8]
 
@@ -134,7 +139,7 @@ def test_a_name_like_an_id_or_an_address_is_no_other_node() -> None:
                 liar.add(one.address)
                 wait_sockets(2, one)
                 liar.commit(f"I am {name}")
-                wait_until(lambda: liar.count == one.count)
+                wait_until(partial(shows, one, f"I am {name}"))
                 assert {peer["id"] for peer in one.peers()} >= {two.id, liar.id}
                 page = one.get("/", Accept="text/html").text
                 assert f">{name} ({liar.id[:8]})</code>" in page
@@ -168,3 +173,31 @@ def test_a_name_that_cannot_be_one_ends_the_start_with_a_sentence(name: str) -> 
     done = subprocess.run(whole, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 2 and done.stderr.startswith("p2p-sync: ")
     assert len(done.stderr.splitlines()) == 1 and "--name" in done.stderr
+
+
+def test_nodes_two_links_away_have_their_names() -> None:
+    with named("middle", "one", "two") as (_, one, two):
+        two.commit("from two")
+        wait_until(lambda: one.count == 1)
+        wait_until(lambda: one.peers()[0]["links"].get(two.id) == "two", one.peers)
+        assert [peer["name"] for peer in one.peers()] == ["middle"]
+        page = one.get("/", Accept="text/html").text
+        assert f"{two.id}-" in page and ">two</code>" in page
+        assert re.search(rf"  {two.id[:8]}  two +from two$", command(one, "log"), re.M)
+        assert "from two" in command(one, "log", "--from=two")
+
+
+def test_what_others_call_a_node_goes_after_what_it_calls_itself() -> None:
+    with named("one", "two") as (one, two):
+        identity = next(identities)
+        with raw.dial(one.address, identity=identity) as peer:
+            links = {two.id: "liar", identity.node: "me", "e" * 32: "one", "f" * 32: "a\nb"}
+            peer.send_json(hello(name="three", links=links))
+            wait_until(lambda: identity.node in {entry["id"] for entry in one.peers()})
+            (entry,) = [entry for entry in one.peers() if entry["id"] == identity.node]
+            assert entry["links"] == {**links, "f" * 32: ""}
+            two.commit("text")
+            wait_until(lambda: one.count == 1)
+            assert f"  {two.id[:8]}  two  " in command(one, "log")
+            page = one.get("/", Accept="text/html").text
+            assert ">two</code>" in page and "liar" not in page

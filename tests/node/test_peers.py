@@ -73,7 +73,8 @@ def test_two_that_are_linked_tell_of_each_other() -> None:
         assert peer["sent"]["messages"] == 1 and peer["sent"]["bytes"] > 100
         assert peer["received"]["messages"] == 0 and peer["received"]["bytes"] > 100
         assert (peer["version"], peer["by_hand"]) == (__version__, True)
-        wait_until(lambda: peers(one)[0]["links"] == [one.id], "it tells of its links")
+        links = {one.id: one.status()["node"]["name"]}
+        wait_until(lambda: peers(one)[0]["links"] == links, "it tells of its links")
         (back,) = peers(other)
         assert (back["direction"], back["id"]) == ("in", one.id)
         assert back["address"] == one.address

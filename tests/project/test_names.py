@@ -111,6 +111,13 @@ def test_a_list_shows_the_ids_of_nodes_with_one_name() -> None:
     assert called({ONE: "", TWO: ""}) == {ONE: "0123abcd", TWO: "89abcdef"}
 
 
+def test_what_others_call_a_node_counts_where_it_says_nothing_itself() -> None:
+    nodes = [Known(ONE, "web-1"), Known(TWO, None)]
+    assert labels(nodes, {ONE: "liar", TWO: "web-2"}) == {ONE: "web-1", TWO: "web-2"}
+    far = "f" * 32
+    assert labels(nodes[:1], {far: "web-1"}) == {ONE: "web-1 (0123abcd)", far: "web-1 (ffffffff)"}
+
+
 def test_names_that_look_the_same_are_the_same() -> None:
     assert called({ONE: "Web", TWO: "web"})[ONE] == "Web (0123abcd)"
     assert called({ONE: "\uff57\uff45\uff42", TWO: "web"})[TWO] == "web (89abcdef)"  # wide letters

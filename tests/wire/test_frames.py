@@ -39,7 +39,7 @@ def test_the_largest_message_fits_a_frame_though_each_byte_is_escaped() -> None:
 def test_sockets_survive() -> None:
     frame = Sockets(
         ("ws://a:1", "ws://[::1]:2"), 8001, "wss://b:3", 4,
-        "1.2.3", True, ("f" * 32,),
+        "1.2.3", True, {"f" * 32: "web", "e" * 32: ""},
         ("ws://c:1",), ("ws://d:1",),
     )  # fmt: skip
     assert decode(encode(frame)) == frame

@@ -181,7 +181,7 @@ function showChords(at) {
   const wanted = new Map();
   for (const [spot, peer] of at) {
     if (peer.state !== "connected") continue;
-    for (const id of peer.links ?? []) {
+    for (const id of Object.keys(peer.links ?? {})) {
       const other = byId.get(id);
       if (!other || other === spot) continue;
       const ends = [spot, other].sort((a, b) => a.x - b.x || a.y - b.y);

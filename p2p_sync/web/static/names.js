@@ -5,8 +5,12 @@ const MISLEADING = /[0-9a-f]{8}|[:/]|\d+\.\d+\.\d+/; // it looks like an id or a
 const alike = (name = "") => name.normalize("NFKC").toLowerCase();
 let names = new Map(); // id -> name, as far as known
 
-// Note the names of this node and of its peers.
-export const noteNames = (nodes) => (names = new Map(nodes.filter((n) => n.id && n.name).map((n) => [n.id, n.name])));
+// Note the names of this node, of its peers, and of the nodes that these are connected with.
+export function noteNames(own, peers) {
+  const told = peers.flatMap((peer) => Object.entries(peer.links ?? {}));
+  const nodes = [own, ...peers].map((node) => [node.id, node.name]);
+  names = new Map([...told, ...nodes].filter(([id, name]) => id && name));
+}
 
 // Whether the name of a node is enough for people to know which node it is.
 export function isPlain(id) {

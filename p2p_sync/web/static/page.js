@@ -54,7 +54,7 @@ function showState(found) {
 
 function showList(found) {
   peers = found;
-  noteNames([status.node, ...peers]);
+  noteNames(status.node, peers);
   placeJoin(peers);
   nameEvents();
   showMissing(status.verdict.unreachable, peers);
