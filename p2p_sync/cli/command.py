@@ -24,11 +24,16 @@ Parameter = Callable[[Any], Any]
 class Command(click.Command):
     """A command whose errors name the environment variables that values came from."""
 
+    no_option = ""
+    """What to say besides of an option that it does not have."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
+            if isinstance(error, click.NoSuchOption) and not error.possibilities:
+                error.message = error.message.rstrip(".") + self.no_option
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -49,7 +54,13 @@ def command(*parameters: Parameter) -> Callable[[Function], click.Command]:
         as_json = option("--json", "as_json", is_flag=True, help="Print JSON.")
         for parameter in (as_json, *reversed(parameters)):
             function = parameter(function)
-        return click.command(function.__name__.strip("_"), cls=Command)(function)
+        made: Command = click.command(function.__name__.strip("_"), cls=Command)(function)
+        for each in made.params:
+            if isinstance(each, click.Argument):
+                made.no_option = (
+                    f"; write -- before a {each.human_readable_name} that begins with -"
+                )
+        return made
 
     return decorate
 

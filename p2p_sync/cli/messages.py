@@ -75,7 +75,8 @@ def commit(
 ) -> int:  # fmt: skip
     """Send TEXT, or each non-empty line of standard input, as a message.
 
-    With --key the command may be run again, for example if there was no answer.
+    Write -- before a TEXT that begins with -. With --key the command may be run again, for example
+    if there was no answer.
     """
     path = f"/api/v1/messages?copies={copies}&timeout={timeout:g}&topic={quote(topic)}"
     if text == "":

@@ -26,6 +26,7 @@ from tests.harness.support import (
     wait_sockets,
     wait_until,
 )
+from tests.harness.terminal import Terminal
 from tests.project.documents import Document
 
 RECIPES = Document(ROOT / "p2p_sync" / "docs" / "recipes.md")
@@ -127,12 +128,25 @@ def test_people_chat(node: NodeProcess, tmp_path: Path) -> None:
     assert texts(node, "chat/lobby") == ["bob: hello", "ann: hi, bob"]
 
 
+def test_a_line_that_was_typed_is_seen_once(node: NodeProcess, tmp_path: Path) -> None:
+    known = environment(tmp_path, node, USER="")
+    name = subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
+    with Terminal("bash", "-c", CHAT, **known) as chat:
+        for line in ("hi", "-x"):
+            chat.type(f"{line}\n")
+            chat.wait_shown(f"{name}: {line}\r\n")
+        chat.type("\x04")
+        assert chat.wait_end() == 0
+    left = re.sub(r"[^\n]*\n\x1b\[A\x1b\[K", "", chat.shown)
+    assert [line.rpartition(": ")[2] for line in left.splitlines()] == ["hi", "-x"]
+
+
 def has_lines(file: Path, count: int) -> bool:
     return len(lines(file)) == count
 
 
 def test_deployments_are_logged(node: NodeProcess, tmp_path: Path) -> None:
-    commit(node, "shop\n1.2\n", "deploy")
+    commit(node, "shop\r\n1.2\n", "deploy")
     log = tmp_path / "deployments.log"
     for count in (2, 3):  # the second time it goes on where it was
         known = environment(tmp_path, node)
@@ -141,7 +155,7 @@ def test_deployments_are_logged(node: NodeProcess, tmp_path: Path) -> None:
             wait_until(partial(has_lines, log, count))
             wait_until(lambda: node.api("consumers")["consumers"][0]["lag"] == 0)
     name = node.status()["node"]["name"]
-    for line, text in zip(lines(log), ("shop 1.2 ", "shop 1.3", "shop 1.4"), strict=True):
+    for line, text in zip(lines(log), ("shop  1.2 ", "shop 1.3", "shop 1.4"), strict=True):
         assert re.fullmatch(rf"20\d\d-\S+Z {name} {text}", line)
 
 
