@@ -33,7 +33,8 @@ class Command(click.Command):
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
             if isinstance(error, click.NoSuchOption) and not error.possibilities:
-                error.message = error.message.rstrip(".") + self.no_option
+                text = error.message.rstrip(".") + self.no_option
+                raise click.NoSuchOption(error.option_name, text, ctx=error.ctx) from None
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -57,9 +58,8 @@ def command(*parameters: Parameter) -> Callable[[Function], click.Command]:
         made: Command = click.command(function.__name__.strip("_"), cls=Command)(function)
         for each in made.params:
             if isinstance(each, click.Argument):
-                made.no_option = (
-                    f"; write -- before a {each.human_readable_name} that begins with -"
-                )
+                name = each.human_readable_name
+                made.no_option = f"; if it belongs to {name}, write -- before {name}"
         return made
 
     return decorate
