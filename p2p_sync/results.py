@@ -209,6 +209,7 @@ class ConsumerInfo:
     missed: int
     error: str
     hook: str
+    no_reader_since: int | None
 
 
 # -- events ----------------------------------------------------------------------------------------

@@ -92,6 +92,9 @@ CONSUMER_FAILING: Count = 2
 CONSUMER_ALONE: Seconds = 86_400.0
 """`ack_wait` of a consumer whose only reader is a thread of the node: it says when it ends."""
 
+CONSUMER_SILENT: Seconds = 60.0
+"""A consumer has no reader if none has been heard for this time, and none has messages."""
+
 MAX_ACK_WAIT: Seconds = 7 * 86_400.0
 """The time that a reader may have for what it was given. Should it not come back, others wait."""
 

@@ -86,7 +86,9 @@ def _list(api: Api, as_json: bool) -> None:
         for line, each in zip(lines[1:], found, strict=True):
             well = not (each["attempts"] or each["parked"])
             say(paint(line, "connected" if well else "waiting"))
-            for more in (each["hook"], each["error"]):
+            silent = each["no_reader_since"]
+            alone = f"no reader since {moment(silent)}" if silent else ""
+            for more in (each["hook"], each["error"], alone):
                 if more:
                     say(f"  {printable(more)}")
 

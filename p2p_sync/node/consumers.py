@@ -1,10 +1,10 @@
 """Consumers: each handles every message at least once. The rules are in core/consumer.py.
 
-Nothing of a consumer is kept in memory. Each call reads it, applies a rule and stores it, in one
-transaction; so any thread may call, no lock is needed, and two readers never get one message. What
-is lent is stored before the reader gets it, and what is acknowledged before the call returns. These
-transactions are not synced: kill -9 undoes none of them, and after a power cut the last messages
-may be handled again.
+Of a consumer nothing is kept in memory but when its readers were heard. Each call reads it, applies
+a rule and stores it, in one transaction; so any thread may call, no lock is needed, and two readers
+never get one message. What is lent is stored before the reader gets it, and what is acknowledged
+before the call returns. These transactions are not synced: kill -9 undoes none of them, and after a
+power cut the last messages may be handled again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from ..disk.store import Database, Store
 from ..disk.wanted import Wanted
 from ..errors import ConsumerError, ConsumerInUse, LogError, NotLent, UnknownConsumer
 from ..names import check_consumer
-from ..results import ConsumerInfo, ConsumersInfo
+from ..results import ConsumerInfo
 from ..settings import (
     API_MAX_LIMIT,
-    CONSUMER_FAILING,
     CONSUMER_LOOK,
     MAX_ACK_WAIT,
     MAX_ATTEMPTS,
@@ -42,6 +41,7 @@ from ..settings import (
     PARKED_LISTED,
 )
 from ..wire.frames import Message, check_topic
+from .consumer_status import Heard, info_of
 from .follow import count_stored, wait_stored
 from .journal import Journal
 from .state import State
@@ -105,6 +105,7 @@ class Consumers:
         self._store = store
         self._journal = journal
         self._has_thread = has_thread
+        self._readers = Heard(_now())
         with suppress(LogError):  # it can be read at least
             self._go_back()
 
@@ -138,6 +139,7 @@ class Consumers:
             if isinstance(options, HookOptions):
                 consumer.hook = options.hook
             consumers.save(database, name, consumer)
+        self._readers.note(name, _now())
         return new
 
     def delete(self, name: str) -> bool:
@@ -153,6 +155,7 @@ class Consumers:
                     else f"a function of this program handles the messages of the consumer {name}; "
                     "stop its thread, which consume() has returned, then delete it"
                 )
+            self._readers.forget(name)
             return consumers.delete(database, name)
 
     def status(self) -> list[ConsumerInfo]:
@@ -172,22 +175,10 @@ class Consumers:
             return self._info(database, name, _load(database, name), last)
 
     def _info(self, database: Database, name: str, consumer: Consumer, last: int) -> ConsumerInfo:
-        return ConsumerInfo(
-            name=name,
-            topic=consumer.topic,
-            own=consumer.own,
-            ack_wait=consumer.ack_wait,
-            max_attempts=consumer.max_attempts,
-            shared=consumer.shared,
-            position=self._log.cursor(consumer.position),
-            lag=consumers.lag(database, consumer, last, self._store.node),
-            lent=sum(len(span.numbers) for span in consumer.lent),
-            attempts=consumer.attempts,
-            parked=consumers.count_parked(database, name),
-            missed=consumer.missed,
-            error=consumer.error,
-            hook=consumer.hook,
-        )
+        lag = consumers.lag(database, consumer, last, self._store.node)
+        parked = consumers.count_parked(database, name)
+        silent = self._readers.silent_since(name, consumer, _now())
+        return info_of(name, consumer, self._log.cursor(consumer.position), lag, parked, silent)
 
     # -- handling -------------------------------------------------------------------------------
 
@@ -210,6 +201,7 @@ class Consumers:
             with self._store.reading() as database:
                 consumer = _load(database, name)
                 full = consumers.count_parked(database, name) >= MAX_PARKED
+            self._readers.note(name, _now())
             topic, given = consumer.topic, consumer.given
             if consumer.version == read[0]:
                 consumer.given = read[1]
@@ -234,7 +226,7 @@ class Consumers:
         taken with it before it. Again is fine, and so is late. Raises NotLent if this consumer has
         not given it, ConsumerError if it is no position, or CursorGone."""
         number, delivery = self._parsed(position)
-        with self._changing(name) as (_, consumer):
+        with self._hearing(name) as (_, consumer):
             if not consumer.ack(number, delivery, _now()):
                 raise NotLent("this message was not taken yet; acknowledge what was")
 
@@ -246,7 +238,7 @@ class Consumers:
             raise ConsumerError(f"error is a text that says why, not {error!r:.40}")
         error = error[:MAX_CONSUMER_ERROR].encode("utf-8", "replace").decode()
         number, delivery = self._parsed(position)
-        with self._changing(name) as (_, consumer):
+        with self._hearing(name) as (_, consumer):
             if not consumer.fail(number, delivery, error, _now()):
                 raise NotLent(_NOT_LENT)
 
@@ -255,7 +247,7 @@ class Consumers:
         `ack_wait` seconds from now on, for those that it was taken with, too. Raises NotLent if
         that reader has it no more, ConsumerError or CursorGone."""
         number, delivery = self._parsed(position)
-        with self._changing(name) as (_, consumer):
+        with self._hearing(name) as (_, consumer):
             if not consumer.extend(number, delivery, _now()):
                 raise NotLent(_NOT_LENT)
 
@@ -317,6 +309,13 @@ class Consumers:
             consumer.expire(_now())
             yield database, consumer
             consumers.save(database, name, consumer)
+
+    @contextmanager
+    def _hearing(self, name: str) -> Iterator[tuple[Database, Consumer]]:
+        """As `_changing`, for what a reader says."""
+        with self._changing(name) as changing:
+            self._readers.note(name, _now())
+            yield changing
 
     def _lend(
         self, name: str, consumer: Consumer, limit: int, full: bool
@@ -431,28 +430,6 @@ class Consumers:
         return True
 
 
-def summary(store: Store) -> tuple[ConsumersInfo, list[str]]:
-    """Return the consumers in numbers, and warnings about those that do not get on, a sentence
-    each; nothing if the database cannot be read."""
-    try:
-        with store.reading() as database:
-            every, parked = consumers.every(database), consumers.all_parked(database)
-    except LogError:
-        return ConsumersInfo(0, 0, 0, 0), []
-    failing = [(name, each) for name, each in every if each.attempts >= CONSUMER_FAILING]
-    missed = sum(each.missed for _, each in every)
-    about = ConsumersInfo(len(every), len(failing), sum(parked.values()), missed)
-    warnings = []
-    for name, each in failing[:1]:
-        what = f"the webhook {each.hook} ({name})" if each.hook else f"the consumer {name}"
-        warnings.append(f"messages wait for {what}{_others(failing)}: {each.error}")
-    for name in [*parked][:1]:
-        count = numbered(about.parked, "message")
-        what = f"{count} put aside by the consumer {name}{_others([*parked])}"
-        warnings.append(f"{what}; see: p2p-sync consumers parked {name}")
-    return about, warnings
-
-
 def _check(name: str, options: ConsumerOptions, start: str) -> None:
     check_consumer(name)
     check_topic(options.topic)
@@ -468,11 +445,6 @@ def _check(name: str, options: ConsumerOptions, start: str) -> None:
         )
     if type(attempts) is not int or not 0 <= attempts <= MAX_ATTEMPTS:
         raise ConsumerError(f"max_attempts is a whole number from 0 to {MAX_ATTEMPTS}; 0: no limit")
-
-
-def _others(found: Sequence[object]) -> str:
-    more = len(found) - 1
-    return f" and {numbered(more, 'other')}" if more else ""
 
 
 def _chosen(database: Database, name: str, ids: list[str] | None) -> list[Parked]:

@@ -26,7 +26,8 @@ from ..results import LogInfo, NodeInfo, PeerInfo, Status, Verdict
 from ..settings import GATHERING, MAX_FORKS_SHOWN, MAX_LAGS, NEARLY_READY, SHORT_ID
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION, Message
-from .consumers import Consumers, summary
+from .consumer_status import summary
+from .consumers import Consumers
 from .forks import branches, disputes, warnings
 from .machine import resources
 from .state import State

@@ -20,7 +20,15 @@ import pytest
 
 from p2p_sync import Node
 from tests.cli.test_client import Done, run
-from tests.harness.support import DEADLINE, RUN_NODE, NodeProcess, pause, request, wait_until
+from tests.harness.support import (
+    DEADLINE,
+    RUN_NODE,
+    NodeProcess,
+    changed,
+    pause,
+    request,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -226,6 +234,14 @@ def test_a_consumer_that_gets_other_options_says_so(node: NodeProcess, tmp_path:
         "p2p-sync: c now has own true, before false",
         "p2p-sync: c was there already, and goes on where it was: --start is for a new one",
     ]
+
+
+def test_a_consumer_that_no_program_reads_is_shown_as_such() -> None:
+    with NodeProcess("--ephemeral", command=changed(CONSUMER_SILENT=0.2)) as node:
+        with consuming(node, "--", "true"):
+            wait_until(lambda: consumer(node))
+        wait_until(lambda: consumer(node)["no_reader_since"])
+        assert "\n  no reader since 20" in run(node, "consumers").stdout
 
 
 ASIDE = "p2p-sync: it is put aside; see: p2p-sync consumers parked c"

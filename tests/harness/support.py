@@ -57,6 +57,15 @@ def pause(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def changed(**limits: float) -> list[str]:
+    """Return the command of a node with other limits."""
+    program = (
+        "import sys; from p2p_sync import settings; "
+        f"vars(settings).update({limits!r}); from p2p_sync.cli import main; sys.exit(main())"
+    )
+    return [sys.executable, "-c", program]
+
+
 def wait_until(condition: Callable[[], Any], what: What = "", timeout: float = DEADLINE) -> Any:
     """Return the first true value of `condition`; fail with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout

@@ -15,6 +15,7 @@ import pytest
 
 from p2p_sync import ConsumerError, ConsumerOptions, CursorGone, Node, NotLent, UnknownConsumer
 from p2p_sync.core.turn import ARRIVAL
+from p2p_sync.node import consumer_status
 from p2p_sync.node import consumers as node_consumers
 from tests.disk.test_witness import set_back
 from tests.harness.consumers import described, take
@@ -527,3 +528,29 @@ def test_a_place_in_another_log_is_called_as_the_caller_calls_it() -> None:
         node.consumers.create("c", ConsumerOptions())
         with pytest.raises(CursorGone, match="position belongs to another log"):
             node.consumers.ack("c", "01234567-1.1")
+
+
+def test_a_consumer_that_nobody_reads_says_since_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_status, "CONSUMER_SILENT", 0.3)
+    begin = int(time.time() * 1000)
+    with Node(0, tmp_path) as node:
+        node.consumers.create("c", ConsumerOptions())
+        assert described(node).no_reader_since is None, "it was made just now"
+        made = wait_until(lambda: described(node).no_reader_since)
+        assert begin <= made <= int(time.time() * 1000)
+        node.commit("a")
+        (given,) = node.consumers.take("c", 1)
+        reader = threading.Timer(0.5, lambda: node.consumers.ack("c", given.position))
+        reader.start()
+        while reader.is_alive():
+            assert described(node).no_reader_since is None, "one has a message"
+        assert wait_until(lambda: described(node).no_reader_since) >= made + 500
+        waiting = threading.Thread(target=lambda: node.consumers.take("c", 1, 1.5))
+        waiting.start()
+        wait_until(lambda: described(node).no_reader_since is None, "one waits for a message")
+    waiting.join()
+    stopped = int(time.time() * 1000)
+    with Node(0, tmp_path) as node:
+        assert wait_until(lambda: described(node).no_reader_since) >= stopped

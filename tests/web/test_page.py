@@ -33,6 +33,7 @@ from tests.harness.receiver import Receiver
 from tests.harness.support import (
     SCALE,
     NodeProcess,
+    changed,
     free_port_pair,
     request,
     run_nodes,
@@ -402,7 +403,11 @@ def test_nodes_have_names_and_the_id_comes_on_hover(open_page: Open) -> None:
 
 
 def test_consumers_show_how_far_they_are_and_what_keeps_them(open_page: Open) -> None:
-    with Receiver(lambda _: 500) as receiver, NodeProcess("--hook", receiver.url) as node:
+    command = changed(CONSUMER_SILENT=3)
+    with (
+        Receiver(lambda _: 500) as receiver,
+        NodeProcess("--hook", receiver.url, command=command) as node,
+    ):
         path = "/api/v1/consumers/printer"
         kind = {"Content-Type": "application/json"}
         options = b'{"topic": "t", "max_attempts": 1}'
@@ -413,6 +418,7 @@ def test_consumers_show_how_far_they_are_and_what_keeps_them(open_page: Open) ->
         wait_text(page, hook, r"^hook-\w{8}\s+http://\S+/\s+HTTP 500 .*\s+1\s+\d\s")
         wait_text(page, printer, r"^printer\s+topic t\s+1\s+0\s+0\s+0\s*$")
         wait_text(page, "#warnings", "messages wait for the webhook")
+        wait_text(page, printer, r"no reader since \d")
         (given,) = json.loads(request(node.port, path).body)["messages"]
         body = json.dumps({"position": given["position"], "error": "<b>no paper</b>"}).encode()
         assert request(node.port, f"{path}/fail", "POST", kind, body).status == 200

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import sys
 import time
 from contextlib import ExitStack
 from itertools import islice
@@ -27,6 +26,7 @@ from tests.harness.support import (
     DEADLINE,
     SCALE,
     NodeProcess,
+    changed,
     free_port_pair,
     is_open,
     request,
@@ -38,15 +38,6 @@ from tests.harness.support import (
 FOLLOW = "/api/v1/messages/follow"
 PAGE = "/api/v1/stream"
 TARGETS = (FOLLOW, "/api/v1/events", PAGE)
-
-
-def changed(**limits: float) -> list[str]:
-    """A node with other limits."""
-    program = (
-        "import sys; from p2p_sync import settings; "
-        f"vars(settings).update({limits!r}); from p2p_sync.cli import main; sys.exit(main())"
-    )
-    return [sys.executable, "-c", program]
 
 
 def asking(port: int, target: str = FOLLOW) -> socket.socket:

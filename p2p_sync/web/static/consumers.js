@@ -1,6 +1,6 @@
 // The table of consumers, if there are any: how far each is, and what keeps it.
 
-import { $, arrange, count, el, set, setText } from "./dom.js";
+import { $, arrange, count, el, moment, set, setText } from "./dom.js";
 
 const rows = new Map(); // name -> row
 
@@ -10,10 +10,11 @@ export function showConsumers(consumers) {
   for (const name of rows.keys()) if (!names.has(name)) rows.delete(name);
   for (const each of consumers) {
     if (!rows.has(each.name)) rows.set(each.name, build(each.name));
-    const { about, error, cells } = rows.get(each.name);
+    const { about, error, silent, cells } = rows.get(each.name);
     const chosen = [each.hook, each.topic && `topic ${each.topic}`, each.own && "own messages"];
     setText(about, chosen.filter(Boolean).join(", "));
     setText(error, each.error);
+    setText(silent, each.no_reader_since ? `no reader since ${moment(each.no_reader_since).text}` : "");
     [each.lag, each.attempts, each.parked, each.missed].forEach((n, index) => setText(cells[index], count(n)));
     set(cells[1], "data-behind", each.attempts > 0);
     set(cells[2], "data-behind", each.parked > 0);
@@ -23,7 +24,8 @@ export function showConsumers(consumers) {
 
 function build(name) {
   const [about, error] = [el("small"), el("small", { class: "why", "data-state": "failed" })];
+  const silent = el("small", { class: "why" });
   const cells = ["Not handled", "Attempts", "Put aside", "Missed"].map((label) => el("td", { "data-label": label }));
-  const element = el("tr", {}, el("td", { class: "peer" }, el("b", { text: name }), about, error), ...cells);
-  return { element, about, error, cells };
+  const element = el("tr", {}, el("td", { class: "peer" }, el("b", { text: name }), about, error, silent), ...cells);
+  return { element, about, error, silent, cells };
 }
