@@ -360,7 +360,7 @@ class Consumers:
         consumer.lend([*chosen], page.upto, _now())
         if not self._save(name, consumer, version):
             return _AGAIN
-        self._note_missed(name, page.missed)
+        self._note_missed(name, page.missed, maybe=bool(consumer.topic or consumer.own))
         return self._given([*chosen.values()], consumer.lent[-1]) if chosen else _AGAIN
 
     def _given(self, messages: Sequence[Message], span: Span) -> list[Given]:
@@ -389,9 +389,11 @@ class Consumers:
         deleted = [number for number in numbers if number <= upto and number not in found]
         return {number: each for number, each in found.items() if not each.erased}, deleted
 
-    def _note_missed(self, name: str, count: int) -> None:
+    def _note_missed(self, name: str, count: int, maybe: bool = False) -> None:
+        """Have an event say how many messages were missed. With `maybe` some were not for the
+        consumer: of what was deleted before it looked there, nobody knows the topic."""
         if count:
-            what = numbered(count, "message")
+            what = ("up to " if maybe else "") + numbered(count, "message")
             text = f"the consumer {name} has missed {what}, deleted before it had handled them"
             self._journal.note(Note(MISSED, text))
 

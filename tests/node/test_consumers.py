@@ -190,7 +190,21 @@ def test_a_slow_consumer_is_overtaken_and_says_what_it_missed() -> None:
         missed = described(node).missed
         assert isinstance(missed, int) and missed + len(got) == 8_000 and missed >= 4_000
         assert got == [f"{number}" for number in range(missed, 8_000)]
-        assert any(e.type == "missed" and "consumer c" in e.text for e in node.events()[0])
+        texts = [event.text for event in node.events()[0] if event.type == "missed"]
+        assert any(f"consumer c has missed {missed:,} messages" in text for text in texts)
+
+
+def test_what_a_consumer_of_a_topic_may_have_missed_is_an_upper_bound() -> None:
+    with Node(0, keep_messages=2_000) as node:
+        node.consumers.create("c", ConsumerOptions(topic="t"))
+        for _ in range(6):
+            list(node.commit_all(["x"] * 1_000))
+        wait_until(lambda: node.log.first() > 0)
+        assert take(node) == []
+        missed = described(node).missed
+        assert missed > 0, "nobody knows the topics of what was deleted"
+        (text,) = [event.text for event in node.events()[0] if event.type == "missed"]
+        assert f"consumer c has missed up to {missed:,} messages" in text
 
 
 def test_what_is_deleted_while_a_reader_has_it_or_it_waits_is_missed() -> None:
