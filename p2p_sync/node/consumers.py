@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, repeat
 from typing import NamedTuple
 
@@ -111,8 +111,15 @@ class Consumers:
 
     # -- what there is --------------------------------------------------------------------------
 
-    def create(self, name: str, options: ConsumerOptions, start: str = "first") -> bool:
-        """Make a consumer, or give other options to the one of that name; return whether it is new.
+    def create(
+        self,
+        name: str,
+        options: ConsumerOptions,
+        start: str = "first",
+        only: Collection[str] | None = None,
+    ) -> bool:
+        """Make a consumer, or give other options to the one of that name, with `only` those that
+        this names; return whether it is new.
 
         A new one begins at the first message that is kept, with `start` "new" behind the last one,
         or behind a cursor of the log or the position of a message; another one stays where it is.
@@ -133,11 +140,9 @@ class Consumers:
                 # No other consumer of that name, which somebody may have read, has its versions.
                 version = secrets.randbits(48)
                 consumer = Consumer(position, version=version, made=version)
-            consumer.topic, consumer.own = options.topic, options.own
-            consumer.ack_wait, consumer.max_attempts = options.ack_wait, options.max_attempts
-            consumer.shared = options.shared
-            if isinstance(options, HookOptions):
-                consumer.hook = options.hook
+            for option in fields(options):
+                if new or only is None or option.name in only:
+                    setattr(consumer, option.name, getattr(options, option.name))
             consumers.save(database, name, consumer)
         self._readers.note(name, _now())
         return new

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-from ..errors import ConsumerError, InputError, UnknownConsumer
-from ..names import check_consumer
+from ..errors import ConsumerError, InputError
 from ..node.consumers import ConsumerOptions
 from ..node.fields import fields_of
 from ..node.node import Node
@@ -28,7 +26,6 @@ _OPTIONS = {
     "max_attempts": int,
     "shared": bool,
 }
-_CHANGED = [name for name in _OPTIONS if name != "start"]
 _KINDS = {str: "a text", bool: "true or false", float: "a number", int: "a whole number"}
 
 
@@ -42,11 +39,7 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         given = _options(asked.body())
         start = given.pop("start", "first")
         name = asked.parts["name"]
-        check_consumer(name)
-        with suppress(UnknownConsumer):  # what is not named stays as it is
-            known = node.consumers.info(name)
-            given = {**{each: getattr(known, each) for each in _CHANGED}, **given}
-        new = node.consumers.create(name, ConsumerOptions(**given), start)
+        new = node.consumers.create(name, ConsumerOptions(**given), start, only=given)
         return json_of(node.consumers.info(name), HTTPStatus.CREATED if new else HTTPStatus.OK)
 
     def delete(asked: Asked) -> Answer:

@@ -509,6 +509,27 @@ def test_a_reader_that_waits_ends_when_the_node_stops(monkeypatch: pytest.Monkey
     assert got == [[]], "it is woken, and gets nothing"
 
 
+def test_two_that_change_other_options_at_once_do_not_undo_each_other() -> None:
+    with Node(0) as node:
+        node.consumers.create("c", ConsumerOptions(topic="t", ack_wait=7))
+
+        def change(only: str, options: ConsumerOptions) -> None:
+            for _ in range(20):
+                assert not node.consumers.create("c", options, only=[only])
+
+        changes = [
+            threading.Thread(target=change, args=("shared", ConsumerOptions(shared=True))),
+            threading.Thread(target=change, args=("max_attempts", ConsumerOptions(max_attempts=3))),
+        ]
+        for thread in changes:
+            thread.start()
+        for thread in changes:
+            thread.join()
+        found = described(node)
+        assert (found.topic, found.ack_wait) == ("t", 7), "which nobody has named"
+        assert found.shared and found.max_attempts == 3
+
+
 def test_an_unknown_consumer_is_said_to_be_unknown() -> None:
     with Node(0) as node:
         for call in (
