@@ -264,11 +264,12 @@ class Consumers:
 
     # -- what was put aside ---------------------------------------------------------------------
 
-    def parked(self, name: str) -> list[tuple[Parked, Message | None]]:
-        """Return the first 1,000 messages that are parked, None for one that is not kept."""
+    def parked(self, name: str, limit: int = PARKED_LISTED) -> list[tuple[Parked, Message | None]]:
+        """Return the first messages that are parked, up to `limit`, 1,000 at most; None for one
+        that is not kept."""
         with self._store.reading() as database:
             _load(database, name)
-            found = consumers.parked(database, name)[:PARKED_LISTED]
+            found = consumers.parked(database, name)[: min(limit, PARKED_LISTED)]
         return [(each, self._log.message(each.id)) for each in found]
 
     def retry(self, name: str, ids: list[str] | None = None) -> int:

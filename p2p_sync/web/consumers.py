@@ -11,7 +11,7 @@ from ..errors import ConsumerError, InputError
 from ..node.consumers import ConsumerOptions
 from ..node.fields import fields_of
 from ..node.node import Node
-from ..settings import API_DEFAULT_LIMIT, API_MAX_LIMIT, API_MAX_POLL
+from ..settings import API_DEFAULT_LIMIT, API_MAX_LIMIT, API_MAX_POLL, PARKED_LISTED
 from .answers import Answer, Refused
 from .bodies import object_of, text_of
 from .query import names
@@ -83,7 +83,8 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         return json_of({})
 
     def parked(asked: Asked) -> Answer:
-        found = node.consumers.parked(asked.parts["name"])
+        limit = asked.number("limit", PARKED_LISTED, 1, PARKED_LISTED)
+        found = node.consumers.parked(asked.parts["name"], limit)
         return json_of(
             {
                 "parked": [
@@ -113,7 +114,7 @@ def consumer_routes(node: Node, slots: Slots) -> list[Route]:
         Route("POST", f"{_PATH}/ack", ack),
         Route("POST", f"{_PATH}/fail", fail),
         Route("POST", f"{_PATH}/extend", extend),
-        Route("GET", f"{_PATH}/parked", parked),
+        Route("GET", f"{_PATH}/parked", parked, "limit"),
         Route("POST", f"{_PATH}/parked/retry", retry, "id"),
         Route("DELETE", f"{_PATH}/parked", drop, "id"),
     ]

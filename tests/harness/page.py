@@ -168,11 +168,11 @@ def post(node: NodeProcess, text: str, topic: str = "") -> None:
     assert request(node.port, "/api/v1/messages", "POST", kind, body).status == 201
 
 
-def make_failing_consumer(node: NodeProcess, name: str) -> None:
+def make_failing_consumer(node: NodeProcess, name: str, **options: object) -> None:
     """Make a consumer whose first message has failed."""
     kind = {"Content-Type": "application/json"}
     path = f"/api/v1/consumers/{name}"
-    assert request(node.port, path, "PUT", kind).status == 201
+    assert request(node.port, path, "PUT", kind, json.dumps(options).encode()).status == 201
     (given,) = json.loads(request(node.port, f"{path}?limit=1").body)["messages"]
     body = json.dumps({"position": given["position"], "error": "no paper " * 20}).encode()
     assert request(node.port, f"{path}/fail", "POST", kind, body).status == 200

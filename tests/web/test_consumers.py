@@ -99,6 +99,8 @@ def test_a_parked_message_is_listed_retried_and_dropped(node: NodeProcess) -> No
     (parked,) = done(ask(node, "GET", "/c/parked"))["parked"]
     assert (parked["id"], parked["error"], parked["attempts"]) == (given["id"], "no paper", 1)
     assert parked["message"]["data"] == "a"
+    assert len(done(ask(node, "GET", "/c/parked?limit=1"))["parked"]) == 1
+    problem(ask(node, "GET", "/c/parked?limit=0"), 400)
     assert done(ask(node, "POST", "/c/parked/retry?id=other"))["retried"] == 0
     assert done(ask(node, "POST", "/c/parked/retry"))["retried"] == 1
     (again,) = take(node)

@@ -18,6 +18,7 @@ from tests.harness.page import (
     add,
     color,
     import_texts,
+    make_failing_consumer,
     post,
     send,
     tone,
@@ -426,3 +427,26 @@ def test_consumers_show_how_far_they_are_and_what_keeps_them(open_page: Open) ->
         wait_text(page, printer, r"^printer\s+topic t\s+<b>no paper</b>\s+0\s+0\s+1\s")
         assert request(node.port, path, "DELETE").status == 204
         until(page, "() => document.querySelectorAll('#consumer-rows tr').length === 1")
+
+
+def test_a_message_that_was_put_aside_is_shown_and_retried(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        post(node, "<b>line</b>\ntwo")
+        post(node, "other")
+        path = "/api/v1/consumers/c"
+        make_failing_consumer(node, "c", max_attempts=1, shared=True)
+        (given,) = json.loads(request(node.port, f"{path}?limit=1").body)["messages"]
+        page = open_page(node)
+        wait_text(page, "#consumer-rows", r"^c\s+shared\s")
+        wait_text(page, "#parked", r"^<b>line</b>\ntwo\s+c\s+no paper .*\s+1 attempt")
+        page.click("#parked button")
+        wait_text(page, "#parked-answer", "c gets it again")
+        until(page, "() => !document.querySelector('#parked li')")
+        assert page.is_hidden("#parked-title")
+        (again,) = json.loads(request(node.port, f"{path}?limit=1").body)["messages"]
+        assert again["data"].startswith("<b>line") and given["data"] == "other"
+        body = json.dumps({"position": again["position"], "error": "jam"}).encode()
+        kind = {"Content-Type": "application/json"}
+        assert request(node.port, f"{path}/fail", "POST", kind, body).status == 200
+        request(node.port, f"{path}?limit=1")
+        wait_text(page, "#parked", r"\bjam\b")

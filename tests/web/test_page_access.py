@@ -98,6 +98,9 @@ def test_axe_finds_nothing(open_page: Open, axe: str, scheme: str, size: dict[st
         wait_text(page, "#add-answer", "^Not connected")
         make_failing_consumer(one, "c" * 64)
         wait_text(page, "#consumer-rows", "no paper")
+        make_failing_consumer(one, "parks", max_attempts=1, shared=True)
+        request(one.port, "/api/v1/consumers/parks?limit=1")  # puts aside what has failed
+        wait_text(page, "#parked", "1 attempt,")
         page.fill("#topic", "a/" + "b" * 62)
         send(page, "hello")
         wait_text(page, "#send-answer", "^Sent")

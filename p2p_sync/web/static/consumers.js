@@ -1,6 +1,7 @@
 // The table of consumers, if there are any: how far each is, and what keeps it.
 
 import { $, arrange, count, el, moment, set, setText } from "./dom.js";
+import { showParked } from "./parked.js";
 
 const rows = new Map(); // name -> row
 
@@ -11,7 +12,7 @@ export function showConsumers(consumers) {
   for (const each of consumers) {
     if (!rows.has(each.name)) rows.set(each.name, build(each.name));
     const { about, error, silent, cells } = rows.get(each.name);
-    const chosen = [each.hook, each.topic && `topic ${each.topic}`, each.own && "own messages"];
+    const chosen = [each.hook, each.topic && `topic ${each.topic}`, each.own && "own messages", each.shared && "shared"];
     setText(about, chosen.filter(Boolean).join(", "));
     setText(error, each.error);
     setText(silent, each.no_reader_since ? `no reader since ${moment(each.no_reader_since).text}` : "");
@@ -20,6 +21,7 @@ export function showConsumers(consumers) {
     set(cells[2], "data-behind", each.parked > 0);
   }
   arrange($("consumer-rows"), consumers.map((each) => rows.get(each.name).element));
+  showParked(consumers);
 }
 
 function build(name) {
