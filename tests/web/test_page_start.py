@@ -49,6 +49,8 @@ def test_the_form_moves_to_the_peers_with_the_first_one_and_back_after_the_last(
         verdict(page, "in_sync")
         page.locator("#peers #add").wait_for()
         assert page.evaluate("document.activeElement.id") == "address-in"
+        two.process.kill()  # else it would dial again
+        wait_sockets(0, one)
         for entry in one.peers():
             assert request(one.port, f"/api/v1/peers/{entry['key']}", "DELETE").status == 204
         page.locator("#start #add").wait_for()
