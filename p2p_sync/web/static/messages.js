@@ -6,7 +6,9 @@
 
 import { Pause, Problem, call } from "./api.js";
 import { $, arrange, count, el, moment, plural, set, setText } from "./dom.js";
+import { erasedBy, eraser } from "./erasing.js";
 import { nameOf } from "./names.js";
+import { compare, place, token } from "./places.js";
 import { HINT, parseSearch } from "./search.js";
 import { fillText } from "./texts.js";
 import { isBehind } from "./verdict.js";
@@ -288,20 +290,6 @@ export async function toNewest() {
   showFresh();
 }
 
-// -- places in the shared order -----------------------------------------------------------------
-const token = (item, plus = 0) => `${item.time}.${item.origin}.${item.seq + plus}`;
-
-function place(text) {
-  const [, time, origin, seq] = /^(\d+)\.(.*)\.(\d+)$/.exec(text);
-  return { time: Number(time), origin, seq: Number(seq) };
-}
-
-function compare(a, b) {
-  if (a.time !== b.time) return a.time - b.time;
-  if (a.origin !== b.origin) return a.origin < b.origin ? -1 : 1;
-  return a.seq - b.seq;
-}
-
 // -- the list -----------------------------------------------------------------------------------
 // Where the scroll bar is when the newest message is in sight.
 const edge = () => (last ? scroll().scrollHeight - scroll().clientHeight : 0);
@@ -339,7 +327,7 @@ function render(jump = false) {
 
 function build(item) {
   const text = el("p", item.erased ? { class: "empty" } : { dir: "auto" });
-  const erase = item.erased ? [] : [eraser(item)];
+  const erase = item.erased ? [] : [eraser(item, show)];
   const { text: when, title } = moment(item.imported?.time ?? item.time);
   const copies = el("span", { class: "copies" });
   const place = `origin ${item.origin}, number ${item.seq}`;
@@ -367,34 +355,7 @@ function showNames() {
   }
 }
 
-// -- erasing ------------------------------------------------------------------------------------
-const erasedBy = ({ erased }) => (erased.node ? `(erased ${moment(erased.time).text} by ${nameOf(erased.node)})` : "(erased)");
-
-// A link that asks before it erases; without this file the node asks, on a page of its own.
-function eraser(item) {
-  const path = `/api/v1/messages/${encodeURIComponent(item.id)}`;
-  const link = el("a", { class: "erase", href: `/erase?id=${encodeURIComponent(item.id)}`, text: "Erase", onclick: ask });
-  function ask(event) {
-    event.preventDefault();
-    const say = el("span", { text: "Erase it on all nodes, for good?", role: "alert" });
-    const yes = el("button", { type: "button", class: "link", text: "Erase", onclick: carryOut });
-    const no = el("button", { type: "button", class: "link", text: "Cancel", onclick: () => { box.replaceWith(link); link.focus(); } });
-    const box = el("span", { class: "question" }, say, yes, no);
-    async function carryOut() {
-      yes.disabled = true;
-      try {
-        show(await call(path, { method: "DELETE" }));
-      } catch (error) {
-        setText(say, error.status ? `Not erased: ${error.message}` : "No answer from the node. Try again.");
-        yes.disabled = false;
-      }
-    }
-    link.replaceWith(box);
-    no.focus();
-  }
-  return link;
-}
-
+// A message was erased.
 function show(message) {
   items = items.map((item) => (item.id === message.id ? { ...message, copies: item.copies } : item));
   render();
