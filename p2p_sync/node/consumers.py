@@ -420,7 +420,7 @@ class Consumers:
                 Note(
                     PARKED,
                     f"the consumer {name} has put the message {each.id} aside after "
-                    f"{span.attempts} attempts: {span.error}",
+                    f"{numbered(span.attempts, 'attempt')}: {span.error}",
                 )
             )
         return _AGAIN

@@ -128,6 +128,9 @@ def test_what_is_touched_is_large(open_page: Open) -> None:
             verdict(page, state)
             post(one, "text", "topic")
             page.locator("#messages .topic").first.wait_for()
+            make_failing_consumer(one, state, max_attempts=1)
+            request(one.port, f"/api/v1/consumers/{state}")  # now it is put aside
+            page.locator("#parked button").first.wait_for()
             sizes = page.eval_on_selector_all(
                 "a:not(.url), button, input, textarea, summary, th",
                 """(all) => all.map((one) => [one.outerHTML.slice(0, 90),
