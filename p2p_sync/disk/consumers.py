@@ -64,11 +64,13 @@ def park(database: Database, name: str, message: Parked) -> None:
     database.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?)", (name, *message))
 
 
-def parked(database: Database, name: str) -> list[Parked]:
-    """Return the messages that a consumer has parked, in order of arrival."""
+def parked(database: Database, name: str, limit: int = -1) -> list[Parked]:
+    """Return the messages that a consumer has parked, in order of arrival, up to `limit`; -1: all
+    of them."""
     rows = database.execute(
-        "SELECT arrival, id, attempts, error, time FROM parked WHERE consumer = ? ORDER BY arrival",
-        (name,),
+        "SELECT arrival, id, attempts, error, time FROM parked WHERE consumer = ? ORDER BY arrival "
+        "LIMIT ?",
+        (name, limit),
     )
     return [Parked(row[0], row[1].decode(), row[2], row[3].decode(), row[4]) for row in rows]
 

@@ -119,13 +119,16 @@ class Consumers:
         only: Collection[str] | None = None,
     ) -> bool:
         """Make a consumer, or give other options to the one of that name, with `only` those that
-        this names; return whether it is new.
+        this names; return whether it is new. A new one has all `options`, whatever `only` names.
 
         A new one begins at the first message that is kept, with `start` "new" behind the last one,
         or behind a cursor of the log or the position of a message; another one stays where it is.
         Raises ConsumerError, TopicError or CursorGone.
         """
         _check(name, options, start)
+        names = [option.name for option in fields(options)]
+        if isinstance(only, str) or any(each not in names for each in only or ()):
+            raise ConsumerError(f"only is a list of names of options, of {', '.join(names)}")
         with self._store.reading() as database:
             known = consumers.load(database, name) is not None
         position = None if known else self._begin(start)
@@ -140,11 +143,12 @@ class Consumers:
                 # No other consumer of that name, which somebody may have read, has its versions.
                 version = secrets.randbits(48)
                 consumer = Consumer(position, version=version, made=version)
-            for option in fields(options):
-                if new or only is None or option.name in only:
-                    setattr(consumer, option.name, getattr(options, option.name))
+            for option in names:
+                if new or only is None or option in only:
+                    setattr(consumer, option, getattr(options, option))
             consumers.save(database, name, consumer)
-        self._readers.note(name, _now())
+        if new:
+            self._readers.note(name, _now())
         return new
 
     def delete(self, name: str) -> bool:
@@ -266,10 +270,12 @@ class Consumers:
 
     def parked(self, name: str, limit: int = PARKED_LISTED) -> list[tuple[Parked, Message | None]]:
         """Return the first messages that are parked, up to `limit`, 1,000 at most; None for one
-        that is not kept."""
+        that is not kept. Raises ConsumerError."""
+        if type(limit) is not int or limit < 1:
+            raise ConsumerError("parked() needs a limit of 1 or more")
         with self._store.reading() as database:
             _load(database, name)
-            found = consumers.parked(database, name)[: min(limit, PARKED_LISTED)]
+            found = consumers.parked(database, name, min(limit, PARKED_LISTED))
         return [(each, self._log.message(each.id)) for each in found]
 
     def retry(self, name: str, ids: list[str] | None = None) -> int:

@@ -589,3 +589,26 @@ def test_a_consumer_that_nobody_reads_says_since_when(
     stopped = int(time.time() * 1000)
     with Node(0, tmp_path) as node:
         assert wait_until(lambda: described(node).no_reader_since) >= stopped
+
+
+def test_who_changes_options_is_no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_status, "CONSUMER_SILENT", 0.1)
+    with Node(0) as node:
+        node.consumers.create("c", ConsumerOptions())
+        made = wait_until(lambda: described(node).no_reader_since)
+        assert not node.consumers.create("c", ConsumerOptions(topic="t"))
+        assert described(node).no_reader_since == made
+
+
+@pytest.mark.parametrize("only", ["topic", ["topik"]])
+def test_an_option_that_there_is_not_is_refused(only: Any) -> None:
+    with Node(0) as node, pytest.raises(ConsumerError, match="of topic, own, ack_wait"):
+        node.consumers.create("c", ConsumerOptions(), only=only)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5])
+def test_a_limit_of_what_was_put_aside_that_is_none_is_refused(limit: Any) -> None:
+    with Node(0) as node:
+        node.consumers.create("c", ConsumerOptions())
+        with pytest.raises(ConsumerError, match="limit of 1 or more"):
+            node.consumers.parked("c", limit)
