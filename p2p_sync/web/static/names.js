@@ -4,19 +4,21 @@
 const MISLEADING = /[0-9a-f]{8}|[:/]|\d+\.\d+\.\d+/; // it looks like an id or an address
 const alike = (name = "") => name.normalize("NFKC").toLowerCase();
 let names = new Map(); // id -> name, as far as known
+let plain = new Set(); // ids of the nodes that people know by their names
 
 // Note the names of this node, of its peers, and of the nodes that these are connected with.
 export function noteNames(own, peers) {
   const told = peers.flatMap((peer) => Object.entries(peer.links ?? {}));
   const nodes = [own, ...peers].map((node) => [node.id, node.name]);
   names = new Map([...told, ...nodes].filter(([id, name]) => id && name));
+  // Counted here, once: a large network has thousands of names, and each of them is asked for often.
+  const times = new Map();
+  for (const name of names.values()) times.set(alike(name), (times.get(alike(name)) ?? 0) + 1);
+  plain = new Set([...names.keys()].filter((id) => !MISLEADING.test(alike(names.get(id))) && times.get(alike(names.get(id))) === 1));
 }
 
 // Whether the name of a node is enough for people to know which node it is.
-export function isPlain(id) {
-  const name = alike(names.get(id));
-  return !MISLEADING.test(name) && [...names.values()].filter((other) => alike(other) === name).length === 1;
-}
+export const isPlain = (id) => plain.has(id);
 
 // What a list calls a node. Of a long name, `most` characters are left.
 export function nameOf(id, most = 32) {
@@ -31,8 +33,7 @@ export const idsOf = (text) => [...names].filter(([, name]) => alike(name) === a
 
 // What the log calls nodes: their names and the beginnings of their ids. People need these only where a name is not plain.
 export function withoutIds(text) {
-  const plain = [...names.keys()].filter(isPlain).map((id) => `${names.get(id)} (${short(id)})`);
-  return plain.reduce((rest, label) => rest.replaceAll(label, label.slice(0, -11)), text);
+  return [...plain].reduce((rest, id) => rest.replaceAll(`${names.get(id)} (${short(id)})`, () => names.get(id)), text);
 }
 
 // A name that is copied brings the id of its node, which is only shown on hover.

@@ -10,6 +10,7 @@ import { showMissing } from "./missing.js";
 import { showMesh } from "./mesh.js";
 import { addMessages, notePeers, noteState, resumeMessages, startMessages, tickMessages, updateCopies, updateMessages } from "./messages.js";
 import { noteNames, startNames } from "./names.js";
+import { reloadParked } from "./parked.js";
 import { showPeers, startPeers, tickPeers } from "./peers.js";
 import { forgetRates, showRates, startRates } from "./rates.js";
 import { startSending } from "./sending.js";
@@ -33,6 +34,7 @@ function got(events) {
   if (last("peers")) showList(last("peers").peers);
   if (last("consumers")) showConsumers(last("consumers").consumers);
   addMessages(of("message", "erased").map((event) => event.data));
+  if (of("erased", "reload").length) reloadParked();
   of("copies").forEach((event) => updateCopies(event.data));
   if (last("reload")) updateMessages();
   const happened = of("event").map((event) => event.data);

@@ -8,7 +8,7 @@ const MOST = 20; // of each consumer
 const AGAIN = 1500; // after a retry: by then it may be back; milliseconds
 const path = (name) => `/api/v1/consumers/${encodeURIComponent(name)}/parked`;
 const lists = new Map(); // name of a consumer -> { parked, entries }
-const rows = new Map(); // consumer, id, since -> row
+const rows = new Map(); // consumer, id, since, kind of text -> row
 
 export function showParked(consumers) {
   const full = new Map(consumers.filter((each) => each.parked).map((each) => [each.name, each.parked]));
@@ -21,21 +21,25 @@ export function showParked(consumers) {
   show();
 }
 
+// A message was erased: perhaps one that was put aside.
+export const reloadParked = () => [...lists.keys()].forEach(load);
+
 async function load(name) {
+  const asked = (lists.get(name).asked = {});
+  const isLast = () => lists.get(name)?.asked === asked; // else its answer may be older than what is shown
   try {
     const { parked } = await call(`${path(name)}?limit=${MOST}`);
-    if (lists.has(name)) lists.get(name).entries = parked;
+    if (isLast()) lists.get(name).entries = parked;
     show();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    const list = lists.get(name);
-    if (list) list.parked = -1; // asked for again with the next news
+    if (isLast()) lists.get(name).parked = -1; // asked for again with the next news
   }
 }
 
 function show() {
   const entries = [...lists].flatMap(([name, list]) => list.entries.map((entry) => ({ name, ...entry })));
-  const keyOf = ({ name, id, since }) => `${name} ${id} ${since}`;
+  const keyOf = ({ name, id, since, message }) => `${name} ${id} ${since} ${typeof message?.data}`;
   const keys = new Set(entries.map(keyOf));
   for (const key of rows.keys()) if (!keys.has(key)) rows.delete(key);
   for (const entry of entries) if (!rows.has(keyOf(entry))) rows.set(keyOf(entry), build(entry));
@@ -43,12 +47,12 @@ function show() {
   const more = [...lists.values()].reduce((sum, list) => sum + Math.max(0, list.parked - list.entries.length), 0);
   $("parked-title").hidden = !entries.length;
   $("more-parked").hidden = !more || !entries.length;
-  setText($("more-parked"), `and ${plural(more, "other")}; p2p-sync consumers parked NAME lists all`);
+  setText($("more-parked"), `and ${plural(more, "other")}; see: p2p-sync consumers parked NAME`);
 }
 
 function build({ name, id, attempts, error, since, message }) {
-  const text = el("p");
   const data = message?.data ?? null;
+  const text = el("p", data === null ? {} : { dir: "auto" });
   const more = data === null ? [] : fillText(text, data, null);
   if (data === null) [text.className, text.textContent] = ["empty", message ? "(erased)" : "(deleted)"];
   const { text: when, title } = moment(since);
@@ -60,12 +64,15 @@ function build({ name, id, attempts, error, since, message }) {
 
 async function again(button, name, id) {
   const answer = $("parked-answer");
+  const place = [...$("parked").children].indexOf(button.closest("li"));
+  setText(answer, ""); // the same answer as before is read, too
   button.disabled = true;
   try {
     const { retried } = await call(`${path(name)}/retry?id=${encodeURIComponent(id)}`, { method: "POST" });
     set(answer, "data-kind", "");
     setText(answer, retried ? `${name} gets it again.` : "It was not put aside any more, or readers have too many messages now.");
-    await load(name);
+    if (lists.has(name)) await load(name);
+    if (!button.isConnected) focusAt(place);
     setTimeout(() => lists.has(name) && load(name), AGAIN); // as many may be put aside as before
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
@@ -74,4 +81,11 @@ async function again(button, name, id) {
   } finally {
     button.disabled = false;
   }
+}
+
+// The button that had the focus is gone: the keyboard goes on at the next row, or at the answer.
+function focusAt(place) {
+  if (document.activeElement !== document.body) return;
+  const row = $("parked").children[place] ?? $("parked").lastElementChild;
+  (row?.querySelector("small > button") ?? $("parked-answer")).focus();
 }
