@@ -11,10 +11,9 @@ export function noteNames(own, peers) {
   const told = peers.flatMap((peer) => Object.entries(peer.links ?? {}));
   const nodes = [own, ...peers].map((node) => [node.id, node.name]);
   names = new Map([...told, ...nodes].filter(([id, name]) => id && name));
-  // Counted here, once: a large network has thousands of names, and each of them is asked for often.
-  const times = new Map();
-  for (const name of names.values()) times.set(alike(name), (times.get(alike(name)) ?? 0) + 1);
-  plain = new Set([...names.keys()].filter((id) => !MISLEADING.test(alike(names.get(id))) && times.get(alike(names.get(id))) === 1));
+  const ids = new Map(); // name -> the only node with that name, if there is one
+  for (const [id, name] of names) ids.set(alike(name), ids.has(alike(name)) ? null : id);
+  plain = new Set([...ids].filter(([name, id]) => id && !MISLEADING.test(name)).map(([, id]) => id));
 }
 
 // Whether the name of a node is enough for people to know which node it is.
