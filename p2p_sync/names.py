@@ -70,17 +70,10 @@ class Named(Protocol):
         """What it calls itself."""
 
 
-class Linked(Protocol):
-    """A peer, as far as it is known."""
-
-    @property
-    def links(self) -> Mapping[str, str]:
-        """Names of the nodes that it is connected with, by id, as it gives them."""
-
-
-def told(peers: Iterable[Linked]) -> dict[str, str]:
-    """Return the names, by id, that peers have given of the nodes that they are connected with."""
-    return {node: name for peer in peers for node, name in peer.links.items() if name}
+def told(links: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the names, by id, of nodes that are connected with peers. `links` are those of each
+    peer, as it gives them: names by id, "" where it knows none."""
+    return {node: name for each in links for node, name in each.items() if name}
 
 
 def labels(nodes: Iterable[Named], others: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -16,6 +16,7 @@ import click
 
 from ..core.verdict import numbered
 from ..errors import InputError
+from ..names import told
 from ..settings import (
     API_DEFAULT_TIMEOUT,
     API_MAX_COPIES,
@@ -322,5 +323,5 @@ class Names:
         the nodes that these are connected with."""
         peers = self._api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"]
         nodes = [*peers, self._api.ask("/api/v1/status", within=CLI_ANSWER)["node"]]
-        told = {node: name for peer in peers for node, name in peer["links"].items() if name}
-        return told | {node["id"]: node["name"] for node in nodes if node["id"] and node["name"]}
+        own = {node["id"]: node["name"] for node in nodes if node["id"] and node["name"]}
+        return told(peer["links"] for peer in peers) | own

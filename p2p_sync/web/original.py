@@ -181,7 +181,7 @@ def _values(node: Node, before: Place | None, topic: str) -> dict[str, object]:
     """Return the values of the page."""
     messages = node.log.newest(PAGE_MESSAGES, before, Wanted(topic))
     status, peers = node.status(), node.peers()
-    names = labels([status.node, *peers], told(peers))
+    names = labels([status.node, *peers], told(peer.links for peer in peers))
     return {
         "node": status.node,
         "sockets": status.sockets,
