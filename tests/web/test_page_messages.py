@@ -295,14 +295,18 @@ def test_a_burst_does_not_freeze_the_page_nor_move_what_is_read(open_page: Open)
         follower, reader = open_page(node), open_page(node)
         for page in (follower, reader):
             wait_shown(page, "before 199")
-        reader.evaluate("document.getElementById('scroll').scrollTop = 1200")
+        scroll = """() => {
+          const list = document.getElementById('scroll');
+          list.scrollTop = 1200;
+          return list.scrollTop === 1200;
+        }"""
+        until(reader, scroll)
         top = """() => {
           const box = document.getElementById('scroll').getBoundingClientRect();
           const rows = [...document.querySelectorAll('#messages li')];
           const row = rows.find((li) => li.getBoundingClientRect().bottom > box.top);
           return [row.firstChild.textContent, row.getBoundingClientRect().top];
         }"""
-        until(reader, "() => document.getElementById('scroll').scrollTop === 1200")
         before = reader.evaluate(top)
         clocks = {page: cpu_clock(page) for page in (follower, reader)}
         used = {page: clock() for page, clock in clocks.items()}
@@ -318,6 +322,31 @@ def test_a_burst_does_not_freeze_the_page_nor_move_what_is_read(open_page: Open)
         reader.click("#fresh")
         wait_shown(reader, "burst 9999")
         assert follower.evaluate("document.getElementById('scroll').scrollTop") == 0
+
+
+def test_a_slow_first_answer_does_not_take_the_reader_back_to_the_newest(open_page: Open) -> None:
+    with NodeProcess("--ephemeral") as node:
+        import_texts(node, (f"before {n}" for n in range(60)))
+        page = open_page(node)
+        wait_shown(page, "before 59")
+        first: list[Any] = []
+        page.route("**/api/v1/messages?*", lambda route: first.append(route), times=1)
+        with page.expect_request("**/api/v1/messages?*"):
+            page.reload()
+        # The node tells its state again before the page has its first messages.
+        post(node, "meanwhile")
+        wait_text(page, "#count", "^61$")
+        # The page pauses for a second between two reads. After this it would read at once.
+        now = page.evaluate("() => performance.now()")
+        until(page, "(time) => performance.now() > time + 1200", now)
+        first[0].continue_()
+        wait_shown(page, "meanwhile")
+        page.eval_on_selector("#scroll", "(box) => box.scrollTop = 900")
+        post(node, "later")
+        wait_text(page, "#fresh", "^1 new message$")
+        reads = page.evaluate("() => performance.getEntriesByType('resource').map((e) => e.name)")
+        assert sum(url.endswith("&after=") for url in reads) == 1
+        assert page.eval_on_selector("#scroll", "(box) => box.scrollTop") == 900
 
 
 # -- topics -------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ async function readWanted() {
   wanted.clear();
   readAt = performance.now() + READ_PAUSE;
   try {
-    if (all.has("load")) await loadFirst();
+    if (all.has("load") && !loaded) await loadFirst();
     else if (all.has("all") || all.has("sight") || isPartial()) await readAgain(all.has("all"));
   } catch (error) {
     if (!(error instanceof Problem)) console.error(error);
