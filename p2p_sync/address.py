@@ -137,8 +137,9 @@ def place(address: str) -> tuple[str, int]:
 
 @lru_cache(4096)
 def is_named(address: str) -> bool:
-    """Return whether `address` has a host name (to be resolved) instead of an IP address."""
-    return not is_ip(parse_address(address).host)
+    """Return whether `address` has a host name (to be resolved) instead of an IP address. That of a
+    hub is not resolved here."""
+    return address.startswith("ws") and not is_ip(parse_address(address).host)
 
 
 def is_local(address: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .address import Address, is_loopback
 from .errors import InputError
-from .urls import Url
+from .urls import HubUrl, Url
 
 Count: TypeAlias = int
 Bytes: TypeAlias = int
@@ -983,8 +983,22 @@ has a line each `API_STREAM_PAUSE`."""
 
 # -- settings --------------------------------------------------------------------------------------
 
+HUB_PATIENCE: Seconds = 5.0
+"""A hub that does not answer for this time has failed."""
+HUB_WAIT: Seconds = 2.5
+"""A node waits this long for news of a hub at a time, then sees whether the hub was set back."""
+HUB_READ = 1000
+"""Entries that are read of a hub at a time."""
+HUB_CLAIM: Seconds = 3600.0
+"""What a program has added to a hub, and one node has taken and not committed, is left to others
+after this time. The node may come back with it committed; then it is there twice."""
+HUB_KEYS: Seconds = 86400.0
+"""How long a hub knows the keys of what programs have added to it."""
+HUB_NEWS = 10_000
+"""News of a hub that wait for the thread of its link."""
+
 Form: TypeAlias = Literal[
-    "text", "name", "file", "peer", "advertised", "host name", "duration", "size", "url"
+    "text", "name", "file", "peer", "advertised", "host name", "duration", "size", "url", "hub"
 ]
 
 
@@ -1148,6 +1162,36 @@ class Settings:
         form="peer",
         metavar="ADDRESS",
         shown="none",
+    )
+
+    hub: HubUrl | None = option(
+        None,
+        "Redis server in which this node keeps the log, too.",
+        "Any number of nodes may use it. Give an address with a password by the variable, or by "
+        "the next option: other users of the machine can read the arguments of a process.",
+        form="hub",
+        metavar="URL",
+        shown="none",
+    )
+
+    hub_file: str | None = option(
+        None,
+        "File with the address of the hub.",
+        "Only its owner may be able to read it.",
+        form="file",
+        metavar="FILE",
+        shown="none",
+    )
+
+    hub_prefix: str = option(
+        "{p2p}",
+        "What the names of the keys in the hub begin with.",
+        "Braces keep them on one server of a cluster.",
+        metavar="TEXT",
+    )
+
+    hub_messages: bool = option(
+        False, "Write each message to the stream PREFIX:messages, too, for other programs."
     )
 
     target_links: int = option(

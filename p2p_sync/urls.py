@@ -39,6 +39,31 @@ class Url:
         return f"{self.path}?{self.query}" if self.query else self.path
 
 
+@dataclass(frozen=True)
+class HubUrl:
+    """The address of a hub, as redis-py reads it. `str()` returns the form for people, without the
+    user, the password and options."""
+
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        scheme, _, rest = self.url.partition("://")
+        place = rest.partition("?")[0].rpartition("@")[2]
+        return f"{scheme}://{place}"
+
+
+def parse_hub(text: str) -> HubUrl:
+    """Return the address of a hub in a text. Raises InputError, whose text shows nothing of it."""
+    wanted = "the address of a hub looks like redis://host:6379/0"
+    if not isinstance(text, str) or not _PRINTABLE.fullmatch(text.strip()):
+        raise InputError(f"{wanted}, of printable ASCII characters; write others as %XX")
+    scheme, separator, rest = text.strip().partition("://")
+    kinds = [f"{one}{two}" for one in ("redis", "rediss") for two in ("", "+sentinel", "+cluster")]
+    if not separator or scheme not in kinds or not rest:
+        raise InputError(f"{wanted}; it may begin with {', '.join(kinds)}")
+    return HubUrl(text.strip())
+
+
 def parse_url(text: str) -> Url:
     """Return the URL in a text. Raises InputError, whose text shows nothing of it but its scheme,
     since the rest may be secret."""

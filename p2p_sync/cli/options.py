@@ -20,7 +20,7 @@ from ..address import parse_address
 from ..errors import InputError
 from ..names import checked_name
 from ..settings import MIN_KEEP_BYTES, Form, Option, Program, Settings
-from ..urls import parse_url
+from ..urls import parse_hub, parse_url
 
 _PREFIX = "P2P_SYNC"
 
@@ -108,17 +108,27 @@ def _url(text: str) -> str:
     return text
 
 
-def _urls(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    urls = checked(_url)(context, parameter, value)
-    given = any(parse_url(url).authorization for url in urls or ())
-    if given and not variable_of(context, parameter):
-        raise click.BadParameter(
-            "every user of this machine can read the password in it among the arguments of this "
-            f"process; set the variable {parameter.envvar} to the URL instead",
-            context,
-            parameter,
-        )
-    return urls
+def _hub(text: str) -> str:
+    parse_hub(text)
+    return text
+
+
+def _private(check: Callable[[str], str], is_secret: Callable[[str], object]) -> Callback:
+    """Return a callback that takes no secret from the arguments of the process."""
+
+    def call(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        found = checked(check)(context, parameter, value)
+        given = [found] if isinstance(found, str) else found or ()
+        if any(map(is_secret, given)) and not variable_of(context, parameter):
+            raise click.BadParameter(
+                "every user of this machine can read the password in it among the arguments of "
+                f"this process; set the variable {parameter.envvar} to the URL instead",
+                context,
+                parameter,
+            )
+        return found
+
+    return call
 
 
 def _size(text: str) -> int:
@@ -139,7 +149,8 @@ _CALLBACKS: dict[Form, Callback] = {
     "host name": checked(_host_name),
     "duration": checked(_duration),
     "size": checked(_size),
-    "url": _urls,
+    "url": _private(_url, lambda text: parse_url(text).authorization),
+    "hub": _private(_hub, lambda text: "@" in text),
 }
 
 

@@ -185,22 +185,18 @@ class Exchange:
     def correct(self, peer: Peer, planned: Sequence[Ship], ships: Sequence[Ship]) -> None:
         """The sender of a peer could not send what it was to, but `ships`: the frame was full, or
         an entry of the log does not end there."""
-        ends = [ship.upto for ship in ships] + [ship.after for ship in planned[len(ships) :]]
-        for ship, end in zip(planned, ends, strict=True):
-            peer.sent += end - ship.upto
-            if peer.log and end != ship.upto:
-                peer.log.shipping.correct(ship.origin, ship.upto, end, self._turn.now)
+        for sign, pieces in ((1, ships), (-1, planned)):
+            peer.sent += sign * sum(upto - after for _, after, upto in pieces)
+        if peer.log:
+            peer.log.correct(planned, ships, self._turn.now)
 
     def withhold(self, peer: Peer, planned: Sequence[Ship], origin: str, floor: int) -> None:
         """The sender of a peer sends nothing of what was planned: the messages of one origin that
         come next there, up to `floor`, are not kept any more. The peer is told so, and the other
         origins follow."""
         self.correct(peer, planned, ())
-        if peer.log and self._replica.vector.shared(origin):
-            self._replica.trees.of(origin).detach(peer.log, self._turn.now)
-            peer.log.shipping.lose(origin)
-            peer.log.withheld[origin] = floor
-            peer.log.wake()
+        if peer.log:
+            self._replica.withhold(peer.log, origin, floor, self._turn.now)
 
     def waits_after(self, peer: Peer) -> int | None:
         """Return the arrival after which an original is to be sent messages; None where the peer is

@@ -119,9 +119,8 @@ class Links:
             self.fault(peer, "addresses", "it sends many addresses again and again")
         if peer.node and not peer.log and not peer.leaving:
             rtt = FIRST_RTT if peer.rtt is None else peer.rtt
-            peer.log = self._replica.open(
-                peer.node, rtt, self._turn.now, peer, site(peer.remote[0])
-            )
+            host = "" if peer.is_hub else site(peer.remote[0])
+            peer.log = self._replica.open(peer.node, rtt, self._turn.now, peer, host)
         self._linked(peer)
         if not peer.node:
             self.joined(peer)

@@ -102,6 +102,11 @@ class Peer:
         return self.known.address if self.known else None
 
     @property
+    def is_hub(self) -> bool:
+        """Whether it is a hub (see node/hub.py), which keeps the log for nodes and is none."""
+        return self.known is not None and not self.known.address.startswith("ws")
+
+    @property
     def over_loopback(self) -> bool:
         """Whether the link does not leave this machine."""
         return is_loopback(self.remote[0])

@@ -108,7 +108,7 @@ class Replica:
         """Add a link, once SOCKETS has shown that the other end, node `peer`, is one of ours.
 
         `rtt` is the round trip in seconds, a guess to begin with. `host` is the remote host;
-        limits apply to it. `owner` is kept for the caller.
+        limits apply to it; "": it is a hub. `owner` is kept for the caller.
         """
         link = ReplicaLink(
             peer, rtt, self.vector, self._own, self.links, self.woken, self._rng, owner, host
@@ -130,6 +130,15 @@ class Replica:
         self.catch_up.close(link)
         link.progress.clear()  # records of earlier questions may keep the link
         self.catch_up.orphaned([tree.origin.name for tree in orphans], now)
+
+    def withhold(self, link: ReplicaLink, name: str, floor: int, now: float) -> None:
+        """Messages of an origin up to `floor` are not kept any more: tell the peer of a link, which
+        was to be sent some of them."""
+        if self.vector.shared(name):
+            self.trees.of(name).detach(link, now)
+            link.shipping.lose(name)
+            link.withheld[name] = floor
+            link.wake()
 
     # -- commits and the writer -----------------------------------------------------------------
 
@@ -291,10 +300,12 @@ class Replica:
 
     def hosts(self, origin: str, seq: int) -> int:
         """Return on how many other remote hosts a message that was committed here is durable, as
-        linked nodes announce: all ids of one host may be one program."""
+        linked nodes announce: all ids of one host may be one program. A hub counts for none: what
+        it keeps may be in its memory only."""
         if seq > self._moved.get(origin, MAX_NUMBER):
             return 0  # what peers hold under this id is another message
-        return len({link.host for link in self.links if link.progress.held(origin) >= seq})
+        links = (link for link in self.links if link.host)
+        return len({link.host for link in links if link.progress.held(origin) >= seq})
 
     def early_at(self, link: ReplicaLink) -> dict[str, int]:
         """Return the origins that wait for the clock of which the peer of `link` holds more."""

@@ -239,6 +239,14 @@ class ReplicaLink:
         """These pieces of the log are being sent; `shipping.correct` says where less fitted."""
         self.shipping.shipped(ships, self.rtt, now)
 
+    def correct(self, planned: Sequence[Ship], ships: Sequence[Ship], now: float) -> None:
+        """What was planned was not sent, but `ships`: the frame was full, or an entry of the log
+        does not end there."""
+        ends = [ship.upto for ship in ships] + [ship.after for ship in planned[len(ships) :]]
+        for ship, end in zip(planned, ends, strict=True):
+            if end != ship.upto:
+                self.shipping.correct(ship.origin, ship.upto, end, now)
+
     def _control(self, now: float) -> list[LogFrame]:
         """PRUNE, GRAFT, and what the comparison of the vectors needs."""
         frames: list[LogFrame] = []

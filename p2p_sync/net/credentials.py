@@ -11,8 +11,9 @@ import socket
 from pathlib import Path
 
 from ..disk.private import read_private
-from ..errors import StartError
+from ..errors import InputError, StartError
 from ..settings import LEAST_SECRET_BYTES, MAX_SECRETS, Settings, called
+from ..urls import HubUrl, parse_hub
 from .tls import client_context, server_context
 
 
@@ -23,6 +24,8 @@ class Credentials:
     """Those of the secrets, the first of which is used; none: the network has no secret."""
     hook_secrets: tuple[bytes, ...]
     """What signs the requests of webhooks; none: nothing does."""
+    hub: HubUrl | None
+    """Where the hub is, with its password."""
 
     def __init__(self, settings: Settings) -> None:
         """Read the files; raises StartError, which says what to do, where one cannot be used."""
@@ -42,10 +45,11 @@ class Credentials:
         for file in filter(None, (settings.tls_cert, settings.tls_key, settings.tls_ca)):
             if Path(file).exists() and not Path(file).is_file():  # OpenSSL would wait for a pipe
                 raise StartError(f"{file} is not a regular file; name a file in PEM")
-        keys, hooks = self._read_keys(), self._read_hook_secrets()
+        keys, hooks, hub = self._read_keys(), self._read_hook_secrets(), self._read_hub()
         client = client_context(settings.tls_ca)
         server = server_context(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
-        self.keys, self.hook_secrets, self._client, self._server = keys, hooks, client, server
+        self.keys, self.hook_secrets, self.hub = keys, hooks, hub
+        self._client, self._server = client, server
 
     def _read_keys(self) -> tuple[bytes, ...]:
         settings = self._settings
@@ -61,6 +65,20 @@ class Credentials:
         if not file:
             return ()
         return secrets_in(read_private(Path(file), "hook secret"), f"the hook secret file {file}")
+
+    def _read_hub(self) -> HubUrl | None:
+        settings = self._settings
+        if not settings.hub_file:
+            return settings.hub
+        if settings.hub:
+            raise StartError(
+                f"the hub is given twice ({called('hub')} and {called('hub_file')}); give one"
+            )
+        text = read_private(Path(settings.hub_file), "hub")
+        try:
+            return parse_hub(text.strip())
+        except InputError as error:
+            raise StartError(f"the hub file {settings.hub_file}: {error}") from None
 
     @property
     def names(self) -> tuple[str, ...]:

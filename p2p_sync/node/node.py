@@ -25,6 +25,7 @@ from ..settings import (
     Settings,
     called,
 )
+from ..urls import parse_hub
 from ..wire.frames import Message, check_topic
 from .arguments import File, addresses_of, check_node, path_of, seconds_of, urls_of
 from .consumers import ConsumerOptions, Consumers
@@ -61,6 +62,10 @@ class Node:
         host: str = Settings.host,
         advertise: str | None = None,
         peers: Sequence[str] = (),
+        hub: str | None = None,
+        hub_file: File | None = Settings.hub_file,
+        hub_prefix: str = Settings.hub_prefix,
+        hub_messages: bool = Settings.hub_messages,
         target_links: int = Settings.target_links,
         max_peers: int = Settings.max_peers,
         max_peers_per_host: int = Settings.max_peers_per_host,
@@ -106,6 +111,10 @@ class Node:
             advertise=None if advertise in (None, "none") else parse_address(advertise),
             dialable=advertise != "none",
             peers=addresses_of(peers),
+            hub=None if hub is None else parse_hub(hub),
+            hub_file=path_of(hub_file),
+            hub_prefix=hub_prefix,
+            hub_messages=hub_messages,
             target_links=target_links,
             max_peers=max_peers,
             max_peers_per_host=max_peers_per_host,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Protocol
 
 from ..codes import UNSUPPORTED_DATA
 from ..core.faults import KINDS
@@ -18,7 +19,7 @@ from ..core.replica_link import Work
 from ..core.shipping import fill
 from ..errors import LogDeleted, LogError, LogMoved, ProtocolError
 from ..metrics import Counters
-from ..net.link import Link
+from ..net.stream import Endpoint
 from ..settings import BATCH_BYTES, NEVER, ORIGINAL_BATCH
 from ..wire.entries import HEARD, Entry
 from ..wire.frames import Frame, Heard, Ignored, Message, Sockets, decode, encode
@@ -38,6 +39,23 @@ from .state import State, wall_ms
 logger = logging.getLogger("p2p_sync")
 
 
+class End(Protocol):
+    """What a session needs of its link: net.link.Link, or a HubLink."""
+
+    remote: Endpoint
+    local: Endpoint
+    dialled: str | None
+    rtt: float
+    fault: str
+
+    @property
+    def code(self) -> int | None: ...
+    @property
+    def volume(self) -> tuple[int, int]: ...
+    def ping(self) -> None: ...
+    def cut(self, reason: str, fault: str = "") -> None: ...
+
+
 class Session:
     """One conversation. It is the handler of its link."""
 
@@ -49,7 +67,7 @@ class Session:
         self._counters = counters
         self._since = 0  # as it was last sent: from when on messages are kept
 
-    def open(self, link: Link, dial: int, node: str | None, start: int) -> None:
+    def open(self, link: End, dial: int, node: str | None, start: int) -> None:
         """Tell the core that `link` is open; nothing has been read from it yet. For any thread.
 
         `dial` is the number of the dial that opened it, `node` the id of the node at the other end
@@ -69,17 +87,17 @@ class Session:
 
     # -- the reader's thread --------------------------------------------------------------------
 
-    def waiting(self, link: Link) -> None:
+    def waiting(self, link: End) -> None:
         """The peer has sent nothing in the first `greeting_pause` seconds."""
         with self._state.turn() as core:
             core.links.greet(self.peer)
 
-    def silent(self, link: Link) -> None:
+    def silent(self, link: End) -> None:
         """The peer has sent nothing in the first `introduction_timeout` seconds."""
         with self._state.turn() as core:
             core.links.silent(self.peer)
 
-    def received(self, link: Link, message: str | bytes) -> bool:
+    def received(self, link: End, message: str | bytes) -> bool:
         """Handle a message; return whether it brought something new. Raises ProtocolError."""
         if isinstance(message, bytes):
             raise ProtocolError(UNSUPPORTED_DATA, "a message must be text, not binary")
@@ -123,13 +141,13 @@ class Session:
             logger.error("a message of the original node %s is lost here: %s", name, error)
         return True
 
-    def measured(self, link: Link) -> None:
+    def measured(self, link: End) -> None:
         """The round trip was measured."""
         self._counters.time("peer_delay_seconds", link.rtt)
         with self._state.turn() as core:
             core.links.measured(self.peer, link.rtt)
 
-    def closed(self, link: Link, reason: str) -> None:
+    def closed(self, link: End, reason: str) -> None:
         """The link has ended."""
         code, fault, volume = link.code, link.fault, link.volume
         with self._state.turn() as core:
@@ -137,7 +155,7 @@ class Session:
 
     # -- the sender's thread --------------------------------------------------------------------
 
-    def next_messages(self, link: Link) -> tuple[list[str], float]:
+    def next_messages(self, link: End) -> tuple[list[str], float]:
         """Return the next frames, and if there are none, when to ask again at the latest."""
         try:
             work, after = self._take()

@@ -23,9 +23,13 @@ from ..net.credentials import Credentials
 from ..net.dialer import Dialer, resolve
 from ..net.link import Link
 from ..net.opening import Opened
+from ..net.redis import HubLog
 from ..net.stream import Endpoint
 from ..settings import CLOSE_PATIENCE, TIMER_RETRY, Settings
+from ..urls import HubUrl
 from ..wire.proof import Handshake
+from .hub import HubLink
+from .intake import Intake
 from .journal import Journal
 from .session import Session
 from .state import State
@@ -40,6 +44,7 @@ class Shell:
     """Connects the core of one node to links, dials, the disk and the clock. Owns the peer port."""
 
     state: State
+    intake: Intake
 
     def __init__(
         self,
@@ -50,7 +55,8 @@ class Shell:
         counters: Counters,
         journal: Journal,
     ) -> None:
-        """`start` is the number of this start of the node. Set `state` before any other call."""
+        """`start` is the number of this start of the node. Set `state` and `intake` before any
+        other call."""
         self._store = store
         self._settings = settings
         self._credentials = credentials
@@ -70,6 +76,8 @@ class Shell:
                 core.book.restore(known, core.now)
             for peer in self._settings.peers:
                 core.connect(str(peer))
+            if self._credentials.hub:
+                core.connect(str(self._credentials.hub))
         self._timer.start()
 
     def stop(self) -> None:
@@ -204,6 +212,9 @@ class Shell:
 
     def _dial(self, address: str, number: int) -> None:
         """Dial `address`; if that succeeds, read the link until it ends."""
+        if self._credentials.hub and address == str(self._credentials.hub):
+            self._dial_hub(self._credentials.hub, number)
+            return
         parsed = parse_address(address)
         try:
             endpoints = resolve(parsed)
@@ -223,6 +234,24 @@ class Shell:
             return
         self._counters.add("dials_total", "linked")
         _, link = self._session(opened, address, number)
+        link.run()
+
+    def _dial_hub(self, hub: HubUrl, number: int) -> None:
+        """Connect to the hub, and serve its link until it ends."""
+        session = Session(self.state, self._counters)
+        settings, address = self._settings, str(hub)
+        try:
+            log = HubLog(hub.url, settings.hub_prefix, settings.hub_messages)
+        except DialError as error:
+            self._dial_failed(address, error)
+            return
+        except Exception:
+            logger.exception("connecting to the hub %s failed", address)
+            self._dial_failed(address, DialError("this node failed; see its log"))
+            return
+        self._counters.add("dials_total", "linked")
+        link = HubLink(log, session, address, self._store.node, self.state, self.intake)
+        session.open(link, number, link.node, 0)
         link.run()
 
     def _dial_failed(self, address: str, error: DialError) -> None:

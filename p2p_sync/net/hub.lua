@@ -1,0 +1,39 @@
+-- Appends a run of messages to the log that a hub holds, if it goes on where that ends. Redis runs
+-- a script as a whole, so a run is stored once, whoever ships it and whenever a node dies.
+--
+-- KEYS: have, log, news, the index of the origin, messages
+-- ARGV: the hub's id, origin, after, previous, number and running hash at the end, signature,
+--       entries (empty: a cutoff), messages for programs, and what may be otherwise than that:
+--       "skip" where messages before the run are missing, or what is held and is to make way
+-- Returns 1; or what is held of the origin instead, "" for nothing.
+local have, log, news, index, messages = unpack(KEYS)
+local id, origin, after, previous, n, hash, signature, entries, shown, instead = unpack(ARGV)
+if redis.call('HGET', have, 'id') ~= id then
+  return redis.error_reply('SETBACK')
+end
+local held = redis.call('HGET', have, origin)
+local last, running = '0', previous
+if held then
+  last, running = string.match(held, '^(%d+) (%x*) ')
+end
+if entries == '' then
+  if tonumber(last) >= tonumber(n) then return held end
+elseif held and held == instead then
+  for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do redis.call('XDEL', log, key) end
+  redis.call('DEL', index)
+  redis.call('XADD', news, '*', 'origin', origin)
+elseif last ~= after or running ~= previous then
+  if instead ~= 'skip' or tonumber(last) >= tonumber(after) then return held or '' end
+end
+if entries ~= '' then
+  local key = redis.call('XADD', log, '*', 'origin', origin, 'after', after,
+    'previous', previous, 'entries', entries, 'signature', signature)
+  redis.call('ZADD', index, after, key)
+end
+redis.call('HSET', have, origin, n .. ' ' .. hash .. ' ' .. signature)
+redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'origin', origin, 'n', n, 'hash', hash,
+  'signature', signature)
+for _, message in ipairs(cjson.decode(shown)) do
+  redis.call('XADD', messages, '*', unpack(message))
+end
+return 1

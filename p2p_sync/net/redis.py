@@ -1,0 +1,328 @@
+"""What a hub holds of the log: the one door to redis-py.
+
+A hub is a Redis server in which any number of nodes keep the log together. It has, under a prefix:
+
+    have          origin -> number of messages, running hash, signature; and the `id` of the hub
+    log           a stream of runs, as on the wire
+    index:ORIGIN  the runs of an origin: where each begins, and its place in `log`
+    news          a stream of heads: what has changed in `have`, for nodes that wait
+    messages      a stream of messages for other programs, if it is wanted
+    in            a stream of what other programs commit, and key:KEY, the keys of that
+
+hub.lua appends to the first five at once. A run in the stream is never changed, so a user may trim
+the log; then it begins at a floor, as that of a node that keeps less. Redis proves nothing: what
+comes from it is checked like what comes from a peer.
+
+One thread uses a `HubLog`. Another one may call `news`, and any may call `close`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DialError, LinkClosed, LogDeleted
+from ..settings import HUB_CLAIM, HUB_KEYS, HUB_PATIENCE, HUB_READ, HUB_WAIT, MAX_BATCH, NEVER
+from ..wire.entries import encode
+from ..wire.frames import messages_in
+from ..wire.heads import Heads
+from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
+
+if TYPE_CHECKING:
+    import redis
+
+_SCRIPT = resources.files(__package__).joinpath("hub.lua").read_text("utf-8")
+_SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # as Redis calls it
+_OLDEST = (6, 2)
+_GROUP = "p2p-sync"
+SET_BACK = "the hub was emptied or set back; it gets again what it lacks"
+_LOGIN = "the hub refuses the user and the password in its address: {}"
+_RIGHTS = (
+    "the hub's user may not do what a node does ({}); it needs +@read +@write +@scripting "
+    "+@blocking on the keys of the prefix"
+)
+_MEANINGS = {  # the first word of an error, or its class -> what it means, and what to do
+    "AuthenticationError": _LOGIN,
+    "WRONGPASS": _LOGIN,
+    "NOAUTH": _LOGIN,
+    "NOPERM": _RIGHTS,
+    "NoPermissionError": _RIGHTS,
+    "WRONGTYPE": "a key under the prefix holds something else; choose another hub_prefix",
+    "OOM": "the hub is full; raise its maxmemory, or trim the stream of the log",
+    "OutOfMemoryError": "the hub is full; raise its maxmemory, or trim the stream of the log",
+    "SETBACK": SET_BACK,
+}
+
+
+def _explained(error: Exception) -> LinkClosed:
+    if isinstance(error, LinkClosed):
+        return error
+    text, name = str(error), type(error).__name__
+    meaning = _MEANINGS.get(text.partition(" ")[0]) or _MEANINGS.get(name)
+    return LinkClosed((meaning or "the hub does not serve: {}").format(text or name))
+
+
+@contextmanager
+def _errors(ignored: str = "") -> Iterator[None]:
+    """Raise LinkClosed for what goes wrong, but for the error that begins with `ignored`."""
+    import redis
+
+    try:
+        yield
+    except (redis.RedisError, OSError, ValueError) as error:
+        if not ignored or not str(error).startswith(ignored):
+            raise _explained(error) from None
+
+
+def _client(url: str) -> Any:
+    """Return a client that has not connected yet: of a server, of the one that Sentinels name, or
+    of a cluster."""
+    import redis
+    from redis.sentinel import Sentinel
+
+    options: dict[str, Any] = {"socket_timeout": HUB_PATIENCE, "retry": None}
+    kind, _, rest = url.partition("://")
+    scheme, _, kind = kind.partition("+")
+    if kind == "cluster":
+        return redis.RedisCluster.from_url(f"{scheme}://{rest}", **options)
+    if not kind:
+        return redis.Redis.from_url(url, **options)
+    login, _, place = rest.rpartition("@")
+    hosts, _, path = place.partition("/")
+    name, _, number = path.partition("/")
+    about = redis.connection.parse_url(f"{scheme}://{login}@x/{number}")
+    known = {key: about[key] for key in ("username", "password", "db") if key in about}
+    pairs = [host.rpartition(":") for host in hosts.split(",")]
+    sentinel = Sentinel([(host, int(port)) for host, _, port in pairs], **options)
+    return sentinel.master_for(name, ssl=scheme == "rediss", **options, **known)
+
+
+class HubLog:
+    """The log in a hub, connected. Its methods raise LinkClosed if the hub does not serve."""
+
+    def __init__(self, url: str, prefix: str, shows: bool) -> None:
+        """Connect. `shows`: messages are written for other programs, too. Raises DialError."""
+        self._prefix = prefix
+        self._shows = shows
+        try:
+            with _errors():
+                self._redis: redis.Redis = _client(url)
+                self.id = self._open()
+        except ImportError:
+            raise DialError("a hub needs more packages: pip install 'p2p-sync[redis]'") from None
+        except LinkClosed as error:
+            raise DialError(str(error)) from None
+
+    def _open(self) -> str:
+        with _errors("NOPERM"), _errors("this user has no permissions"):
+            version = str(self._redis.info("server")["redis_version"])
+            if tuple(map(int, version.split(".")[:2])) < _OLDEST:
+                raise LinkClosed(f"the hub runs Redis {version}; a node needs 6.2 or newer")
+        have, log = self._key("have"), self._key("log")
+        if not self._redis.exists(have) and self._redis.type(log) != b"none":
+            for _, fields in self._redis.xrange(log, count=1):
+                if b"signature" not in fields:
+                    text = f"the stream {log} is not of this program; choose another hub_prefix"
+                    raise LinkClosed(text)
+        self._redis.hsetnx(have, "id", secrets.token_hex(16))
+        with _errors("BUSYGROUP"):
+            self._redis.xgroup_create(self._key("in"), _GROUP, "0", mkstream=True)
+        return _text(self._redis.hget(have, "id"))
+
+    def close(self) -> None:
+        """End all connections. For any thread."""
+        with suppress(Exception):
+            self._redis.close()
+
+    # -- what it holds --------------------------------------------------------------------------
+
+    def have(self) -> tuple[Heads, bytes]:
+        """Return the heads of all origins, and the place of the last news before that."""
+        heads = Heads()
+        with _errors():
+            last = self._redis.xrevrange(self._key("news"), count=1)
+            for name, value in self._redis.hscan_iter(self._key("have"), count=HUB_READ):
+                if head := _head(value):
+                    heads[_text(name)] = head
+        return heads, last[0][0] if last else b"0"
+
+    def news(self, news: bytes, asked: bytes) -> tuple[list[tuple[str, Head]], bytes, bytes]:
+        """Wait for up to HUB_WAIT seconds for changes after a place, and for something in the
+        stream `in` after another place. Return the changes, each an origin and its head, and both
+        places then."""
+        streams = {self._key("news"): news, self._key("in"): asked}
+        with _errors():
+            found = dict(self._redis.xread(streams, HUB_READ, int(HUB_WAIT * 1000)))
+            if not found and _text(self._redis.hget(self._key("have"), "id")) != self.id:
+                raise LinkClosed(SET_BACK)
+        heads = []
+        entries = found.get(self._key("news").encode(), ())
+        for _, fields in entries:
+            values = [fields.get(name, b"") for name in (b"n", b"hash", b"signature")]
+            if not (head := _head(b" ".join(values))):
+                raise LinkClosed(SET_BACK)
+            heads.append((_text(fields.get(b"origin")), head))
+        added = found.get(self._key("in").encode())
+        return heads, entries[-1][0] if entries else news, added[-1][0] if added else asked
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def ship(self, runs: Sequence[Run], instead: Head | None = None) -> list[Head | None]:
+        """Append runs. Return for each None, or what the hub holds of its origin instead. If that
+        is `instead`, it makes way."""
+        commands = [self._appending(run, instead) for run in runs]
+        with _errors():
+            if not self._redis.script_exists(_SHA)[0]:
+                self._redis.script_load(_SCRIPT)
+            answers = self._pipe("evalsha", commands)
+        return [None if answer == 1 else _head(answer) or NOTHING_HELD for answer in answers]
+
+    def _appending(self, run: Run, instead: Head | None) -> list[Any]:
+        keys = [*map(self._key, ("have", "log", "news")), self._index(run.origin)]
+        shown = [
+            ["id", one.id, "origin", one.origin, "seq", str(one.seq), "time", str(one.time)]
+            + ["topic", one.topic, "data", one.data]
+            for one in (messages_in(run) if self._shows else ())
+            if not one.erased
+        ]
+        head = run.end, run.hash, run.signature
+        entries = ",".join([entry.pack() for entry in run.entries])
+        other = " ".join(map(str, instead)) if instead else "skip" if run.skipped else ""
+        arguments = self.id, run.origin, run.after, run.previous, *head, entries, encode(shown)
+        return [_SHA, 5, *keys, self._key("messages"), *arguments, other]
+
+    def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
+        """Return messages of an origin, and what is left of `size`, as `Sending.read` of the disk
+        does. Raises LogDeleted if the first of them is not there any more."""
+        found = [run for _, run in self._runs(origin, after, upto) if run.end > after]
+        if not found or found[0].after > after:
+            if (self._held(origin) or NOTHING_HELD).n < upto:
+                raise LinkClosed(SET_BACK)
+            raise LogDeleted(origin, found[0].after if found else upto)
+        joined, left = found[:1], size - len(found[0].text)
+        for run in found[1:]:
+            left -= len(run.text)
+            is_long = run.end - joined[0].after > MAX_BATCH or left < 0
+            if run.after != joined[-1].end or joined[-1].notice or is_long:
+                left += len(run.text)
+                break
+            joined.append(run)
+        first, last = joined[0], joined[-1]
+        count, text = last.end - first.after, ",".join([run.text for run in joined])
+        return PackedRun(origin, first.after, first.previous, count, text, 0, last.signature), left
+
+    def _runs(self, origin: str, after: int, upto: int) -> list[tuple[bytes, PackedRun]]:
+        """Return some runs, the first of which begins at `after` or before it, each with its
+        place."""
+        index = self._index(origin)
+        with _errors():
+            places = self._redis.zrevrangebyscore(index, after, "-inf", 0, 1)
+            places += self._redis.zrangebyscore(index, f"({after}", upto, 0, HUB_READ // 16)
+            answers = self._pipe("xrange", [(self._key("log"), place, place) for place in places])
+        runs = [_run(origin, entry) for answer in answers for entry in answer]
+        return [(place, run) for place, run in zip(places, runs, strict=False) if run]
+
+    def hash_at(self, origin: str, n: int) -> str | None:
+        """Return the running hash over the first `n` messages of an origin, as `Sending.hash_at`
+        of the disk does."""
+        head = self._held(origin)
+        if head is None or head.n < n:
+            return None
+        runs = [] if head.n == n else self._runs(origin, n, n)
+        return head.hash if head.n == n else next((r.previous for _, r in runs if r.after == n), "")
+
+    def erase(self, run: PackedRun) -> None:
+        """Put a run, messages of which are erased, in the place of what the hub holds there."""
+        index, log, shown = self._index(run.origin), self._key("log"), self._key("messages")
+        names = "origin", "after", "previous", "entries", "signature"
+        values = run.origin, run.after, run.previous, run.text, run.signature
+        gone = {one.id for one in messages_in(run) if one.erased}
+        for place, held in self._runs(run.origin, run.after, run.after):
+            if held.after == run.after and held.end == run.end and held.text != run.text:
+                with _errors():
+                    new = self._redis.xadd(log, dict(zip(names, values, strict=True)))
+                    self._redis.zadd(index, {new: run.after})
+                    self._redis.zrem(index, place)
+                    self._redis.xdel(log, place)
+                    moment = place.partition(b"-")[0]  # the same for all that the script wrote
+                    for other, fields in self._redis.xrange(shown, moment, moment):
+                        if _text(fields.get(b"id")) in gone:
+                            self._redis.xdel(shown, other)
+
+    # -- what programs commit ---------------------------------------------------------------------
+
+    def commits(self, node: str, again: bool) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Return what programs have added to the stream `in` and no node has taken; `again`: also
+        what this node has taken and not acknowledged, and what others have left for long."""
+        stream = self._key("in")
+        found: list[tuple[bytes, dict[bytes, bytes]]] = []
+        with _errors():
+            for place in ("0", ">") if again else (">",):
+                taken = self._redis.xreadgroup(_GROUP, node, {stream: place}, HUB_READ)
+                found += taken[0][1] if taken else []
+            if again:
+                left = int(HUB_CLAIM * 1000)
+                found += self._redis.xautoclaim(stream, _GROUP, node, left, count=HUB_READ)[1]
+        return found
+
+    def is_first(self, key: str, place: bytes) -> bool:
+        """Return whether what a program has added at `place` is the first with its key."""
+        name = self._key(f"key:{key}")
+        with _errors():
+            self._redis.set(name, place, nx=True, ex=int(HUB_KEYS))
+            return bool(self._redis.get(name) == place)
+
+    def committed(self, places: Iterable[bytes]) -> None:
+        """Acknowledge what programs have added."""
+        with _errors():
+            self._redis.xack(self._key("in"), _GROUP, *places)
+
+    # -- private --------------------------------------------------------------------------------
+
+    def _held(self, origin: str) -> Head | None:
+        with _errors():
+            return _head(self._redis.hget(self._key("have"), origin))
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:{name}"
+
+    def _index(self, origin: str) -> str:
+        return self._key(f"index:{origin}")
+
+    def _pipe(self, name: str, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Run a command with each of several lists of arguments; return the answers."""
+        pipe = self._redis.pipeline(transaction=False)
+        for command in commands:
+            getattr(pipe, name)(*command)
+        return list(pipe.execute())
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
+def _head(value: object) -> Head | None:
+    """Return the head in a value of `have`; None where it is not one."""
+    with suppress(ValueError):
+        n, running, signature = _text(value).split(" ")
+        bytes.fromhex(running + signature)
+        if len(running) == 32 and len(signature) == 192 and 0 < int(n) < NEVER:
+            return Head(int(n), running, signature)
+    return None
+
+
+def _run(origin: str, entry: tuple[bytes, dict[bytes, bytes]]) -> PackedRun | None:
+    """Return a run of the log; None where it is not one."""
+    with suppress(KeyError, ValueError, IndexError, TypeError, RecursionError):
+        names = (b"after", b"previous", b"entries", b"signature")
+        after, previous, text, signature = (entry[1][name].decode() for name in names)
+        texts = [entry[1] for entry in json.loads(f"[{text}]")]
+        count = sum(len(one) if isinstance(one, list) else 1 for one in texts)
+        notice = text.endswith(",2]")
+        return PackedRun(origin, int(after), previous, count, text, 0, signature, notice)
+    return None
