@@ -22,7 +22,7 @@ _PIPELINE = 1_000
 _WAIT_MS = 60_000
 
 
-def _library() -> Any:
+def library() -> Any:
     if not shutil.which("redis-server"):
         raise Missing("redis-server is not on this machine")
     try:
@@ -35,7 +35,7 @@ def _library() -> Any:
 @contextmanager
 def _servers() -> Iterator[tuple[Any, Meter]]:
     """A client of the primary, once both replicas follow it, and a meter."""
-    redis = _library()
+    redis = library()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p2p-bench-redis-")))
         ports = [free_port_pair() for _ in range(3)]

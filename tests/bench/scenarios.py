@@ -10,6 +10,7 @@ from tests.bench import (
     delay,
     express,
     flask_route,
+    hub,
     jetstream,
     origins,
     p2pnet,
@@ -155,6 +156,15 @@ SCENARIOS = (
             Goal("status under 10 ms", _ours("status ms"), most=10),
             Goal("metrics under 10 ms", _ours("metrics ms"), most=10),
             Goal("peers under 10 ms", _ours("peers ms"), most=10),
+        ],
+    ),
+    Scenario(
+        13,
+        "two nodes that only a hub joins: a bulk commit, and a single commit until it is there",
+        {"ours": hub.by_hub, "link": hub.by_link},
+        [
+            Goal("at least 0.5 x a link", _ratio(RATE, "link"), least=0.5),
+            Goal("median at most 5 ms", _ours("median ms"), most=5),
         ],
     ),
 )
