@@ -987,14 +987,14 @@ HUB_PATIENCE: Seconds = 5.0
 """A hub that does not answer for this time has failed."""
 HUB_WAIT: Seconds = 2.5
 """A node waits this long for news of a hub at a time, then sees whether the hub was set back."""
-HUB_READ = 1000
+HUB_READ: Count = 1000
 """Entries that are read of a hub at a time."""
 HUB_CLAIM: Seconds = 3600.0
 """What a program has added to a hub, and one node has taken and not committed, is left to others
 after this time. The node may come back with it committed; then it is there twice."""
 HUB_KEYS: Seconds = 86400.0
 """How long a hub knows the keys of what programs have added to it."""
-HUB_NEWS = 10_000
+HUB_NEWS: Count = 10_000
 """News of a hub that wait for the thread of its link."""
 
 Form: TypeAlias = Literal[

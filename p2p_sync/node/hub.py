@@ -137,8 +137,9 @@ class HubLink:
         self._log.hash_at(_NOBODY, 1)
         self.rtt = time.monotonic() - began
         self._session.measured(self)
-        target, name = (lambda: self._guarded(self._wait)), f"news {self}"
-        threading.Thread(target=target, name=name, daemon=True).start()
+        threading.Thread(
+            target=self._guarded, args=(self._wait,), name=f"news {self}", daemon=True
+        ).start()
         again, first, over = 0.0, True, False
         while not over:
             with self._changed:

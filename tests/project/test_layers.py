@@ -28,7 +28,7 @@ LAYERS = [
     Layer("wire", {"cryptography": "identity"}, pure=True),
     Layer("core", {}, pure=True),
     Layer("disk", {"sqlite3": "store"}),
-    Layer("net", {"websocket": "websocket", "websocket_server": "listener"}),
+    Layer("net", {"websocket": "websocket", "websocket_server": "listener", "redis": "redis"}),
     Layer("node", {}),
     Layer(
         "web",

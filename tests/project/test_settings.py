@@ -14,7 +14,7 @@ import pytest
 from p2p_sync import InputError, Node, settings
 from p2p_sync.address import Address
 from p2p_sync.cli.options import node_options, option_fields
-from p2p_sync.urls import Url
+from p2p_sync.urls import HubUrl, Url
 from tests.harness.support import ROOT
 from tests.project.test_layers import folder_of, modules
 
@@ -61,8 +61,10 @@ WIDER = {
     "peers": "Sequence[str]",
     "hooks": "Sequence[str]",
     "advertise": "str | None",
+    "hub": "str | None",
     **dict.fromkeys(
-        ("secret_file", "tls_cert", "tls_key", "tls_ca", "hook_secret_file"), "File | None"
+        ("secret_file", "hub_file", "tls_cert", "tls_key", "tls_ca", "hook_secret_file"),
+        "File | None",
     ),
 }
 
@@ -82,6 +84,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "peers": (["a:1"], (Address("a", 1),)),
     "advertise": ("a:1", Address("a", 1)),
     "hooks": (["http://a/b"], (Url(False, "a", 80, "/b"),)),
+    "hub": ("redis://a:1/0", HubUrl("redis://a:1/0")),
+    "hub_file": ("file", "file"),
+    "hub_prefix": ("p", "p"),
+    "hub_messages": (True, True),
     "hook_topic": ("t", "t"),
     "hook_of": ("own", "own"),
     "hook_secret_file": ("file", "file"),
