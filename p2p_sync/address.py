@@ -139,12 +139,17 @@ def place(address: str) -> tuple[str, int]:
 def is_named(address: str) -> bool:
     """Return whether `address` has a host name (to be resolved) instead of an IP address. That of a
     hub is not resolved here."""
-    return address.startswith("ws") and not is_ip(parse_address(address).host)
+    return not is_hub(address) and not is_ip(parse_address(address).host)
 
 
 def is_local(address: str) -> bool:
-    """Return whether `address` is on this machine by its spelling."""
-    return place(address)[0] == "localhost"
+    """Return whether `address` is that of a node on this machine by its spelling."""
+    return not is_hub(address) and place(address)[0] == "localhost"
+
+
+def is_hub(address: str) -> bool:
+    """Return whether `address` is that of a hub (see urls.py), and not of a node."""
+    return not address.startswith("ws")
 
 
 def host_and_port(endpoint: tuple[str, int]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..address import host_and_port, is_loopback
+from ..address import host_and_port, is_hub, is_loopback
 from ..names import label
 from ..wire.frames import Sockets
 from .book import Endpoint, Known
@@ -104,7 +104,7 @@ class Peer:
     @property
     def is_hub(self) -> bool:
         """Whether it is a hub (see node/hub.py), which keeps the log for nodes and is none."""
-        return self.known is not None and not self.known.address.startswith("ws")
+        return self.known is not None and is_hub(self.known.address)
 
     @property
     def over_loopback(self) -> bool:

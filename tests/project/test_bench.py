@@ -41,6 +41,8 @@ def test_the_short_form_gives_a_figure_for_each_scenario(tmp_path: Path) -> None
     assert [one["number"] for one in told["scenarios"]] == list(range(1, 14))
     for scenario, one in zip(SCENARIOS, told["scenarios"], strict=True):
         assert scenario.title in printed
+        if "redis" in one["skipped"].get("ours", ""):
+            continue  # a hub needs a redis-server
         assert one["samples"]["ours"], one
         for samples in one["samples"].values():
             for sample in samples:

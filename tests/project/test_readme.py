@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from configparser import ConfigParser
 from dataclasses import asdict
 from functools import cache
 from importlib import import_module
@@ -121,7 +122,11 @@ def test_the_states_are_those_of_the_description() -> None:
 
 
 def test_what_it_is_built_from() -> None:
-    needed = set(re.findall(r"^    ([\w-]+) *>=", SETUP.split("[options.packages.find]")[0], re.M))
+    setup = ConfigParser()
+    setup.read_string(SETUP)
+    extras = (text for name, text in setup["options.extras_require"].items() if name != "test")
+    texts = [setup["options"]["install_requires"], *extras]
+    needed = set(re.findall(r"^([\w-]+) *>=", "\n".join(texts), re.M))
     assert needed == set(table("package", "for"))
 
 
