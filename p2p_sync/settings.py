@@ -989,9 +989,9 @@ HUB_WAIT: Seconds = 2.5
 """A node waits this long for news of a hub at a time, then sees whether the hub was set back."""
 HUB_READ: Count = 1000
 """Entries that are read of a hub at a time."""
-HUB_CLAIM: Seconds = 3600.0
+HUB_CLAIM: Seconds = 5.0
 """What a program has added to a hub, and one node has taken and not committed, is left to others
-after this time. The node may come back with it committed; then it is there twice."""
+after this time. Nodes look for it as often."""
 HUB_KEYS: Seconds = 86400.0
 """How long a hub knows the keys of what programs have added to it."""
 HUB_NEWS: Count = 10_000

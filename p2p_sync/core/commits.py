@@ -116,9 +116,7 @@ class Commits:
         failed = after is not None and self._failures > after.failures
         if self._turn.stopped or failed or self.failure:
             raise self.refusal()
-        time, is_set_back = self._dates.next(self._turn.wall)
-        if is_set_back:
-            self.renew()
+        time = self.next_time()
         entry = Entry(time, *draft[1:])
         run = self._replica.commit([entry], self._turn.now, ack)
         now = self._turn.now
@@ -160,11 +158,23 @@ class Commits:
         """Return the original that has committed a message, if it is one of the latest."""
         return self._sources.get((message.origin, message.seq))
 
+    def next_time(self) -> int:
+        """Return the time (ms) of a message that is committed now. Where the clock was set back,
+        commits go on under a new origin."""
+        time, is_set_back = self._dates.next(self._turn.wall)
+        if is_set_back:
+            self.renew()
+        return time
+
     def renew(self) -> None:
         """Commit under a new origin from now on."""
         self._dates.clock.renew()
+        self._replica.renew(self.another_origin())
+
+    def another_origin(self) -> str:
+        """Return an origin of this node that was never used before."""
         known, time = self._replica.vector.origins, self._dates.clock.soonest(self._turn.wall)
-        self._replica.renew(new_origin(self._node, known, time, self._rng))
+        return new_origin(self._node, known, time, self._rng)
 
     def refusal(self) -> LogError:
         """Return the reason why nothing can be committed now."""

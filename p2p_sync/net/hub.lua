@@ -1,13 +1,14 @@
 -- Appends a run of messages to the log that a hub holds, if it goes on where that ends. Redis runs
 -- a script as a whole, so a run is stored once, whoever ships it and whenever a node dies.
 --
--- KEYS: have, log, news, the index of the origin, messages
+-- KEYS: have, log, news, the index of the origin, messages, in
 -- ARGV: the hub's id, origin, after, previous, number and running hash at the end, signature,
---       entries (empty: a cutoff), messages for programs, and what may be otherwise than that:
---       "skip" where messages before the run are missing, or what is held and is to make way
+--       entries (empty: a cutoff), messages for programs, what may be otherwise than that:
+--       "skip" where messages before the run are missing, or what is held and is to make way;
+--       and the place in `in` of what a program has added and this run commits, if it does
 -- Returns 1; or what is held of the origin instead, "" for nothing.
-local have, log, news, index, messages = unpack(KEYS)
-local id, origin, after, previous, n, hash, signature, entries, shown, instead = unpack(ARGV)
+local have, log, news, index, messages, added = unpack(KEYS)
+local id, origin, after, previous, n, hash, signature, entries, shown, instead, place = unpack(ARGV)
 if redis.call('HGET', have, 'id') ~= id then
   return redis.error_reply('SETBACK')
 end
@@ -21,9 +22,13 @@ if entries == '' then
 elseif held and held == instead then
   for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do redis.call('XDEL', log, key) end
   redis.call('DEL', index)
-  redis.call('XADD', news, '*', 'origin', origin)
+  redis.call('HSET', have, 'id', redis.sha1hex(id)) -- all nodes compare again
 elseif last ~= after or running ~= previous then
   if instead ~= 'skip' or tonumber(last) >= tonumber(after) then return held or '' end
+end
+if place ~= '' then
+  if redis.call('XACK', added, 'p2p-sync', place) == 0 then return held or '' end -- by another node
+  redis.call('XDEL', added, place)
 end
 if entries ~= '' then
   local key = redis.call('XADD', log, '*', 'origin', origin, 'after', after,
@@ -31,8 +36,7 @@ if entries ~= '' then
   redis.call('ZADD', index, after, key)
 end
 redis.call('HSET', have, origin, n .. ' ' .. hash .. ' ' .. signature)
-redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'origin', origin, 'n', n, 'hash', hash,
-  'signature', signature)
+redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'origin', origin)
 for _, message in ipairs(cjson.decode(shown)) do
   redis.call('XADD', messages, '*', unpack(message))
 end

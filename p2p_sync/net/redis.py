@@ -5,11 +5,11 @@ A hub is a Redis server in which any number of nodes keep the log together. It h
     have          origin -> number of messages, running hash, signature; and the `id` of the hub
     log           a stream of runs, as on the wire
     index:ORIGIN  the runs of an origin: where each begins, and its place in `log`
-    news          a stream of heads: what has changed in `have`, for nodes that wait
+    news          a stream of origins: what has changed in `have`, for nodes that wait
     messages      a stream of messages for other programs, if it is wanted
     in            a stream of what other programs commit, and key:KEY, the keys of that
 
-hub.lua appends to the first five at once. A run in the stream is never changed, so a user may trim
+hub.lua changes them at once. A run in the stream is never changed, so a user may trim
 the log; then it begins at a floor, as that of a node that keeps less. Redis proves nothing: what
 comes from it is checked like what comes from a peer.
 
@@ -24,11 +24,12 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DialError, LinkClosed, LogDeleted
 from ..settings import HUB_CLAIM, HUB_KEYS, HUB_PATIENCE, HUB_READ, HUB_WAIT, MAX_BATCH, NEVER
-from ..wire.entries import encode
+from ..wire.entries import NOTICE, Erasure, encode
 from ..wire.frames import messages_in
 from ..wire.heads import Heads
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
@@ -40,20 +41,15 @@ _SCRIPT = resources.files(__package__).joinpath("hub.lua").read_text("utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # as Redis calls it
 _OLDEST = (6, 2)
 _GROUP = "p2p-sync"
+_FIELDS = "origin", "after", "previous", "entries", "signature"  # of an entry in the log
 SET_BACK = "the hub was emptied or set back; it gets again what it lacks"
-_LOGIN = "the hub refuses the user and the password in its address: {}"
-_RIGHTS = (
-    "the hub's user may not do what a node does ({}); it needs +@read +@write +@scripting "
-    "+@blocking on the keys of the prefix"
-)
 _MEANINGS = {  # the first word of an error, or its class -> what it means, and what to do
-    "AuthenticationError": _LOGIN,
-    "WRONGPASS": _LOGIN,
-    "NOAUTH": _LOGIN,
-    "NOPERM": _RIGHTS,
-    "NoPermissionError": _RIGHTS,
+    "AuthenticationError": "the hub refuses the user and the password in its address: {}",
+    "NoPermissionError": (
+        "the hub's user may not do what a node does ({}); it needs +@read +@write +@scripting "
+        "+@blocking on the keys of the prefix"
+    ),
     "WRONGTYPE": "a key under the prefix holds something else; choose another hub_prefix",
-    "OOM": "the hub is full; raise its maxmemory, or trim the stream of the log",
     "OutOfMemoryError": "the hub is full; raise its maxmemory, or trim the stream of the log",
     "SETBACK": SET_BACK,
 }
@@ -158,31 +154,34 @@ class HubLog:
         streams = {self._key("news"): news, self._key("in"): asked}
         with _errors():
             found = dict(self._redis.xread(streams, HUB_READ, int(HUB_WAIT * 1000)))
-            if not found and _text(self._redis.hget(self._key("have"), "id")) != self.id:
-                raise LinkClosed(SET_BACK)
-        heads = []
-        entries = found.get(self._key("news").encode(), ())
-        for _, fields in entries:
-            values = [fields.get(name, b"") for name in (b"n", b"hash", b"signature")]
-            if not (head := _head(b" ".join(values))):
-                raise LinkClosed(SET_BACK)
-            heads.append((_text(fields.get(b"origin")), head))
-        added = found.get(self._key("in").encode())
-        return heads, entries[-1][0] if entries else news, added[-1][0] if added else asked
+            changes, added = (found.get(name.encode(), ()) for name in streams)
+            names = list({_text(fields.get(b"origin")): None for _, fields in changes})
+            id, *values = self._redis.hmget(self._key("have"), "id", *names)
+        if _text(id) != self.id:
+            raise LinkClosed(SET_BACK)
+        pairs = ((name, _head(value)) for name, value in zip(names, values, strict=True))
+        heads = [(name, head) for name, head in pairs if head]
+        return heads, changes[-1][0] if changes else news, added[-1][0] if added else asked
 
     # -- runs -----------------------------------------------------------------------------------
 
-    def ship(self, runs: Sequence[Run], instead: Head | None = None) -> list[Head | None]:
+    def ship(
+        self, runs: Sequence[Run], instead: Head | None = None, places: Sequence[bytes] = ()
+    ) -> list[Head | None]:
         """Append runs. Return for each None, or what the hub holds of its origin instead. If that
-        is `instead`, it makes way."""
-        commands = [self._appending(run, instead) for run in runs]
+        is `instead`, it makes way. With `places`, each run commits what a program has added there,
+        which is acknowledged at once."""
+        commands = [
+            self._appending(run, instead, place)
+            for run, place in zip(runs, places or repeat(b""), strict=False)
+        ]
         with _errors():
             if not self._redis.script_exists(_SHA)[0]:
                 self._redis.script_load(_SCRIPT)
             answers = self._pipe("evalsha", commands)
         return [None if answer == 1 else _head(answer) or NOTHING_HELD for answer in answers]
 
-    def _appending(self, run: Run, instead: Head | None) -> list[Any]:
+    def _appending(self, run: Run, instead: Head | None, place: bytes) -> list[Any]:
         keys = [*map(self._key, ("have", "log", "news")), self._index(run.origin)]
         shown = [
             ["id", one.id, "origin", one.origin, "seq", str(one.seq), "time", str(one.time)]
@@ -194,7 +193,7 @@ class HubLog:
         entries = ",".join([entry.pack() for entry in run.entries])
         other = " ".join(map(str, instead)) if instead else "skip" if run.skipped else ""
         arguments = self.id, run.origin, run.after, run.previous, *head, entries, encode(shown)
-        return [_SHA, 5, *keys, self._key("messages"), *arguments, other]
+        return [_SHA, 6, *keys, self._key("messages"), self._key("in"), *arguments, other, place]
 
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages of an origin, and what is left of `size`, as `Sending.read` of the disk
@@ -236,39 +235,41 @@ class HubLog:
         runs = [] if head.n == n else self._runs(origin, n, n)
         return head.hash if head.n == n else next((r.previous for _, r in runs if r.after == n), "")
 
-    def erase(self, run: PackedRun) -> None:
-        """Put a run, messages of which are erased, in the place of what the hub holds there."""
-        index, log, shown = self._index(run.origin), self._key("log"), self._key("messages")
-        names = "origin", "after", "previous", "entries", "signature"
-        values = run.origin, run.after, run.previous, run.text, run.signature
-        gone = {one.id for one in messages_in(run) if one.erased}
-        for place, held in self._runs(run.origin, run.after, run.after):
-            if held.after == run.after and held.end == run.end and held.text != run.text:
-                with _errors():
-                    new = self._redis.xadd(log, dict(zip(names, values, strict=True)))
-                    self._redis.zadd(index, {new: run.after})
-                    self._redis.zrem(index, place)
-                    self._redis.xdel(log, place)
-                    moment = place.partition(b"-")[0]  # the same for all that the script wrote
-                    for other, fields in self._redis.xrange(shown, moment, moment):
-                        if _text(fields.get(b"id")) in gone:
-                            self._redis.xdel(shown, other)
+    def erase(self, origin: str, erasure: Erasure) -> None:
+        """Erase a message of an origin. The signature of its run covers a digest of the text, so it
+        proves the run without that, too."""
+        index, log, shown = self._index(origin), self._key("log"), self._key("messages")
+        for place, run in self._runs(origin, erasure.seq - 1, erasure.seq - 1):
+            first, entries = run.after + 1, []
+            for entry in run.entries:
+                is_meant = first <= erasure.seq < first + entry.length and entry.kind != NOTICE
+                entries.append(entry.erase(first, erasure) if is_meant else entry)
+                first += entry.length
+            values = run.after, run.previous, ",".join([entry.pack() for entry in entries])
+            fields = zip(_FIELDS, (origin, *values, run.signature), strict=True)
+            with _errors():
+                new = self._redis.xadd(log, dict(fields))
+                self._redis.zadd(index, {new: run.after})
+                self._redis.zrem(index, place)
+                self._redis.xdel(log, place)
+        id, end = f"{origin}:{erasure.seq}".encode(), b"+"
+        with _errors():
+            while found := self._redis.xrevrange(shown, end, count=HUB_READ):
+                end = b"(" + found[-1][0]
+                if gone := [place for place, fields in found if fields.get(b"id") == id]:
+                    self._redis.xdel(shown, *gone)
+                    break
 
     # -- what programs commit ---------------------------------------------------------------------
 
-    def commits(self, node: str, again: bool) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """Return what programs have added to the stream `in` and no node has taken; `again`: also
-        what this node has taken and not acknowledged, and what others have left for long."""
-        stream = self._key("in")
-        found: list[tuple[bytes, dict[bytes, bytes]]] = []
+    def added(self, node: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Take what programs have added to the stream `in`, and no node has taken; or one has, and
+        has not committed it within HUB_CLAIM seconds. Return it."""
+        stream, left = self._key("in"), int(HUB_CLAIM * 1000)
         with _errors():
-            for place in ("0", ">") if again else (">",):
-                taken = self._redis.xreadgroup(_GROUP, node, {stream: place}, HUB_READ)
-                found += taken[0][1] if taken else []
-            if again:
-                left = int(HUB_CLAIM * 1000)
-                found += self._redis.xautoclaim(stream, _GROUP, node, left, count=HUB_READ)[1]
-        return found
+            again = self._redis.xautoclaim(stream, _GROUP, node, left, count=HUB_READ)[1]
+            new = self._redis.xreadgroup(_GROUP, node, {stream: ">"}, HUB_READ)
+        return [*again, *(new[0][1] if new else ())]
 
     def is_first(self, key: str, place: bytes) -> bool:
         """Return whether what a program has added at `place` is the first with its key."""
@@ -277,10 +278,11 @@ class HubLog:
             self._redis.set(name, place, nx=True, ex=int(HUB_KEYS))
             return bool(self._redis.get(name) == place)
 
-    def committed(self, places: Iterable[bytes]) -> None:
-        """Acknowledge what programs have added."""
+    def refuse(self, place: bytes) -> None:
+        """Drop what a program has added, for it is not to be committed."""
         with _errors():
-            self._redis.xack(self._key("in"), _GROUP, *places)
+            self._redis.xdel(self._key("in"), place)  # first: what is acknowledged comes no more
+            self._redis.xack(self._key("in"), _GROUP, place)
 
     # -- private --------------------------------------------------------------------------------
 
@@ -319,8 +321,7 @@ def _head(value: object) -> Head | None:
 def _run(origin: str, entry: tuple[bytes, dict[bytes, bytes]]) -> PackedRun | None:
     """Return a run of the log; None where it is not one."""
     with suppress(KeyError, ValueError, IndexError, TypeError, RecursionError):
-        names = (b"after", b"previous", b"entries", b"signature")
-        after, previous, text, signature = (entry[1][name].decode() for name in names)
+        _, after, previous, text, signature = (entry[1][name.encode()].decode() for name in _FIELDS)
         texts = [entry[1] for entry in json.loads(f"[{text}]")]
         count = sum(len(one) if isinstance(one, list) else 1 for one in texts)
         notice = text.endswith(",2]")

@@ -26,21 +26,20 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from ..core.replica import Replica
 from ..core.shipping import Ship, fill
-from ..errors import InputError, LinkClosed, LogDeleted, LogError, MessageError
+from ..errors import InputError, LinkClosed, LogDeleted, MessageError
 from ..net.redis import SET_BACK, HubLog
-from ..settings import BATCH_BYTES, FIRST_RTT, HUB_NEWS, LONGEST_SLEEP, MAX_ORIGINS
+from ..settings import BATCH_BYTES, FIRST_RTT, HUB_CLAIM, HUB_NEWS, LONGEST_SLEEP, MAX_ORIGINS
 from ..version import __version__
-from ..wire.entries import NOTICE, chain
+from ..wire.entries import NOTICE, Entry, Erasure, chain
 from ..wire.forks import Branch
-from ..wire.frames import Sockets, decode, encode
-from ..wire.logframes import LOG_FRAMES, Fork, Have, Head, Run, messages_to_json
-from ..wire.signing import checked
-from .intake import Draft, Intake
+from ..wire.frames import Sockets, check_text, check_topic, decode, encode
+from ..wire.identity import Identity
+from ..wire.logframes import LOG_FRAMES, NOTHING_HELD, Fork, Have, Head, Run, messages_to_json
+from ..wire.signing import checked, sign
 from .keys import check_key
 from .session import Session
 from .state import State
@@ -62,19 +61,21 @@ class HubLink:
     local = "hub", 1
 
     def __init__(
-        self, log: HubLog, session: Session, address: str, node: str, state: State, intake: Intake
+        self, log: HubLog, session: Session, address: str, me: Identity, state: State, limit: int
     ) -> None:
-        """`address` is the hub's, without what is secret, and `node` the id of this node. What
-        programs add to the hub goes to `intake`."""
+        """`address` is the hub's, without what is secret. `me` is this node, which commits what
+        programs add to the hub, texts of up to `limit` bytes."""
         host, _, port = address.partition("://")[2].partition("/")[0].rpartition(":")
         self.remote = (host, int(port)) if host and port.isdigit() else ("hub", 1)
         self.dialled: str | None = address
         self.node = hashlib.sha256(f"hub {log.id}".encode()).hexdigest()[:32]
         self._log = log
         self._session = session
-        self._peer = node
+        self._me = me
+        self._state = state
         self._mine = state.log
-        self._intake = intake
+        self._limit = limit
+        self._origin, self._time = "", 0  # of the last commit for a program
         self._changed = threading.Condition()  # guards the next ones
         self._awake = self._added = True  # the core, or a program, may have something
         self._news: list[tuple[str, Head]] = []
@@ -131,7 +132,7 @@ class HubLink:
     def _serve(self) -> None:
         heads, self._place = self._log.have()
         self._replica = replica = Replica(_NOBODY, heads, random.Random(), MAX_ORIGINS)
-        self._link = replica.open(self._peer, FIRST_RTT, time.monotonic())
+        self._link = replica.open(self._me.node, FIRST_RTT, time.monotonic())
         self._receive(encode(Sockets(version=__version__, enough=True, name=NAME)))
         began = time.monotonic()
         self._log.hash_at(_NOBODY, 1)
@@ -140,10 +141,11 @@ class HubLink:
         threading.Thread(
             target=self._guarded, args=(self._wait,), name=f"news {self}", daemon=True
         ).start()
-        again, first, over = 0.0, True, False
+        again = look = 0.0
+        over = False
         while not over:
             with self._changed:
-                pause = min(again, replica.catch_up.deadline) - time.monotonic()
+                pause = min(again, look, replica.catch_up.deadline) - time.monotonic()
                 if pause > 0 and not (self._awake or self._added or self._news or self._reason):
                     self._changed.wait(min(pause, LONGEST_SLEEP))
                 news, self._news, self._awake = self._news, [], False
@@ -155,9 +157,8 @@ class HubLink:
             for text in texts:
                 self._take(text)
             again = min(0.0 if texts else again, self._say())
-            if added and not over:
-                self._commit(self._log.commits(self._peer, first))
-                first = False
+            if (added or time.monotonic() >= look) and not over:
+                look = time.monotonic() + (0.0 if self._commit() else HUB_CLAIM)
 
     def _wait(self) -> None:
         """Wait for what others bring to the hub, in a thread of its own."""
@@ -225,38 +226,61 @@ class HubLink:
         if last is None or last.kind != NOTICE:
             return
         base, _, number = last.text.rpartition(":")
+        before = run.hashes[-2] if len(run.entries) > 1 else run.previous
         for name in (base, *self._replica.vector.branches):
             seq = int(number) - Branch.of(name).after
             if Branch.of(name).base == base and 0 < seq <= self._replica.vector.held(name):
-                with suppress(LogError):  # one of the two does not keep it
-                    theirs, _ = self._log.read(name, seq - 1, seq, 1)
-                    self._log.erase(self._mine.read(name, theirs.after, theirs.end, BATCH_BYTES)[0])
+                notice = run.origin, run.end - 1, before, last.time, run.signature
+                self._log.erase(name, Erasure(seq, *notice))
 
     # -- what programs commit --------------------------------------------------------------------
 
-    def _commit(self, added: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> None:
-        """Commit what programs have added to the hub, each once."""
-        drafts: list[Draft] = []
+    def _commit(self) -> bool:
+        """Commit what programs have added to the hub; return whether there was anything.
+
+        It gets an origin of this node that nobody has seen before the hub has it, and the hub
+        forgets what was added as it takes in the message. So it is committed once, even if this
+        node dies or is taken for dead, and another one does the same."""
+        runs, places = [], []
+        added = self._log.added(self._me.node)
+        head = self._replica.vector.head(self._origin)
         for place, fields in added:
-            values = (fields.get(name, b"") for name in (b"data", b"topic", b"key"))
-            text, topic, key = (value.decode("utf-8", "replace") for value in values)
             try:
-                if b"data" not in fields:
-                    raise MessageError("it has no field `data`")
-                self._intake.check(text, topic)
-                if key:
-                    check_key(key)
-                if not key or self._log.is_first(key, place):
-                    drafts.append((text, topic, f"{self._log.id}\n{place.decode()}", ""))
+                entry = self._entry(place, fields)
             except InputError as error:
                 logger.warning("entry %s of %s:in is no message: %s", place.decode(), self, error)
-        try:
-            for _ in self._intake.commit_many(drafts):
-                pass
-        except LogError as error:
-            raise LinkClosed(f"what programs add to the hub cannot be committed: {error}") from None
-        if added:
-            self._log.committed([place for place, _ in added])
+                entry = None
+            if entry is None:
+                self._log.refuse(place)
+                continue
+            if not self._origin or entry.time < self._time:
+                with self._state.turn() as core:
+                    self._origin = core.commits.another_origin()
+                head = NOTHING_HELD
+            self._time, hashes = entry.time, chain(head.hash, [entry])
+            signature = sign(self._me, self._origin, head.n + 1, hashes[0])
+            runs.append(Run(self._origin, head.n, head.hash, (entry,), hashes, signature))
+            places.append(place)
+            head = runs[-1].head
+        answers = zip(runs, self._log.ship(runs, None, places), strict=True)
+        self._grow([(run.origin, run.head) for run, held in answers if held is None])
+        return bool(added)
+
+    def _entry(self, place: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:
+        """Return what a program has added as an entry; None if its key has named another one.
+        Raises InputError."""
+        values = (fields.get(name, b"") for name in (b"data", b"topic", b"key"))
+        text, topic, key = (value.decode("utf-8", "replace") for value in values)
+        problem = check_text(text, self._limit) if b"data" in fields else "it has no field `data`"
+        if problem:
+            raise MessageError(problem)
+        check_topic(topic)
+        if key:
+            check_key(key)
+            if not self._log.is_first(key, place):
+                return None
+        with self._state.turn() as core:
+            return Entry.of(core.commits.next_time(), [text], topic=topic)
 
     # -- from the hub to this node --------------------------------------------------------------
 

@@ -212,11 +212,6 @@ class Intake:
         commit.future.result()
         self._counters.time("commit_seconds", time.monotonic() - commit.begun)
 
-    def check(self, text: str, topic: str = "") -> None:
-        """Raise MessageError or TopicError where this cannot be a message."""
-        self._check(text)
-        check_topic(topic)
-
     def _check(self, text: str) -> None:
         if problem := check_text(text, self._limit):
             long = type(text) is str and len(text.encode("utf-8", "surrogatepass")) > self._limit

@@ -95,7 +95,6 @@ class Parts:
         self.state = self.shell.state = State(core, self.log, self.shell.perform)
         keys = Keys(self.store, settings.keep_keys)
         self.intake = Intake(self.state, keys, self.counters, settings.max_message_bytes)
-        self.shell.intake = self.intake
         self.writer = Writer(self.state, self.store.identity, settings)
         self.auditor = Auditor(self.log)
         self.address = str(

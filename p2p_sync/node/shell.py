@@ -29,7 +29,6 @@ from ..settings import CLOSE_PATIENCE, TIMER_RETRY, Settings
 from ..urls import HubUrl
 from ..wire.proof import Handshake
 from .hub import HubLink
-from .intake import Intake
 from .journal import Journal
 from .session import Session
 from .state import State
@@ -44,7 +43,6 @@ class Shell:
     """Connects the core of one node to links, dials, the disk and the clock. Owns the peer port."""
 
     state: State
-    intake: Intake
 
     def __init__(
         self,
@@ -55,8 +53,7 @@ class Shell:
         counters: Counters,
         journal: Journal,
     ) -> None:
-        """`start` is the number of this start of the node. Set `state` and `intake` before any
-        other call."""
+        """`start` is the number of this start of the node. Set `state` before any other call."""
         self._store = store
         self._settings = settings
         self._credentials = credentials
@@ -250,7 +247,8 @@ class Shell:
             self._dial_failed(address, DialError("this node failed; see its log"))
             return
         self._counters.add("dials_total", "linked")
-        link = HubLink(log, session, address, self._store.node, self.state, self.intake)
+        limit = settings.max_message_bytes
+        link = HubLink(log, session, address, self._store.identity, self.state, limit)
         session.open(link, number, link.node, 0)
         link.run()
 

@@ -1,4 +1,4 @@
-"""A real redis-server on a free port, for tests."""
+"""A real redis-server on a free port, and what tests await of nodes that have it as their hub."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from p2p_sync import Node
 from tests.harness.support import free_port_pair, wait_until
 
 
@@ -68,3 +69,31 @@ class RedisServer:
     ) -> None:
         self.kill()
         self.client.close()
+
+
+def wait_same(*nodes: Node, count: int, timeout: float = 15) -> None:
+    """Wait until all nodes hold the same `count` messages."""
+
+    def same() -> bool:
+        digests = {node.status().messages.digest for node in nodes}
+        counts = {node.status().messages.count for node in nodes}
+        return len(digests) == 1 and counts == {count}
+
+    def shown() -> str:
+        return f"{count} messages everywhere: {[node.status().messages for node in nodes]}"
+
+    wait_until(same, shown, timeout)
+
+
+def wait_in_sync(node: Node) -> None:
+    wait_until(lambda: node.status().verdict.state == "in_sync", "in sync")
+
+
+def wait_linked(node: Node) -> None:
+    """Wait until the first peer of a node, its hub, is connected."""
+    wait_until(lambda: node.peers() and node.peers()[0].state == "connected", "the hub is linked")
+
+
+def wait_held(redis: RedisServer, count: int) -> None:
+    """Wait until the hub holds so many runs."""
+    wait_until(lambda: redis.client.xlen("{p2p}:log") == count, f"{count} runs in the hub")
