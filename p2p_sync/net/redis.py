@@ -81,7 +81,7 @@ def _client(url: str) -> Any:
     import redis
     from redis.sentinel import Sentinel
 
-    options: dict[str, Any] = {"socket_timeout": HUB_PATIENCE, "retry": None}
+    options: dict[str, Any] = {"socket_timeout": HUB_PATIENCE, "retry": None, "protocol": 2}
     kind, _, rest = url.partition("://")
     scheme, _, kind = kind.partition("+")
     if kind == "cluster":

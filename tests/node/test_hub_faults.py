@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.harness.api import Load, check_logs, wait_equal
+from tests.harness.api import Load, check_logs, post_all, status, wait_equal
 from tests.harness.members import Member
 from tests.harness.proxy import Proxy
 from tests.harness.redis import RedisServer
 from tests.harness.support import SCALE, pause
 
 FAULTS = int(os.environ.get("P2P_SYNC_TEST_FAULTS", "14"))
+MESSAGES = int(os.environ.get("P2P_SYNC_TEST_HUB_MESSAGES", "4000"))
 FROZEN = float(os.environ.get("P2P_SYNC_TEST_FROZEN", "1"))  # seconds that the hub stands still
 
 
@@ -110,6 +113,19 @@ def two_meshes(directory: Path, url: str) -> Iterator[list[Member]]:
             nodes.append(member)
             member.start(wait=True)
         yield nodes
+
+
+def test_two_meshes_that_commit_much_hold_the_same(tmp_path: Path) -> None:
+    """Two nodes of each mesh commit a quarter each."""
+    with RedisServer(tmp_path / "redis") as redis, two_meshes(tmp_path, redis.url) as nodes:
+        ports = [member.port for member in nodes]
+        each = MESSAGES // 4
+        texts = {port: [f"{port} {number}" for number in range(each)] for port in ports[1:5]}
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(post_all, texts, texts.values()))
+        wait_equal(ports, 4 * each, (60 + MESSAGES / 200) * SCALE)
+        assert {status(port)["messages"]["count"] for port in ports} == {4 * each}
+        check_logs(ports, itertools.chain.from_iterable(texts.values()))
 
 
 @pytest.mark.parametrize("fsync", ["everysec", "always"])
