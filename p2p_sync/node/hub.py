@@ -124,7 +124,8 @@ class HubLink:
         except LinkClosed as error:
             reason = str(error)
         except Exception:
-            logger.exception("the link with the hub %s failed", self)
+            if not self._reason:  # else the connection was closed under the hands of redis-py
+                logger.exception("the link with the hub %s failed", self)
         with self._changed:
             self._reason = self._reason or reason
             self._changed.notify_all()
