@@ -299,7 +299,10 @@ class HubLink:
                 run = Run(name, head.n, head.hash, (), (), head.signature)
                 vector.stage(origin, run)
                 self._replica.stored([run], now)
-                self._link.prune(name)  # another node ships it, so this one need not
+                if self._link.progress.held(name) <= head.n:
+                    self._link.prune(name)  # another node ships it, so this one need not
+                else:
+                    self._link.graft(name)  # this one has more, of which a part may be dropped
 
     def _say(self) -> float:
         """Hand this node what the hub's end of the link has to say; return when there may be more,
