@@ -998,8 +998,19 @@ HUB_NEWS: Count = 10_000
 """News of a hub that wait for the thread of its link."""
 
 Form: TypeAlias = Literal[
-    "text", "name", "file", "peer", "advertised", "host name", "duration", "size", "url", "hub"
+    "text",
+    "name",
+    "file",
+    "peer",
+    "advertised",
+    "host name",
+    "duration",
+    "size",
+    "url",
+    "hub",
+    "prefix",
 ]
+_PREFIX = re.compile(r"[^{}\s]*\{[^{}\s]+\}[^{}\s]*")  # the braces are what clusters go by
 
 
 class Option(NamedTuple):
@@ -1065,6 +1076,8 @@ def _problem(setting: Field[Any], value: Any) -> str:
             return f"is a text, not {type(value).__name__}"
         if about and about.choices and value not in about.choices:
             return f"is one of {', '.join(about.choices)}"
+        if about and about.form == "prefix" and not _PREFIX.fullmatch(value):
+            return "has one part in braces, such as {p2p}, and no spaces"
         return "" if value.strip() else "is empty; give it a value, or leave it out"
     if not re.search("int|Bytes|Seconds", kind):
         return ""
@@ -1186,12 +1199,15 @@ class Settings:
     hub_prefix: str = option(
         "{p2p}",
         "What the names of the keys in the hub begin with.",
-        "Braces keep them on one server of a cluster.",
+        "Its part in braces keeps them on one server of a cluster.",
+        form="prefix",
         metavar="TEXT",
     )
 
     hub_messages: bool = option(
-        False, "Write each message to the stream PREFIX:messages, too, for other programs."
+        False,
+        "Have messages written to the stream PREFIX:messages, too, for other programs.",
+        "One node with it is enough: then all nodes with this hub write them.",
     )
 
     target_links: int = option(
@@ -1366,6 +1382,9 @@ class Settings:
         for setting in fields(self):
             if problem := _problem(setting, getattr(self, setting.name)):
                 raise InputError(f"{called(setting.name)} {problem}")
+        for name in ("hub_prefix", "hub_messages"):
+            if getattr(self, name) != getattr(Settings, name) and not (self.hub or self.hub_file):
+                raise InputError(f"{called(name)} says how a hub is used; give the hub, too")
 
     @property
     def tls_alone(self) -> bool:

@@ -150,6 +150,7 @@ _CALLBACKS: dict[Form, Callback] = {
     "duration": checked(_duration),
     "size": checked(_size),
     "url": _private(_url, lambda text: parse_url(text).authorization),
+    "prefix": checked(),
     "hub": _private(_hub, lambda text: "@" in text),
 }
 

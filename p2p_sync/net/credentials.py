@@ -14,6 +14,7 @@ from ..disk.private import read_private
 from ..errors import InputError, StartError
 from ..settings import LEAST_SECRET_BYTES, MAX_SECRETS, Settings, called
 from ..urls import HubUrl, parse_hub
+from .redis import check_installed
 from .tls import client_context, server_context
 
 
@@ -68,6 +69,8 @@ class Credentials:
 
     def _read_hub(self) -> HubUrl | None:
         settings = self._settings
+        if settings.hub or settings.hub_file:
+            check_installed()
         if not settings.hub_file:
             return settings.hub
         if settings.hub:

@@ -2,11 +2,12 @@
 
 A hub is a Redis server in which any number of nodes keep the log together. It has, under a prefix:
 
-    have          origin -> number of messages, running hash, signature; and the `id` of the hub
+    have          origin -> number of messages, running hash, signature; the `id` of the hub; and
+                  `messages`, if these are wanted
     log           a stream of runs, as on the wire
     index:ORIGIN  the runs of an origin: where each begins, and its place in `log`
     news          a stream of origins: what has changed in `have`, for nodes that wait
-    messages      a stream of messages for other programs, if it is wanted
+    messages      a stream of messages for other programs
     in            a stream of what other programs commit, and key:KEY, the keys of that
 
 hub.lua changes them at once. A run in the stream is never changed, so a user may trim
@@ -27,8 +28,9 @@ from importlib import resources
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DialError, LinkClosed, LogDeleted
+from ..errors import DialError, LinkClosed, LogDeleted, StartError
 from ..settings import HUB_CLAIM, HUB_KEYS, HUB_PATIENCE, HUB_READ, HUB_WAIT, MAX_BATCH, NEVER
+from ..urls import HubUrl
 from ..wire.entries import NOTICE, Erasure, encode
 from ..wire.frames import messages_in
 from ..wire.heads import Heads
@@ -60,7 +62,7 @@ def _explained(error: Exception) -> LinkClosed:
         return error
     text, name = str(error), type(error).__name__
     meaning = _MEANINGS.get(text.partition(" ")[0]) or _MEANINGS.get(name)
-    return LinkClosed((meaning or "the hub does not serve: {}").format(text or name))
+    return LinkClosed((meaning or "the hub does not serve: {}").format((text or name)[:200]))
 
 
 @contextmanager
@@ -70,47 +72,51 @@ def _errors(ignored: str = "") -> Iterator[None]:
 
     try:
         yield
-    except (redis.RedisError, OSError, ValueError) as error:
+    except (redis.RedisError, redis.exceptions.RedisClusterException, OSError, ValueError) as error:
         if not ignored or not str(error).startswith(ignored):
             raise _explained(error) from None
 
 
-def _client(url: str) -> Any:
-    """Return a client that has not connected yet: of a server, of the one that Sentinels name, or
-    of a cluster."""
+def _client(hub: HubUrl, key: str) -> Any:
+    """Return a client of the server that has `key`, which has not connected yet."""
     import redis
-    from redis.sentinel import Sentinel
 
-    options: dict[str, Any] = {"socket_timeout": HUB_PATIENCE, "retry": None, "protocol": 2}
-    kind, _, rest = url.partition("://")
-    scheme, _, kind = kind.partition("+")
-    if kind == "cluster":
-        return redis.RedisCluster.from_url(f"{scheme}://{rest}", **options)
-    if not kind:
-        return redis.Redis.from_url(url, **options)
-    login, _, place = rest.rpartition("@")
-    hosts, _, path = place.partition("/")
-    name, _, number = path.partition("/")
-    about = redis.connection.parse_url(f"{scheme}://{login}@x/{number}")
-    known = {key: about[key] for key in ("username", "password", "db") if key in about}
-    pairs = [host.rpartition(":") for host in hosts.split(",")]
-    sentinel = Sentinel([(host, int(port)) for host, _, port in pairs], **options)
-    return sentinel.master_for(name, ssl=scheme == "rediss", **options, **known)
+    options: dict[str, Any] = {"ssl": hub.secure, "socket_timeout": HUB_PATIENCE, "protocol": 2}
+    login = {"username": hub.user or None, "password": hub.password or None}
+    (host, port), retry = hub.places[0], redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+    if hub.kind == "cluster":
+        nodes = [redis.cluster.ClusterNode(*place) for place in hub.places]
+        with redis.RedisCluster(startup_nodes=nodes, **login, **options) as cluster:
+            node = cluster.get_node_from_key(key)
+        host, port = node.host, node.port
+    elif hub.kind == "sentinel":
+        sentinel = redis.Sentinel([*hub.places], sentinel_kwargs=options)
+        host, port = sentinel.discover_master(hub.master)
+    return redis.Redis(host, port, hub.database, retry=retry, **login, **options)
+
+
+def check_installed() -> None:
+    """Raise StartError if the packages that a hub needs are missing."""
+    try:
+        import redis  # noqa: F401
+    except ImportError:
+        what = "pip install 'p2p-sync[redis]', or '.[redis]' in the folder of the source"
+        raise StartError(f"a hub needs the package redis; run: {what}") from None
 
 
 class HubLog:
     """The log in a hub, connected. Its methods raise LinkClosed if the hub does not serve."""
 
-    def __init__(self, url: str, prefix: str, shows: bool) -> None:
-        """Connect. `shows`: messages are written for other programs, too. Raises DialError."""
+    def __init__(self, hub: HubUrl, prefix: str, shows: bool) -> None:
+        """Connect. `shows`: from now on all nodes write messages for other programs, too. Raises
+        DialError."""
         self._prefix = prefix
         self._shows = shows
+        self.inbox = self._key("in")
         try:
             with _errors():
-                self._redis: redis.Redis = _client(url)
+                self._redis: redis.Redis = _client(hub, self._key("have"))
                 self.id = self._open()
-        except ImportError:
-            raise DialError("a hub needs more packages: pip install 'p2p-sync[redis]'") from None
         except LinkClosed as error:
             raise DialError(str(error)) from None
 
@@ -126,9 +132,13 @@ class HubLog:
                     text = f"the stream {log} is not of this program; choose another hub_prefix"
                     raise LinkClosed(text)
         self._redis.hsetnx(have, "id", secrets.token_hex(16))
+        if self._shows:
+            self._redis.hset(have, "messages", "1")
         with _errors("BUSYGROUP"):
-            self._redis.xgroup_create(self._key("in"), _GROUP, "0", mkstream=True)
-        return _text(self._redis.hget(have, "id"))
+            self._redis.xgroup_create(self.inbox, _GROUP, "0", mkstream=True)
+        id, shows = self._redis.hmget(have, "id", "messages")
+        self._shows = shows is not None
+        return _text(id)
 
     def close(self) -> None:
         """End all connections. For any thread."""
@@ -151,12 +161,13 @@ class HubLog:
         """Wait for up to HUB_WAIT seconds for changes after a place, and for something in the
         stream `in` after another place. Return the changes, each an origin and its head, and both
         places then."""
-        streams = {self._key("news"): news, self._key("in"): asked}
+        streams = {self._key("news"): news, self.inbox: asked}
         with _errors():
             found = dict(self._redis.xread(streams, HUB_READ, int(HUB_WAIT * 1000)))
             changes, added = (found.get(name.encode(), ()) for name in streams)
             names = list({_text(fields.get(b"origin")): None for _, fields in changes})
-            id, *values = self._redis.hmget(self._key("have"), "id", *names)
+            id, shows, *values = self._redis.hmget(self._key("have"), "id", "messages", *names)
+        self._shows = shows is not None
         if _text(id) != self.id:
             raise LinkClosed(SET_BACK)
         pairs = ((name, _head(value)) for name, value in zip(names, values, strict=True))
@@ -193,7 +204,7 @@ class HubLog:
         entries = ",".join([entry.pack() for entry in run.entries])
         other = " ".join(map(str, instead)) if instead else "skip" if run.skipped else ""
         arguments = self.id, run.origin, run.after, run.previous, *head, entries, encode(shown)
-        return [_SHA, 6, *keys, self._key("messages"), self._key("in"), *arguments, other, place]
+        return [_SHA, 6, *keys, self._key("messages"), self.inbox, *arguments, other, place]
 
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages of an origin, and what is left of `size`, as `Sending.read` of the disk
@@ -265,7 +276,7 @@ class HubLog:
     def added(self, node: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
         """Take what programs have added to the stream `in`, and no node has taken; or one has, and
         has not committed it within HUB_CLAIM seconds. Return it."""
-        stream, left = self._key("in"), int(HUB_CLAIM * 1000)
+        stream, left = self.inbox, int(HUB_CLAIM * 1000)
         with _errors():
             again = self._redis.xautoclaim(stream, _GROUP, node, left, count=HUB_READ)[1]
             new = self._redis.xreadgroup(_GROUP, node, {stream: ">"}, HUB_READ)
@@ -281,8 +292,8 @@ class HubLog:
     def refuse(self, place: bytes) -> None:
         """Drop what a program has added, for it is not to be committed."""
         with _errors():
-            self._redis.xdel(self._key("in"), place)  # first: what is acknowledged comes no more
-            self._redis.xack(self._key("in"), _GROUP, place)
+            self._redis.xdel(self.inbox, place)  # first: what is acknowledged comes no more
+            self._redis.xack(self.inbox, _GROUP, place)
 
     # -- private --------------------------------------------------------------------------------
 

@@ -249,7 +249,9 @@ class HubLink:
             try:
                 entry = self._entry(place, fields)
             except InputError as error:
-                logger.warning("entry %s of %s:in is no message: %s", place.decode(), self, error)
+                logger.warning(
+                    "entry %s of %s is no message: %s", place.decode(), self._log.inbox, error
+                )
                 entry = None
             if entry is None:
                 self._log.refuse(place)

@@ -238,7 +238,7 @@ class Shell:
         session = Session(self.state, self._counters)
         settings, address = self._settings, str(hub)
         try:
-            log = HubLog(hub.url, settings.hub_prefix, settings.hub_messages)
+            log = HubLog(hub, settings.hub_prefix, settings.hub_messages)
         except DialError as error:
             self._dial_failed(address, error)
             return

@@ -16,6 +16,7 @@ import pytest
 
 from p2p_sync.errors import LinkClosed
 from p2p_sync.net.redis import HubLog
+from p2p_sync.urls import parse_hub
 from tests.harness.api import check_logs, wait_equal
 from tests.harness.library import texts
 from tests.harness.members import Member
@@ -72,10 +73,10 @@ def test_the_commands_of_the_readme_commit_and_read(redis: RedisServer, node: An
 
 
 def test_what_a_dead_node_has_taken_another_one_commits(redis: RedisServer, node: Any) -> None:
-    HubLog(redis.url, "{p2p}", False).close()  # makes the group
+    HubLog(parse_hub(redis.url), "{p2p}", False).close()  # makes the group
     for number in range(20):
         redis.client.xadd("{p2p}:in", {"data": f"{number}", "key": f"k{number}"})
-    dead = HubLog(redis.url, "{p2p}", False)
+    dead = HubLog(parse_hub(redis.url), "{p2p}", False)
     taken = dead.added("d" * 32)
     assert all(dead.is_first(f"k{number}", place) for number, (place, _) in enumerate(taken))
     dead.close()

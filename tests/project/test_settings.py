@@ -84,7 +84,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "peers": (["a:1"], (Address("a", 1),)),
     "advertise": ("a:1", Address("a", 1)),
     "hooks": (["http://a/b"], (Url(False, "a", 80, "/b"),)),
-    "hub": ("redis://a:1/0", HubUrl("redis://a:1/0")),
+    "hub": ("redis://a:1/0", HubUrl(False, "", (("a", 1),), "", 0)),
     "hub_file": ("file", "file"),
     "hub_prefix": ("p", "p"),
     "hub_messages": (True, True),
