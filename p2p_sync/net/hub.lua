@@ -12,7 +12,12 @@ local id, origin, after, previous, n, hash, signature, entries, shown, instead, 
 if redis.call('HGET', have, 'id') ~= id then
   return redis.error_reply('SETBACK')
 end
+local function clear()
+  for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do redis.call('XDEL', log, key) end
+  redis.call('DEL', index)
+end
 local held = redis.call('HGET', have, origin)
+if not held then clear() end -- what is left from before somebody deleted `have`
 local last, running = '0', previous
 if held then
   last, running = string.match(held, '^(%d+) (%x*) ')
@@ -20,15 +25,13 @@ end
 if entries == '' then
   if tonumber(last) >= tonumber(n) then return held end
 elseif held and held == instead then
-  for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do redis.call('XDEL', log, key) end
-  redis.call('DEL', index)
+  clear()
   redis.call('HSET', have, 'id', redis.sha1hex(id)) -- all nodes compare again
 elseif last ~= after or running ~= previous then
   if instead ~= 'skip' or tonumber(last) >= tonumber(after) then return held or '' end
 end
-if place ~= '' then
-  if redis.call('XACK', added, 'p2p-sync', place) == 0 then return held or '' end -- by another node
-  redis.call('XDEL', added, place)
+if place ~= '' and #redis.call('XPENDING', added, 'p2p-sync', place, place, 1) == 0 then
+  return held or '' -- another node has committed it
 end
 if entries ~= '' then
   local key = redis.call('XADD', log, '*', 'origin', origin, 'after', after,
@@ -36,6 +39,10 @@ if entries ~= '' then
   redis.call('ZADD', index, after, key)
 end
 redis.call('HSET', have, origin, n .. ' ' .. hash .. ' ' .. signature)
+if place ~= '' then -- after the message is held, for Redis undoes nothing if a command fails
+  redis.call('XACK', added, 'p2p-sync', place)
+  redis.call('XDEL', added, place)
+end
 redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'origin', origin)
 for _, message in ipairs(cjson.decode(shown)) do
   redis.call('XADD', messages, '*', unpack(message))

@@ -25,7 +25,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
-from itertools import repeat
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DialError, LinkClosed, LogDeleted, StartError
@@ -45,23 +45,33 @@ _OLDEST = (6, 2)
 _GROUP = "p2p-sync"
 _FIELDS = "origin", "after", "previous", "entries", "signature"  # of an entry in the log
 SET_BACK = "the hub was emptied or set back; it gets again what it lacks"
-_MEANINGS = {  # the first word of an error, or its class -> what it means, and what to do
+_FOREIGN = (
+    "a key under the prefix holds something else; choose another hub_prefix, or empty the hub"
+)
+_MEANINGS = {  # the class of an error, or a part of its text -> what it means, and what to do
     "AuthenticationError": "the hub refuses the user and the password in its address: {}",
     "NoPermissionError": (
         "the hub's user may not do what a node does ({}); it needs +@read +@write +@scripting "
         "+@blocking on the keys of the prefix"
     ),
-    "WRONGTYPE": "a key under the prefix holds something else; choose another hub_prefix",
-    "OutOfMemoryError": "the hub is full; raise its maxmemory, or trim the stream of the log",
+    "WRONGTYPE": _FOREIGN,
+    "used memory > 'maxmemory'": (
+        "the hub is full; raise its maxmemory, or trim the stream of the log"
+    ),
     "SETBACK": SET_BACK,
 }
+_SWAP = """
+if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('XDEL', KEYS[2], ARGV[1])
+return redis.call('ZADD', KEYS[1], ARGV[2], redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3)))
+"""  # another run takes the place of one; 0: that one is not there any more
 
 
 def _explained(error: Exception) -> LinkClosed:
     if isinstance(error, LinkClosed):
         return error
     text, name = str(error), type(error).__name__
-    meaning = _MEANINGS.get(text.partition(" ")[0]) or _MEANINGS.get(name)
+    meaning = next((_MEANINGS[part] for part in _MEANINGS if part == name or part in text), "")
     return LinkClosed((meaning or "the hub does not serve: {}").format((text or name)[:200]))
 
 
@@ -69,10 +79,11 @@ def _explained(error: Exception) -> LinkClosed:
 def _errors(ignored: str = "") -> Iterator[None]:
     """Raise LinkClosed for what goes wrong, but for the error that begins with `ignored`."""
     import redis
+    from redis.exceptions import RedisClusterException
 
     try:
         yield
-    except (redis.RedisError, redis.exceptions.RedisClusterException, OSError, ValueError) as error:
+    except (redis.RedisError, RedisClusterException, OSError, ValueError) as error:
         if not ignored or not str(error).startswith(ignored):
             raise _explained(error) from None
 
@@ -149,13 +160,14 @@ class HubLog:
 
     def have(self) -> tuple[Heads, bytes]:
         """Return the heads of all origins, and the place of the last news before that."""
-        heads = Heads()
+        heads, news = Heads(), self._key("news")
         with _errors():
-            last = self._redis.xrevrange(self._key("news"), count=1)
+            last = self._redis.xrevrange(news, count=1)
+            place = last[0][0] if last else self._redis.xadd(news, {"origin": ""})
             for name, value in self._redis.hscan_iter(self._key("have"), count=HUB_READ):
                 if head := _head(value):
                     heads[_text(name)] = head
-        return heads, last[0][0] if last else b"0"
+        return heads, place
 
     def news(self, news: bytes, asked: bytes) -> tuple[list[tuple[str, Head]], bytes, bytes]:
         """Wait for up to HUB_WAIT seconds for changes after a place, and for something in the
@@ -167,9 +179,12 @@ class HubLog:
             changes, added = (found.get(name.encode(), ()) for name in streams)
             names = list({_text(fields.get(b"origin")): None for _, fields in changes})
             id, shows, *values = self._redis.hmget(self._key("have"), "id", "messages", *names)
+            is_whole = self._redis.xrange(self._key("news"), news, news)
         self._shows = shows is not None
         if _text(id) != self.id:
             raise LinkClosed(SET_BACK)
+        if not is_whole:  # the oldest are trimmed first, so some after that place may be, too
+            raise LinkClosed("news of the hub are lost; this node compares again")
         pairs = ((name, _head(value)) for name, value in zip(names, values, strict=True))
         heads = [(name, head) for name, head in pairs if head]
         return heads, changes[-1][0] if changes else news, added[-1][0] if added else asked
@@ -190,7 +205,7 @@ class HubLog:
             if not self._redis.script_exists(_SHA)[0]:
                 self._redis.script_load(_SCRIPT)
             answers = self._pipe("evalsha", commands)
-        return [None if answer == 1 else _head(answer) or NOTHING_HELD for answer in answers]
+        return [*map(_answer, answers)]
 
     def _appending(self, run: Run, instead: Head | None, place: bytes) -> list[Any]:
         keys = [*map(self._key, ("have", "log", "news")), self._index(run.origin)]
@@ -230,12 +245,17 @@ class HubLog:
         """Return some runs, the first of which begins at `after` or before it, each with its
         place."""
         index = self._index(origin)
-        with _errors():
-            places = self._redis.zrevrangebyscore(index, after, "-inf", 0, 1)
-            places += self._redis.zrangebyscore(index, f"({after}", upto, 0, HUB_READ // 16)
-            answers = self._pipe("xrange", [(self._key("log"), place, place) for place in places])
-        runs = [_run(origin, entry) for answer in answers for entry in answer]
-        return [(place, run) for place, run in zip(places, runs, strict=False) if run]
+        while True:
+            with _errors():
+                places = self._redis.zrevrangebyscore(index, after, "-inf", 0, 1)
+                places += self._redis.zrangebyscore(index, f"({after}", upto, 0, HUB_READ // 16)
+                answers = self._pipe("xrange", [(self._key("log"), one, one) for one in places])
+                gone = [one for one, answer in zip(places, answers, strict=True) if not answer]
+                if not gone or None not in self._redis.zmscore(index, gone):
+                    break  # else another node has erased something, which gave it another place
+        entries = [entry for answer in answers for entry in answer]
+        runs = [(entry[0], _run(origin, entry)) for entry in entries]
+        return [(place, run) for place, run in runs if run]
 
     def hash_at(self, origin: str, n: int) -> str | None:
         """Return the running hash over the first `n` messages of an origin, as `Sending.hash_at`
@@ -250,7 +270,9 @@ class HubLog:
         """Erase a message of an origin. The signature of its run covers a digest of the text, so it
         proves the run without that, too."""
         index, log, shown = self._index(origin), self._key("log"), self._key("messages")
-        for place, run in self._runs(origin, erasure.seq - 1, erasure.seq - 1):
+        done = False
+        while not done and (found := self._runs(origin, erasure.seq - 1, erasure.seq - 1)):
+            ((place, run),) = found
             first, entries = run.after + 1, []
             for entry in run.entries:
                 is_meant = first <= erasure.seq < first + entry.length and entry.kind != NOTICE
@@ -258,11 +280,9 @@ class HubLog:
                 first += entry.length
             values = run.after, run.previous, ",".join([entry.pack() for entry in entries])
             fields = zip(_FIELDS, (origin, *values, run.signature), strict=True)
-            with _errors():
-                new = self._redis.xadd(log, dict(fields))
-                self._redis.zadd(index, {new: run.after})
-                self._redis.zrem(index, place)
-                self._redis.xdel(log, place)
+            with _errors():  # not done: another node has erased another message of the run
+                words = place, run.after, *chain.from_iterable(fields)
+                done = bool(self._redis.eval(_SWAP, 2, index, log, *words))
         id, end = f"{origin}:{erasure.seq}".encode(), b"+"
         with _errors():
             while found := self._redis.xrevrange(shown, end, count=HUB_READ):
@@ -280,7 +300,8 @@ class HubLog:
         with _errors():
             again = self._redis.xautoclaim(stream, _GROUP, node, left, count=HUB_READ)[1]
             new = self._redis.xreadgroup(_GROUP, node, {stream: ">"}, HUB_READ)
-        return [*again, *(new[0][1] if new else ())]
+        every = *again, *(new[0][1] if new else ())
+        return [one for one in every if one[1]]  # Redis 6.2 returns what was deleted as nothing
 
     def is_first(self, key: str, place: bytes) -> bool:
         """Return whether what a program has added at `place` is the first with its key."""
@@ -312,7 +333,11 @@ class HubLog:
         pipe = self._redis.pipeline(transaction=False)
         for command in commands:
             getattr(pipe, name)(*command)
-        return list(pipe.execute())
+        answers = list(pipe.execute(raise_on_error=False))
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer  # as it is; redis-py would put the command before it, with messages
+        return answers
 
 
 def _text(value: object) -> str:
@@ -327,6 +352,15 @@ def _head(value: object) -> Head | None:
         if len(running) == 32 and len(signature) == 192 and 0 < int(n) < NEVER:
             return Head(int(n), running, signature)
     return None
+
+
+def _answer(answer: object) -> Head | None:
+    """Return None where the script has appended a run, else what the hub holds instead."""
+    if answer == 1:
+        return None
+    if held := _head(answer) if answer else NOTHING_HELD:
+        return held
+    raise LinkClosed(_FOREIGN)
 
 
 def _run(origin: str, entry: tuple[bytes, dict[bytes, bytes]]) -> PackedRun | None:

@@ -30,7 +30,7 @@ from dataclasses import replace
 
 from ..core.replica import Replica
 from ..core.shipping import Ship, fill
-from ..errors import InputError, LinkClosed, LogDeleted, MessageError
+from ..errors import InputError, LinkClosed, LogDeleted, MessageError, ProtocolError
 from ..net.redis import SET_BACK, HubLog
 from ..settings import BATCH_BYTES, FIRST_RTT, HUB_CLAIM, HUB_NEWS, LONGEST_SLEEP, MAX_ORIGINS
 from ..version import __version__
@@ -123,6 +123,9 @@ class HubLink:
             serve()
         except LinkClosed as error:
             reason = str(error)
+        except ProtocolError as error:  # as of a peer; nothing of it is a fault of this node
+            self.code, self.fault = error.code, "frame"
+            reason = f"it broke the protocol: {error.reason}"
         except Exception:
             if not self._reason:  # else the connection was closed under the hands of redis-py
                 logger.exception("the link with the hub %s failed", self)

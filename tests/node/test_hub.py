@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from p2p_sync import Node
+from p2p_sync import InputError, Node
+from p2p_sync.net.redis import HubLog
+from p2p_sync.urls import parse_hub
 from tests.harness.library import texts
 from tests.harness.member import identities
 from tests.harness.redis import RedisServer, wait_held, wait_in_sync, wait_linked, wait_same
@@ -93,6 +96,105 @@ def test_what_was_erased_is_erased_in_the_hub(redis: RedisServer, node: Any) -> 
     assert [text for text in texts(late) if text] == left
 
 
+def test_what_is_erased_at_one_time_by_several_nodes_is_erased_in_the_hub(
+    redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two erase messages of one run; each has read it before the other one has changed it."""
+    one, two = node(hub=redis.url), node(hub=redis.url)
+    ids = [message.id for message in one.commit_all([f"a secret {n}" for n in range(3)])]
+    wait_same(one, two, count=3)
+    wait_held(redis, 1)
+    both, runs, met = threading.Barrier(2, timeout=10), HubLog._runs, threading.local()
+
+    def meeting(self: HubLog, *rest: Any) -> Any:
+        found = runs(self, *rest)
+        if rest[1] == rest[2] and not getattr(met, "once", False):
+            met.once = True
+            both.wait()
+        return found
+
+    monkeypatch.setattr(HubLog, "_runs", meeting)
+    one.erase(ids[0])
+    two.erase(ids[2])
+    wait_held(redis, 3)
+    held = str(redis.client.xrange("{p2p}:log"))
+    assert "a secret 1" in held and "a secret 0" not in held and "a secret 2" not in held
+
+
+def test_a_run_that_moves_while_it_is_read_is_not_taken_for_deleted(
+    redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = node(hub=redis.url)
+    first, _ = one.commit_all(["erased", "kept"])
+    wait_held(redis, 1)
+    log = HubLog(parse_hub(redis.url), "{p2p}", False)
+    moved: list[Any] = []
+    pipe = log._pipe
+
+    def moving(name: str, commands: Any) -> Any:
+        if not moved:
+            moved.append(one.erase(first.id))
+            wait_held(redis, 2)
+        return pipe(name, commands)
+
+    monkeypatch.setattr(log, "_pipe", moving)
+    run, _ = log.read(first.origin, 0, 2, 1000)
+    assert run.count >= 2 and "kept" in run.text and "erased" not in run.text
+    log.close()
+
+
+def test_what_was_erased_is_erased_in_a_hub_that_has_lost_its_heads(
+    redis: RedisServer, node: Any
+) -> None:
+    one = node(hub=redis.url)
+    message = one.commit("a secret")
+    wait_held(redis, 1)
+    redis.client.delete("{p2p}:have")
+    wait_until(lambda: redis.client.hlen("{p2p}:have") == 2, "it gets all again")
+    wait_held(redis, 1)
+    one.erase(message.id)
+    wait_held(redis, 2)
+    assert "a secret" not in str(redis.client.xrange("{p2p}:log"))
+
+
+def test_a_node_that_has_lost_news_compares_again(
+    redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream of news is bounded: a node that was slow does not get them all."""
+    news, go_on = HubLog.news, threading.Event()
+
+    def waiting(self: HubLog, *rest: Any) -> Any:
+        go_on.wait(20)
+        return news(self, *rest)
+
+    one = node(hub=redis.url)
+    one.commit("known")
+    wait_held(redis, 1)
+    monkeypatch.setattr(HubLog, "news", waiting)
+    late = node(hub=redis.url)
+    wait_same(one, late, count=1)
+    one.commit("in news that are trimmed")
+    wait_held(redis, 2)
+    redis.client.xtrim("{p2p}:news", 0, approximate=False)
+    redis.client.xadd("{p2p}:news", {"origin": "another"})
+    go_on.set()
+    wait_same(one, late, count=2)
+
+
+def test_a_cluster_serves_as_a_hub(tmp_path: Path, node: Any) -> None:
+    with RedisServer(tmp_path / "redis", "--cluster-enabled", "yes") as redis:
+        redis.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        url = redis.url.replace("redis://", "redis+cluster://").removesuffix("/0")
+        one, two = node(hub=url), node(hub=url)
+        message = one.commit("from one")
+        two.commit("from two")
+        wait_same(one, two, count=2)
+        redis.client.xadd("{p2p}:in", {"data": "by a program"})
+        wait_same(one, two, count=3)
+        one.erase(message.id)
+        wait_until(lambda: "from one" not in texts(one) + texts(two), "it is erased")
+
+
 def test_a_trimmed_log_begins_at_a_floor(redis: RedisServer, node: Any) -> None:
     with Node(0, hub=redis.url, target_links=0) as one:
         for number in range(10):
@@ -134,6 +236,16 @@ def test_no_password_is_shown(tmp_path: Path, node: Any, caplog: Any) -> None:
         wait_until(lambda: one.peers()[0].state != "connected", "the hub is missed")
         shown = f"{one.status()} {one.peers()} {one.events()} {caplog.text}"
     assert "hush" not in shown
+
+
+@pytest.mark.parametrize("kind", ["", "+sentinel", "+cluster"])
+@pytest.mark.parametrize("mark", "/?#[]")
+def test_no_part_of_a_password_is_taken_for_a_port_and_shown(kind: str, mark: str) -> None:
+    with pytest.raises(InputError, match="as %XX") as raised:
+        parse_hub(f"redis{kind}://:hush{mark}hush@127.0.0.1:6379/0")
+    assert "hush" not in str(raised.value)
+    given = f"redis{kind}://:hush%{ord(mark):X}hush@127.0.0.1:6379/0?password=hush#hush"
+    assert "hush" not in f"{parse_hub(given)} {parse_hub(given)!r}"
 
 
 @pytest.mark.parametrize("order", [*itertools.permutations(range(3))])

@@ -108,16 +108,32 @@ def test_the_server_that_sentinels_name_is_a_hub(tmp_path: Path, node: Any) -> N
             sentinel.wait(DEADLINE)
 
 
+def test_one_node_has_all_write_messages_for_programs(redis: RedisServer, node: Any) -> None:
+    one = node(hub=redis.url)
+    one.commit("before")
+    wait_same(one, count=1)
+    two = node(hub=redis.url, hub_messages=True)
+    wait_same(one, two, count=1)
+    redis.client.xadd("{p2p}:news", {"origin": ""})  # wakes the first one
+    wait_until(lambda: shown(one, redis), "the first one writes them, too")
+
+
+def shown(node: Node, redis: RedisServer) -> bool:
+    """Whether another message of a node comes to the stream for programs."""
+    text = node.commit("text").id.encode()
+    return any(fields[b"id"] == text for _, fields in redis.client.xrange("{p2p}:messages"))
+
+
 @pytest.mark.parametrize("option", ["hub_messages", "hub_prefix"])
 def test_what_is_said_of_a_hub_without_one_is_refused(option: str) -> None:
     settings: dict[str, Any] = {"hub_messages": True, "hub_prefix": "{other}"}
-    with pytest.raises(InputError, match=f"{option} says how a hub is used; give the hub, too"):
+    with pytest.raises(InputError, match=f"{option}= says how a hub is used; give the hub, too"):
         Node(0, **{option: settings[option]})
 
 
 @pytest.mark.parametrize("prefix", ["p2p", "{}", "", "{a}{b}", "{a b}"])
 def test_a_prefix_has_one_part_in_braces(prefix: str) -> None:
-    with pytest.raises(InputError, match=r"hub_prefix has one part in braces, such as \{p2p\}"):
+    with pytest.raises(InputError, match=r"hub_prefix= has one part in braces, such as \{p2p\}"):
         Node(0, hub="redis://127.0.0.1:1/0", hub_prefix=prefix)
 
 

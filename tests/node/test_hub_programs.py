@@ -86,6 +86,35 @@ def test_what_a_dead_node_has_taken_another_one_commits(redis: RedisServer, node
     assert not redis.client.xlen("{p2p}:in")
 
 
+def test_what_the_hub_could_not_take_in_is_not_acknowledged(redis: RedisServer, node: Any) -> None:
+    one = node(hub=redis.url)
+    wait_linked(one)
+    redis.client.set("{p2p}:log", "something else")
+    redis.client.xadd("{p2p}:in", {"data": "by a program"})
+    says = "holds something else"
+    wait_until(lambda: says in str(one.events()), lambda: one.events())
+    redis.client.delete("{p2p}:log")
+    wait_same(one, count=1)
+    assert not redis.client.xlen("{p2p}:in")
+
+
+def test_what_was_taken_and_then_deleted_is_left_out(
+    redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis 6.2 returns nothing in the place of such an entry."""
+    added = type(redis.client).xautoclaim
+
+    def older(*rest: Any, **named: Any) -> Any:
+        place, entries, *others = added(*rest, **named)
+        return [place, [(None, None), *entries], *others]
+
+    monkeypatch.setattr(type(redis.client), "xautoclaim", older)
+    one = node(hub=redis.url)
+    redis.client.xadd("{p2p}:in", {"data": "by a program"})
+    wait_same(one, count=1)
+    assert not one.peers()[0].last_error
+
+
 def test_nodes_that_take_what_others_have_taken_commit_it_once(
     redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,15 @@ def test_it_reads_all_messages(redis: RedisServer, node: Any) -> None:
     assert "a secret of the network" not in everything
 
 
+def test_it_can_run_a_node_which_the_secret_does_not_keep_out(
+    redis: RedisServer, node: Any
+) -> None:
+    one = node(hub=redis.url, secret="a secret of the network")
+    other = node(hub=redis.url, secret="another secret, by which it gets no link")
+    other.commit("from another network")
+    wait_same(one, other, count=1)
+
+
 @pytest.mark.parametrize("is_known", [True, False])
 def test_it_cannot_commit_as_a_node(redis: RedisServer, node: Any, is_known: bool) -> None:
     """Behind the messages of a node, or in a new origin of it: the signature is not the node's."""
@@ -88,6 +97,18 @@ def test_it_cannot_change_a_message(redis: RedisServer, node: Any) -> None:
     reported(late, "has not signed")
     holds(lambda: "pay 99" not in texts(one) + texts(late), "it is refused")
     assert texts(one) == ["pay 10"]
+
+
+def test_a_run_that_is_none_is_refused_and_no_failure_of_the_node(
+    redis: RedisServer, node: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = node(hub=redis.url)
+    one.commit("pay 10")
+    wait_held(redis, 1)
+    changed(redis, '"pay 10"', '["pay 10"]')
+    late = node(hub=redis.url)
+    reported(late, "it broke the protocol")
+    assert "Traceback" not in caplog.text and not texts(late)
 
 
 def test_it_can_erase_the_hub_and_nothing_is_lost(redis: RedisServer, node: Any) -> None:
