@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import InputError, Node
+from p2p_sync import Node
 from p2p_sync.net.redis import HubLog
 from p2p_sync.urls import parse_hub
 from tests.harness.library import texts
@@ -181,20 +181,6 @@ def test_a_node_that_has_lost_news_compares_again(
     wait_same(one, late, count=2)
 
 
-def test_a_cluster_serves_as_a_hub(tmp_path: Path, node: Any) -> None:
-    with RedisServer(tmp_path / "redis", "--cluster-enabled", "yes") as redis:
-        redis.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        url = redis.url.replace("redis://", "redis+cluster://").removesuffix("/0")
-        one, two = node(hub=url), node(hub=url)
-        message = one.commit("from one")
-        two.commit("from two")
-        wait_same(one, two, count=2)
-        redis.client.xadd("{p2p}:in", {"data": "by a program"})
-        wait_same(one, two, count=3)
-        one.erase(message.id)
-        wait_until(lambda: "from one" not in texts(one) + texts(two), "it is erased")
-
-
 def test_a_trimmed_log_begins_at_a_floor(redis: RedisServer, node: Any) -> None:
     with Node(0, hub=redis.url, target_links=0) as one:
         for number in range(10):
@@ -236,16 +222,6 @@ def test_no_password_is_shown(tmp_path: Path, node: Any, caplog: Any) -> None:
         wait_until(lambda: one.peers()[0].state != "connected", "the hub is missed")
         shown = f"{one.status()} {one.peers()} {one.events()} {caplog.text}"
     assert "hush" not in shown
-
-
-@pytest.mark.parametrize("kind", ["", "+sentinel", "+cluster"])
-@pytest.mark.parametrize("mark", "/?#[]")
-def test_no_part_of_a_password_is_taken_for_a_port_and_shown(kind: str, mark: str) -> None:
-    with pytest.raises(InputError, match="as %XX") as raised:
-        parse_hub(f"redis{kind}://:hush{mark}hush@127.0.0.1:6379/0")
-    assert "hush" not in str(raised.value)
-    given = f"redis{kind}://:hush%{ord(mark):X}hush@127.0.0.1:6379/0?password=hush#hush"
-    assert "hush" not in f"{parse_hub(given)} {parse_hub(given)!r}"
 
 
 @pytest.mark.parametrize("order", [*itertools.permutations(range(3))])

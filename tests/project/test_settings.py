@@ -101,6 +101,8 @@ def test_a_value_reaches_the_settings(name: str) -> None:
         return
     given, wanted = VALUES.get(name, (123_456, 123_456))
     option: dict[str, Any] = {name: given}
+    if name in ("hub_messages", "hub_prefix"):
+        option["hub"] = "redis://a:1/0"
     assert getattr(Node(0, **option)._settings, name) == wanted
 
 
