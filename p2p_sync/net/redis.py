@@ -59,6 +59,7 @@ _MEANINGS = {  # the class of an error, or a part of its text -> what it means, 
         "the hub is full; raise its maxmemory, or trim the stream of the log"
     ),
     "SETBACK": SET_BACK,
+    "NOSCRIPT": "the hub has lost the script of its nodes; this node brings it again",
 }
 _SWAP = """
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
@@ -142,6 +143,7 @@ class HubLog:
                 if b"signature" not in fields:
                     text = f"the stream {log} is not of this program; choose another hub_prefix"
                     raise LinkClosed(text)
+        self._redis.script_load(_SCRIPT)
         self._redis.hsetnx(have, "id", secrets.token_hex(16))
         if self._shows:
             self._redis.hset(have, "messages", "1")
@@ -178,8 +180,9 @@ class HubLog:
             found = dict(self._redis.xread(streams, HUB_READ, int(HUB_WAIT * 1000)))
             changes, added = (found.get(name.encode(), ()) for name in streams)
             names = list({_text(fields.get(b"origin")): None for _, fields in changes})
-            id, shows, *values = self._redis.hmget(self._key("have"), "id", "messages", *names)
-            is_whole = self._redis.xrange(self._key("news"), news, news)
+            wanted = "hmget", self._key("have"), "id", "messages", *names
+            old = "xrange", self._key("news"), news, news
+            (id, shows, *values), is_whole = self._pipe([wanted, old])
         self._shows = shows is not None
         if _text(id) != self.id:
             raise LinkClosed(SET_BACK)
@@ -202,13 +205,12 @@ class HubLog:
             for run, place in zip(runs, places or repeat(b""), strict=False)
         ]
         with _errors():
-            if not self._redis.script_exists(_SHA)[0]:
-                self._redis.script_load(_SCRIPT)
-            answers = self._pipe("evalsha", commands)
+            answers = self._pipe(commands)
         return [*map(_answer, answers)]
 
     def _appending(self, run: Run, instead: Head | None, place: bytes) -> list[Any]:
         keys = [*map(self._key, ("have", "log", "news")), self._index(run.origin)]
+        keys += self._key("messages"), self.inbox
         shown = [
             ["id", one.id, "origin", one.origin, "seq", str(one.seq), "time", str(one.time)]
             + ["topic", one.topic, "data", one.data]
@@ -219,7 +221,7 @@ class HubLog:
         entries = ",".join([entry.pack() for entry in run.entries])
         other = " ".join(map(str, instead)) if instead else "skip" if run.skipped else ""
         arguments = self.id, run.origin, run.after, run.previous, *head, entries, encode(shown)
-        return [_SHA, 6, *keys, self._key("messages"), self.inbox, *arguments, other, place]
+        return ["evalsha", _SHA, len(keys), *keys, *arguments, other, place]
 
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages of an origin, and what is left of `size`, as `Sending.read` of the disk
@@ -247,9 +249,10 @@ class HubLog:
         index = self._index(origin)
         while True:
             with _errors():
-                places = self._redis.zrevrangebyscore(index, after, "-inf", 0, 1)
-                places += self._redis.zrangebyscore(index, f"({after}", upto, 0, HUB_READ // 16)
-                answers = self._pipe("xrange", [(self._key("log"), one, one) for one in places])
+                before = "zrevrangebyscore", index, after, "-inf", 0, 1
+                rest = "zrangebyscore", index, f"({after}", upto, 0, HUB_READ // 16
+                places = [*chain.from_iterable(self._pipe([before, rest]))]
+                answers = self._pipe([("xrange", self._key("log"), one, one) for one in places])
                 gone = [one for one, answer in zip(places, answers, strict=True) if not answer]
                 if not gone or None not in self._redis.zmscore(index, gone):
                     break  # else another node has erased something, which gave it another place
@@ -328,11 +331,11 @@ class HubLog:
     def _index(self, origin: str) -> str:
         return self._key(f"index:{origin}")
 
-    def _pipe(self, name: str, commands: Iterable[Sequence[Any]]) -> list[Any]:
-        """Run a command with each of several lists of arguments; return the answers."""
+    def _pipe(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Run commands, each a name and its arguments, in one turn; return the answers."""
         pipe = self._redis.pipeline(transaction=False)
-        for command in commands:
-            getattr(pipe, name)(*command)
+        for name, *arguments in commands:
+            getattr(pipe, name)(*arguments)
         answers = list(pipe.execute(raise_on_error=False))
         for answer in answers:
             if isinstance(answer, Exception):
