@@ -9,9 +9,7 @@
 -- Returns 1; or what is held of the origin instead, "" for nothing.
 local have, log, news, index, messages, added = unpack(KEYS)
 local id, origin, after, previous, n, hash, signature, entries, shown, instead, place = unpack(ARGV)
-if redis.call('HGET', have, 'id') ~= id then
-  return redis.error_reply('SETBACK')
-end
+if redis.call('HGET', have, 'id') ~= id then return redis.error_reply('SETBACK') end
 local function clear()
   for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do redis.call('XDEL', log, key) end
   redis.call('DEL', index)
@@ -26,7 +24,8 @@ if entries == '' then
   if tonumber(last) >= tonumber(n) then return held end
 elseif held and held == instead then
   clear()
-  redis.call('HSET', have, 'id', redis.sha1hex(id)) -- all nodes compare again
+  id = redis.sha1hex(id) -- all nodes compare again
+  redis.call('HSET', have, 'id', id)
 elseif last ~= after or running ~= previous then
   if instead ~= 'skip' or tonumber(last) >= tonumber(after) then return held or '' end
 end
@@ -38,12 +37,15 @@ if entries ~= '' then
     'previous', previous, 'entries', entries, 'signature', signature)
   redis.call('ZADD', index, after, key)
 end
-redis.call('HSET', have, origin, n .. ' ' .. hash .. ' ' .. signature)
+local head = n .. ' ' .. hash .. ' ' .. signature
+redis.call('HSET', have, origin, head)
 if place ~= '' then -- after the message is held, for Redis undoes nothing if a command fails
   redis.call('XACK', added, 'p2p-sync', place)
   redis.call('XDEL', added, place)
 end
-redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'origin', origin)
+local past = redis.call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
+redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'id', id, 'before', past and past[1] or '',
+  'messages', redis.call('HGET', have, 'messages') or '', 'origin', origin, 'head', head)
 for _, message in ipairs(cjson.decode(shown)) do
   redis.call('XADD', messages, '*', unpack(message))
 end

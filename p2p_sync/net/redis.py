@@ -6,7 +6,7 @@ A hub is a Redis server in which any number of nodes keep the log together. It h
                   `messages`, if these are wanted
     log           a stream of runs, as on the wire
     index:ORIGIN  the runs of an origin: where each begins, and its place in `log`
-    news          a stream of origins: what has changed in `have`, for nodes that wait
+    news          a stream of what has changed in `have`, for nodes that wait
     messages      a stream of messages for other programs
     in            a stream of what other programs commit, and key:KEY, the keys of that
 
@@ -28,10 +28,11 @@ from importlib import resources
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DialError, LinkClosed, LogDeleted, StartError
+from ..errors import DialError, LinkClosed, LogDeleted, ProtocolError, StartError
 from ..settings import HUB_CLAIM, HUB_KEYS, HUB_PATIENCE, HUB_READ, HUB_WAIT, MAX_BATCH, NEVER
 from ..urls import HubUrl
 from ..wire.entries import NOTICE, Erasure, encode
+from ..wire.fields import origin_or_cutoff
 from ..wire.frames import messages_in
 from ..wire.heads import Heads
 from ..wire.logframes import NOTHING_HELD, Head, PackedRun, Run
@@ -43,6 +44,7 @@ _SCRIPT = resources.files(__package__).joinpath("hub.lua").read_text("utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # as Redis calls it
 _OLDEST = (6, 2)
 _GROUP = "p2p-sync"
+_NEWS = b"id", b"messages", b"before", b"origin", b"head"  # of an entry of the news
 _FIELDS = "origin", "after", "previous", "entries", "signature"  # of an entry in the log
 SET_BACK = "the hub was emptied or set back; it gets again what it lacks"
 _FOREIGN = (
@@ -61,6 +63,20 @@ _MEANINGS = {  # the class of an error, or a part of its text -> what it means, 
     "SETBACK": SET_BACK,
     "NOSCRIPT": "the hub has lost the script of its nodes; this node brings it again",
 }
+_RUNS = """
+local places = redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], '-inf', 'LIMIT', 0, 1)
+local rest = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], ARGV[2], 'LIMIT', 0, 64)
+for _, place in ipairs(rest) do places[#places + 1] = place end
+local runs, left = {}, tonumber(ARGV[3])
+for _, place in ipairs(places) do
+  if left < 0 then break end
+  for _, run in ipairs(redis.call('XRANGE', KEYS[2], place, place)) do
+    runs[#runs + 1] = run
+    for _, value in ipairs(run[2]) do left = left - #value end
+  end
+end
+return runs
+"""  # the run in which a number is, and some that follow: up to a size, and one more
 _SWAP = """
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('XDEL', KEYS[2], ARGV[1])
@@ -166,9 +182,7 @@ class HubLog:
         with _errors():
             last = self._redis.xrevrange(news, count=1)
             place = last[0][0] if last else self._redis.xadd(news, {"origin": ""})
-            for name, value in self._redis.hscan_iter(self._key("have"), count=HUB_READ):
-                if head := _head(value):
-                    heads[_text(name)] = head
+            heads.update(_heads(self._redis.hscan_iter(self._key("have"), count=HUB_READ)))
         return heads, place
 
     def news(self, news: bytes, asked: bytes) -> tuple[list[tuple[str, Head]], bytes, bytes]:
@@ -179,18 +193,27 @@ class HubLog:
         with _errors():
             found = dict(self._redis.xread(streams, HUB_READ, int(HUB_WAIT * 1000)))
             changes, added = (found.get(name.encode(), ()) for name in streams)
-            names = list({_text(fields.get(b"origin")): None for _, fields in changes})
-            wanted = "hmget", self._key("have"), "id", "messages", *names
-            old = "xrange", self._key("news"), news, news
-            (id, shows, *values), is_whole = self._pipe([wanted, old])
-        self._shows = shows is not None
+            if not changes:  # is it the same hub still, or does it lack what came before?
+                wanted = "hmget", self._key("have"), "id", "messages"
+                (id, shows), past = self._pipe([wanted, ("xrange", self._key("news"), news, news)])
+                self._note(id, shows, bool(past))
+        heads: dict[str, Head] = {}
+        for place, fields in changes:
+            if len(fields) == len(_NEWS):  # else it is not of the script
+                id, shows, before, origin, value = (fields.get(name, b"") for name in _NEWS)
+                self._note(id, shows, before == news)
+                heads.update(_heads([(origin, value)]))
+            news = place
+        return [*heads.items()], news, added[-1][0] if added else asked
+
+    def _note(self, id: bytes | None, shows: bytes | None, is_next: bool) -> None:
+        """Take in what news tell of the hub; `is_next`: there were none between these and the last.
+        Raises LinkClosed if the hub is not as it was."""
+        self._shows = bool(shows)
         if _text(id) != self.id:
             raise LinkClosed(SET_BACK)
-        if not is_whole:  # the oldest are trimmed first, so some after that place may be, too
+        if not is_next:
             raise LinkClosed("news of the hub are lost; this node compares again")
-        pairs = ((name, _head(value)) for name, value in zip(names, values, strict=True))
-        heads = [(name, head) for name, head in pairs if head]
-        return heads, changes[-1][0] if changes else news, added[-1][0] if added else asked
 
     # -- runs -----------------------------------------------------------------------------------
 
@@ -226,7 +249,7 @@ class HubLog:
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages of an origin, and what is left of `size`, as `Sending.read` of the disk
         does. Raises LogDeleted if the first of them is not there any more."""
-        found = [run for _, run in self._runs(origin, after, upto) if run.end > after]
+        found = [run for _, run in self._runs(origin, after, upto, size) if run.end > after]
         if not found or found[0].after > after:
             if (self._held(origin) or NOTHING_HELD).n < upto:
                 raise LinkClosed(SET_BACK)
@@ -243,21 +266,15 @@ class HubLog:
         count, text = last.end - first.after, ",".join([run.text for run in joined])
         return PackedRun(origin, first.after, first.previous, count, text, 0, last.signature), left
 
-    def _runs(self, origin: str, after: int, upto: int) -> list[tuple[bytes, PackedRun]]:
-        """Return some runs, the first of which begins at `after` or before it, each with its
-        place."""
-        index = self._index(origin)
-        while True:
-            with _errors():
-                before = "zrevrangebyscore", index, after, "-inf", 0, 1
-                rest = "zrangebyscore", index, f"({after}", upto, 0, HUB_READ // 16
-                places = [*chain.from_iterable(self._pipe([before, rest]))]
-                answers = self._pipe([("xrange", self._key("log"), one, one) for one in places])
-                gone = [one for one, answer in zip(places, answers, strict=True) if not answer]
-                if not gone or None not in self._redis.zmscore(index, gone):
-                    break  # else another node has erased something, which gave it another place
-        entries = [entry for answer in answers for entry in answer]
-        runs = [(entry[0], _run(origin, entry)) for entry in entries]
+    def _runs(
+        self, origin: str, after: int, upto: int, size: int = 0
+    ) -> list[tuple[bytes, PackedRun]]:
+        """Return some runs, the first of which begins at `after` or before it, each with its place:
+        as many as have `size` bytes, and one more."""
+        keys = self._index(origin), self._key("log")
+        with _errors():
+            entries = self._redis.eval(_RUNS, 2, *keys, after, upto, size)
+        runs = [(place, _run(origin, values)) for place, values in entries]
         return [(place, run) for place, run in runs if run]
 
     def hash_at(self, origin: str, n: int) -> str | None:
@@ -357,6 +374,14 @@ def _head(value: object) -> Head | None:
     return None
 
 
+def _heads(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[str, Head]]:
+    """Yield what `have` holds: of some names and values, those that are origins and their heads."""
+    for name, value in pairs:
+        with suppress(ProtocolError):
+            if head := _head(value):
+                yield origin_or_cutoff(_text(name)), head
+
+
 def _answer(answer: object) -> Head | None:
     """Return None where the script has appended a run, else what the hub holds instead."""
     if answer == 1:
@@ -366,10 +391,11 @@ def _answer(answer: object) -> Head | None:
     raise LinkClosed(_FOREIGN)
 
 
-def _run(origin: str, entry: tuple[bytes, dict[bytes, bytes]]) -> PackedRun | None:
-    """Return a run of the log; None where it is not one."""
+def _run(origin: str, values: Sequence[bytes]) -> PackedRun | None:
+    """Return a run of the log, given its names and values; None where it is not one."""
     with suppress(KeyError, ValueError, IndexError, TypeError, RecursionError):
-        _, after, previous, text, signature = (entry[1][name.encode()].decode() for name in _FIELDS)
+        fields = dict(zip(values[::2], values[1::2], strict=True))
+        _, after, previous, text, signature = (fields[name.encode()].decode() for name in _FIELDS)
         texts = [entry[1] for entry in json.loads(f"[{text}]")]
         count = sum(len(one) if isinstance(one, list) else 1 for one in texts)
         notice = text.endswith(",2]")

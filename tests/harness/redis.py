@@ -71,6 +71,14 @@ class RedisServer:
         self.client.close()
 
 
+def tell(redis: RedisServer, origin: str | bytes, head: str | bytes, before: str = "") -> None:
+    """Add news as the script of the hub does; `before` is the place of the news before it."""
+    news, have = "{p2p}:news", redis.client.hgetall("{p2p}:have")
+    past = before or redis.client.xrevrange(news, count=1)[0][0]
+    flags = {"id": have[b"id"], "messages": have.get(b"messages", b"")}
+    redis.client.xadd(news, {**flags, "before": past, "origin": origin, "head": head})
+
+
 def wait_same(*nodes: Node, count: int, timeout: float = 15) -> None:
     """Wait until all nodes hold the same `count` messages."""
 

@@ -12,7 +12,7 @@ from p2p_sync.wire.entries import Entry, chain, encode
 from p2p_sync.wire.identity import Identity
 from p2p_sync.wire.signing import sign
 from tests.harness.library import texts
-from tests.harness.redis import RedisServer, wait_held, wait_linked, wait_same
+from tests.harness.redis import RedisServer, tell, wait_held, wait_linked, wait_same
 from tests.harness.support import holds, wait_until
 
 FOREIGN = Identity.of_seed(b"a program with access to Redis..")
@@ -29,8 +29,9 @@ def put(redis: RedisServer, origin: str, signer: Identity, forged: Sequence[str]
     fields["entries"] = ",".join(entry.pack() for entry in entries)
     place = client.xadd("{p2p}:log", fields)
     client.zadd(f"{{p2p}}:index:{origin}", {place: n})
-    client.hset("{p2p}:have", origin, f"{end} {hashes[-1]} {signature}")
-    client.xadd("{p2p}:news", {"origin": origin})
+    head = f"{end} {hashes[-1]} {signature}"
+    client.hset("{p2p}:have", origin, head)
+    tell(redis, origin, head)
 
 
 def changed(redis: RedisServer, text: str, other: str) -> None:
@@ -141,7 +142,7 @@ def test_it_can_write_to_have_and_nothing_is_lost(
     message = one.commit("before")
     wait_same(one, two, count=1)
     redis.client.hset("{p2p}:have", message.origin, value)
-    redis.client.xadd("{p2p}:news", {"origin": message.origin})
+    tell(redis, message.origin, value)
     one.commit("goes on")
     wait_until(lambda: texts(one) == ["before", "goes on"], "the node goes on")
     redis.client.flushall()
@@ -161,7 +162,8 @@ def test_it_fills_streams_with_anything_and_nodes_go_on(redis: RedisServer, node
     one = node(hub=redis.url)
     wait_linked(one)
     redis.client.xadd("{p2p}:news", {"any": "thing"})
-    redis.client.xadd("{p2p}:news", {"origin": b"\xff\x00"})
+    tell(redis, b"\xff\x00", b"\xff")
+    tell(redis, "no origin", f"3 {'0' * 32} {'0' * 192}")
     redis.client.xadd("{p2p}:log", {"any": "thing"})
     redis.client.hset("{p2p}:have", b"\xff", b"\xff")
     redis.client.hset("{p2p}:have", "no origin", f"3 {'0' * 32} {'0' * 192}")
