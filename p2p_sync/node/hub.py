@@ -180,10 +180,11 @@ class HubLink:
 
     def _take(self, text: str) -> None:
         """Take in a frame of this node, as the hub's end of the link."""
-        frame = decode(text)
-        known = checked(frame, {}, self._log.hash_at) if isinstance(frame, LOG_FRAMES) else None
-        if known is None:
+        known = decode(text)
+        if not isinstance(known, LOG_FRAMES):
             return
+        if isinstance(known, Fork):  # the only one to look at: this node has proven what it holds
+            known = checked(known, {}, self._log.hash_at) or known
         now = time.monotonic()
         runs, _, _, disputed = self._replica.receiver.receive(self._link, known, now)
         for run in disputed:
