@@ -40,6 +40,8 @@ def parse_address(text: str) -> Address:
     `wss`. IPv6 hosts are in brackets. Raises AddressError, whose text shows a valid address.
     """
     scheme, separator, rest = text.strip().rpartition("://")
+    if scheme.lower().startswith("redis"):
+        raise AddressError("this is the address of a hub; start the node with --hub or --hub-file")
     if separator and scheme.lower() not in _SECURE:
         raise AddressError(f"{text[:80]!r} is not an address of a node: {_EXAMPLE}")
     rest = rest.removesuffix("/")

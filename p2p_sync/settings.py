@@ -1077,7 +1077,7 @@ def _problem(setting: Field[Any], value: Any) -> str:
         if about and about.choices and value not in about.choices:
             return f"is one of {', '.join(about.choices)}"
         if about and about.form == "prefix" and not _PREFIX.fullmatch(value):
-            return "has one part in braces, such as {p2p}, and no spaces"
+            return "needs one part in braces, such as {p2p}, and no spaces"
         return "" if value.strip() else "is empty; give it a value, or leave it out"
     if not re.search("int|Bytes|Seconds", kind):
         return ""

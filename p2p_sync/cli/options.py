@@ -120,9 +120,12 @@ def _private(check: Callable[[str], str], is_secret: Callable[[str], object]) ->
         found = checked(check)(context, parameter, value)
         given = [found] if isinstance(found, str) else found or ()
         if any(map(is_secret, given)) and not variable_of(context, parameter):
+            files = {each.name for each in context.command.params}
+            name = f"{parameter.name}_file"
+            by_file = f", or use --{name.replace('_', '-')}" if name in files else ""
             raise click.BadParameter(
                 "every user of this machine can read the password in it among the arguments of "
-                f"this process; set the variable {parameter.envvar} to the URL instead",
+                f"this process; set the variable {parameter.envvar} to the URL instead{by_file}",
                 context,
                 parameter,
             )

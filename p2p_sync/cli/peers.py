@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from ..address import parse_address
+from ..address import is_hub, parse_address
 from ..errors import InputError
 from ..names import label
 from ..settings import CLI_ANSWER, CLI_LEAST_ANSWER, LEAST_NODE, SHORT_ID
@@ -118,7 +118,8 @@ def forget(api: Api, peer: str, as_json: bool) -> None:
     found = find(api.ask("/api/v1/peers", within=CLI_ANSWER)["peers"], peer)
     path = f"/api/v1/peers/{quote(found['key'])}"
     api.ask(path, within=CLI_ANSWER, method="DELETE")
-    say(json.dumps(found) if as_json else f"Forgot {_called(found)}")
+    hint = "; it comes back when the node starts with --hub" if is_hub(found["address"]) else ""
+    say(json.dumps(found) if as_json else f"Forgot {_called(found)}{hint}")
 
 
 def find(peers: list[dict[str, Any]], text: str) -> dict[str, Any]:

@@ -48,10 +48,30 @@ _NEWS = b"id", b"messages", b"before", b"origin", b"head"  # of an entry of the 
 _FIELDS = "origin", "after", "previous", "entries", "signature"  # of an entry in the log
 SET_BACK = "the hub was emptied or set back; it gets again what it lacks"
 _FOREIGN = (
-    "a key under the prefix holds something else; choose another hub_prefix, or empty the hub"
+    "a key under the prefix holds something else; choose another --hub-prefix, or empty the hub"
 )
 _MEANINGS = {  # the class of an error, or a part of its text -> what it means, and what to do
-    "AuthenticationError": "the hub refuses the user and the password in its address: {}",
+    "Authentication required": (
+        "the hub wants a password, and its address has none; write redis://:PASSWORD@host:6379/0"
+    ),
+    "AuthenticationError": (
+        "the hub refuses the user and the password in its address ({}); correct the file of "
+        "--hub-file, then send this node SIGHUP"
+    ),
+    "DB index is out of range": (
+        "the hub has no database of this number; correct the number at the end of its address"
+    ),
+    "unknown command": "the address of the hub does not fit the server there ({})",
+    "RedisClusterException": "the hub is no cluster, or none of its servers answers ({})",
+    "MasterNotFoundError": "no Sentinel of the hub knows this name, or none answers ({})",
+    "[SSL": "TLS with the hub failed ({}); if its port has none, the address begins with redis://",
+    "TimeoutError": (
+        "the hub does not answer ({}); is it the port of Redis? An address begins with rediss:// "
+        "if the port has TLS, else with redis://"
+    ),
+    "ConnectionError": (
+        "no connection to the hub ({}); does Redis run, and are host and port right?"
+    ),
     "NoPermissionError": (
         "the hub's user may not do what a node does ({}); it needs +@read +@write +@scripting "
         "+@blocking on the keys of the prefix"
@@ -87,7 +107,7 @@ return redis.call('ZADD', KEYS[1], ARGV[2], redis.call('XADD', KEYS[2], '*', unp
 def _explained(error: Exception) -> LinkClosed:
     if isinstance(error, LinkClosed):
         return error
-    text, name = str(error), type(error).__name__
+    text, name = str(error).strip(" ."), type(error).__name__
     meaning = next((_MEANINGS[part] for part in _MEANINGS if part == name or part in text), "")
     return LinkClosed((meaning or "the hub does not serve: {}").format((text or name)[:200]))
 
@@ -157,7 +177,7 @@ class HubLog:
         if not self._redis.exists(have) and self._redis.type(log) != b"none":
             for _, fields in self._redis.xrange(log, count=1):
                 if b"signature" not in fields:
-                    text = f"the stream {log} is not of this program; choose another hub_prefix"
+                    text = f"the stream {log} is not of this program; choose another --hub-prefix"
                     raise LinkClosed(text)
         self._redis.script_load(_SCRIPT)
         self._redis.hsetnx(have, "id", secrets.token_hex(16))

@@ -58,15 +58,13 @@ class HubLink:
     volume = (0, 0)
     rtt = FIRST_RTT
     code: int | None = None
-    local = "hub", 1
+    local = remote = "hub", 1  # a hub has no endpoint of a peer
 
     def __init__(
         self, log: HubLog, session: Session, address: str, me: Identity, state: State, limit: int
     ) -> None:
         """`address` is the hub's, without what is secret. `me` is this node, which commits what
         programs add to the hub, texts of up to `limit` bytes."""
-        host, _, port = address.partition("://")[2].partition("/")[0].rpartition(":")
-        self.remote = (host, int(port)) if host and port.isdigit() else ("hub", 1)
         self.dialled: str | None = address
         self.node = hashlib.sha256(f"hub {log.id}".encode()).hexdigest()[:32]
         self._log = log

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from p2p_sync import Node
+from p2p_sync import InputError, Node
 from p2p_sync.net.redis import HubLog
 from p2p_sync.urls import parse_hub
 from tests.harness.library import texts
 from tests.harness.member import identities
 from tests.harness.redis import RedisServer, tell, wait_held, wait_in_sync, wait_linked, wait_same
-from tests.harness.support import wait_until
+from tests.harness.support import silent_listener, wait_until
 from tests.node.test_forks import give, has_no_dispute, history
 
 
@@ -200,7 +200,7 @@ def test_a_trimmed_log_begins_at_a_floor(redis: RedisServer, node: Any) -> None:
         (("set", "{p2p}:have", "x"), "holds something else"),
         (("xadd", "{p2p}:log", "*", "a", "b"), "is not of this program"),
         (("acl", "setuser", "default", "-evalsha"), "may not do what a node does"),
-        (("config", "set", "requirepass", "other"), "refuses the user and the password"),
+        (("config", "set", "requirepass", "other"), "wants a password, and its address has none"),
     ],
 )
 def test_a_hub_that_cannot_be_used_says_what_to_do(
@@ -211,6 +211,41 @@ def test_a_hub_that_cannot_be_used_says_what_to_do(
     one.commit("kept here")
     wait_until(lambda: says in one.peers()[0].last_error, f"{says}: {one.peers()[0]}")
     assert texts(one) == ["kept here"]
+
+
+def test_an_address_that_is_wrong_says_what_to_do(redis: RedisServer, node: Any) -> None:
+    url = redis.url.replace("//", "//:right@")
+    with silent_listener() as (_, other):
+        said = {
+            redis.url.replace("//", "//:wrong@"): "refuses the user and the password",
+            url.replace("/0", "/99"): "no database of this number",
+            redis.url.replace("redis:", "rediss:"): "TLS",
+            f"redis://127.0.0.1:{other.getsockname()[1]}/0": "is it the port of Redis?",
+            "redis://127.0.0.1:1/0": "does Redis run, and are host and port right?",
+            "redis://no-such-host.invalid:6379/0": "does Redis run, and are host and port right?",
+            url.replace("redis:", "redis+sentinel:").replace(
+                "/0", "/main/0"
+            ): "does not fit the server",
+            url.replace("redis:", "redis+cluster:").replace("/0", ""): "is no cluster",
+        }
+        redis.client.config_set("requirepass", "right")
+        nodes = {says: node(hub=url) for url, says in said.items()}
+        for says, one in nodes.items():
+            wait_until(partial(is_said, one, says), lambda: f"{says}: {one.peers()[0]}")
+
+
+def is_said(node: Node, text: str) -> bool:
+    return text in node.peers()[0].last_error
+
+
+def test_a_hub_is_not_a_node_that_can_be_added(redis: RedisServer, node: Any) -> None:
+    one = node(hub=redis.url)
+    wait_linked(one)
+    with pytest.raises(InputError, match="start the node with --hub or --hub-file"):
+        one.connect(redis.url)
+    key = one.connect(redis.url.replace("redis:", "http:").removesuffix("/0"))
+    wait_until(lambda: any(peer.key == key and peer.attempts for peer in one.peers()), "it fails")
+    assert [peer.addresses for peer in one.peers() if peer.key != key] == [[redis.url]]
 
 
 def test_no_password_is_shown(tmp_path: Path, node: Any, caplog: Any) -> None:

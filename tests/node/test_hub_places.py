@@ -128,7 +128,7 @@ def test_what_is_said_of_a_hub_without_one_is_refused(option: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["p2p", "{}", "", "{a}{b}", "{a b}"])
 def test_a_prefix_has_one_part_in_braces(prefix: str) -> None:
-    with pytest.raises(InputError, match=r"hub_prefix= has one part in braces, such as \{p2p\}"):
+    with pytest.raises(InputError, match=r"hub_prefix= needs one part in braces, such as \{p2p\}"):
         Node(0, hub="redis://127.0.0.1:1/0", hub_prefix=prefix)
 
 
