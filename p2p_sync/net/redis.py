@@ -84,17 +84,20 @@ _MEANINGS = {  # the class of an error, or a part of its text -> what it means, 
     "NOSCRIPT": "the hub has lost the script of its nodes; this node brings it again",
 }
 _RUNS = """
-local places = redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], '-inf', 'LIMIT', 0, 1)
-local rest = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], ARGV[2], 'LIMIT', 0, 64)
-for _, place in ipairs(rest) do places[#places + 1] = place end
-local runs, left = {}, tonumber(ARGV[3])
-for _, place in ipairs(places) do
-  if left < 0 then break end
-  for _, run in ipairs(redis.call('XRANGE', KEYS[2], place, place)) do
+local index, log, after, upto, left = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local runs, places = {}, {}
+repeat
+  places = redis.call('ZREVRANGEBYSCORE', index, after, '-inf', 'LIMIT', 0, 1)
+  local rest = redis.call('ZRANGEBYSCORE', index, '(' .. after, upto, 'LIMIT', 0, 64)
+  for _, place in ipairs(rest) do places[#places + 1] = place end
+  for _, place in ipairs(places) do
+    if left < 0 then break end
+    local run = redis.call('XRANGE', log, place, place)[1]
+    if not run then redis.call('ZREM', index, place) end -- a user has trimmed the log
+    for _, value in ipairs(run and run[2] or {}) do left = left - #value end
     runs[#runs + 1] = run
-    for _, value in ipairs(run[2]) do left = left - #value end
   end
-end
+until #runs > 0 or #places == 0
 return runs
 """  # the run in which a number is, and some that follow: up to a size, and one more
 _SWAP = """

@@ -194,6 +194,20 @@ def test_a_trimmed_log_begins_at_a_floor(redis: RedisServer, node: Any) -> None:
     assert any("missed 6 messages" in event.text for event in late.events().events)
 
 
+def test_a_late_node_gets_what_is_left_of_a_log_that_was_trimmed_much(
+    redis: RedisServer, node: Any
+) -> None:
+    one = node(hub=redis.url, target_links=0)
+    wait_linked(one)
+    for number in range(200):
+        one.commit(str(number))
+        wait_held(redis, number + 1)
+    redis.client.xtrim("{p2p}:log", 50, approximate=False)
+    one.stop()
+    late = node(hub=redis.url)
+    wait_until(lambda: texts(late) == [*map(str, range(150, 200))], lambda: texts(late))
+
+
 @pytest.mark.parametrize(
     ("prepare", "says"),
     [
