@@ -10,9 +10,15 @@
 local have, log, news, index, messages, added = unpack(KEYS)
 local id, origin, after, previous, n, hash, signature, entries, shown, instead, place = unpack(ARGV)
 if redis.call('HGET', have, 'id') ~= id then return redis.error_reply('SETBACK') end
+for key, kind in pairs({[log] = 'stream', [news] = 'stream', [messages] = 'stream', [index] = 'zset'}) do
+  local found = redis.call('TYPE', key).ok -- before the first change, for Redis undoes none
+  if found ~= kind and found ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key) end
+end
 local function clear()
-  for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do redis.call('XDEL', log, key) end
-  redis.call('DEL', index)
+  for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+    redis.call('XDEL', log, key)
+    redis.call('ZREM', index, key) -- so that a full hub sees no change where there is none
+  end
 end
 local held = redis.call('HGET', have, origin)
 if not held then clear() end -- what is left from before somebody deleted `have`

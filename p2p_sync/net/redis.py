@@ -74,7 +74,7 @@ _MEANINGS = {  # the class of an error, or a part of its text -> what it means, 
     ),
     "NoPermissionError": (
         "the hub's user may not do what a node does ({}); it needs +@read +@write +@scripting "
-        "+@blocking on the keys of the prefix"
+        "+@blocking +info +select on the keys of the prefix"
     ),
     "WRONGTYPE": _FOREIGN,
     "used memory > 'maxmemory'": (
@@ -287,7 +287,9 @@ class HubLog:
             joined.append(run)
         first, last = joined[0], joined[-1]
         count, text = last.end - first.after, ",".join([run.text for run in joined])
-        return PackedRun(origin, first.after, first.previous, count, text, 0, last.signature), left
+        return PackedRun(
+            origin, first.after, first.previous, count, text, 0, last.signature, last.notice
+        ), left
 
     def _runs(
         self, origin: str, after: int, upto: int, size: int = 0
@@ -322,6 +324,8 @@ class HubLog:
                 entries.append(entry.erase(first, erasure) if is_meant else entry)
                 first += entry.length
             values = run.after, run.previous, ",".join([entry.pack() for entry in entries])
+            if values[-1] == run.text:
+                break  # erased before
             fields = zip(_FIELDS, (origin, *values, run.signature), strict=True)
             with _errors():  # not done: another node has erased another message of the run
                 words = place, run.after, *chain.from_iterable(fields)

@@ -38,7 +38,16 @@ from ..wire.entries import NOTICE, Entry, Erasure, chain
 from ..wire.forks import Branch
 from ..wire.frames import Sockets, check_text, check_topic, decode, encode
 from ..wire.identity import Identity
-from ..wire.logframes import LOG_FRAMES, NOTHING_HELD, Fork, Have, Head, Run, messages_to_json
+from ..wire.logframes import (
+    LOG_FRAMES,
+    NOTHING_HELD,
+    Fork,
+    Have,
+    Head,
+    PackedRun,
+    Run,
+    messages_to_json,
+)
 from ..wire.signing import checked, sign
 from .keys import check_key
 from .session import Session
@@ -197,7 +206,7 @@ class HubLink:
         if not runs:
             return
         for run in runs:
-            self._erase(run)
+            self._erase(run, run.hashes)
         answers = [*zip(runs, self._log.ship(runs), strict=True)]
         now = time.monotonic()
         self._replica.stored([run for run, held in answers if held is None], now)
@@ -223,13 +232,13 @@ class HubLink:
                 self._log.ship([first], held)
                 raise LinkClosed("a history forks, and the hub holds it in order now")
 
-    def _erase(self, run: Run) -> None:
-        """Erase in the hub what a notice has erased here, before the notice gets there."""
+    def _erase(self, run: Run | PackedRun, hashes: Sequence[str]) -> None:
+        """Erase in the hub what the notice at the end of a run has erased, if there is one."""
         last = run.entries[-1] if run.entries else None
         if last is None or last.kind != NOTICE:
             return
         base, _, number = last.text.rpartition(":")
-        before = run.hashes[-2] if len(run.entries) > 1 else run.previous
+        before = hashes[-2] if len(run.entries) > 1 else run.previous
         for name in (base, *self._replica.vector.branches):
             seq = int(number) - Branch.of(name).after
             if Branch.of(name).base == base and 0 < seq <= self._replica.vector.held(name):
@@ -336,6 +345,9 @@ class HubLink:
         try:
             runs, ships, _ = fill(planned, self._log.read, BATCH_BYTES)
             self._receive(messages_to_json(runs, have, False))
+            for run in runs:
+                if run.notice:  # a node may have shipped the text before it knew the notice
+                    self._erase(run, chain(run.previous, run.entries))
             self._link.correct(planned, ships, now)
         except LogDeleted as error:
             self._link.correct(planned, (), now)

@@ -158,6 +158,29 @@ def test_what_was_erased_is_erased_in_a_hub_that_has_lost_its_heads(
     assert "a secret" not in str(redis.client.xrange("{p2p}:log"))
 
 
+def test_a_text_that_comes_to_the_hub_after_its_notice_is_erased_there(
+    redis: RedisServer, node: Any
+) -> None:
+    """Its node has sent it before it knew the notice, and the one with the notice looked before."""
+    client, log = redis.client, "{p2p}:log"
+    one = node(hub=redis.url)
+    message = one.commit("a secret")
+    wait_held(redis, 1)
+    [(_, fields)] = client.xrange(log)
+    one.erase(message.id)
+    wait_held(redis, 2)
+    one.stop()
+    index = f"{{p2p}}:index:{message.origin}"
+    [place] = client.zrangebyscore(index, 0, 0)
+    client.xdel(log, place)
+    client.zrem(index, place)
+    client.zadd(index, {client.xadd(log, fields): 0})
+    assert "a secret" in str(client.xrange(log))
+    late = node(hub=redis.url)
+    wait_until(lambda: "a secret" not in str(client.xrange(log)), "it is erased in the hub")
+    assert "a secret" not in texts(late)
+
+
 def test_a_node_that_has_lost_news_compares_again(
     redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from p2p_sync.urls import parse_hub
 from tests.harness.api import check_logs, wait_equal
 from tests.harness.library import texts
 from tests.harness.members import Member
-from tests.harness.redis import RedisServer, wait_linked, wait_same
+from tests.harness.redis import RedisServer, wait_held, wait_linked, wait_same
 from tests.harness.support import SCALE, pause, wait_until
 from tests.project.documents import README
 
@@ -96,6 +96,24 @@ def test_what_the_hub_could_not_take_in_is_not_acknowledged(redis: RedisServer, 
     redis.client.delete("{p2p}:log")
     wait_same(one, count=1)
     assert not redis.client.xlen("{p2p}:in")
+
+
+@pytest.mark.parametrize("key", ["messages", "news", "log", "index"])
+def test_what_one_stream_cannot_take_in_goes_to_none(
+    redis: RedisServer, node: Any, key: str
+) -> None:
+    one = node(hub=redis.url, hub_messages=True)
+    message = one.commit("before")
+    wait_held(redis, 1)
+    name = f"{{p2p}}:index:{message.origin}" if key == "index" else f"{{p2p}}:{key}"
+    redis.client.rename(name, "kept")
+    redis.client.set(name, "something else")
+    one.commit("after")
+    wait_until(lambda: "holds something else" in str(one.events()), lambda: one.events())
+    redis.client.rename("kept", name)
+    wait_held(redis, 2)
+    shown = [fields[b"data"] for _, fields in redis.client.xrange("{p2p}:messages")]
+    assert shown == [b"before", b"after"]
 
 
 def test_what_was_taken_and_then_deleted_is_left_out(
