@@ -41,7 +41,7 @@ def parse_address(text: str) -> Address:
     """
     scheme, separator, rest = text.strip().rpartition("://")
     if scheme.lower().startswith("redis"):
-        raise AddressError("this is the address of a hub; start the node with --hub or --hub-file")
+        raise AddressError("this is the address of a hub; start a node with it as its hub")
     if separator and scheme.lower() not in _SECURE:
         raise AddressError(f"{text[:80]!r} is not an address of a node: {_EXAMPLE}")
     rest = rest.removesuffix("/")

@@ -48,15 +48,15 @@ _NEWS = b"id", b"messages", b"before", b"origin", b"head"  # of an entry of the 
 _FIELDS = "origin", "after", "previous", "entries", "signature"  # of an entry in the log
 SET_BACK = "the hub was emptied or set back; it gets again what it lacks"
 _FOREIGN = (
-    "a key under the prefix holds something else; choose another --hub-prefix, or empty the hub"
+    "a key under the prefix holds something else; choose another hub_prefix, or empty the hub"
 )
 _MEANINGS = {  # the class of an error, or a part of its text -> what it means, and what to do
     "Authentication required": (
         "the hub wants a password, and its address has none; write redis://:PASSWORD@host:6379/0"
     ),
     "AuthenticationError": (
-        "the hub refuses the user and the password in its address ({}); correct the file of "
-        "--hub-file, then send this node SIGHUP"
+        "the hub refuses the user and the password in its address ({}); correct them in its "
+        "file, then send this node SIGHUP"
     ),
     "DB index is out of range": (
         "the hub has no database of this number; correct the number at the end of its address"
@@ -180,7 +180,7 @@ class HubLog:
         if not self._redis.exists(have) and self._redis.type(log) != b"none":
             for _, fields in self._redis.xrange(log, count=1):
                 if b"signature" not in fields:
-                    text = f"the stream {log} is not of this program; choose another --hub-prefix"
+                    text = f"the stream {log} is not of this program; choose another hub_prefix"
                     raise LinkClosed(text)
         self._redis.script_load(_SCRIPT)
         self._redis.hsetnx(have, "id", secrets.token_hex(16))
