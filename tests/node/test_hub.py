@@ -268,7 +268,7 @@ def test_an_address_that_is_wrong_says_what_to_do(redis: RedisServer, node: Any)
         redis.client.config_set("requirepass", "right")
         nodes = {says: node(hub=url) for url, says in said.items()}
         for says, one in nodes.items():
-            wait_until(partial(is_said, one, says), lambda: f"{says}: {one.peers()[0]}")
+            wait_until(partial(is_said, one, says), f"{says}: {one.peers()[0]}")
 
 
 def is_said(node: Node, text: str) -> bool:
