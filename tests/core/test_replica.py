@@ -69,7 +69,7 @@ class Bench:
 
     def link(self, peer: str = "peer", /, **holds: int) -> ReplicaLink:
         """Open a link over which both sides have told their vectors."""
-        link = self.replica.open(peer, RTT, self.now)
+        link = self.replica.open(peer, RTT, self.now, host="192.0.2.1")
         told = {{"O": O, "P": P, "US": US}[name]: entry(n) for name, n in holds.items()}
         self.receive(link, Have(told, last=True))
         self.sent(link)
