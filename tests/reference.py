@@ -176,7 +176,11 @@ def _shown(value: Any, unit: str) -> str:
 
 
 def _library() -> Iterator[str]:
-    yield "Import all names from `p2p_sync`. All have types. A program that uses most of `Node`:"
+    yield "Import all names from `p2p_sync`. A type checker finds their types where pip has"
+    yield "installed the package without `-e`. Nobody misses a program that comes and goes if its"
+    yield 'node has `advertise="none"`.'
+    yield ""
+    yield "A program that uses most of `Node`:"
     yield from ("", "```python", (ROOT / "tests/example.py").read_text().rstrip(), "```", "")
     yield "One that acts on messages, each at least once: it does not miss any while it is off."
     text = (ROOT / "tests/example_consumer.py").read_text().rstrip()
