@@ -17,6 +17,7 @@ end
 local function clear()
   for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do
     redis.call('XDEL', log, key)
+    redis.call('XDEL', news, key)
     redis.call('ZREM', index, key) -- so that a full hub sees no change where there is none
   end
 end
@@ -31,27 +32,32 @@ if entries == '' then
 elseif held and held == instead then
   clear()
   id = redis.sha1hex(id) -- all nodes compare again
-  redis.call('HSET', have, 'id', id)
+  redis.call('HSET', have, 'id', id, 'news', 'none')
 elseif last ~= after or running ~= previous then
   if instead ~= 'skip' or tonumber(last) >= tonumber(after) then return held or '' end
 end
 if place ~= '' and #redis.call('XPENDING', added, 'p2p-sync', place, place, 1) == 0 then
   return held or '' -- another node has committed it
 end
+local head, key = n .. ' ' .. hash .. ' ' .. signature, '*'
+local change = {'before', redis.call('HGET', have, 'news') or '', 'head', head, 'origin', origin}
 if entries ~= '' then
-  local key = redis.call('XADD', log, '*', 'origin', origin, 'after', after,
-    'previous', previous, 'entries', entries, 'signature', signature)
+  local run = {'after', after, 'previous', previous, 'entries', entries, 'signature', signature}
+  key = redis.call('XADD', log, '*', 'origin', origin, unpack(run))
   redis.call('ZADD', index, after, key)
+  for _, value in ipairs(#entries > 1000 and {} or run) do change[#change + 1] = value end
 end
-local head = n .. ' ' .. hash .. ' ' .. signature
 redis.call('HSET', have, origin, head)
 if place ~= '' then -- after the message is held, for Redis undoes nothing if a command fails
   redis.call('XACK', added, 'p2p-sync', place)
   redis.call('XDEL', added, place)
 end
-local past = redis.call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
-redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'id', id, 'before', past and past[1] or '',
-  'messages', redis.call('HGET', have, 'messages') or '', 'origin', origin, 'head', head)
+-- A short run comes with its news, which have its place in the log, so that both are erased at once.
+local last = redis.pcall('XADD', news, 'MAXLEN', '~', 10000, key, unpack(change))
+if type(last) == 'table' then -- that place is taken: as news of a long run
+  last = redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', unpack(change, 1, 6))
+end
+redis.call('HSET', have, 'news', last)
 for _, message in ipairs(cjson.decode(shown)) do
   redis.call('XADD', messages, '*', unpack(message))
 end

@@ -2,11 +2,12 @@
 
 A hub is a Redis server in which any number of nodes keep the log together. It has, under a prefix:
 
-    have          origin -> number of messages, running hash, signature; the `id` of the hub; and
-                  `messages`, if these are wanted
+    have          origin -> number of messages, running hash, signature; the `id` of the hub; the
+                  place of the last `news`; and `messages`, if these are wanted
     log           a stream of runs, as on the wire
     index:ORIGIN  the runs of an origin: where each begins, and its place in `log`
-    news          a stream of what has changed in `have`, for nodes that wait
+    news          a stream of what has changed in `have`, for nodes that wait. Each has the place of
+                  the news before it, and its run if that is short
     messages      a stream of messages for other programs
     in            a stream of what other programs commit, and key:KEY, the keys of that
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from itertools import chain, repeat
@@ -44,7 +45,6 @@ _SCRIPT = resources.files(__package__).joinpath("hub.lua").read_text("utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # as Redis calls it
 _OLDEST = (6, 2)
 _GROUP = "p2p-sync"
-_NEWS = b"id", b"messages", b"before", b"origin", b"head"  # of an entry of the news
 _FIELDS = "origin", "after", "previous", "entries", "signature"  # of an entry in the log
 SET_BACK = "the hub was emptied or set back; it gets again what it lacks"
 _FOREIGN = (
@@ -93,7 +93,10 @@ repeat
   for _, place in ipairs(places) do
     if left < 0 then break end
     local run = redis.call('XRANGE', log, place, place)[1]
-    if not run then redis.call('ZREM', index, place) end -- a user has trimmed the log
+    if not run then -- a user has trimmed the log
+      redis.call('ZREM', index, place)
+      redis.call('XDEL', KEYS[3], place)
+    end
     for _, value in ipairs(run and run[2] or {}) do left = left - #value end
     runs[#runs + 1] = run
   end
@@ -103,6 +106,7 @@ return runs
 _SWAP = """
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('XDEL', KEYS[2], ARGV[1])
+redis.call('XDEL', KEYS[3], ARGV[1])
 return redis.call('ZADD', KEYS[1], ARGV[2], redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3)))
 """  # another run takes the place of one; 0: that one is not there any more
 
@@ -164,6 +168,7 @@ class HubLog:
         self._prefix = prefix
         self._shows = shows
         self.inbox = self._key("in")
+        self._told: dict[str, PackedRun] = {}  # short runs of the last news
         try:
             with _errors():
                 self._redis: redis.Redis = _client(hub, self._key("have"))
@@ -177,12 +182,14 @@ class HubLog:
             if tuple(map(int, version.split(".")[:2])) < _OLDEST:
                 raise LinkClosed(f"the hub runs Redis {version}; a node needs 6.2 or newer")
         have, log = self._key("have"), self._key("log")
-        if not self._redis.exists(have) and self._redis.type(log) != b"none":
+        if not self._redis.exists(have):
             for _, fields in self._redis.xrange(log, count=1):
                 if b"signature" not in fields:
                     text = f"the stream {log} is not of this program; choose another hub_prefix"
                     raise LinkClosed(text)
         self._redis.script_load(_SCRIPT)
+        last = self._redis.xrevrange(self._key("news"), count=1)  # `have` was deleted
+        self._redis.hsetnx(have, "news", last[0][0] if last else "")
         self._redis.hsetnx(have, "id", secrets.token_hex(16))
         if self._shows:
             self._redis.hset(have, "messages", "1")
@@ -201,42 +208,41 @@ class HubLog:
 
     def have(self) -> tuple[Heads, bytes]:
         """Return the heads of all origins, and the place of the last news before that."""
-        heads, news = Heads(), self._key("news")
+        heads, have = Heads(), self._key("have")
         with _errors():
-            last = self._redis.xrevrange(news, count=1)
-            place = last[0][0] if last else self._redis.xadd(news, {"origin": ""})
-            heads.update(_heads(self._redis.hscan_iter(self._key("have"), count=HUB_READ)))
+            place = self._redis.hget(have, "news") or b""
+            heads.update(_heads(self._redis.hscan_iter(have, count=HUB_READ)))
         return heads, place
 
     def news(self, news: bytes, asked: bytes) -> tuple[list[tuple[str, Head]], bytes, bytes]:
         """Wait for up to HUB_WAIT seconds for changes after a place, and for something in the
         stream `in` after another place. Return the changes, each an origin and its head, and both
-        places then."""
-        streams = {self._key("news"): news, self.inbox: asked}
+        places then. Raises LinkClosed if the hub is not as it was, or news are lost."""
+        streams = {self._key("news"): news or b"0", self.inbox: asked}
+        wanted = "hmget", self._key("have"), "id", "messages", "news"
         with _errors():
-            found = dict(self._redis.xread(streams, HUB_READ, int(HUB_WAIT * 1000)))
-            changes, added = (found.get(name.encode(), ()) for name in streams)
-            if not changes:  # is it the same hub still, or does it lack what came before?
-                wanted = "hmget", self._key("have"), "id", "messages"
-                (id, shows), past = self._pipe([wanted, ("xrange", self._key("news"), news, news)])
-                self._note(id, shows, bool(past))
-        heads: dict[str, Head] = {}
-        for place, fields in changes:
-            if len(fields) == len(_NEWS):  # else it is not of the script
-                id, shows, before, origin, value = (fields.get(name, b"") for name in _NEWS)
-                self._note(id, shows, before == news)
-                heads.update(_heads([(origin, value)]))
-            news = place
-        return [*heads.items()], news, added[-1][0] if added else asked
-
-    def _note(self, id: bytes | None, shows: bytes | None, is_next: bool) -> None:
-        """Take in what news tell of the hub; `is_next`: there were none between these and the last.
-        Raises LinkClosed if the hub is not as it was."""
-        self._shows = bool(shows)
+            (id, shows, last), found = self._pipe(
+                [wanted, ("xread", streams, HUB_READ, int(HUB_WAIT * 1000))]
+            )
+        self._shows = shows is not None
+        changes, added = (dict(found).get(name.encode(), ()) for name in streams)
         if _text(id) != self.id:
             raise LinkClosed(SET_BACK)
+        is_next = bool(changes) or (last or b"") == news
+        heads: dict[str, Head] = {}
+        runs: dict[str, PackedRun] = {}
+        for place, fields in changes:
+            if b"before" in fields:  # else it is not of the script
+                is_next = is_next and fields[b"before"] == news
+                for origin, head in _heads([(fields.get(b"origin"), fields.get(b"head"))]):
+                    heads[origin] = head
+                    if run := _run(origin, fields):
+                        runs[origin] = run
+            news = place
         if not is_next:
             raise LinkClosed("news of the hub are lost; this node compares again")
+        self._told = runs
+        return [*heads.items()], news, added[-1][0] if added else asked
 
     # -- runs -----------------------------------------------------------------------------------
 
@@ -272,6 +278,9 @@ class HubLog:
     def read(self, origin: str, after: int, upto: int, size: int) -> tuple[PackedRun, int]:
         """Return messages of an origin, and what is left of `size`, as `Sending.read` of the disk
         does. Raises LogDeleted if the first of them is not there any more."""
+        told = self._told.get(origin)
+        if told and told.after == after:
+            return told, size - len(told.text)
         found = [run for _, run in self._runs(origin, after, upto, size) if run.end > after]
         if not found or found[0].after > after:
             if (self._held(origin) or NOTHING_HELD).n < upto:
@@ -296,10 +305,11 @@ class HubLog:
     ) -> list[tuple[bytes, PackedRun]]:
         """Return some runs, the first of which begins at `after` or before it, each with its place:
         as many as have `size` bytes, and one more."""
-        keys = self._index(origin), self._key("log")
+        keys = self._index(origin), self._key("log"), self._key("news")
         with _errors():
-            entries = self._redis.eval(_RUNS, 2, *keys, after, upto, size)
-        runs = [(place, _run(origin, values)) for place, values in entries]
+            entries = self._redis.eval(_RUNS, len(keys), *keys, after, upto, size)
+        pairs = ((place, zip(values[::2], values[1::2], strict=False)) for place, values in entries)
+        runs = [(place, _run(origin, dict(fields))) for place, fields in pairs]
         return [(place, run) for place, run in runs if run]
 
     def hash_at(self, origin: str, n: int) -> str | None:
@@ -314,8 +324,8 @@ class HubLog:
     def erase(self, origin: str, erasure: Erasure) -> None:
         """Erase a message of an origin. The signature of its run covers a digest of the text, so it
         proves the run without that, too."""
-        index, log, shown = self._index(origin), self._key("log"), self._key("messages")
-        done = False
+        keys = self._index(origin), self._key("log"), self._key("news")
+        shown, done = self._key("messages"), False
         while not done and (found := self._runs(origin, erasure.seq - 1, erasure.seq - 1)):
             ((place, run),) = found
             first, entries = run.after + 1, []
@@ -329,7 +339,7 @@ class HubLog:
             fields = zip(_FIELDS, (origin, *values, run.signature), strict=True)
             with _errors():  # not done: another node has erased another message of the run
                 words = place, run.after, *chain.from_iterable(fields)
-                done = bool(self._redis.eval(_SWAP, 2, index, log, *words))
+                done = bool(self._redis.eval(_SWAP, len(keys), *keys, *words))
         id, end = f"{origin}:{erasure.seq}".encode(), b"+"
         with _errors():
             while found := self._redis.xrevrange(shown, end, count=HUB_READ):
@@ -418,10 +428,9 @@ def _answer(answer: object) -> Head | None:
     raise LinkClosed(_FOREIGN)
 
 
-def _run(origin: str, values: Sequence[bytes]) -> PackedRun | None:
-    """Return a run of the log, given its names and values; None where it is not one."""
+def _run(origin: str, fields: Mapping[bytes, bytes]) -> PackedRun | None:
+    """Return the run in an entry of a stream; None where there is none."""
     with suppress(KeyError, ValueError, IndexError, TypeError, RecursionError):
-        fields = dict(zip(values[::2], values[1::2], strict=True))
         _, after, previous, text, signature = (fields[name.encode()].decode() for name in _FIELDS)
         texts = [entry[1] for entry in json.loads(f"[{text}]")]
         count = sum(len(one) if isinstance(one, list) else 1 for one in texts)

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from ..core.deduplication import node_of
 from ..core.replica import Replica
 from ..core.shipping import Ship, fill
 from ..errors import InputError, LinkClosed, LogDeleted, MessageError, ProtocolError
@@ -312,10 +313,11 @@ class HubLink:
                 run = Run(name, head.n, head.hash, (), (), head.signature)
                 vector.stage(origin, run)
                 self._replica.stored([run], now)
-                if self._link.progress.held(name) <= head.n:
-                    self._link.prune(name)  # another node ships it, so this one need not
-                else:
+                if self._link.progress.held(name) > head.n:
                     self._link.graft(name)  # this one has more, of which a part may be dropped
+                elif node_of(name) != self._me.node:
+                    self._link.prune(name)  # another node ships it, so this one need not,
+                    self._replica.trees.of(name).fed = False  # unless that one stops doing so
 
     def _say(self) -> float:
         """Hand this node what the hub's end of the link has to say; return when there may be more,

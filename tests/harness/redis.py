@@ -73,10 +73,15 @@ class RedisServer:
 
 def tell(redis: RedisServer, origin: str | bytes, head: str | bytes, before: str = "") -> None:
     """Add news as the script of the hub does; `before` is the place of the news before it."""
-    news, have = "{p2p}:news", redis.client.hgetall("{p2p}:have")
-    past = before or redis.client.xrevrange(news, count=1)[0][0]
-    flags = {"id": have[b"id"], "messages": have.get(b"messages", b"")}
-    redis.client.xadd(news, {**flags, "before": past, "origin": origin, "head": head})
+    past = before or redis.client.hget("{p2p}:have", "news") or b""
+    place = redis.client.xadd("{p2p}:news", {"before": past, "origin": origin, "head": head})
+    redis.client.hset("{p2p}:have", "news", place)
+
+
+def streams(redis: RedisServer) -> str:
+    """Return all that the streams of the hub hold, as a text."""
+    names = [f"{{p2p}}:{name}" for name in ("log", "news", "messages", "in")]
+    return str([redis.client.xrange(name) for name in names])
 
 
 def wait_same(*nodes: Node, count: int, timeout: float = 15) -> None:

@@ -20,7 +20,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def node() -> Iterator[Any]:
+def start() -> Iterator[Any]:
     """Makes nodes that do not dial each other, and dial a hub again at once."""
     with ExitStack() as stack:
 

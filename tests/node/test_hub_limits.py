@@ -18,9 +18,9 @@ from tests.harness.support import NodeProcess, wait_until
 
 
 def test_a_full_hub_says_what_to_do_and_nodes_go_on_without_it(
-    redis: RedisServer, node: Any, caplog: pytest.LogCaptureFixture
+    redis: RedisServer, start: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, two = node(hub=redis.url), node(hub=redis.url)
+    one, two = start(hub=redis.url), start(hub=redis.url)
     one.commit("before")
     wait_same(one, two, count=1)
     redis.client.config_set("maxmemory-policy", "noeviction")
@@ -63,10 +63,10 @@ def older(version: str) -> Iterator[str]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_redis_that_is_too_old_says_so(node: Any) -> None:
+def test_a_redis_that_is_too_old_says_so(start: Any) -> None:
     pytest.importorskip("redis")
     with older("6.0.16") as url:
-        one = node(hub=url)
+        one = start(hub=url)
         one.commit("kept here")
         says = "the hub runs Redis 6.0.16; a node needs 6.2 or newer"
         wait_until(lambda: says in one.peers()[0].last_error, lambda: one.peers()[0])

@@ -63,29 +63,29 @@ def test_a_wrong_address_is_refused_and_not_shown(text: str, problem: str) -> No
     assert problem in str(caught.value) and "pw" not in str(caught.value)
 
 
-def test_a_server_with_such_a_password_is_a_hub(tmp_path: Path, node: Any) -> None:
+def test_a_server_with_such_a_password_is_a_hub(tmp_path: Path, start: Any) -> None:
     password = "a/b#c?d@e:f&%"
     with RedisServer(tmp_path / "redis", "--requirepass", password) as redis:
         url = f"redis://:{password}25@127.0.0.1:{redis.port}/0"
-        one, two = node(hub=url), node(hub=url)
+        one, two = start(hub=url), start(hub=url)
         one.commit("text")
         wait_same(one, two, count=1)
         assert one.peers()[0].address == redis.url
 
 
-def test_a_cluster_is_a_hub(tmp_path: Path, node: Any) -> None:
+def test_a_cluster_is_a_hub(tmp_path: Path, start: Any) -> None:
     options = "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"
     with RedisServer(tmp_path / "redis", *options) as redis:
         redis.client.execute_command("CLUSTER ADDSLOTS", *range(16384))
         wait_until(lambda: "'ok'" in str(redis.client.execute_command("CLUSTER INFO")), "it serves")
         url = f"redis+cluster://127.0.0.1:{redis.port}"
-        one, two = node(hub=url, hub_messages=True), node(hub=url)
+        one, two = start(hub=url, hub_messages=True), start(hub=url)
         one.commit("text")
         redis.client.xadd("{p2p}:in", {"data": "added"})
         wait_same(one, two, count=2)
 
 
-def test_the_server_that_sentinels_name_is_a_hub(tmp_path: Path, node: Any) -> None:
+def test_the_server_that_sentinels_name_is_a_hub(tmp_path: Path, start: Any) -> None:
     with RedisServer(tmp_path / "redis") as redis:
         port = free_port_pair()
         config = tmp_path / "sentinel.conf"
@@ -94,7 +94,7 @@ def test_the_server_that_sentinels_name_is_a_hub(tmp_path: Path, node: Any) -> N
         sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             url = f"redis+sentinel://127.0.0.1:{port}/main/0"
-            one, two = node(hub=url), node(hub=url)
+            one, two = start(hub=url), start(hub=url)
             one.commit("text")
             wait_same(one, two, count=1)
             assert one.peers()[0].address == url
@@ -103,11 +103,11 @@ def test_the_server_that_sentinels_name_is_a_hub(tmp_path: Path, node: Any) -> N
             sentinel.wait(DEADLINE)
 
 
-def test_one_node_has_all_write_messages_for_programs(redis: RedisServer, node: Any) -> None:
-    one = node(hub=redis.url)
+def test_one_node_has_all_write_messages_for_programs(redis: RedisServer, start: Any) -> None:
+    one = start(hub=redis.url)
     one.commit("before")
     wait_same(one, count=1)
-    two = node(hub=redis.url, hub_messages=True)
+    two = start(hub=redis.url, hub_messages=True)
     wait_same(one, two, count=1)
     redis.client.xadd("{p2p}:news", {"origin": ""})  # wakes the first one
     wait_until(lambda: shown(one, redis), "the first one writes them, too")

@@ -25,8 +25,8 @@ from tests.harness.support import SCALE, pause, wait_until
 from tests.project.documents import README
 
 
-def test_programs_commit_through_the_hub_and_read_from_it(redis: RedisServer, node: Any) -> None:
-    one, two = node(hub=redis.url, hub_messages=True), node(hub=redis.url, hub_messages=True)
+def test_programs_commit_through_the_hub_and_read_from_it(redis: RedisServer, start: Any) -> None:
+    one, two = start(hub=redis.url, hub_messages=True), start(hub=redis.url, hub_messages=True)
     add = redis.client.xadd
     for number in range(20):
         add("{p2p}:in", {"data": f"by a program {number}", "topic": "deploy"})
@@ -43,7 +43,7 @@ def test_programs_commit_through_the_hub_and_read_from_it(redis: RedisServer, no
     assert not redis.client.xpending("{p2p}:in", "p2p-sync")["pending"]
 
 
-def test_the_commands_of_the_readme_commit_and_read(redis: RedisServer, node: Any) -> None:
+def test_the_commands_of_the_readme_commit_and_read(redis: RedisServer, start: Any) -> None:
     reading, writing = (text for text in README.blocks("text") if text.startswith("redis-cli"))
     assert len(reading.splitlines()) == len(writing.splitlines()) == 5
 
@@ -54,7 +54,7 @@ def test_the_commands_of_the_readme_commit_and_read(redis: RedisServer, node: An
         assert done.returncode == 0 and "ERR" not in done.stdout, done
         return done.stdout
 
-    one = node(hub=redis.url, hub_messages=True)
+    one = start(hub=redis.url, hub_messages=True)
     wait_linked(one)
     make, take, acknowledge, left, last = reading.splitlines()
     run(make)
@@ -72,7 +72,7 @@ def test_the_commands_of_the_readme_commit_and_read(redis: RedisServer, node: An
     assert all(text in run(last) for text in committed)
 
 
-def test_what_a_dead_node_has_taken_another_one_commits(redis: RedisServer, node: Any) -> None:
+def test_what_a_dead_node_has_taken_another_one_commits(redis: RedisServer, start: Any) -> None:
     HubLog(parse_hub(redis.url), "{p2p}", False).close()  # makes the group
     for number in range(20):
         redis.client.xadd("{p2p}:in", {"data": f"{number}", "key": f"k{number}"})
@@ -80,14 +80,14 @@ def test_what_a_dead_node_has_taken_another_one_commits(redis: RedisServer, node
     taken = dead.added("d" * 32)
     assert all(dead.is_first(f"k{number}", place) for number, (place, _) in enumerate(taken))
     dead.close()
-    one, two = node(hub=redis.url), node(hub=redis.url)
+    one, two = start(hub=redis.url), start(hub=redis.url)
     wait_same(one, two, count=20, timeout=30)
     assert sorted(texts(one), key=int) == [f"{number}" for number in range(20)]
     assert not redis.client.xlen("{p2p}:in")
 
 
-def test_what_the_hub_could_not_take_in_is_not_acknowledged(redis: RedisServer, node: Any) -> None:
-    one = node(hub=redis.url)
+def test_what_the_hub_could_not_take_in_is_not_acknowledged(redis: RedisServer, start: Any) -> None:
+    one = start(hub=redis.url)
     wait_linked(one)
     redis.client.set("{p2p}:log", "something else")
     redis.client.xadd("{p2p}:in", {"data": "by a program"})
@@ -100,9 +100,9 @@ def test_what_the_hub_could_not_take_in_is_not_acknowledged(redis: RedisServer, 
 
 @pytest.mark.parametrize("key", ["messages", "news", "log", "index"])
 def test_what_one_stream_cannot_take_in_goes_to_none(
-    redis: RedisServer, node: Any, key: str
+    redis: RedisServer, start: Any, key: str
 ) -> None:
-    one = node(hub=redis.url, hub_messages=True)
+    one = start(hub=redis.url, hub_messages=True)
     message = one.commit("before")
     wait_held(redis, 1)
     name = f"{{p2p}}:index:{message.origin}" if key == "index" else f"{{p2p}}:{key}"
@@ -117,7 +117,7 @@ def test_what_one_stream_cannot_take_in_goes_to_none(
 
 
 def test_what_was_taken_and_then_deleted_is_left_out(
-    redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis 6.2 returns nothing in the place of such an entry."""
     added = type(redis.client).xautoclaim
@@ -127,18 +127,18 @@ def test_what_was_taken_and_then_deleted_is_left_out(
         return [place, [(None, None), *entries], *others]
 
     monkeypatch.setattr(type(redis.client), "xautoclaim", older)
-    one = node(hub=redis.url)
+    one = start(hub=redis.url)
     redis.client.xadd("{p2p}:in", {"data": "by a program"})
     wait_same(one, count=1)
     assert not one.peers()[0].last_error
 
 
 def test_nodes_that_take_what_others_have_taken_commit_it_once(
-    redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nodes are taken for dead at once, and are not."""
     monkeypatch.setattr("p2p_sync.net.redis.HUB_CLAIM", 0)
-    nodes = [node(hub=redis.url) for _ in range(3)]
+    nodes = [start(hub=redis.url) for _ in range(3)]
     for each in nodes:
         wait_linked(each)
     for number in range(300):
@@ -149,7 +149,7 @@ def test_nodes_that_take_what_others_have_taken_commit_it_once(
 
 @pytest.mark.parametrize("is_done", [True, False])
 def test_an_answer_that_is_lost_commits_nothing_twice(
-    redis: RedisServer, node: Any, monkeypatch: pytest.MonkeyPatch, is_done: bool
+    redis: RedisServer, start: Any, monkeypatch: pytest.MonkeyPatch, is_done: bool
 ) -> None:
     """The link breaks as a node commits for a program: before the hub has it, or after that."""
     ship = HubLog.ship
@@ -162,7 +162,7 @@ def test_an_answer_that_is_lost_commits_nothing_twice(
         raise LinkClosed("the cable is cut")
 
     monkeypatch.setattr(HubLog, "ship", breaking)
-    one, two = node(hub=redis.url), node(hub=redis.url)
+    one, two = start(hub=redis.url), start(hub=redis.url)
     redis.client.xadd("{p2p}:in", {"data": "once", "key": "k"})
     wait_same(one, two, count=1, timeout=30)
     assert lost

@@ -54,8 +54,8 @@ def reported(node: Any, text: str) -> None:
     )
 
 
-def test_it_reads_all_messages(redis: RedisServer, node: Any) -> None:
-    one = node(hub=redis.url, secret="a secret of the network")
+def test_it_reads_all_messages(redis: RedisServer, start: Any) -> None:
+    one = start(hub=redis.url, secret="a secret of the network")
     one.commit("not encrypted")
     wait_held(redis, 1)
     everything = str(redis.client.xrange("{p2p}:log"))
@@ -66,65 +66,65 @@ def test_it_reads_all_messages(redis: RedisServer, node: Any) -> None:
 
 
 def test_it_can_run_a_node_which_the_secret_does_not_keep_out(
-    redis: RedisServer, node: Any
+    redis: RedisServer, start: Any
 ) -> None:
-    one = node(hub=redis.url, secret="a secret of the network")
-    other = node(hub=redis.url, secret="another secret, by which it gets no link")
+    one = start(hub=redis.url, secret="a secret of the network")
+    other = start(hub=redis.url, secret="another secret, by which it gets no link")
     other.commit("from another network")
     wait_same(one, other, count=1)
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_it_cannot_commit_as_a_node(redis: RedisServer, node: Any, is_known: bool) -> None:
+def test_it_cannot_commit_as_a_node(redis: RedisServer, start: Any, is_known: bool) -> None:
     """Behind the messages of a node, or in a new origin of it: the signature is not the node's."""
-    one = node(hub=redis.url)
+    one = start(hub=redis.url)
     message = one.commit("genuine")
     wait_held(redis, 1)
     origin = message.origin if is_known else f"{one.status().node.id}-9"
     put(redis, origin, FOREIGN, ["forged"])
     reported(one, "has not signed")
-    late = node(hub=redis.url)
+    late = start(hub=redis.url)
     reported(late, "has not signed")
     holds(lambda: "forged" not in texts(one) + texts(late), "it is refused")
     assert texts(one) == ["genuine"]
 
 
-def test_it_cannot_change_a_message(redis: RedisServer, node: Any) -> None:
-    one = node(hub=redis.url)
+def test_it_cannot_change_a_message(redis: RedisServer, start: Any) -> None:
+    one = start(hub=redis.url)
     one.commit("pay 10")
     wait_held(redis, 1)
     changed(redis, "pay 10", "pay 99")
-    late = node(hub=redis.url)
+    late = start(hub=redis.url)
     reported(late, "has not signed")
     holds(lambda: "pay 99" not in texts(one) + texts(late), "it is refused")
     assert texts(one) == ["pay 10"]
 
 
 def test_a_run_that_is_none_is_refused_and_no_failure_of_the_node(
-    redis: RedisServer, node: Any, caplog: pytest.LogCaptureFixture
+    redis: RedisServer, start: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = node(hub=redis.url)
+    one = start(hub=redis.url)
     one.commit("pay 10")
     wait_held(redis, 1)
     changed(redis, '"pay 10"', '["pay 10"]')
-    late = node(hub=redis.url)
+    late = start(hub=redis.url)
     reported(late, "it broke the protocol")
     assert "Traceback" not in caplog.text and not texts(late)
 
 
-def test_it_can_erase_the_hub_and_nothing_is_lost(redis: RedisServer, node: Any) -> None:
-    one, two = node(hub=redis.url), node(hub=redis.url)
+def test_it_can_erase_the_hub_and_nothing_is_lost(redis: RedisServer, start: Any) -> None:
+    one, two = start(hub=redis.url), start(hub=redis.url)
     for number in range(20):
         (one, two)[number % 2].commit(f"{number}")
     wait_same(one, two, count=20)
     redis.client.delete(*redis.client.keys("{p2p}:*"))
-    late = node(hub=redis.url)
+    late = start(hub=redis.url)
     wait_same(one, two, late, count=20)
 
 
 @pytest.mark.parametrize("key", ["have", "log", "news", "in", "index"])
-def test_it_can_delete_a_key_and_nothing_is_lost(redis: RedisServer, node: Any, key: str) -> None:
-    one, two = node(hub=redis.url), node(hub=redis.url)
+def test_it_can_delete_a_key_and_nothing_is_lost(redis: RedisServer, start: Any, key: str) -> None:
+    one, two = start(hub=redis.url), start(hub=redis.url)
     message = one.commit("before")
     wait_same(one, two, count=1)
     redis.client.delete(f"{{p2p}}:index:{message.origin}" if key == "index" else f"{{p2p}}:{key}")
@@ -136,9 +136,9 @@ def test_it_can_delete_a_key_and_nothing_is_lost(redis: RedisServer, node: Any, 
 
 @pytest.mark.parametrize("value", ["x", "9 " + "0" * 32 + " " + "0" * 192, "0", "-1  "])
 def test_it_can_write_to_have_and_nothing_is_lost(
-    redis: RedisServer, node: Any, value: str
+    redis: RedisServer, start: Any, value: str
 ) -> None:
-    one, two = node(hub=redis.url), node(hub=redis.url)
+    one, two = start(hub=redis.url), start(hub=redis.url)
     message = one.commit("before")
     wait_same(one, two, count=1)
     redis.client.hset("{p2p}:have", message.origin, value)
@@ -149,8 +149,8 @@ def test_it_can_write_to_have_and_nothing_is_lost(
     wait_same(one, two, count=2, timeout=30)
 
 
-def test_what_it_adds_is_committed_as_a_node_s_own(redis: RedisServer, node: Any) -> None:
-    one = node(hub=redis.url)
+def test_what_it_adds_is_committed_as_a_node_s_own(redis: RedisServer, start: Any) -> None:
+    one = start(hub=redis.url)
     wait_linked(one)
     redis.client.xadd("{p2p}:in", {"data": "by a program"})
     wait_same(one, count=1)
@@ -158,8 +158,8 @@ def test_what_it_adds_is_committed_as_a_node_s_own(redis: RedisServer, node: Any
     assert message.origin.startswith(one.status().node.id)
 
 
-def test_it_fills_streams_with_anything_and_nodes_go_on(redis: RedisServer, node: Any) -> None:
-    one = node(hub=redis.url)
+def test_it_fills_streams_with_anything_and_nodes_go_on(redis: RedisServer, start: Any) -> None:
+    one = start(hub=redis.url)
     wait_linked(one)
     redis.client.xadd("{p2p}:news", {"any": "thing"})
     tell(redis, b"\xff\x00", b"\xff")
@@ -174,8 +174,8 @@ def test_it_fills_streams_with_anything_and_nodes_go_on(redis: RedisServer, node
     assert "Traceback" not in str(one.events())
 
 
-def test_a_user_of_its_own_adds_and_reads_and_nothing_else(redis: RedisServer, node: Any) -> None:
-    one = node(hub=redis.url, hub_messages=True)
+def test_a_user_of_its_own_adds_and_reads_and_nothing_else(redis: RedisServer, start: Any) -> None:
+    one = start(hub=redis.url, hub_messages=True)
     wait_linked(one)
     rules = ["on", ">pw", "~{p2p}:messages", "~{p2p}:in", "+@read", "+@write", "+@connection"]
     redis.client.execute_command("ACL", "SETUSER", "program", *rules)
