@@ -986,7 +986,8 @@ has a line each `API_STREAM_PAUSE`."""
 HUB_PATIENCE: Seconds = 5.0
 """A hub that does not answer for this time has failed."""
 HUB_WAIT: Seconds = 2.5
-"""A node waits this long for news of a hub at a time, then sees whether the hub was set back."""
+"""A node waits this long for news of a hub at a time; before that, it sees whether the hub was set
+back."""
 HUB_READ: Count = 100
 """Entries that are read of a hub at a time."""
 HUB_CLAIM: Seconds = 5.0

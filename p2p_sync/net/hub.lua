@@ -52,13 +52,13 @@ if place ~= '' then -- after the message is held, for Redis undoes nothing if a 
   redis.call('XACK', added, 'p2p-sync', place)
   redis.call('XDEL', added, place)
 end
+for _, message in ipairs(cjson.decode(shown)) do
+  redis.call('XADD', messages, '*', unpack(message))
+end
 -- A short run comes with its news, which have its place in the log, so that both are erased at once.
 local last = redis.pcall('XADD', news, 'MAXLEN', '~', 10000, key, unpack(change))
 if type(last) == 'table' then -- that place is taken: as news of a long run
   last = redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', unpack(change, 1, 6))
 end
 redis.call('HSET', have, 'news', last)
-for _, message in ipairs(cjson.decode(shown)) do
-  redis.call('XADD', messages, '*', unpack(message))
-end
 return 1

@@ -104,9 +104,9 @@ until #runs > 0 or #places == 0
 return runs
 """  # the run in which a number is, and some that follow: up to a size, and one more
 _SWAP = """
+redis.call('XDEL', KEYS[3], ARGV[1]) -- first: if this is no stream, nothing else is changed
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('XDEL', KEYS[2], ARGV[1])
-redis.call('XDEL', KEYS[3], ARGV[1])
 return redis.call('ZADD', KEYS[1], ARGV[2], redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3)))
 """  # another run takes the place of one; 0: that one is not there any more
 
@@ -168,6 +168,7 @@ class HubLog:
         self._prefix = prefix
         self._shows = shows
         self.inbox = self._key("in")
+        self._last = b""  # the place of the last news that the script has added
         self._told: dict[str, PackedRun] = {}  # short runs of the last news
         try:
             with _errors():
@@ -210,7 +211,7 @@ class HubLog:
         """Return the heads of all origins, and the place of the last news before that."""
         heads, have = Heads(), self._key("have")
         with _errors():
-            place = self._redis.hget(have, "news") or b""
+            place = self._last = self._redis.hget(have, "news") or b""
             heads.update(_heads(self._redis.hscan_iter(have, count=HUB_READ)))
         return heads, place
 
@@ -228,12 +229,13 @@ class HubLog:
         changes, added = (dict(found).get(name.encode(), ()) for name in streams)
         if _text(id) != self.id:
             raise LinkClosed(SET_BACK)
-        is_next = bool(changes) or (last or b"") == news
+        is_next = (last or b"") == self._last or any(b"before" in fields for _, fields in changes)
         heads: dict[str, Head] = {}
         runs: dict[str, PackedRun] = {}
         for place, fields in changes:
             if b"before" in fields:  # else it is not of the script
-                is_next = is_next and fields[b"before"] == news
+                is_next = is_next and fields[b"before"] == self._last
+                self._last = place
                 for origin, head in _heads([(fields.get(b"origin"), fields.get(b"head"))]):
                     heads[origin] = head
                     if run := _run(origin, fields):
@@ -279,7 +281,7 @@ class HubLog:
         """Return messages of an origin, and what is left of `size`, as `Sending.read` of the disk
         does. Raises LogDeleted if the first of them is not there any more."""
         told = self._told.get(origin)
-        if told and told.after == after:
+        if told and told.after == after < told.end:
             return told, size - len(told.text)
         found = [run for _, run in self._runs(origin, after, upto, size) if run.end > after]
         if not found or found[0].after > after:

@@ -35,6 +35,7 @@ from ..errors import InputError, LinkClosed, LogDeleted, MessageError, ProtocolE
 from ..net.redis import SET_BACK, HubLog
 from ..settings import BATCH_BYTES, FIRST_RTT, HUB_CLAIM, HUB_NEWS, LONGEST_SLEEP, MAX_ORIGINS
 from ..version import __version__
+from ..wire.cutoffs import is_cutoff
 from ..wire.entries import NOTICE, Entry, Erasure, chain
 from ..wire.forks import Branch
 from ..wire.frames import Sockets, check_text, check_topic, decode, encode
@@ -217,6 +218,8 @@ class HubLink:
         self._replica.drop(faster, now)
         self._grow(faster.items())
         for run in runs:
+            if run.origin in self._link.pruned:  # it was on its way when this node was told to stop
+                self._replica.trees.of(run.origin).fed = False
             self._order(run)
 
     def _order(self, run: Run) -> None:
@@ -313,6 +316,8 @@ class HubLink:
                 run = Run(name, head.n, head.hash, (), (), head.signature)
                 vector.stage(origin, run)
                 self._replica.stored([run], now)
+                if is_cutoff(name):
+                    continue  # nothing of it is shipped
                 if self._link.progress.held(name) > head.n:
                     self._link.graft(name)  # this one has more, of which a part may be dropped
                 elif node_of(name) != self._me.node:
