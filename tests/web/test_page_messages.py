@@ -289,25 +289,23 @@ def cpu_clock(page: Any) -> Callable[[], float]:
     return read
 
 
+TOP = """() => {
+  const box = document.getElementById('scroll').getBoundingClientRect();
+  const rows = [...document.querySelectorAll('#messages li')];
+  const row = rows.find((li) => li.getBoundingClientRect().bottom > box.top);
+  return [row.querySelector('p').textContent, row.getBoundingClientRect().top];
+}"""
+"""The text of the first message in sight, and where it is."""
+
+
 def test_a_burst_does_not_freeze_the_page_nor_move_what_is_read(open_page: Open) -> None:
     with NodeProcess("--ephemeral") as node:
         import_texts(node, (f"before {n}" for n in range(200)))
         follower, reader = open_page(node), open_page(node)
         for page in (follower, reader):
-            wait_shown(page, "before 199")
-        scroll = """() => {
-          const list = document.getElementById('scroll');
-          list.scrollTop = 1200;
-          return list.scrollTop === 1200;
-        }"""
-        until(reader, scroll)
-        top = """() => {
-          const box = document.getElementById('scroll').getBoundingClientRect();
-          const rows = [...document.querySelectorAll('#messages li')];
-          const row = rows.find((li) => li.getBoundingClientRect().bottom > box.top);
-          return [row.firstChild.textContent, row.getBoundingClientRect().top];
-        }"""
-        before = reader.evaluate(top)
+            wait_number(page, 50, "#messages li")
+        reader.eval_on_selector("#scroll", "(box) => box.scrollTop = 1200")
+        before = reader.evaluate(TOP)
         clocks = {page: cpu_clock(page) for page in (follower, reader)}
         used = {page: clock() for page, clock in clocks.items()}
         import_texts(node, (f"burst {n}" for n in range(10_000)))
@@ -317,11 +315,30 @@ def test_a_burst_does_not_freeze_the_page_nor_move_what_is_read(open_page: Open)
             assert page.locator("#messages li").count() <= 300
             # Not how long it took: on a busy machine that says nothing of the page.
             assert clocks[page]() - used[page] < 0.5
-        text, place = reader.evaluate(top)
+        text, place = reader.evaluate(TOP)
         assert text == before[0] and abs(place - before[1]) < 2
         reader.click("#fresh")
         wait_shown(reader, "burst 9999")
         assert follower.evaluate("document.getElementById('scroll').scrollTop") == 0
+
+
+def test_who_reads_before_the_scripts_have_begun_stays_where_they_are(open_page: Open) -> None:
+    """The page comes with rows; its scripts replace them."""
+    with NodeProcess("--ephemeral") as node:
+        import_texts(node, (f"before {n}" for n in range(200)))
+        page = open_page(node)
+        wait_number(page, 50, "#messages li")
+        waiting: list[Any] = []
+        page.route("**/api/v1/messages?*", lambda route: waiting.append(route), times=1)
+        with page.expect_request("**/api/v1/messages?*"):
+            page.reload()
+        wait_number(page, 200, "#messages li")
+        page.eval_on_selector("#scroll", "(box) => box.scrollTop = 900")
+        before = page.evaluate(TOP)
+        waiting[0].continue_()
+        wait_number(page, 50, "#messages li")
+        text, place = page.evaluate(TOP)
+        assert text == before[0] and abs(place - before[1]) < 2
 
 
 def test_a_slow_first_answer_does_not_take_the_reader_back_to_the_newest(open_page: Open) -> None:

@@ -1,8 +1,7 @@
 // The messages: a window on the log of any length. Only what is in the window is in the page.
 //
-// `items` is a part of the log without gaps, newest first. The node sends new messages, and late ones in between, and
-// `merge` puts them in their places. Where it has left some out, since they were many, `refresh` asks it for a span of
-// the log and updates that part. So a burst costs no more than a page.
+// `items` is a part of the log without gaps, newest first. `merge` puts what the node sends in its place. Where that has
+// left some out, since they were many, `refresh` asks for a span of the log. So a burst costs no more than a page.
 
 import { Pause, Problem, call } from "./api.js";
 import { $, arrange, count, el, moment, plural, set, setText } from "./dom.js";
@@ -115,7 +114,7 @@ export function updateCopies(spreads) {
 // The node has left messages out, since they were too many.
 export const updateMessages = () => want("all");
 
-// The node is back: read what was wanted meanwhile.
+// The node is back: read what was wanted.
 export const resumeMessages = () => wanted.forEach(want);
 
 // -- reading ------------------------------------------------------------------------------------
@@ -142,7 +141,7 @@ async function readWanted() {
   wanted.forEach(want);
 }
 
-// An invalid place in the address means the newest message.
+// An invalid place means the newest message.
 function loadFirst() {
   return load(query ? "" : before).catch((error) => {
     if (error.status !== 400) throw error;
@@ -185,10 +184,11 @@ async function load(after) {
   const answer = await fetchBack(after, PAGE).finally(() => { if (mine === edits) loading = false; });
   if (!answer) return;
   ({ messages: items, next: older, complete } = answer);
+  const scrolled = !loaded && !last && scroll().scrollTop > 0; // in the rows of the page itself
   loaded = true;
   missing = false;
   merge(since(from), true);
-  render(true);
+  render(!scrolled);
   if (query) await searchOn(mine);
 }
 
@@ -269,7 +269,7 @@ async function readNewer() {
   showFresh();
 }
 
-// Keep the window small: drop rows at the end that the reader is not looking at.
+// Keep the window small: drop rows at the end that is not in sight.
 function trim(oldest) {
   if (items.length <= MOST) return;
   if (oldest) {
