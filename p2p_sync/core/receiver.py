@@ -247,7 +247,7 @@ class Receiver:
         """A run has come over `link`, with something `new` or not: is this the feeder?"""
         name = tree.origin.name
         if tree.feeder is link:
-            tree.fed = True
+            tree.fed = name not in link.pruned  # else it was on its way, and nothing follows
             return
         if name != self._own.name:
             answer = new and gap is not None and link in gap.asked

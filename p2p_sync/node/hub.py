@@ -218,8 +218,6 @@ class HubLink:
         self._replica.drop(faster, now)
         self._grow(faster.items())
         for run in runs:
-            if run.origin in self._link.pruned:  # it was on its way when this node was told to stop
-                self._replica.trees.of(run.origin).fed = False
             self._order(run)
 
     def _order(self, run: Run) -> None:
